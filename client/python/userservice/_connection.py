@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+
+from userservice._methods import Method
+
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -13,12 +19,6 @@ from userservice._retry import Attempts, check_timeout
 from userservice._status import error_from_call
 from userservice.errors import DeadlineExceededError, InternalError, ManagerClosedError, UnavailableError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from google.protobuf.message import Message
-
-    from userservice._methods import Method
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")

@@ -10,7 +10,10 @@ from the protos, and nobody else sees them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import Message
+
+from typing import TypeVar, cast
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -18,9 +21,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from userservice.v1 import session_service_pb2, user_service_pb2
 
-if TYPE_CHECKING:
-    from google.protobuf.descriptor import FileDescriptor
-    from google.protobuf.message import Message
 
 MessageT = TypeVar("MessageT", bound="Message")
 

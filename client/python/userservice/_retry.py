@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import asyncio
 import math
 import random
 import time
-from typing import TYPE_CHECKING
 
 import grpc
 
@@ -18,8 +19,6 @@ from userservice.errors import (
     UserServiceError,
 )
 
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 1.0

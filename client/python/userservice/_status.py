@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import grpc
+
+from typing import Any
 
 from userservice.errors import ERROR_BY_CODE, ERROR_BY_REASON, FieldViolation, InvalidArgumentError, UserServiceError
 
-if TYPE_CHECKING:
-    import grpc
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "userservice"

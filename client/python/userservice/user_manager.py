@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import Unpack
+
+from userservice.requests import AddUserFields, UpdateUserFields
+
+from typing import Any
 
 from userservice import _methods as rpc
 from userservice._chunks import ChunkReader
@@ -13,11 +18,6 @@ from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import build_request, merge_fields, with_request_id
 from userservice.session_manager import get_session_page
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
-    from typing import Unpack
-
-    from userservice.requests import AddUserFields, UpdateUserFields
 
 _LARGEST_PAGE = 1000
 """What the service makes of any larger limit."""
