@@ -4,13 +4,14 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-
 from userservice.v1 import session_service_pb2, user_service_pb2
+
 from userservice_server.config import Config, ConfigError
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
@@ -30,10 +31,11 @@ SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
 
-try:
+_new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+with suppress(ImportError):  # not made for every platform
     import uvloop
-except ImportError:  # not made for this platform
-    uvloop = None
+
+    _new_event_loop = uvloop.new_event_loop
 
 logger = logging.getLogger("userservice")
 
@@ -42,11 +44,9 @@ class ServiceEndedError(Exception):
     """The service had to end although nobody asked it to; the text says why."""
 
 
-def run_server(
-    config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None]
-) -> None:
+def run_server(config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None]) -> None:
     """Serves, in an event loop of its own, as ``serve`` says."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         runner.run(serve(config, redis_url, ready, ended))
 
 
@@ -153,6 +153,6 @@ def _bound_port(server: grpc.aio.Server, config: Config) -> int:
 
 
 async def _until_ended(ended: Callable[[], str | None], stop: asyncio.Event) -> None:
-    while not ended():
+    while not ended():  # noqa: ASYNC110 - what may end are processes, which set no event
         await asyncio.sleep(0.2)
     stop.set()

@@ -1,2 +1,3 @@
 from userservice_server.cli import main
+
 main()

@@ -54,7 +54,7 @@ class SharedConnection:
             self._task = self._loop.create_task(self._live())
         if not self._outbox:
             self._outbox_filled.set()
-        self._outbox.append(pack_command(command))
+        self._outbox.append(pack_command(command))  # type: ignore[arg-type]  # its stub allows tuples of one only
         self._unanswered.append((reply, now))
         return reply
 
@@ -77,7 +77,7 @@ class SharedConnection:
         cause: BaseException | None = None
         try:
             async with asyncio.timeout(self._timeout):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._write(connection))
                 group.create_task(self._read(connection))

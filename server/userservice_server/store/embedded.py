@@ -101,7 +101,7 @@ class EmbeddedStore:
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
         follower = [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid())]
         with self._log.open("ab") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
                 [*follower, program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
