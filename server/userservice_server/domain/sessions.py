@@ -4,6 +4,7 @@ from contextlib import aclosing
 
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_service_pb2 import GetUserSessionsResponse
+
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import pages
 from userservice_server.domain.patch import Patch
@@ -29,9 +30,7 @@ class Sessions:
         """Returns the record of a session."""
         return await self._sessions.get(self._store.keys.sessions(user_id), session_id)
 
-    async def update(
-        self, user_id: str, session_id: str, patch: Patch[Session], etag: str, attempt: Attempt
-    ) -> bytes:
+    async def update(self, user_id: str, session_id: str, patch: Patch[Session], etag: str, attempt: Attempt) -> bytes:
         """Changes a session whose etag is ``etag``, or any if that is empty; returns its record."""
         return await self._sessions.update(self._store.keys.sessions(user_id), session_id, etag, patch, attempt)
 

@@ -179,7 +179,11 @@ class RedisStore:
         return self._bulk.send("HEXISTS", table.owner_index, table.owner)
 
     async def _run(
-        self, connection: SharedConnection, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+        self,
+        connection: SharedConnection,
+        script: Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[bytes | str | int],
     ) -> Any:
         try:
             return await connection.send("EVALSHA", script.sha1, len(keys), *keys, *arguments)
