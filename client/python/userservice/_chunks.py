@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import grpc
 
-from userservice._connection import Connection
-
-
-from userservice._connection import decode
+from userservice._connection import Connection, decode
 from userservice._methods import LIST_USERS_CHUNKED
 from userservice.errors import InternalError, UserServiceError
 from userservice.models import User, UserPage
 from userservice.requests import build_request
-
 
 
 class ChunkReader:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from google.protobuf.message import Message
-
-from userservice._methods import Method
-
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from userservice._address import parse_address
+from userservice._methods import Method
 from userservice._retry import Attempts, check_timeout
 from userservice._status import error_from_call
 from userservice.errors import DeadlineExceededError, InternalError, ManagerClosedError, UnavailableError
-
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
-from typing import Any
-
 from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
-
 
 
 class Manager:

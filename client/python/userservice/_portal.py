@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-
 import asyncio
 import os
 import threading
 import weakref
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from userservice.errors import ManagerClosedError
-
 
 T = TypeVar("T")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import asyncio
 import math
 import random
 import time
+from typing import NoReturn
 
 import grpc
 
@@ -18,7 +17,6 @@ from userservice.errors import (
     UpdateConflictError,
     UserServiceError,
 )
-
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 1.0

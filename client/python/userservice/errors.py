@@ -7,11 +7,9 @@ Catch the class of the condition, or `UserServiceError` for all of them. A progr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-
 from typing import NamedTuple
 
 import grpc
-
 
 
 class FieldViolation(NamedTuple):

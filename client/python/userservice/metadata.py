@@ -6,16 +6,13 @@ as int; a larger one would be rounded without a word, so it is refused here, bef
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
 from userservice.errors import FieldViolation
-
 
 MAX_WHOLE_NUMBER = 2**53
 """The largest whole number, either sign, that metadata can hold."""

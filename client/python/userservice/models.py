@@ -9,18 +9,15 @@ long stream, keep `copy.copy(user)`, which stands alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
-
-from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from userservice._messages import lazy_class
 from userservice.metadata import metadata_from_bytes
 from userservice.v1.session_pb2 import Session as SessionMessage
 from userservice.v1.user_pb2 import User as UserMessage
-
 
 MessageT = TypeVar("MessageT", UserMessage, SessionMessage)
 

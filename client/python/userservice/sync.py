@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 import grpc
-
-from userservice.models import Session, SessionPage, User, UserBatch, UserPage
-from userservice.requests import AddSessionFields, AddUserFields, UpdateSessionFields, UpdateUserFields
-
-from typing import Any, Generic, TypeVar
 
 from userservice._chunks import ChunkReader
 from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._manager import Manager
 from userservice._portal import Portal
+from userservice.models import Session, SessionPage, User, UserBatch, UserPage
+from userservice.requests import AddSessionFields, AddUserFields, UpdateSessionFields, UpdateUserFields
 from userservice.session_manager import SessionManager
 from userservice.user_manager import UserManager
-
 
 ManagerT = TypeVar("ManagerT", bound=Manager)
 

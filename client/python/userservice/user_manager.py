@@ -4,20 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Unpack
-
-from userservice.requests import AddUserFields, UpdateUserFields
-
-from typing import Any
+from typing import Any, Unpack
 
 from userservice import _methods as rpc
 from userservice._chunks import ChunkReader
 from userservice._manager import Manager
 from userservice.errors import InternalError
 from userservice.models import SessionPage, User, UserBatch, UserPage
-from userservice.requests import build_request, merge_fields, with_request_id
+from userservice.requests import AddUserFields, UpdateUserFields, build_request, merge_fields, with_request_id
 from userservice.session_manager import get_session_page
-
 
 _LARGEST_PAGE = 1000
 """What the service makes of any larger limit."""
