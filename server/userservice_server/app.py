@@ -6,13 +6,14 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from redis.exceptions import AuthenticationError, BusyLoadingError
-from userservice.v1 import session_service_pb2, user_service_pb2
 
+from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.config import Config, ConfigError
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
@@ -98,10 +99,11 @@ async def _serve_store(
     ready(port)
     logger.info("serving", extra={"port": port})
 
-    done, _ = await asyncio.wait({following, watching, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    causes: tuple[asyncio.Task[Any], ...] = (following, watching, stopped)
+    done, _ = await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)
     logger.info("ending")
     await health.end()
-    for task in (following, watching, stopped):
+    for task in causes:
         task.cancel()
     stopping = asyncio.create_task(server.stop(config.grace))
     await drain.finish(config.grace)

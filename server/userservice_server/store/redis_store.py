@@ -17,7 +17,6 @@ from userservice_server.store.connection import SharedConnection
 from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
 from userservice_server.store.scripts import Script
 
-
 PARTITIONS = 1  # one Redis needs no more; a cluster would
 
 
