@@ -1,6 +1,7 @@
 """Bounds in bytes: chunks and pages of 1 MiB, and records as large as they may be."""
 
 import asyncio
+import itertools
 
 import grpc
 import pytest
@@ -31,7 +32,7 @@ async def test_a_chunk_closes_where_one_more_user_would_exceed_1_mib(stubs: Stub
 
     assert len(set(names(chunks))) == len(names(chunks)) == 40
     assert len(chunks) > 1
-    for chunk, following in zip(chunks, chunks[1:], strict=False):
+    for chunk, following in itertools.pairwise(chunks):
         assert chunk.ByteSize() <= MIB
         assert chunk.ByteSize() + following.users[0].ByteSize() + 8 > MIB, "the chunk closed too early"
 
@@ -102,7 +103,7 @@ async def test_a_user_of_the_largest_size_passes_every_call(stubs: Stubs) -> Non
 
 
 async def test_a_thousand_bad_names_are_still_a_readable_error(stubs: Stubs) -> None:
-    """The details travel in trailing metadata, of which gRPC carries 8 KiB: more violations than fit must not hide the error."""
+    """The details travel in trailing metadata, of which gRPC carries 8 KiB: too many must not hide the error itself."""
     names_of_control_characters = [f"\x01{n}" for n in range(1000)]
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=names_of_control_characters))

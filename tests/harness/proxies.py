@@ -30,6 +30,7 @@ class Proxy:
         self.delay = delay
         self.lose_reply_after: Rule = never
         self.lost = 0
+        self.accepted = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -77,6 +78,7 @@ class Proxy:
         task = asyncio.current_task()
         assert task
         self._connections.add(task)
+        self.accepted += 1
         try:
             await self._join(reader, writer)
         except OSError:
