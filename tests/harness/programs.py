@@ -86,7 +86,7 @@ class Program:
                     raise AssertionError(f"{self.command} {ending} without {pattern!r} on {stream}:\n{text}")
                 self._changed.wait(left)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def wait(self, within: float = 20) -> int:
@@ -97,7 +97,7 @@ class Program:
         return code
 
     def stop(self, number: signal.Signals = signal.SIGTERM, within: float = 20) -> int:
-        self.signal(number)
+        self.send(number)
         return self.wait(within)
 
     def kill(self) -> None:

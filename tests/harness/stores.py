@@ -79,10 +79,10 @@ class Store:
         self.start(*more_options, wait=wait)
 
     def freeze(self) -> None:
-        self.program.signal(signal.SIGSTOP)
+        self.program.send(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self.program.signal(signal.SIGCONT)
+        self.program.send(signal.SIGCONT)
 
     @contextlib.contextmanager
     def client(self, **arguments: str) -> Iterator["redis.Redis"]:
