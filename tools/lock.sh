@@ -2,7 +2,7 @@
 # Pins, with hashes, what development, CI and `make run` install: the newest versions inside the ranges of pyproject.toml.
 set -eu
 cd "$(dirname "$0")/.."
-compile="uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package userservice"
+compile="uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package userservice --constraint requirements/constraints.txt"
 $compile --custom-compile-command "make lock" pyproject.toml --extra server --output-file requirements/server.txt
 $compile --custom-compile-command "make lock" pyproject.toml --extra server --group dev --output-file requirements/dev.txt
 $compile --custom-compile-command "make lock" --group codegen --output-file requirements/codegen.txt

@@ -22,15 +22,15 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Session(_message.Message):
     """A session, as stored and as returned. It belongs to one user and goes away with that user.
 
-    As with User, the encoded form is the storage format: session_id must keep number 1 and id number 2.
+    As with User, the encoded form is the storage format: session_id, id and user_id must keep numbers 1, 2 and 3.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
-    UUID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
@@ -43,12 +43,12 @@ class Session(_message.Message):
     """Position of the session in the lists of its user's sessions. Output only. Grows with creation, is never reused
     and fits 53 bits.
     """
+    user_id: _builtins.str
+    """The user that the session belongs to. Immutable."""
     uuid: _builtins.str
     """Globally unique identifier, a UUID of version 7 (RFC 9562) in its canonical lower-case text form. Output only,
     made by the server when the session is added, immutable.
     """
-    user_id: _builtins.str
-    """The user that the session belongs to. Immutable."""
     etag: _builtins.str
     """Version of the session: opaque, and different after every write. Output only."""
     @_builtins.property
@@ -70,8 +70,8 @@ class Session(_message.Message):
         *,
         session_id: _builtins.str = ...,
         id: _builtins.int = ...,
-        uuid: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        uuid: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,

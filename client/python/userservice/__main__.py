@@ -1,0 +1,2 @@
+from userservice_server.cli import main
+main()

@@ -1,0 +1,158 @@
+"""One serving process: what is wired to what, how it starts, and how it ends."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from functools import partial
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from userservice.v1 import session_service_pb2, user_service_pb2
+from userservice_server.config import Config, ConfigError
+from userservice_server.domain.sessions import Sessions
+from userservice_server.domain.users import Users
+from userservice_server.errors import StoreUnavailableError
+from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
+from userservice_server.transport.drain import Drain
+from userservice_server.transport.handlers import service_handler
+from userservice_server.transport.health import Health
+from userservice_server.transport.interceptors import Settings
+from userservice_server.transport.session_servicer import SessionServicer
+from userservice_server.transport.user_servicer import UserServicer
+
+USER_SERVICE = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
+SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
+
+STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
+_SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
+
+try:
+    import uvloop
+except ImportError:  # not made for this platform
+    uvloop = None
+
+logger = logging.getLogger("userservice")
+
+
+class ServiceEndedError(Exception):
+    """The service had to end although nobody asked it to; the text says why."""
+
+
+def run_server(
+    config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None]
+) -> None:
+    """Serves, in an event loop of its own, as ``serve`` says."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+        runner.run(serve(config, redis_url, ready, ended))
+
+
+async def serve(config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None]) -> None:
+    """Serves until SIGTERM or SIGINT, or until ``ended`` says that something it needs has ended.
+
+    Args:
+        config: the settings.
+        redis_url: where the store is.
+        ready: called with the port when calls are answered.
+        ended: looked at several times a second; a text is the reason to end with.
+
+    Raises:
+        ConfigError: the port or the store cannot be had.
+        ServiceEndedError: ended by ``ended``.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    store = await _opened_store(config, redis_url)
+    health, drain = Health(store, SERVICE_NAMES), Drain()
+    server = _server(config, store, health, drain)
+    port = _bound_port(server, config)
+    await server.start()
+    following = asyncio.create_task(health.follow_store())
+    watching = asyncio.create_task(_until_ended(ended, stop))
+    ready(port)
+    logger.info("serving", extra={"port": port})
+
+    await stop.wait()
+    logger.info("ending")
+    await health.end()
+    following.cancel()
+    stopping = asyncio.create_task(server.stop(config.grace))
+    await drain.finish(config.grace)
+    await asyncio.wait([stopping], timeout=_SETTLE_SECONDS)
+    await server.stop(0)
+    await stopping
+    await store.close()
+    watching.cancel()
+    logger.info("ended")
+    if reason := ended():
+        raise ServiceEndedError(reason)
+
+
+async def _opened_store(config: Config, redis_url: str) -> RedisStore:
+    try:
+        store = RedisStore(redis_url, key_prefix=config.key_prefix, timeout=config.store_timeout)
+    except ValueError:
+        # Not quoted: it can hold a password.
+        raise ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH") from None
+    deadline = asyncio.get_running_loop().time() + STORE_START_SECONDS
+    while True:
+        try:
+            await store.open()
+        except UnsuitableStoreError as error:
+            await store.close()
+            raise ConfigError(str(error)) from error
+        except StoreUnavailableError as error:
+            if asyncio.get_running_loop().time() > deadline:
+                await store.close()
+                raise ConfigError(f"the store at --redis-url does not answer ({_kind(error)})") from error
+            await asyncio.sleep(0.1)
+        else:
+            return store
+
+
+def _kind(error: StoreUnavailableError) -> str:
+    return type(error.__cause__).__name__ if error.__cause__ else "no answer"
+
+
+def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
+    users, sessions = Users(store), Sessions(store)
+    server = grpc.aio.server(
+        options=[
+            # By default grpc shares a taken port silently; only workers of one service are meant to share.
+            ("grpc.so_reuseport", int(config.workers > 1)),
+        ]
+    )
+    handler = partial(
+        service_handler,
+        settings=Settings(call_timeout=config.call_timeout, access_log=config.access_log),
+        track=drain.track,
+    )
+    server.add_generic_rpc_handlers(
+        [
+            handler(USER_SERVICE, UserServicer(users, sessions, drain)),
+            handler(SESSION_SERVICE, SessionServicer(sessions)),
+        ]
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _bound_port(server: grpc.aio.Server, config: Config) -> int:
+    try:
+        return server.add_insecure_port(config.listen)
+    except RuntimeError:
+        raise ConfigError(f"--listen {config.listen} cannot be had: taken, or not an address of this machine") from None
+
+
+async def _until_ended(ended: Callable[[], str | None], stop: asyncio.Event) -> None:
+    while not ended():
+        await asyncio.sleep(0.2)
+    stop.set()

@@ -1,0 +1,91 @@
+"""The command line: ``userservice serve``."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from userservice_server.app import ServiceEndedError, run_server
+from userservice_server.config import Config, ConfigError
+from userservice_server.logs import logging_to_stderr
+from userservice_server.store.embedded import EmbeddedStore
+from userservice_server.workers import run_workers
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXIT_ENDED, EXIT_CANNOT_START, EXIT_INTERRUPTED = 1, 2, 130
+_DEFAULTS = Config()
+
+
+def main() -> None:
+    """Runs the command line. Exit codes: 0 stopped as asked, 1 ended by itself, 2 cannot start as told."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), EXIT_CANNOT_START)
+    except ConfigError as error:
+        _fail(str(error), EXIT_CANNOT_START)
+    except ServiceEndedError as error:
+        _fail(str(error), EXIT_ENDED)
+    except click.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"userservice: error: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="userservice")
+def cli() -> None:
+    """The User service: users and their sessions, over gRPC, kept in Redis or Valkey."""
+
+
+def _setting(name: str, kind: object, description: str) -> Callable[[Command], Command]:
+    """An option for a field of Config, with its environment variable and default."""
+    field = name.replace("-", "_")
+    return click.option(
+        f"--{name}",
+        type=kind,  # type: ignore[arg-type]  # click's own union has no name
+        envvar=f"USERSERVICE_{field.upper()}",
+        default=getattr(_DEFAULTS, field),
+        show_default=True,
+        show_envvar=True,
+        help=description,
+    )
+
+
+@cli.command()
+@_setting("listen", str, "HOST:PORT to listen on; port 0 takes a free one.")
+@_setting("redis-url", str, "Redis or Valkey to use: redis://, rediss:// or unix://. Without it, an embedded one is run.")
+@_setting("data-dir", click.Path(path_type=Path), "Where the embedded store keeps its data.")
+@_setting("fsync", click.Choice(["always", "everysec"]), "When the embedded store forces writes to disk.")
+@_setting("key-prefix", str, "What all keys in Redis begin with.")
+@_setting("workers", click.IntRange(1, 256), "Processes that serve, all on the one port.")
+@_setting("store-timeout", click.FloatRange(0.1, 60), "Seconds that Redis may take to connect, and to answer.")
+@_setting("call-timeout", click.FloatRange(0.1, 3600), "Seconds that a call may take; streams may take longer.")
+@_setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
+@_setting("log-level", click.Choice(["debug", "info", "warning", "error"]), "Of the log, JSON lines on standard error.")
+@_setting("access-log", bool, "true: log every call; false: only those that fail.")
+def serve(**settings: Any) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    config = Config(**settings)
+    run = run_server if config.workers == 1 else run_workers
+
+    def ready(port: int) -> None:
+        click.echo(f"userservice listening on {config.host}:{port}")
+
+    with logging_to_stderr(config.log_level):
+        if config.redis_url is not None:
+            run(config, config.redis_url, ready, lambda: None)
+            return
+        with EmbeddedStore(config.data_dir, config.fsync) as store:
+            run(config, store.url, ready, lambda: _store_ended(store))
+
+
+def _store_ended(store: EmbeddedStore) -> str | None:
+    code = store.poll()
+    return None if code is None else f"the embedded store ended by itself (exit code {code})"

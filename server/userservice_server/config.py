@@ -1,0 +1,62 @@
+"""What the service can be told, checked before anything starts."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MAX_PORT = 65535
+
+
+class ConfigError(Exception):
+    """The service cannot start as it was told to. The text is one line for the operator; it ends with exit code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of ``userservice serve``; the README's table describes each.
+
+    Attributes:
+        listen: HOST:PORT; port 0 takes a free one.
+        redis_url: where Redis is; None starts the embedded store.
+        data_dir: where the embedded store keeps its data.
+        fsync: when the embedded store forces writes to disk: ``always`` or ``everysec``.
+        key_prefix: what all keys in Redis begin with.
+        workers: processes that serve.
+        store_timeout: seconds that Redis may take to connect and to answer.
+        call_timeout: seconds that a unary call may take.
+        grace: seconds that running calls get at the end.
+        log_level: of the log on standard error.
+        access_log: whether successful calls are logged too.
+    """
+
+    listen: str = "127.0.0.1:50051"
+    redis_url: str | None = None
+    data_dir: Path = Path("userservice-data")
+    fsync: str = "everysec"
+    key_prefix: str = "userservice"
+    workers: int = 1
+    store_timeout: float = 3.0
+    call_timeout: float = 10.0
+    grace: float = 10.0
+    log_level: str = "info"
+    access_log: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what can be seen to be wrong."""
+        address = _LISTEN.fullmatch(self.listen)
+        if address is None or int(address["port"]) > _MAX_PORT:
+            raise ConfigError(f"--listen must be HOST:PORT with a port from 0 to {_MAX_PORT}")
+        if not _KEY_PREFIX.fullmatch(self.key_prefix):
+            raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
+
+    @property
+    def host(self) -> str:
+        """The host of ``listen``, with brackets if it is an IPv6 address."""
+        return self.listen.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """The port of ``listen``."""
+        return int(self.listen.rpartition(":")[2])

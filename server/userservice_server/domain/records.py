@@ -1,0 +1,105 @@
+"""Encoded records: the bytes that are stored are the bytes that are sent.
+
+A record is an encoded User or Session, framed as an element of field 1 of the response that carries it. One record is
+therefore a whole GetUserResponse, and records joined are the users of a ListUsersResponse. Field 1 of the record is
+its name (user_id or session_id), field 2 its id and, in a session, field 3 its owner (user_id), so all three are found
+at its start without decoding the rest.
+"""
+
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from userservice.v1.session_pb2 import Session
+from userservice.v1.user_pb2 import User
+
+Entity = TypeVar("Entity", User, Session)
+
+# Protobuf tags (field number << 3 | wire type) of what is read and written by hand here.
+FRAME_TAG = b"\x0a"  # field 1, length-delimited: `users`, `user`, `sessions` or `session` in a response
+NAME_TAG = b"\x0a"  # field 1, length-delimited: the name within a record
+ID_TAG = 0x10  # field 2, varint: the id within a record
+OWNER_TAG = b"\x1a"  # field 3, length-delimited: the user_id within a session's record
+NEXT_CURSOR_TAG = b"\x10"  # field 2, varint, of a listing response
+TOTAL_SIZE_TAG = b"\x18"  # field 3, varint, of a listing response
+
+
+class CorruptRecordError(Exception):
+    """A stored record is not what its place in the store says. Our bug, or somebody else wrote into the store."""
+
+
+def varint(value: int) -> bytes:
+    """Encodes a whole number, not negative, as protobuf does (base 128, low bits first)."""
+    encoded = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Returns the number at ``position`` and the position after it."""
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the high bit says that more follows
+            return value, position
+        shift += 7
+
+
+def frame(message: Message) -> bytes:
+    """Encodes a whole entity as a record."""
+    body = message.SerializeToString()
+    return FRAME_TAG + varint(len(body)) + body
+
+
+def name_field(name: str) -> bytes:
+    """Encodes the name as a record starts with it."""
+    return NAME_TAG + _text(name)
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return varint(len(encoded)) + encoded
+
+
+def is_named(record: bytes, name: str, owner: str) -> bool:
+    """Whether the record is the one of that name, and of that owner where there is one."""
+    _, start = _read_varint(record, 1)
+    if not record.startswith(name_field(name), start):
+        return False
+    if not owner:
+        return True
+    _, start = _read_id(record)
+    return record.startswith(OWNER_TAG + _text(owner), start)
+
+
+def record_id(record: bytes) -> int:
+    """Returns the id of a record."""
+    return _read_id(record)[0]
+
+
+def _read_id(record: bytes) -> tuple[int, int]:
+    """Returns the id of a record and the position after it."""
+    _, position = _read_varint(record, 1)
+    length, position = _read_varint(record, position + 1)
+    position += length
+    if record[position] != ID_TAG:
+        raise CorruptRecordError("a record does not have its id in the second field")
+    return _read_varint(record, position + 1)
+
+
+def decode(entity: type[Entity], record: bytes) -> Entity:
+    """Decodes a record."""
+    _, start = _read_varint(record, 1)
+    return entity.FromString(record[start:])
+
+
+def listing(records: bytes, next_cursor: int, total_size: int) -> bytes:
+    """Encodes a listing response from records already joined. Zeros are left out, as proto3 does."""
+    cursor_field = NEXT_CURSOR_TAG + varint(next_cursor) if next_cursor else b""
+    size_field = TOTAL_SIZE_TAG + varint(total_size) if total_size else b""
+    return b"".join((records, cursor_field, size_field))

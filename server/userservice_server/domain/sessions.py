@@ -1,0 +1,57 @@
+"""Sessions: what each RPC of SessionService does, apart from its transport, and the listing of a user's sessions."""
+
+from contextlib import aclosing
+
+from userservice.v1.session_pb2 import Session
+from userservice.v1.user_service_pb2 import GetUserSessionsResponse
+from userservice_server.domain.entities import Entities
+from userservice_server.domain.listing import pages
+from userservice_server.domain.patch import Patch
+from userservice_server.domain.records import CorruptRecordError
+from userservice_server.errors import SessionAlreadyExistsError, SessionNotFoundError, UserNotFoundError
+from userservice_server.store.redis_store import Attempt, RedisStore
+
+MUTABLE_FIELDS = ("metadata",)
+
+
+class Sessions:
+    """Sessions in a store. Returned bytes are encoded responses; names and numbers that come in are checked already."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self._sessions = Entities(store, Session, SessionNotFoundError, SessionAlreadyExistsError)
+
+    async def add(self, session_id: str, session: Session, attempt: Attempt) -> bytes:
+        """Adds a session, given without session_id, to its user; returns its record."""
+        return await self._sessions.add(self._store.keys.sessions(session.user_id), session_id, session, attempt)
+
+    async def get(self, user_id: str, session_id: str) -> bytes:
+        """Returns the record of a session."""
+        return await self._sessions.get(self._store.keys.sessions(user_id), session_id)
+
+    async def update(
+        self, user_id: str, session_id: str, patch: Patch[Session], etag: str, attempt: Attempt
+    ) -> bytes:
+        """Changes a session whose etag is ``etag``, or any if that is empty; returns its record."""
+        return await self._sessions.update(self._store.keys.sessions(user_id), session_id, etag, patch, attempt)
+
+    async def delete(self, user_id: str, session_id: str, etag: str, attempt: Attempt) -> None:
+        """Removes a session."""
+        await self._sessions.delete(self._store.keys.sessions(user_id), session_id, etag, attempt)
+
+    async def list(self, user_id: str, limit: int, cursor: int) -> bytes:
+        """Returns one page of the sessions of a user as an encoded GetUserSessionsResponse."""
+        table = self._store.keys.sessions(user_id)
+        owner = self._store.has_owner(table)
+        async with aclosing(pages(self._store, table, limit, cursor, read_ahead=False)) as found:
+            page, _ = await anext(found)
+        if not await owner:
+            raise UserNotFoundError("the user does not exist")
+        self._check_owner(page, user_id)
+        return page
+
+    def _check_owner(self, page: bytes, user_id: str) -> None:
+        """Holds for pages what Entities.check_name holds for single records."""
+        if any(session.user_id != user_id for session in GetUserSessionsResponse.FromString(page).sessions):
+            self._store.distrust()
+            raise CorruptRecordError("the store answered with sessions of another user")

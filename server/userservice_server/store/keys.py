@@ -1,0 +1,69 @@
+"""The keys in Redis. docs/architecture.md shows them in one table.
+
+Every key of a partition carries the partition's number as its hash tag (``{0}``), so that on a cluster they share a
+node and a script may touch them together.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+LAYOUT_VERSION = 1
+MAX_PARTITIONS = 64  # what the low bits of an id leave room for, see scripts/add.lua
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of records: a sorted set id → record, and a hash name → id beside it."""
+
+    rows: bytes
+    index: bytes
+    last_id: bytes  # newest id of the partition
+    request_prefix: bytes  # of the keys that remember request_ids
+    partition: int
+    owner: str = ""  # the user_id, where the records are a user's sessions
+    owner_index: bytes = b""
+
+
+class Keys:
+    """Names of all keys under one prefix."""
+
+    def __init__(self, prefix: str, partitions: int) -> None:
+        self.layout = f"{prefix}:layout".encode()
+        self._prefix = prefix
+        self._partitions = partitions
+        self._users = [self._users_table(partition) for partition in range(partitions)]
+
+    def users(self, user_id: str) -> Table:
+        """The table that this user is in."""
+        return self._users[zlib.crc32(user_id.encode()) % self._partitions]
+
+    def all_users(self) -> list[Table]:
+        """The tables of users of all partitions."""
+        return self._users
+
+    def sessions(self, user_id: str) -> Table:
+        """The table of the sessions of this user."""
+        users = self.users(user_id)
+        tag = self._tag(users.partition)
+        return Table(
+            rows=f"{tag}:sessions:{user_id}".encode(),
+            index=f"{tag}:session_ids:{user_id}".encode(),
+            last_id=users.last_id,
+            request_prefix=users.request_prefix,
+            partition=users.partition,
+            owner=user_id,
+            owner_index=users.index,
+        )
+
+    def _users_table(self, partition: int) -> Table:
+        tag = self._tag(partition)
+        return Table(
+            rows=f"{tag}:users".encode(),
+            index=f"{tag}:user_ids".encode(),
+            last_id=f"{tag}:last_id".encode(),
+            request_prefix=f"{tag}:request:".encode(),
+            partition=partition,
+        )
+
+    def _tag(self, partition: int) -> str:
+        return f"{self._prefix}:{{{partition}}}"

@@ -1,0 +1,195 @@
+"""The store of records on Redis or Valkey: tables of encoded records that are added, read and replaced by name."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Self
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from userservice_server.errors import StoreUnavailableError
+from userservice_server.store import scripts
+from userservice_server.store.connection import SharedConnection
+from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
+from userservice_server.store.scripts import Script
+
+
+class Code(Enum):
+    """How a call to the store came out; the letters are those of scripts/_outcome.lua."""
+
+    DONE = b"K"
+    EXISTS = b"E"
+    NOT_FOUND = b"N"
+    OWNER_NOT_FOUND = b"P"
+    ETAG_MISMATCH = b"M"
+    REFUSED = b"V"
+    REQUEST_ID_REUSED = b"R"
+    CONFLICT = b"C"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a call to the store came to. The payload of DONE is a record, of REFUSED the reasons."""
+
+    code: Code
+    payload: bytes = b""
+
+    @classmethod
+    def parse(cls, reply: bytes) -> Self:
+        """Reads an outcome as the scripts write it."""
+        return cls(Code(reply[:1]), reply[1:])
+
+    def encode(self) -> bytes:
+        """Writes an outcome as the scripts read it."""
+        return self.code.value + self.payload
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request_id, and the digest (16 bytes) of the request that it came with."""
+
+    request_id: str
+    fingerprint: bytes
+
+
+NO_ATTEMPT = Attempt("", b"")
+
+
+class UnsuitableStoreError(Exception):
+    """The store answers but cannot be used as it is. The text is meant for the operator."""
+
+
+class RedisStore:
+    """Tables of records in Redis.
+
+    Raises StoreUnavailableError where Redis is away, slow, loading or read-only, and StoreFullError where it is full.
+    """
+
+    def __init__(self, url: str, *, key_prefix: str, timeout: float) -> None:
+        """Prepares a store; nothing is connected before the first call.
+
+        Args:
+            url: where Redis is, in the forms that redis-py takes (redis://, rediss://, unix://).
+            key_prefix: what all keys begin with.
+            timeout: seconds that connecting and each reply may take.
+
+        Raises:
+            ValueError: the URL cannot be read. The text may quote the URL.
+        """
+        pool = ConnectionPool.from_url(
+            url,
+            protocol=2,  # RESP3 would let the server push what nobody asked for
+            retry=Retry(NoBackoff(), 0),  # a retried write could be applied twice; callers retry by request_id
+            health_check_interval=0,
+            socket_timeout=None,  # SharedConnection watches the time
+            decode_responses=False,
+        )
+        self.keys = Keys(key_prefix, partitions=1)
+        # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
+        self._calls = SharedConnection(pool.make_connection, timeout)
+        self._bulk = SharedConnection(pool.make_connection, timeout)
+
+    async def open(self) -> None:
+        """Checks that this Redis can hold the store, and marks it as one on its first use.
+
+        Raises:
+            UnsuitableStoreError: it is too old, or holds another version of the layout.
+            StoreUnavailableError: it cannot be reached.
+        """
+        try:
+            for script in scripts.ALL:
+                await self._calls.send("SCRIPT", "LOAD", script.text)
+        except ResponseError as error:
+            raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
+        layout = {"version": LAYOUT_VERSION, "partitions": 1}
+        for field, value in layout.items():
+            await self._calls.send("HSETNX", self.keys.layout, field, value)
+        for field, value in layout.items():
+            found = await self._calls.send("HGET", self.keys.layout, field)
+            if found != str(value).encode():
+                raise UnsuitableStoreError(
+                    f"the store has layout {field} {found.decode(errors='replace')}, this service needs {value}"
+                )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await asyncio.gather(self._calls.close(), self._bulk.close())
+
+    async def ping(self) -> None:
+        """Returns if Redis answers on both connections, else raises StoreUnavailableError."""
+        try:
+            await asyncio.gather(self._calls.send("PING"), self._bulk.send("PING"))
+        except RedisError as error:
+            raise StoreUnavailableError("the store is not available") from error
+
+    def distrust(self) -> None:
+        """Throws the connections away, after an answer that cannot be right."""
+        self._calls.reset()
+        self._bulk.reset()
+
+    async def add(self, table: Table, name: str, head: bytes, tail: bytes, attempt: Attempt) -> Outcome:
+        """Adds a record made of ``head``, the id that the store gives it, and ``tail``."""
+        keys = (table.rows, table.index, table.last_id, _request_key(table, attempt), *_owner_key(table))
+        arguments = (name, head, tail, attempt.fingerprint, table.partition, table.owner)
+        return Outcome.parse(await self._run(self._calls, scripts.ADD, keys, arguments))
+
+    async def get(self, table: Table, name: str) -> Outcome:
+        """Reads a record."""
+        keys = (table.rows, table.index, *_owner_key(table))
+        return Outcome.parse(await self._run(self._calls, scripts.GET, keys, (name, table.owner)))
+
+    async def get_many(self, table: Table, names: Sequence[str]) -> "list[bytes | None]":
+        """Reads records; None stands for one that is not there."""
+        records: list[bytes | None] = await self._run(self._bulk, scripts.BATCH_GET, (table.rows, table.index), names)
+        return records
+
+    async def replace(self, table: Table, name: str, old: bytes, verdict: Outcome, attempt: Attempt) -> Outcome:
+        """Concludes a change with ``verdict`` if ``old`` is still the record, else tells what is there instead."""
+        keys = (table.rows, table.index, _request_key(table, attempt), *_owner_key(table))
+        arguments = (name, old, verdict.encode(), attempt.fingerprint, table.owner)
+        return Outcome.parse(await self._run(self._calls, scripts.REPLACE, keys, arguments))
+
+    async def delete(
+        self, table: Table, name: str, old: bytes, verdict: Outcome, attempt: Attempt, owned: "Table | None" = None
+    ) -> Outcome:
+        """Removes a record, and the table ``owned`` by it, if ``old`` is empty or still the record."""
+        owned_keys = (owned.rows, owned.index) if owned else ()
+        keys = (table.rows, table.index, _request_key(table, attempt), *_owner_key(table), *owned_keys)
+        arguments = (name, old, verdict.encode(), attempt.fingerprint, table.owner)
+        return Outcome.parse(await self._run(self._calls, scripts.DELETE, keys, arguments))
+
+    def range(self, table: Table, after: int, count: int) -> "asyncio.Future[list[bytes]]":
+        """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids."""
+        return self._bulk.send("ZRANGE", table.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
+
+    def newest(self, table: Table) -> "asyncio.Future[list[bytes]]":
+        """Starts to read the newest record: a list of one, or of none."""
+        return self._bulk.send("ZRANGE", table.rows, -1, -1)
+
+    def size(self, table: Table) -> "asyncio.Future[int]":
+        """Starts to count the records."""
+        return self._bulk.send("ZCARD", table.rows)
+
+    def has_owner(self, table: Table) -> "asyncio.Future[int]":
+        """Starts to look whether the owner of the table exists: 1 or 0."""
+        return self._bulk.send("HEXISTS", table.owner_index, table.owner)
+
+    async def _run(
+        self, connection: SharedConnection, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+    ) -> Any:
+        try:
+            return await connection.send("EVALSHA", script.sha1, len(keys), *keys, *arguments)
+        except NoScriptError:  # Redis was restarted, failed over or flushed; the text is sent along, and is known again
+            return await connection.send("EVAL", script.text, len(keys), *keys, *arguments)
+
+
+def _request_key(table: Table, attempt: Attempt) -> bytes:
+    return table.request_prefix + attempt.request_id.encode()
+
+
+def _owner_key(table: Table) -> tuple[bytes, ...]:
+    return (table.owner_index,) if table.owner else ()

@@ -1,0 +1,42 @@
+"""The end of serving: calls that run are counted, and streams are told to end at their next chunk."""
+
+import asyncio
+
+from userservice_server.transport.call import Call, Handler
+
+
+class Drain:
+    """Knows the calls under way, and whether the server is about to end.
+
+    Attributes:
+        started: whether streams are to end at their next chunk.
+    """
+
+    def __init__(self) -> None:
+        self.started = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def track(self, handler: Handler) -> Handler:
+        """Makes a handler's calls counted."""
+
+        async def tracked(call: Call, request: bytes) -> bytes:
+            self._running += 1
+            self._idle.clear()
+            try:
+                return await handler(call, request)
+            finally:
+                self._running -= 1
+                if not self._running:
+                    self._idle.set()
+
+        return tracked
+
+    async def finish(self, grace: float) -> None:
+        """Waits until no call is under way, ``grace`` seconds at the most."""
+        self.started = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace)
+        except TimeoutError:
+            return

@@ -1,0 +1,61 @@
+"""From the methods of a servicer to handlers of grpc, by way of the service's descriptor."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from userservice_server.errors import InvalidFieldsError, Violation
+from userservice_server.transport.call import Call, Context, Handler
+from userservice_server.transport.interceptors import Settings, intercepted
+
+Method = Callable[[Any, Call], Awaitable[bytes]]
+"""A method of a servicer: takes the decoded request, returns the encoded response."""
+
+
+def service_handler(
+    service: ServiceDescriptor, servicer: object, settings: Settings, track: Callable[[Handler], Handler]
+) -> grpc.GenericRpcHandler:
+    """Makes the handlers of all RPCs of ``service``, which ``servicer`` implements by their names.
+
+    grpc hands over and takes bytes: a response is mostly made of stored bytes, and a request that cannot be decoded is
+    the caller's mistake, to be told as such.
+    """
+    handlers = {method.name: _method_handler(method, servicer, settings, track) for method in service.methods}
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _method_handler(
+    method: MethodDescriptor, servicer: object, settings: Settings, track: Callable[[Handler], Handler]
+) -> Any:
+    decoded = _decoded(getattr(servicer, method.name), GetMessageClass(method.input_type))
+    handler = track(intercepted(decoded, settings))
+    name = method.name
+
+    if method.server_streaming:
+
+        async def stream(request: bytes, context: Context) -> None:
+            await handler(Call(name, context, is_stream=True), request)
+
+        return grpc.unary_stream_rpc_method_handler(stream)  # type: ignore[arg-type]  # coroutines are for grpc.aio
+
+    async def unary(request: bytes, context: Context) -> bytes:
+        return await handler(Call(name, context, is_stream=False), request)
+
+    return grpc.unary_unary_rpc_method_handler(unary)  # type: ignore[arg-type]
+
+
+def _decoded(method: Method, request_class: type[Message]) -> Handler:
+    async def handle(call: Call, request: bytes) -> bytes:
+        try:
+            message = request_class.FromString(request)
+        except DecodeError:
+            # Bad UTF-8, too deep, or no protobuf at all: the parser does not say where.
+            description = f"cannot be decoded as {request_class.DESCRIPTOR.full_name}: bad UTF-8, or nested too deep"
+            raise InvalidFieldsError([Violation("request", description)]) from None
+        return await method(message, call)
+
+    return handle

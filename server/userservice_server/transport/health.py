@@ -1,0 +1,56 @@
+"""Health that follows the store: NOT_SERVING while it is away, SERVING again by itself."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from userservice_server.errors import StoreUnavailableError
+from userservice_server.store.redis_store import RedisStore
+
+PING_INTERVAL = 0.5  # seconds
+OVERALL = ""  # the name under which the protocol asks for the server as a whole
+
+logger = logging.getLogger("userservice.health")
+
+
+class Health:
+    """The state behind the standard health service.
+
+    Attributes:
+        servicer: what to register with grpc.
+    """
+
+    def __init__(self, store: RedisStore, services: Iterable[str]) -> None:
+        self.servicer = health_aio.HealthServicer()
+        self._store = store
+        self._services = (OVERALL, *services)
+        self._serving: bool | None = None
+
+    async def follow_store(self) -> None:
+        """Asks the store how it is, again and again, until cancelled."""
+        while True:
+            try:
+                await self._store.ping()
+            except StoreUnavailableError as error:
+                await self._set(serving=False, cause=error.__cause__)
+            else:
+                await self._set(serving=True)
+            await asyncio.sleep(PING_INTERVAL)
+
+    async def end(self) -> None:
+        """Tells everybody that asks that the server is about to end; final."""
+        await self.servicer.enter_graceful_shutdown()
+
+    async def _set(self, *, serving: bool, cause: BaseException | None = None) -> None:
+        if serving is self._serving:
+            return
+        self._serving = serving
+        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self.servicer.set(service, status)
+        # The type alone: the text of a connection's error can hold an address or a password.
+        log = logger.info if serving else logger.warning
+        log("the store %s", "answers" if serving else "is away", extra={"cause": type(cause).__name__} if cause else {})

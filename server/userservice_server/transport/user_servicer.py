@@ -1,0 +1,91 @@
+"""UserService on the wire: checks what comes in, and hands it to the domain."""
+
+from contextlib import aclosing
+
+from userservice.v1 import user_service_pb2 as pb
+from userservice.v1.user_pb2 import User
+from userservice_server.domain.attempts import attempt_of
+from userservice_server.domain.patch import Patch, patched_fields
+from userservice_server.domain.sessions import Sessions
+from userservice_server.domain.users import MUTABLE_FIELDS, Users
+from userservice_server.domain.validation import checking
+from userservice_server.errors import ServerShuttingDownError
+from userservice_server.transport.call import Call
+from userservice_server.transport.drain import Drain
+
+
+class UserServicer:
+    """Methods by the names of the RPCs; protos/userservice/v1/user_service.proto says what each does."""
+
+    def __init__(self, users: Users, sessions: Sessions, drain: Drain) -> None:
+        self._users = users
+        self._sessions = sessions
+        self._drain = drain
+
+    async def AddUser(self, request: pb.AddUserRequest, _call: Call) -> bytes:
+        with checking() as check:
+            user_id = check.name("user_id", request.user_id)
+            check.profile(request.email, request.first_name, request.last_name)
+            check.metadata(request.metadata)
+            attempt = attempt_of(check, request, request.request_id)
+        user = User(email=request.email, first_name=request.first_name, last_name=request.last_name)
+        if request.HasField("metadata"):
+            user.metadata.CopyFrom(request.metadata)
+        return await self._users.add(user_id, user, attempt)
+
+    async def GetUser(self, request: pb.GetUserRequest, _call: Call) -> bytes:
+        with checking() as check:
+            user_id = check.name("user_id", request.user_id)
+        return await self._users.get(user_id)
+
+    async def UpdateUser(self, request: pb.UpdateUserRequest, _call: Call) -> bytes:
+        with checking() as check:
+            user_id = check.name("user_id", request.user_id)
+            check.profile(request.email, request.first_name, request.last_name)
+            check.metadata(request.metadata)
+            mask = check.mask(request.update_mask, MUTABLE_FIELDS)
+            etag = request.etag
+            attempt = attempt_of(check, request, request.request_id)
+        values = User(email=request.email, first_name=request.first_name, last_name=request.last_name)
+        if request.HasField("metadata"):
+            values.metadata.CopyFrom(request.metadata)
+        patch = Patch(values, mask or patched_fields(request, MUTABLE_FIELDS), whole=bool(mask))
+        return await self._users.update(user_id, patch, etag, attempt)
+
+    async def DeleteUser(self, request: pb.DeleteUserRequest, _call: Call) -> bytes:
+        with checking() as check:
+            user_id = check.name("user_id", request.user_id)
+            attempt = attempt_of(check, request, request.request_id)
+        await self._users.delete(user_id, request.etag, attempt)
+        return pb.DeleteUserResponse().SerializeToString()
+
+    async def ListUsers(self, request: pb.ListUsersRequest, _call: Call) -> bytes:
+        with checking() as check:
+            limit = check.limit(request.limit)
+            cursor = check.cursor(request.cursor)
+        return await self._users.list(limit, cursor)
+
+    async def ListUsersChunked(self, request: pb.ListUsersChunkedRequest, call: Call) -> bytes:
+        with checking() as check:
+            chunk_size = check.chunk_size(request.chunk_size)
+            cursor = check.cursor(request.cursor)
+        call.log_fields["chunks"] = 0
+        async with aclosing(self._users.stream(chunk_size, cursor)) as chunks:
+            async for chunk, next_cursor in chunks:
+                await call.context.write(chunk)
+                call.log_fields["chunks"] += 1
+                if next_cursor and self._drain.started:
+                    raise ServerShuttingDownError("the server shuts down; resume elsewhere", next_cursor=next_cursor)
+        return b""
+
+    async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, _call: Call) -> bytes:
+        with checking() as check:
+            user_ids = check.names("user_ids", request.user_ids)
+        return await self._users.get_many(user_ids)
+
+    async def GetUserSessions(self, request: pb.GetUserSessionsRequest, _call: Call) -> bytes:
+        with checking() as check:
+            user_id = check.name("user_id", request.user_id)
+            limit = check.limit(request.limit)
+            cursor = check.cursor(request.cursor)
+        return await self._sessions.list(user_id, limit, cursor)

@@ -1,0 +1,116 @@
+"""Several serving processes on one port, and the process that looks after them."""
+
+import multiprocessing
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+
+from userservice_server.app import ServiceEndedError, run_server
+from userservice_server.config import Config, ConfigError
+from userservice_server.logs import logging_to_stderr
+
+_READY_SECONDS = 60.0
+_BEYOND_GRACE_SECONDS = 5.0
+_WATCH_SECONDS = 0.2
+_SPAWN = multiprocessing.get_context("spawn")  # a forked child of a process that has run grpc can hang
+
+
+def run_workers(config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None]) -> None:
+    """Serves with ``config.workers`` processes; arguments and errors as for app.serve. A worker's end ends all."""
+    stopped = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+    with closing(_reserved(config)) as reserved:
+        port = reserved.getsockname()[1]
+        config = replace(config, listen=f"{config.host}:{port}")
+        workers: list[SpawnProcess] = []
+        try:
+            readiness = [_started_worker(config, redis_url, workers) for _ in range(config.workers)]
+            for connection in readiness:
+                _await_ready(connection)
+            ready(port)
+            while not stopped and not ended() and not wait([worker.sentinel for worker in workers], _WATCH_SECONDS):
+                pass
+            lost = [worker.exitcode for worker in workers if worker.exitcode is not None]
+        finally:
+            _end(workers, config.grace)
+    if reason := ended():
+        raise ServiceEndedError(reason)
+    if lost and not stopped:
+        raise ServiceEndedError(f"a worker ended by itself (exit code {lost[0]})")
+
+
+def _reserved(config: Config) -> socket.socket:
+    """Makes sure that the port is nobody else's, and holds it for the workers by a socket that does not listen."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host.strip("[]"), config.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            address = probe.getsockname()
+        reserved = socket.socket(family, kind, protocol)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(address)
+    except OSError:
+        raise ConfigError(f"--listen {config.listen} cannot be had: taken, or not an address of this machine") from None
+    return reserved
+
+
+def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess]) -> "Connection[None, int | str]":
+    receiver, sender = _SPAWN.Pipe(duplex=False)
+    worker = _SPAWN.Process(target=_work, args=(config, redis_url, sender), daemon=False)
+    worker.start()
+    workers.append(worker)
+    sender.close()
+    return receiver
+
+
+def _await_ready(connection: "Connection[None, int | str]") -> None:
+    with closing(connection):
+        try:
+            answer = connection.recv() if connection.poll(_READY_SECONDS) else "a worker did not start in time"
+        except EOFError:
+            answer = "a worker ended while it started"
+    if isinstance(answer, str):
+        raise ConfigError(answer)
+
+
+def _work(config: Config, redis_url: str, sender: "Connection[int | str, None]") -> None:
+    """Life of a worker."""
+    supervisor = multiprocessing.parent_process()
+
+    def ended() -> str | None:
+        return None if supervisor is None or supervisor.is_alive() else "the supervisor ended"
+
+    with logging_to_stderr(config.log_level):
+        try:
+            run_server(config, redis_url, sender.send, ended)
+        except ConfigError as error:
+            sender.send(str(error))
+        except ServiceEndedError:
+            return
+
+
+def _end(workers: list[SpawnProcess], grace: float) -> None:
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + grace + _BEYOND_GRACE_SECONDS
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
