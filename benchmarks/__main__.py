@@ -32,12 +32,16 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         h2load.program()
-        if arguments.size not in SIZES:
-            raise BenchError(f"BENCH must be one of {', '.join(SIZES)}")
-        _run(SIZES[arguments.size], arguments.output, arguments.port)
+        _run(_size(arguments.size), arguments.output, arguments.port)
     except (BenchError, ConfigError) as error:
         sys.stderr.write(f"bench: error: {error}\n")
         sys.exit(2)
+
+
+def _size(name: str) -> Size:
+    if name not in SIZES:
+        raise BenchError(f"BENCH must be one of {', '.join(SIZES)}")
+    return SIZES[name]
 
 
 def _run(size: Size, output: Path, port: int) -> None:

@@ -5,6 +5,7 @@ many as USERS make. The server's options and event loop are those of the service
 """
 
 import sys
+from typing import TypeAlias
 
 import grpc
 import uvloop
@@ -13,6 +14,7 @@ from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
 from userservice_server.domain.listing import MAX_RESPONSE_BYTES
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
 class Constant(grpc.GenericRpcHandler):
@@ -21,10 +23,10 @@ class Constant(grpc.GenericRpcHandler):
     def __init__(self, record: bytes, users: int) -> None:
         self._record = record
         self._users = users
-        self._unary_handler = grpc.unary_unary_rpc_method_handler(self._unary)
-        self._stream_handler = grpc.unary_stream_rpc_method_handler(self._stream)
+        self._unary_handler: Handler = grpc.unary_unary_rpc_method_handler(self._unary)
+        self._stream_handler: Handler = grpc.unary_stream_rpc_method_handler(self._stream)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The handler for a call."""
         is_stream = handler_call_details.method.endswith("/ListUsersChunked")
         return self._stream_handler if is_stream else self._unary_handler

@@ -135,22 +135,22 @@ def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: in
         if not ready:
             raise BenchError(f"{method}: {unanswered} calls were not answered")
         for event, _ in ready:
-            connection = event.data
-            following = []
-            for frame in connection.frames():
-                if frame.kind == _DATA:
-                    data_bytes += frame.length
-                if frame.kind in {_DATA, _HEADERS} and frame.flags & _END_STREAM:
-                    unanswered -= 1
-                    if (body := next(waiting, None)) is not None:
-                        following.append(connection.request(block, body))
-            if following:
-                connection.socket.sendall(b"".join(following))
+            answers, received = _read_answers(event.data)
+            unanswered -= answers
+            data_bytes += received
+            event.data.socket.sendall(b"".join(event.data.request(block, body) for body in islice(waiting, answers)))
     seconds = time.perf_counter() - started
     for connection in opened:
         connection.close()
     selector.close()
     return Answers(len(bodies), seconds, data_bytes)
+
+
+def _read_answers(connection: Connection) -> tuple[int, int]:
+    """Reads once; returns how many answers ended, and the bytes of data that came."""
+    frames = list(connection.frames())
+    ended = sum(1 for frame in frames if frame.kind in {_DATA, _HEADERS} and frame.flags & _END_STREAM)
+    return ended, sum(frame.length for frame in frames if frame.kind == _DATA)
 
 
 def first_bytes(connection: Connection, method: str, request: Message, *, needed: int) -> float:

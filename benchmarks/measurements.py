@@ -275,11 +275,11 @@ class Bench:
             self._sweep_store(sweep, few, size.few)
             self._sweep_store(sweep, self.service, size.users)
             self._sweep_store(sweep, deep, size.deep)
-        for users in size.sweep:
+        for count in size.sweep:
             with ExitStack() as stack:
-                store = self._filled(f"sweep{users}", users, stack)
-                program = stack.enter_context(programs.service(f"sweep{users}", store.url, self._folder))
-                self._sweep_store(sweep, program, users)
+                store = self._filled(f"sweep{count}", count, stack)
+                program = stack.enter_context(programs.service(f"sweep{count}", store.url, self._folder))
+                self._sweep_store(sweep, program, count)
 
     def _page(self, program: Program, store: Store) -> Figure:
         ((last_but_a_page,),) = [store.redis.zrange(USERS_KEY, -_PAGE - 1, -_PAGE - 1)]
@@ -306,13 +306,13 @@ class Bench:
         connection.close()
         return Figure(STALL, f"MiB, {self._size.deep} users", {SERVICE: [(highest - before) / _MIB]})
 
-    def _sweep_store(self, sweep: Sweep, program: Program, users: int) -> None:
-        rates = sweep.users_per_second.setdefault(f"service, {users} users", {})
-        first_chunks = sweep.first_chunk.setdefault(users, {})
+    def _sweep_store(self, sweep: Sweep, program: Program, count: int) -> None:
+        rates = sweep.users_per_second.setdefault(f"service, {count} users", {})
+        first_chunks = sweep.first_chunk.setdefault(count, {})
         for chunk_size in self._size.chunk_sizes:
             request = pb.ListUsersChunkedRequest(chunk_size=chunk_size)
-            loads = [h2load.run(program.port, _STREAM, request, calls=1) for _ in range(3 if users < 10**6 else 1)]
-            rates[chunk_size] = users / median(load.seconds for load in loads)
+            loads = [h2load.run(program.port, _STREAM, request, calls=1) for _ in range(3 if count < 10**6 else 1)]
+            rates[chunk_size] = count / median(load.seconds for load in loads)
             first_chunks[chunk_size] = _first_chunk(program, chunk_size) / 1000
 
 
@@ -346,9 +346,8 @@ def _first_chunk(program: Program, chunk_size: int) -> float:
 
 
 def _answers(channel: grpc.Channel, method: str, request: Message) -> Iterator[bytes]:
-    call = channel.unary_stream(f"/userservice.v1.{method}")
-    answers: Iterator[bytes] = call(request.SerializeToString())
-    return answers
+    call: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/userservice.v1.{method}")
+    return call(request.SerializeToString())
 
 
 def _answer_bytes(port: int, method: str, request: Message) -> int:

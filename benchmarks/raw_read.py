@@ -2,6 +2,7 @@
 
 import socket
 import time
+from typing import Any
 from urllib.parse import unquote
 
 from hiredis import pack_command
@@ -41,7 +42,9 @@ class RawRead:
 
 
 def _range(after: int) -> bytes:
-    return pack_command(("ZRANGE", USERS_KEY, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, _COUNT))  # type: ignore[arg-type]
+    command: Any = ("ZRANGE", USERS_KEY, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, _COUNT)
+    packed: bytes = pack_command(command)
+    return packed
 
 
 def _reply_length(records: list[bytes]) -> int:

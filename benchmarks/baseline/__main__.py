@@ -1,7 +1,7 @@
 """`python -m benchmarks.baseline REDIS_URL`: the baseline as a server on a free port.
 
-Nothing in it is slow on purpose: grpc.aio, one round trip of Redis for a chunk of users (a pipeline of HGETALL), hiredis
-as the parser. It is what the service would be without the ideas of docs/performance.md, and it promises less: no
+Nothing in it is slow on purpose: grpc.aio, one round trip of Redis for a chunk (a pipeline of HGETALL),
+hiredis as the parser. It is what the service would be without the ideas of docs/performance.md, and it promises less: no
 request_ids, no error details, no checks, a list that may miss users.
 """
 
@@ -15,16 +15,16 @@ from redis.asyncio import Redis
 
 from benchmarks.baseline.layout import LAST_ID, USERS, key, new_hash, user_of
 from userservice.v1 import user_service_pb2 as pb
-from userservice.v1.user_service_pb2_grpc import UserServiceServicer, add_UserServiceServicer_to_server
+from userservice.v1.user_service_pb2_grpc import add_UserServiceServicer_to_server
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Baseline(UserServiceServicer):
+class Baseline:
     """The RPCs that are measured."""
 
-    def __init__(self, redis: "Redis") -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # redis-py's types mix those of its blocking twin in
 
     async def AddUser(self, request: pb.AddUserRequest, context: Context) -> pb.AddUserResponse:  # noqa: D102, N802
         if await self._redis.exists(key(request.user_id)):
@@ -32,13 +32,13 @@ class Baseline(UserServiceServicer):
         number = await self._redis.incr(LAST_ID)
         fields = new_hash(request, number)
         async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hset(key(request.user_id), mapping=cast("Any", fields))
+            pipeline.hset(key(request.user_id), mapping=fields)
             pipeline.zadd(USERS, {request.user_id: number})
             await pipeline.execute()
         return pb.AddUserResponse(user=user_of({name: str(value) for name, value in fields.items()}))
 
     async def GetUser(self, request: pb.GetUserRequest, context: Context) -> pb.GetUserResponse:  # noqa: D102, N802
-        fields = await cast("Any", self._redis.hgetall(key(request.user_id)))
+        fields = await self._redis.hgetall(key(request.user_id))
         if not fields:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such user")
         return pb.GetUserResponse(user=user_of(fields))
