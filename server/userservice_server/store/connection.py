@@ -1,6 +1,6 @@
 """One connection to Redis that all calls of a process share.
 
-All commands of one turn of the event loop leave in one write, and the replies are matched to them in order. Nobody
+All commands of two turns of the event loop leave in one write, and the replies are matched to them in order. Nobody
 borrows the connection, so a cancelled call leaves nothing behind: its reply is read in its turn and dropped, and can
 never be taken for the answer to somebody else's question.
 """
@@ -85,7 +85,7 @@ class SharedConnection:
         self._closed = False
 
     def send(self, *command: bytes | str | int) -> "asyncio.Future[Any]":
-        """Sends a command with this turn's others; returns a future of the reply, as bytes undecoded.
+        """Sends a command with those of this turn and the next; returns a future of the reply, as bytes undecoded.
 
         The future raises StoreUnavailableError or StoreFullError, and ResponseError for what only a bug can cause.
         """
@@ -97,7 +97,8 @@ class SharedConnection:
                 return reply
             self._task = self._loop.create_task(self._live())
         if not self._outbox:
-            self._loop.call_soon(self._flush)
+            # Not this turn's end but the next one's: grpc hands over one call a turn, and writes are what costs.
+            self._loop.call_soon(self._loop.call_soon, self._flush)
         self._outbox.append(pack_command(command))  # type: ignore[arg-type]  # its stub allows tuples of one only
         self._unanswered.append((reply, now))
         return reply
