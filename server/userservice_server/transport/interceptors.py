@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import grpc
 
 from userservice_server.errors import DeadlineExceededError, ServiceError, StoreUnavailableError
+from userservice_server.logs import add_line
 from userservice_server.transport.call import Call, Handler
 from userservice_server.transport.status import DETAILS_KEY, status_of
 
@@ -82,6 +83,8 @@ def access_log(handler: Handler, settings: Settings) -> Handler:
 
 
 def _log_call(call: Call, started: float) -> None:
+    if not access_logger.isEnabledFor(logging.INFO):
+        return
     fields = {
         "method": call.method,
         "code": call.code.name,
@@ -89,7 +92,7 @@ def _log_call(call: Call, started: float) -> None:
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
         **call.log_fields,
     }
-    access_logger.info("call", extra=fields)
+    add_line(time.time(), "INFO", access_logger.name, "call", fields)
 
 
 def errors(handler: Handler, _settings: Settings) -> Handler:
