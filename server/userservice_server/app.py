@@ -1,6 +1,7 @@
 """One serving process: what is wired to what, how it starts, and how it ends."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -96,6 +97,7 @@ async def _serve_store(
     following = asyncio.create_task(health.follow_store())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
+    gc.freeze()  # what is there now stays: the garbage collector need not look through it again and again
     ready(port)
     logger.info("serving", extra={"port": port})
 
