@@ -17,7 +17,7 @@ _formatter = logging.Formatter()
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
-_lines: deque[str] = deque(maxlen=_MAX_LINES)
+_entries: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX_LINES)
 
 
 def add_line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> None:
@@ -25,8 +25,12 @@ def add_line(created: float, level: str, logger: str, message: str, fields: dict
 
     The access log comes here directly: past the records of ``logging``, which take three times as long as the line.
     """
+    _entries.append((created, level, logger, message, fields))
+
+
+def _line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> str:
     time = datetime.fromtimestamp(created, UTC).isoformat()
-    _lines.append(_encode({"time": time, "level": level, "logger": logger, "message": message, **fields}) + "\n")
+    return _encode({"time": time, "level": level, "logger": logger, "message": message, **fields}) + "\n"
 
 
 class _Lines(logging.Handler):
@@ -40,7 +44,7 @@ class _Lines(logging.Handler):
 
 
 def _write_lines() -> None:
-    lines = [_lines.popleft() for _ in range(len(_lines))]
+    lines = [_line(*_entries.popleft()) for _ in range(len(_entries))]
     if lines:
         sys.stderr.write("".join(lines))
         sys.stderr.flush()
