@@ -49,7 +49,7 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
     field = name.replace("-", "_")
     return click.option(
         f"--{name}",
-        type=kind,  # type: ignore[arg-type]  # click's own union has no name
+        type=kind,
         envvar=f"USERSERVICE_{field.upper()}",
         default=getattr(_DEFAULTS, field),
         show_default=True,
@@ -60,7 +60,9 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
 
 @cli.command()
 @_setting("listen", str, "HOST:PORT to listen on; port 0 takes a free one.")
-@_setting("redis-url", str, "Redis or Valkey to use: redis://, rediss:// or unix://. Without it, an embedded one is run.")
+@_setting(
+    "redis-url", str, "Redis or Valkey to use: redis://, rediss:// or unix://. Without it, an embedded one is run."
+)
 @_setting("data-dir", click.Path(path_type=Path), "Where the embedded store keeps its data.")
 @_setting("fsync", click.Choice(["always", "everysec"]), "When the embedded store forces writes to disk.")
 @_setting("key-prefix", str, "What all keys in Redis begin with.")

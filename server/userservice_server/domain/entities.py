@@ -32,6 +32,7 @@ from userservice_server.store.redis_store import Attempt, Code, Outcome, RedisSt
 # Rounds of read, change and compare-and-set before a writer gives up. In every round somebody else succeeded.
 MAX_ROUNDS = 32
 
+
 @dataclass(frozen=True)
 class Entities(Generic[Entity]):
     """Reads and writes records of one kind."""

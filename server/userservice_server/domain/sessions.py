@@ -29,9 +29,7 @@ class Sessions:
         """Returns the record of a session."""
         return await self._sessions.get(self._store.keys.sessions(user_id), session_id)
 
-    async def update(
-        self, user_id: str, session_id: str, patch: Patch[Session], etag: str, attempt: Attempt
-    ) -> bytes:
+    async def update(self, user_id: str, session_id: str, patch: Patch[Session], etag: str, attempt: Attempt) -> bytes:
         """Changes a session whose etag is ``etag``, or any if that is empty; returns its record."""
         return await self._sessions.update(self._store.keys.sessions(user_id), session_id, etag, patch, attempt)
 

@@ -19,6 +19,9 @@ _START_SECONDS = 60.0  # loading a large append-only file takes its time; readin
 _STOP_SECONDS = 30.0
 _LOCK_SECONDS = 5.0  # how long a store whose service was killed may take to follow it
 
+_SOCKET_NAME = "store.sock"
+_MAX_SOCKET_PATH = 100  # bytes: what the address of a Unix socket has room for, rounded down
+
 # Runs before the server, in the same process: asks Linux to end the server when the service dies, however that dies.
 _FOLLOW_PARENT = """
 import ctypes, os, sys
@@ -47,8 +50,10 @@ class EmbeddedStore:
         """
         program = _server_program()
         self._lock = _locked(self._data_dir)
-        # The path of a Unix socket has room for about 100 bytes, so it does not go below the data directory.
-        self._socket_dir = Path(tempfile.mkdtemp(prefix="userservice-"))
+        self._socket = self._data_dir / _SOCKET_NAME
+        if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
+            self._socket = Path(tempfile.mkdtemp(prefix="userservice-")) / _SOCKET_NAME
+        self._socket.unlink(missing_ok=True)  # left by one that was killed
         try:
             self._process = self._started(program)
         except BaseException:
@@ -74,10 +79,6 @@ class EmbeddedStore:
         return f"unix://{quote(str(self._socket))}"
 
     @property
-    def _socket(self) -> Path:
-        return self._socket_dir / "store.sock"
-
-    @property
     def _log(self) -> Path:
         return self._data_dir / "store.log"
 
@@ -101,7 +102,7 @@ class EmbeddedStore:
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
         follower = [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid())]
         with self._log.open("ab") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
                 [*follower, program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -121,7 +122,9 @@ class EmbeddedStore:
         return process
 
     def _clean_up(self) -> None:
-        shutil.rmtree(self._socket_dir, ignore_errors=True)
+        self._socket.unlink(missing_ok=True)
+        if self._socket.parent != self._data_dir:
+            self._socket.parent.rmdir()
         os.close(self._lock)
 
 

@@ -40,12 +40,12 @@ def _method_handler(
         async def stream(request: bytes, context: Context) -> None:
             await handler(Call(name, context, is_stream=True), request)
 
-        return grpc.unary_stream_rpc_method_handler(stream)  # type: ignore[arg-type]  # coroutines are for grpc.aio
+        return grpc.unary_stream_rpc_method_handler(stream)
 
     async def unary(request: bytes, context: Context) -> bytes:
         return await handler(Call(name, context, is_stream=False), request)
 
-    return grpc.unary_unary_rpc_method_handler(unary)  # type: ignore[arg-type]
+    return grpc.unary_unary_rpc_method_handler(unary)
 
 
 def _decoded(method: Method, request_class: type[Message]) -> Handler:

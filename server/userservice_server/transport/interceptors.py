@@ -108,7 +108,7 @@ def errors(handler: Handler, _settings: Settings) -> Handler:
         except grpc.aio.InternalError:
             call.code = grpc.StatusCode.CANCELLED  # how grpc tells a handler that writes that the caller has gone
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - that is its task: no other text may reach a caller
             failure = error
             _log_bug(call, error)
         call.code, status = status_of(failure, call.request_id)
