@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from harness.services import Service
 from harness.tools import require
+
 from userservice.v1 import session_service_pb2, user_service_pb2
 
 USERS = "userservice.v1.UserService"

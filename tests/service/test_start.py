@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,8 @@ from harness.failures import failure_of
 from harness.programs import descendants
 from harness.services import Service
 from harness.stores import Store
+from harness.waiting import until
+
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
 
 SERVICES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
@@ -184,12 +187,14 @@ def _listening_ports_of(pids: list[int]) -> set[int]:
 
 
 def test_a_store_that_is_still_loading_is_waited_for() -> None:
-    with Store(port=0, append_only=True, options=["--enable-debug-command", "yes"]) as store:
-        with store.client() as client:
-            client.mset({f"filler{number}": "x" for number in range(2000)})
-        store.restart("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024", wait=False)
-        with Service(redis_url=store.url) as service:
-            assert health(service.address) == "SERVING"
+    with Store(append_only=True) as store:
+        store.restart_slowly()
+        with Service(redis_url=store.url, wait=False) as service:
+            until(store.is_loading)
+            time.sleep(0.5)  # longer than a start takes
+            assert store.is_loading()
+            assert (service.running, service.stdout) == (True, [])
+            service.wait_for("stdout", "^userservice listening on ")
         store.program.wait_for("stdout", "(?i)ready to accept connections")
 
 

@@ -18,6 +18,7 @@ from harness.programs import command_line, descendants, wait_until_gone
 from harness.services import Service
 from harness.stores import Store, free_port
 from harness.waiting import until
+
 from userservice import UserManager
 from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest, ListUsersChunkedResponse
 

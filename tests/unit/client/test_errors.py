@@ -4,11 +4,12 @@ from typing import Any
 
 import grpc
 import pytest
-import userservice
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
+
+import userservice
 from userservice import errors
 from userservice._status import error_from_status
 

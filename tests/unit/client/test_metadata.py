@@ -5,6 +5,7 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
+
 from userservice.errors import FieldViolation
 from userservice.metadata import MAX_DEPTH, MAX_WHOLE_NUMBER, fill_struct, metadata_from_bytes
 from userservice.v1.user_pb2 import User
