@@ -22,6 +22,7 @@ def reserved_port(config: Config) -> socket.socket:
             probe.bind(address)
             address = probe.getsockname()
         reserved = socket.socket(family, kind, protocol)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
     except OSError:

@@ -56,11 +56,11 @@ def test_a_signal_ends_it_with_exit_code_0(populated: Store, number: signal.Sign
 def test_the_embedded_store_ends_with_it(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         store_pid = service.store_pid
-        socket_directory = Path(command_line(store_pid).partition("unixsocket:")[2].split()[0]).parent
-        assert socket_directory.is_dir()
+        socket = Path(command_line(store_pid).partition("unixsocket:")[2].split()[0])
+        assert socket.is_socket()
         assert service.stop() == 0
     assert command_line(store_pid) == ""
-    assert not socket_directory.exists()
+    assert not socket.exists()
 
 
 async def test_a_running_call_is_answered(populated: Store) -> None:
