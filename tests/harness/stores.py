@@ -80,7 +80,7 @@ class Store:
         self.kill()
         self.start(*more_options, wait=wait)
 
-    def restart_slowly(self, seconds: float = 3) -> None:
+    def restart_slowly(self, seconds: float = 2) -> None:
         """Starts it again, at its work of loading for that long. Meanwhile it answers, but only that it is loading."""
         count = int(seconds * 5000)  # at about 200 microseconds each
         with self.client() as client, client.pipeline(transaction=False) as pipeline:
