@@ -75,14 +75,14 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
         return grpcurl.call(f"{service_name}/{method}", **request)
 
     added = call(USERS, "AddUser", user_id="ada", email="ada@example.org", metadata={"foo": "bar", "n": 1})["user"]
-    assert (added["userId"], added["metadata"]) == ("ada", {"foo": "bar", "n": 1})
+    assert (added["user_id"], added["metadata"]) == ("ada", {"foo": "bar", "n": 1})
     assert UUID(added["uuid"]).version == 7
     assert call(USERS, "GetUser", user_id="ada")["user"] == added
     patch = {"metadata": {"foo": None}, "first_name": "Ada"}
     updated = call(USERS, "UpdateUser", user_id="ada", etag=added["etag"], **patch)["user"]
-    assert (updated["firstName"], updated["metadata"]) == ("Ada", {"n": 1})
+    assert (updated["first_name"], updated["metadata"]) == ("Ada", {"n": 1})
     masked = call(USERS, "UpdateUser", user_id="ada", update_mask="email,firstName")["user"]
-    assert (masked["email"], masked["firstName"]) == ("", "")
+    assert (masked["email"], masked["first_name"]) == ("", "")
 
     session = call(SESSIONS, "AddSession", user_id="ada", session_id="s", metadata={"a": 1})["session"]
     assert call(SESSIONS, "GetSession", user_id="ada", session_id="s")["session"] == session
@@ -91,10 +91,10 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     assert call(USERS, "GetUserSessions", user_id="ada")["sessions"] == [changed]
 
     page = call(USERS, "ListUsers", limit=10)
-    assert (page["users"], page["nextCursor"], page["totalSize"]) == ([masked], "0", "1")
+    assert (page["users"], page["next_cursor"], page["total_size"]) == ([masked], "0", "1")
     assert call(USERS, "ListUsersChunked", chunk_size=10)["users"] == [masked]
     batch = call(USERS, "BatchGetUsers", user_ids=["nobody", "ada"])
-    assert (batch["users"], batch["missingUserIds"]) == ([masked], ["nobody"])
+    assert (batch["users"], batch["missing_user_ids"]) == ([masked], ["nobody"])
 
     assert call(SESSIONS, "DeleteSession", user_id="ada", session_id="s") == {}
     assert call(USERS, "DeleteUser", user_id="ada") == {}

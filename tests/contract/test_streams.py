@@ -155,14 +155,14 @@ async def test_many_streams_at_once_each_see_everything(stubs: Stubs) -> None:
 
 async def test_the_async_manager_resumes_a_cut_stream(service: Service) -> None:
     async with connect(service.address) as stubs:
-        expected = set(await add_users(stubs, [f"u{n}" for n in range(1000)], metadata=struct({"k": LARGE})))
+        expected = set(await add_users(stubs, [f"u{n}" for n in range(2000)], metadata=struct({"k": LARGE})))
     seen: list[str] = []
     cuts = 0
     with Proxy(service.port) as proxy:
         async with UserManager(proxy.address) as manager:
             async for chunk in manager.list_chunked(chunk_size=10):
                 seen.extend(user.user_id for user in chunk)
-                if len(seen) % 250 == 0 and len(seen) < 1000:
+                if len(seen) in (250, 500, 750):
                     proxy.cut_all()
                     cuts += 1
     assert (cuts, proxy.accepted) == (3, 4)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import grpc
 
-from userservice._connection import decode
+from userservice._connection import Connection, decode
 from userservice._methods import LIST_USERS_CHUNKED
 from userservice.errors import InternalError, UserServiceError
 from userservice.models import User, UserPage
 from userservice.requests import build_request
-
-if TYPE_CHECKING:
-    import grpc
-
-    from userservice._connection import Connection
 
 
 class ChunkReader:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from userservice._address import parse_address
+from userservice._methods import Method
 from userservice._retry import Attempts, check_timeout
 from userservice._status import error_from_call
 from userservice.errors import DeadlineExceededError, InternalError, ManagerClosedError, UnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from google.protobuf.message import Message
-
-    from userservice._methods import Method
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")

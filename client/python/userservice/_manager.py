@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
 
 from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
-
-    import grpc
 
 
 class Manager:

@@ -10,17 +10,15 @@ from the protos, and nobody else sees them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from userservice.v1 import session_service_pb2, user_service_pb2
-
-if TYPE_CHECKING:
-    from google.protobuf.descriptor import FileDescriptor
-    from google.protobuf.message import Message
 
 MessageT = TypeVar("MessageT", bound="Message")
 

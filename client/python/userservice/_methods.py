@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 
 from userservice._messages import lazy_class
 from userservice.v1 import session_service_pb2 as sessions
 from userservice.v1 import user_service_pb2 as users
-
-if TYPE_CHECKING:
-    from google.protobuf.descriptor import ServiceDescriptor
-    from google.protobuf.message import Message
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")

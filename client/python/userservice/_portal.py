@@ -6,13 +6,11 @@ import asyncio
 import os
 import threading
 import weakref
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from userservice.errors import ManagerClosedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 

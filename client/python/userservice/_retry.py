@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 import grpc
 
@@ -17,9 +17,6 @@ from userservice.errors import (
     UpdateConflictError,
     UserServiceError,
 )
-
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 1.0

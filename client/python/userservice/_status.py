@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import grpc
 
 from userservice.errors import ERROR_BY_CODE, ERROR_BY_REASON, FieldViolation, InvalidArgumentError, UserServiceError
-
-if TYPE_CHECKING:
-    import grpc
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "userservice"
@@ -25,7 +24,7 @@ class _Details:
     def read(self, encoded: bytes) -> None:
         # Imported here because most programs never see an error, and these protos take 5 ms to load.
         from google.protobuf.message import DecodeError  # noqa: PLC0415
-        from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # noqa: PLC0415
+        from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415
 
         info, bad, retry, request = (
             error_details_pb2.ErrorInfo(),

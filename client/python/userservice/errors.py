@@ -6,12 +6,10 @@ Catch the class of the condition, or `UserServiceError` for all of them. A progr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import grpc
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 
 class FieldViolation(NamedTuple):

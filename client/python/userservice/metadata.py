@@ -7,15 +7,12 @@ as int; a larger one would be rounded without a word, so it is refused here, bef
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
 from userservice.errors import FieldViolation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MAX_WHOLE_NUMBER = 2**53
 """The largest whole number, either sign, that metadata can hold."""

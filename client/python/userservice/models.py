@@ -8,19 +8,16 @@ long stream, keep `copy.copy(user)`, which stands alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from userservice._messages import lazy_class
 from userservice.metadata import metadata_from_bytes
 from userservice.v1.session_pb2 import Session as SessionMessage
 from userservice.v1.user_pb2 import User as UserMessage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Self
-
-    from google.protobuf.timestamp_pb2 import Timestamp
 
 MessageT = TypeVar("MessageT", UserMessage, SessionMessage)
 

@@ -7,18 +7,16 @@ cannot hold. Lengths, required fields and the like are the service's to check, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 from uuid import uuid4
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from userservice.errors import FieldViolation, InvalidArgumentError
 from userservice.metadata import fill_struct, is_unicode, printable
-
-if TYPE_CHECKING:
-    from google.protobuf.descriptor import FieldDescriptor
-    from google.protobuf.message import Message
 
 RequestT = TypeVar("RequestT", bound="Message")
 

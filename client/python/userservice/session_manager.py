@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from userservice import _methods as rpc
+from userservice._connection import Connection
 from userservice._manager import Manager
+from userservice._retry import Attempts
 from userservice.models import Session, SessionPage
-from userservice.requests import build_request, merge_fields, with_request_id
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Unpack
-
-    from userservice._connection import Connection
-    from userservice._retry import Attempts
-    from userservice.requests import AddSessionFields, UpdateSessionFields
+from userservice.requests import AddSessionFields, UpdateSessionFields, build_request, merge_fields, with_request_id
 
 
 class SessionManager(Manager):

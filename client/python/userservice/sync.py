@@ -6,24 +6,20 @@ method there holds here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, Unpack
+
+import grpc
 
 from userservice._chunks import ChunkReader
 from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._manager import Manager
 from userservice._portal import Portal
+from userservice.models import Session, SessionPage, User, UserBatch, UserPage
+from userservice.requests import AddSessionFields, AddUserFields, UpdateSessionFields, UpdateUserFields
 from userservice.session_manager import SessionManager
 from userservice.user_manager import UserManager
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
-    from types import TracebackType
-    from typing import Self, Unpack
-
-    import grpc
-
-    from userservice.models import Session, SessionPage, User, UserBatch, UserPage
-    from userservice.requests import AddSessionFields, AddUserFields, UpdateSessionFields, UpdateUserFields
 
 ManagerT = TypeVar("ManagerT", bound=Manager)
 

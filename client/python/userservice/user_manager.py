@@ -3,21 +3,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import Any, Unpack
 
 from userservice import _methods as rpc
 from userservice._chunks import ChunkReader
 from userservice._manager import Manager
 from userservice.errors import InternalError
 from userservice.models import SessionPage, User, UserBatch, UserPage
-from userservice.requests import build_request, merge_fields, with_request_id
+from userservice.requests import AddUserFields, UpdateUserFields, build_request, merge_fields, with_request_id
 from userservice.session_manager import get_session_page
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
-    from typing import Unpack
-
-    from userservice.requests import AddUserFields, UpdateUserFields
 
 _LARGEST_PAGE = 1000
 """What the service makes of any larger limit."""
