@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from userservice import User, UserManager
 
 from demo import population
 from demo.loading import load
+from userservice import User, UserManager
 
 _FIELDS = ("user_id", "email", "first_name", "last_name", "metadata")
 

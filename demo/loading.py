@@ -5,9 +5,8 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from userservice import UserManager
-
 from demo import population
+from userservice import UserManager
 
 _SLICE = 500  # users that one task loads
 _AT_ONCE = 32  # calls that one task has under way
