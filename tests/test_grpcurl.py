@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from harness.services import Service
 from harness.tools import require
+
 from userservice.v1 import session_service_pb2, user_service_pb2
 
 USERS = "userservice.v1.UserService"
@@ -81,7 +82,7 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     patch = {"metadata": {"foo": None}, "first_name": "Ada"}
     updated = call(USERS, "UpdateUser", user_id="ada", etag=added["etag"], **patch)["user"]
     assert (updated["first_name"], updated["metadata"]) == ("Ada", {"n": 1})
-    masked = call(USERS, "UpdateUser", user_id="ada", update_mask="email,firstName")["user"]
+    masked = call(USERS, "UpdateUser", user_id="ada", update_mask={"paths": ["email", "first_name"]})["user"]
     assert (masked["email"], masked["first_name"]) == ("", "")
 
     session = call(SESSIONS, "AddSession", user_id="ada", session_id="s", metadata={"a": 1})["session"]

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from harness.connections import Stubs
 from harness.failures import Failure, failure_of
 from harness.population import add_users, struct
+
 from userservice.v1.session_service_pb2 import AddSessionRequest, UpdateSessionRequest
 from userservice.v1.user_service_pb2 import (
     AddUserRequest,

@@ -8,6 +8,7 @@ import pytest
 from harness.connections import Stubs
 from harness.failures import failure_of
 from harness.population import add_users, names, read_chunks, struct
+
 from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice.v1.user_service_pb2 import (
     AddUserRequest,

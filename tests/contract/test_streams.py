@@ -11,6 +11,7 @@ from harness.connections import Stubs, connect
 from harness.population import add_users, names, read_chunks, struct
 from harness.proxies import Proxy
 from harness.services import Service
+
 from userservice import SyncUserManager, UserManager
 from userservice.v1.user_service_pb2 import (
     AddUserRequest,

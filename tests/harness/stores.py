@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from harness.programs import Program
 from harness.tools import require
@@ -78,6 +80,25 @@ class Store:
         self.kill()
         self.start(*more_options, wait=wait)
 
+    def restart_slowly(self, seconds: float = 2) -> None:
+        """Starts it again, at its work of loading for that long. Meanwhile it answers, but only that it is loading."""
+        count = int(seconds * 5000)  # at about 200 microseconds each
+        with self.client() as client, client.pipeline(transaction=False) as pipeline:
+            for number in range(count):
+                pipeline.set(f"filler{number}", "x")
+            pipeline.execute()
+        self.restart("--key-load-delay", "100", wait=False)
+
+    def is_loading(self) -> bool:
+        try:
+            with self.client() as client:
+                client.get("anything")
+        except redis.exceptions.BusyLoadingError:
+            return True
+        except redis.exceptions.ConnectionError:
+            return False  # it has not begun
+        return False
+
     def freeze(self) -> None:
         self.program.send(signal.SIGSTOP)
 
@@ -86,7 +107,7 @@ class Store:
 
     @contextlib.contextmanager
     def client(self, **arguments: str) -> Iterator["redis.Redis"]:
-        with redis.Redis(unix_socket_path=str(self.socket), **arguments) as client:  # type: ignore[arg-type]
+        with redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0), **arguments) as client:  # type: ignore[arg-type]
             yield client
 
     def empty(self) -> None:
