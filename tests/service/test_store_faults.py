@@ -162,13 +162,14 @@ async def test_a_store_that_hangs_and_goes_on(fragile: Store) -> None:
 
 
 async def test_who_watches_health_is_told(fragile: Store) -> None:
-    async with serving(fragile) as (_, stubs):
+    async with serving(fragile) as (service, stubs):
+        await health_is(service, "SERVING")
         watch = HealthStub(stubs.channel).Watch(HealthCheckRequest(service="userservice.v1.UserService"))
-        seen = [(await asyncio.wait_for(watch.read(), 10)).status]
+        seen = [(await asyncio.wait_for(watch.read(), 30)).status]
         fragile.kill()
-        seen.append((await asyncio.wait_for(watch.read(), 10)).status)
+        seen.append((await asyncio.wait_for(watch.read(), 30)).status)
         fragile.start()
-        seen.append((await asyncio.wait_for(watch.read(), 10)).status)
+        seen.append((await asyncio.wait_for(watch.read(), 30)).status)
         watch.cancel()
         assert seen == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING, HealthCheckResponse.SERVING]
 
