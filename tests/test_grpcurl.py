@@ -23,7 +23,7 @@ class Grpcurl:
     address: str
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [self.program, "-plaintext", "-max-time", "20", *arguments]
+        command = [str(self.program), "-plaintext", "-max-time", "20", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     def show(self, *arguments: str) -> str:

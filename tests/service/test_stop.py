@@ -145,7 +145,7 @@ async def test_health_turns_not_serving_before_it_goes(populated: Store) -> None
     with Service(redis_url=populated.url) as service:
         async with connect(service.address, *HELD_BACK) as stubs:
             stream = stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=10), timeout=30)
-            await stream.read()  # type: ignore[attr-defined]
+            await stream.read()
             watch = HealthStub(stubs.channel).Watch(HealthCheckRequest(service="userservice.v1.UserService"))
             assert (await watch.read()).status == HealthCheckResponse.SERVING
             service.send(signal.SIGTERM)
@@ -160,7 +160,7 @@ async def test_a_reader_that_reads_nothing_holds_it_up_for_the_grace_time_only(p
     with Service("--grace", "1", redis_url=populated.url) as service:
         async with connect(service.address, *HELD_BACK) as stubs:
             stream = stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=10), timeout=60)
-            await stream.read()  # type: ignore[attr-defined]
+            await stream.read()
             started = time.monotonic()
             assert await asyncio.to_thread(service.stop, within=10) == 0
             assert time.monotonic() - started < 8
