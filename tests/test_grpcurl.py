@@ -62,6 +62,11 @@ def test_describe_shows_every_rpc(grpcurl: Grpcurl, service_name: str, descripto
     assert grpcurl.show("list", service_name).split() == sorted(method.full_name for method in descriptor.methods)
 
 
+def test_describe_shows_a_single_rpc(grpcurl: Grpcurl) -> None:
+    described = grpcurl.show("describe", "userservice.v1.UserService.GetUser")
+    assert "rpc GetUser ( .userservice.v1.GetUserRequest ) returns ( .userservice.v1.GetUserResponse );" in described
+
+
 def test_describe_shows_the_fields_of_a_message(grpcurl: Grpcurl) -> None:
     described = grpcurl.show("describe", "userservice.v1.User")
     assert "string user_id = 1;" in described
