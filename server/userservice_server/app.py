@@ -92,6 +92,7 @@ async def _serve_store(
     health, drain = Health(store, SERVICE_NAMES), Drain()
     server = _server(config, store, health, drain)
     port = _bound_port(server, config)
+    await health.look()  # before the first answer: until then it knows no service
     await server.start()
     following = asyncio.create_task(health.follow_store())
     watching = asyncio.create_task(_until_ended(ended))
