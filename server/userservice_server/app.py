@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from redis.exceptions import AuthenticationError, BusyLoadingError
+from redis.exceptions import BusyLoadingError
 
 from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.config import Config, ConfigError
@@ -19,6 +19,7 @@ from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.listen import cannot_listen, reserved_port
+from userservice_server.store.failures import why
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
@@ -133,25 +134,11 @@ async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> 
             is_loading = isinstance(error.__cause__, BusyLoadingError)
             if not is_loading and asyncio.get_running_loop().time() > deadline:
                 await store.close()
-                raise ConfigError(f"the store at --redis-url does not answer: {_why(error)}") from error
+                raise ConfigError(f"the store at --redis-url does not answer: {why(error)}") from error
             await asyncio.sleep(_STORE_RETRY_SECONDS)
         else:
             break
     return store
-
-
-def _why(error: BaseException) -> str:
-    """The system's own words for what failed, if there are any: texts of redis-py can quote addresses."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, AuthenticationError):
-            return "it refuses the user name or password"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        if cause.__cause__ is None and cause.__context__ is None:
-            return type(cause).__name__
-        cause = cause.__cause__ or cause.__context__
-    return "no answer"
 
 
 def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:

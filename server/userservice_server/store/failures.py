@@ -1,6 +1,6 @@
 """Where exceptions of redis-py end: what they mean to the service."""
 
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 
@@ -35,3 +35,17 @@ def translated(error: ResponseError) -> Exception:
     if isinstance(error, ReadOnlyError) or str(error).startswith(_STATES):
         return unavailable(error)
     return error
+
+
+def why(error: BaseException) -> str:
+    """The system's own words for what failed, if there are any: texts of redis-py can quote addresses."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, AuthenticationError):
+            return "it refuses the user name or password"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if cause.__cause__ is None and cause.__context__ is None:
+            return type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
+    return "no answer"
