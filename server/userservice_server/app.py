@@ -35,6 +35,7 @@ SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 _STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
 _STORE_RETRY_SECONDS = 0.1
 _WATCH_SECONDS = 0.2
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -90,7 +91,7 @@ async def _serve_store(
     ended: Callable[[], str | None],
     stop: asyncio.Event,
 ) -> None:
-    health, drain = Health(store, SERVICE_NAMES), Drain()
+    health, drain = Health(store, SERVICE_NAMES), Drain(config.max_calls)
     server = _server(config, store, health, drain)
     port = _bound_port(server, config)
     await server.start()
@@ -147,6 +148,9 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
         options=[
             # By default grpc shares a taken port silently; only workers of one service are meant to share.
             ("grpc.so_reuseport", int(config.workers > 1)),
+            # A peer that has vanished or hangs does not answer these; without them a stream to it would wait for ever.
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ]
     )
     handler = partial(
@@ -156,7 +160,7 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
     )
     server.add_generic_rpc_handlers(
         [
-            handler(USER_SERVICE, UserServicer(users, sessions, drain)),
+            handler(USER_SERVICE, UserServicer(users, sessions, drain, config.stall_timeout)),
             handler(SESSION_SERVICE, SessionServicer(sessions)),
         ]
     )

@@ -73,6 +73,8 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
 @_setting("workers", click.IntRange(1, 256), "Processes that serve, all on the one port.")
 @_setting("store-timeout", click.FloatRange(0.1, 60), "Seconds that Redis may take to connect, and to answer.")
 @_setting("call-timeout", click.FloatRange(0.1, 3600), "Seconds that a call may take; streams may take longer.")
+@_setting("stall-timeout", click.FloatRange(0.1, 86400), "Seconds that a stream waits for its reader, then ends.")
+@_setting("max-calls", click.IntRange(1, 1_000_000), "Calls that run at once, in each process; more are refused.")
 @_setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @_setting("log-level", click.Choice(["debug", "info", "warning", "error"]), "Of the log, JSON lines on standard error.")
 @_setting("access-log", bool, "true: log every call; false: only those that fail.")

@@ -21,6 +21,8 @@ NAMES = [
     "InternalError",
     "InvalidArgumentError",
     "ManagerClosedError",
+    "OverloadedError",
+    "ReaderStalledError",
     "RequestIdReusedError",
     "ServerShuttingDownError",
     "Session",
