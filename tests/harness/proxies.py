@@ -21,7 +21,8 @@ class Proxy:
 
     `delay` holds back every reply for a random time up to that many seconds. When `lose_reply_after` says yes to what a
     client has sent, that is still delivered, the reply is thrown away and the connection is closed: the far end did its
-    work, and the client cannot know.
+    work, and the client cannot know. Where `double_reply` says yes to what comes back, the client gets it twice. While
+    `black_hole` is set, nothing is delivered either way, and nobody is told.
     """
 
     def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
@@ -29,7 +30,10 @@ class Proxy:
         self._random = random.Random(seed)  # noqa: S311 - a seeded stream of faults, no secret
         self.delay = delay
         self.lose_reply_after: Rule = never
+        self.double_reply: Rule = never
+        self.black_hole = False
         self.lost = 0
+        self.doubled = 0
         self.accepted = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
@@ -113,8 +117,13 @@ class Proxy:
         while data := await reader.read(65536):
             if self.lose_reply_after(data):
                 losing.set()
+            await self._hole()
             writer.write(data)
             await writer.drain()
+
+    async def _hole(self) -> None:
+        while self.black_hole:  # noqa: ASYNC110 - set from another thread, by a plain assignment
+            await asyncio.sleep(0.01)
 
     async def _forward_replies(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
@@ -125,6 +134,10 @@ class Proxy:
             if losing.is_set():
                 self.lost += 1
                 return
+            await self._hole()
+            if self.double_reply(data):
+                self.doubled += 1
+                data *= 2
             writer.write(data)
             await writer.drain()
 
