@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness.services import Service
+
 from userservice import SessionManager, User, UserManager, UserNotFoundError
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "users-api.md"

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from harness.services import Service
 from harness.tools import require
+
 from userservice.v1 import session_service_pb2, user_service_pb2
 
 USERS = "userservice.v1.UserService"
@@ -22,7 +23,7 @@ class Grpcurl:
     address: str
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [self.program, "-plaintext", "-max-time", "20", *arguments]
+        command = [str(self.program), "-plaintext", "-max-time", "20", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     def show(self, *arguments: str) -> str:
@@ -61,6 +62,11 @@ def test_describe_shows_every_rpc(grpcurl: Grpcurl, service_name: str, descripto
     assert grpcurl.show("list", service_name).split() == sorted(method.full_name for method in descriptor.methods)
 
 
+def test_describe_shows_a_single_rpc(grpcurl: Grpcurl) -> None:
+    described = grpcurl.show("describe", "userservice.v1.UserService.GetUser")
+    assert "rpc GetUser ( .userservice.v1.GetUserRequest ) returns ( .userservice.v1.GetUserResponse );" in described
+
+
 def test_describe_shows_the_fields_of_a_message(grpcurl: Grpcurl) -> None:
     described = grpcurl.show("describe", "userservice.v1.User")
     assert "string user_id = 1;" in described
@@ -81,7 +87,7 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     patch = {"metadata": {"foo": None}, "first_name": "Ada"}
     updated = call(USERS, "UpdateUser", user_id="ada", etag=added["etag"], **patch)["user"]
     assert (updated["first_name"], updated["metadata"]) == ("Ada", {"n": 1})
-    masked = call(USERS, "UpdateUser", user_id="ada", update_mask="email,firstName")["user"]
+    masked = call(USERS, "UpdateUser", user_id="ada", update_mask={"paths": ["email", "first_name"]})["user"]
     assert (masked["email"], masked["first_name"]) == ("", "")
 
     session = call(SESSIONS, "AddSession", user_id="ada", session_id="s", metadata={"a": 1})["session"]

@@ -12,6 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
 from harness.connections import connect_blocking
 from harness.failures import failure_of
+
 from userservice import (
     Session,
     SessionManager,

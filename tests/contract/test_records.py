@@ -10,6 +10,7 @@ from harness.connections import Stubs
 from harness.failures import failure_of
 from harness.population import add_users, struct
 from harness.stores import Store, everything
+
 from userservice.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest, UpdateSessionRequest
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest, UpdateUserRequest

@@ -11,6 +11,7 @@ from harness.connections import Stubs, connect
 from harness.population import add_users, names, read_chunks, struct
 from harness.proxies import Proxy
 from harness.services import Service
+
 from userservice import SyncUserManager, UserManager
 from userservice.v1.user_service_pb2 import (
     AddUserRequest,
@@ -128,6 +129,7 @@ async def test_every_next_cursor_resumes_where_its_chunk_ended(stubs: Stubs) -> 
     for index, chunk in enumerate(chunks[:-1]):
         rest = await read_chunks(stubs, chunk_size=11, cursor=chunk.next_cursor)
         assert names(chunks[: index + 1]) + names(rest) == everything
+        assert chunk.next_cursor == chunk.users[-1].id
     assert [chunk.next_cursor > 0 for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+
 from userservice.v1.session_service_pb2_grpc import SessionServiceStub
 from userservice.v1.user_service_pb2_grpc import UserServiceStub
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
-from userservice.v1.user_pb2 import User
-from userservice.v1.user_service_pb2 import AddUserRequest, ListUsersChunkedRequest, ListUsersChunkedResponse
 
 from harness.connections import Stubs
+from userservice.v1.user_pb2 import User
+from userservice.v1.user_service_pb2 import AddUserRequest, ListUsersChunkedRequest, ListUsersChunkedResponse
 
 AT_ONCE = 64
 TIMEOUT = 30

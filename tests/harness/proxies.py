@@ -56,6 +56,12 @@ class Proxy:
         """Returns a rule that says yes, with that probability, to requests that hold the given bytes."""
         return lambda sent: matching in sent and self._random.random() < probability
 
+    @staticmethod
+    def once(matching: bytes) -> Rule:
+        """Returns a rule that says yes to the first request that holds the given bytes."""
+        answers = iter([True])
+        return lambda sent: matching in sent and next(answers, False)
+
     def cut_all(self) -> None:
         """Closes every connection, in mid-air if need be. New ones are accepted."""
 

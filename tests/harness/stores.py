@@ -7,9 +7,11 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from harness.programs import Program
 from harness.tools import require
@@ -78,6 +80,25 @@ class Store:
         self.kill()
         self.start(*more_options, wait=wait)
 
+    def restart_slowly(self, seconds: float = 2) -> None:
+        """Starts it again, at its work of loading for that long. Meanwhile it answers, but only that it is loading."""
+        count = int(seconds * 5000)  # at about 200 microseconds each
+        with self.client() as client, client.pipeline(transaction=False) as pipeline:
+            for number in range(count):
+                pipeline.set(f"filler{number}", "x")
+            pipeline.execute()
+        self.restart("--key-load-delay", "100", wait=False)
+
+    def is_loading(self) -> bool:
+        try:
+            with self.client() as client:
+                client.get("anything")
+        except redis.exceptions.BusyLoadingError:
+            return True
+        except redis.exceptions.ConnectionError:
+            return False  # it has not begun
+        return False
+
     def freeze(self) -> None:
         self.program.send(signal.SIGSTOP)
 
@@ -85,8 +106,10 @@ class Store:
         self.program.send(signal.SIGCONT)
 
     @contextlib.contextmanager
-    def client(self, **arguments: str) -> Iterator["redis.Redis"]:
-        with redis.Redis(unix_socket_path=str(self.socket), **arguments) as client:  # type: ignore[arg-type]
+    def client(self, **arguments: str | int) -> Iterator[Any]:
+        """A client of redis-py, whose types say that every answer might be anything. It tries nothing twice."""
+        given: Any = arguments
+        with redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0), **given) as client:
             yield client
 
     def empty(self) -> None:
@@ -105,7 +128,7 @@ class Store:
         self.close()
 
 
-def everything(client: "redis.Redis") -> dict[bytes, object]:
+def everything(client: Any) -> dict[bytes, object]:
     """Returns every key with its whole value, so that a test can look for what ought not to be there."""
     read = {
         b"hash": client.hgetall,
@@ -115,4 +138,4 @@ def everything(client: "redis.Redis") -> dict[bytes, object]:
         b"list": lambda key: client.lrange(key, 0, -1),
         b"stream": client.xrange,
     }
-    return {key: read[client.type(key)](key) for key in client.scan_iter(count=1000)}  # type: ignore[index,operator,misc]
+    return {key: read[client.type(key)](key) for key in client.scan_iter(count=1000)}

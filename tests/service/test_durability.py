@@ -13,6 +13,7 @@ from harness.connections import Stubs, connect, connect_blocking
 from harness.population import add_users, names, read_chunks, struct
 from harness.programs import wait_until_gone
 from harness.services import Service
+
 from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest, GetUserSessionsRequest
 

@@ -1,9 +1,10 @@
 """Starting the service, and being told in one line why it does not start."""
 
-import os
 import re
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,8 @@ from harness.failures import failure_of
 from harness.programs import descendants
 from harness.services import Service
 from harness.stores import Store
+from harness.waiting import until
+
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
 
 SERVICES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
@@ -67,7 +70,7 @@ def test_a_flag_beats_the_environment(a_store: Store, tmp_path: Path) -> None:
 
 
 def test_the_installed_command_is_the_same_as_the_module() -> None:
-    [script] = {path for path in (Path(os.sys.executable).parent / "userservice",) if path.is_file()}  # type: ignore[attr-defined]
+    script = Path(sys.executable).parent / "userservice"
     shown = subprocess.run([script, "serve", "--help"], capture_output=True, text=True, check=True)
     for flag in ("--listen", "--redis-url", "--data-dir", "--workers", "--grace"):
         assert flag in shown.stdout
@@ -80,7 +83,7 @@ def test_a_taken_port_is_refused(a_store: Store, taken_port: int, workers: str) 
     assert str(taken_port) in line
 
 
-@pytest.mark.parametrize(("first", "second"), [("1", "1"), ("2", "1"), ("1", "2"), ("2", "2")])
+@pytest.mark.parametrize(("first", "second"), [("1", "1"), ("2", "1"), ("2", "2")])
 def test_two_services_never_share_a_port(a_store: Store, first: str, second: str) -> None:
     """A grpc server shares a port by default, and then each of the two gets some of the calls."""
     with Service("--workers", first, redis_url=a_store.url) as service:
@@ -89,23 +92,14 @@ def test_two_services_never_share_a_port(a_store: Store, first: str, second: str
         assert health(service.address) == "SERVING"
 
 
-@pytest.mark.parametrize(
-    "listen", ["nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", ":0:0", ""]
-)
+@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1", "127.0.0.1:65536", ":0"])
 def test_an_address_that_is_none_is_refused(listen: str) -> None:
     assert "--listen" in assert_refused(redis_url="redis://127.0.0.1:1/0", listen=listen)
 
 
 @pytest.mark.parametrize(
     "url",
-    [
-        "nonsense",
-        "",
-        "http://127.0.0.1/0",
-        "redis://:canary@127.0.0.1:port/0",
-        "redis://u:canary@h:99999/0",
-        "redis://:canary@h/x",
-    ],
+    ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0"],
 )
 def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
     line = assert_refused(redis_url=url)
@@ -147,9 +141,7 @@ def test_a_data_directory_that_may_not_be_written_is_refused() -> None:
     assert "/proc/userservice" in assert_refused(data_dir=Path("/proc/userservice"))
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--workers", "0"), ("--workers", "many"), ("--grace", "-1"), ("--no-such-flag",), ("surplus",)]
-)
+@pytest.mark.parametrize("arguments", [("--workers", "0"), ("--grace", "soon"), ("--no-such-flag",)])
 def test_a_bad_flag_is_refused(arguments: tuple[str, ...]) -> None:
     assert_refused(*arguments, redis_url="redis://127.0.0.1:1/0")
 
@@ -174,7 +166,7 @@ def test_the_embedded_store_is_private(tmp_path: Path) -> None:
 
 
 def _inodes_of(pids: list[int]) -> set[str]:
-    links = [os.readlink(link) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = [str(link.readlink()) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()]
     return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
 
 
@@ -195,12 +187,14 @@ def _listening_ports_of(pids: list[int]) -> set[int]:
 
 
 def test_a_store_that_is_still_loading_is_waited_for() -> None:
-    with Store(port=0, append_only=True, options=["--enable-debug-command", "yes"]) as store:
-        with store.client() as client:
-            client.mset({f"filler{number}": "x" for number in range(2000)})
-        store.restart("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024", wait=False)
-        with Service(redis_url=store.url) as service:
-            assert health(service.address) == "SERVING"
+    with Store(append_only=True) as store:
+        store.restart_slowly()
+        with Service(redis_url=store.url, wait=False) as service:
+            until(store.is_loading)
+            time.sleep(0.5)  # longer than a start takes
+            assert store.is_loading()
+            assert (service.running, service.stdout) == (True, [])
+            service.wait_for("stdout", "^userservice listening on ")
         store.program.wait_for("stdout", "(?i)ready to accept connections")
 
 

@@ -10,6 +10,7 @@ from harness.population import add_users, names, read_chunks
 from harness.programs import command_line, descendants, wait_until_gone
 from harness.services import Service
 from harness.waiting import until
+
 from userservice.v1.user_service_pb2 import GetUserRequest
 
 

@@ -1,5 +1,6 @@
 import grpc
 import pytest
+
 from userservice import SyncUserManager, UserManager
 from userservice._address import parse_address
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from userservice import InternalError, SessionManager, UserManager, UserPage
 from userservice._chunks import ChunkReader
 from userservice.v1 import session_service_pb2, user_service_pb2

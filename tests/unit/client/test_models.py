@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import userservice.models
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
+
+import userservice.models
 from userservice import Session, SessionPage, User, UserBatch, UserPage
 from userservice._messages import _keep_encoded, lazy_class
 from userservice.metadata import metadata_from_bytes

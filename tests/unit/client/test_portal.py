@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+
 from userservice import ManagerClosedError
 from userservice._portal import Portal
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import userservice
 from userservice import SessionManager, SyncSessionManager, SyncUserManager, UserManager
 from userservice.__main__ import SERVER_MODULES, main

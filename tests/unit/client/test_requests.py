@@ -2,6 +2,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from userservice import InvalidArgumentError
 from userservice.metadata import metadata_from_bytes
 from userservice.requests import (

@@ -2,6 +2,7 @@ import time
 
 import grpc
 import pytest
+
 from userservice import (
     DeadlineExceededError,
     InternalError,
