@@ -70,7 +70,8 @@ def access_log(handler: Handler, settings: Settings) -> Handler:
         try:
             response = await handler(call, request)
         except asyncio.CancelledError:
-            call.code = grpc.StatusCode.CANCELLED  # by the caller, by its deadline, or by the end of the grace time
+            if call.code is grpc.StatusCode.OK:  # else it was ended with a status that its reader has yet to take
+                call.code = grpc.StatusCode.CANCELLED  # by the caller, its deadline, or the end of the grace time
             _log_call(call, started)
             raise
         except BaseException:
