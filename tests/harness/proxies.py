@@ -22,8 +22,8 @@ class Proxy:
     `delay` holds back every reply for a random time up to that many seconds. When `lose_reply_after` says yes to what a
     client has sent, that is still delivered, the reply is thrown away and the connection is closed: the far end did its
     work, and the client cannot know. Where `double_reply` says yes to what comes back, the client gets it twice. While
-    `black_hole` is set, nothing is delivered either way, and nobody is told; what is sent meanwhile is delivered when it
-    ends, or never if `swallow` is set.
+    `black_hole` is set, nothing is delivered either way, and nobody is told; what is sent meanwhile is delivered when
+    that is over, or never if `swallow` is set.
     """
 
     def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
