@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from redis.exceptions import AuthenticationError, BusyLoadingError
+from redis.exceptions import BusyLoadingError
 
 from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.config import Config, ConfigError
@@ -19,6 +19,7 @@ from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.listen import cannot_listen, reserved_port
+from userservice_server.store.failures import why
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
@@ -35,6 +36,7 @@ SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 _STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
 _STORE_RETRY_SECONDS = 0.1
 _WATCH_SECONDS = 0.2
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -90,7 +92,7 @@ async def _serve_store(
     ended: Callable[[], str | None],
     stop: asyncio.Event,
 ) -> None:
-    health, drain = Health(store, SERVICE_NAMES), Drain()
+    health, drain = Health(store, SERVICE_NAMES), Drain(config.max_calls)
     server = _server(config, store, health, drain)
     port = _bound_port(server, config)
     await health.look()  # before the first answer: until then it knows no service
@@ -136,25 +138,11 @@ async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> 
             is_loading = isinstance(error.__cause__, BusyLoadingError)
             if not is_loading and asyncio.get_running_loop().time() > deadline:
                 await store.close()
-                raise ConfigError(f"the store at --redis-url does not answer: {_why(error)}") from error
+                raise ConfigError(f"the store at --redis-url does not answer: {why(error)}") from error
             await asyncio.sleep(_STORE_RETRY_SECONDS)
         else:
             break
     return store
-
-
-def _why(error: BaseException) -> str:
-    """The system's own words for what failed, if there are any: texts of redis-py can quote addresses."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, AuthenticationError):
-            return "it refuses the user name or password"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        if cause.__cause__ is None and cause.__context__ is None:
-            return type(cause).__name__
-        cause = cause.__cause__ or cause.__context__
-    return "no answer"
 
 
 def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
@@ -163,6 +151,9 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
         options=[
             # By default grpc shares a taken port silently; only workers of one service are meant to share.
             ("grpc.so_reuseport", int(config.workers > 1)),
+            # A peer that has vanished or hangs does not answer these; without them a stream to it would wait for ever.
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ]
     )
     handler = partial(
@@ -172,7 +163,7 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
     )
     server.add_generic_rpc_handlers(
         [
-            handler(USER_SERVICE, UserServicer(users, sessions, drain)),
+            handler(USER_SERVICE, UserServicer(users, sessions, drain, config.stall_timeout)),
             handler(SESSION_SERVICE, SessionServicer(sessions)),
         ]
     )

@@ -1,13 +1,15 @@
-"""The command line: ``userservice serve``."""
+"""The command line: ``userservice serve`` and ``userservice check``."""
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from userservice_server.app import ServiceEndedError, run_server
+from userservice_server.check import Report, check
 from userservice_server.config import Config, ConfigError
 from userservice_server.logs import logging_to_stderr
 from userservice_server.store.embedded import EmbeddedStore
@@ -16,11 +18,13 @@ from userservice_server.workers import run_workers
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_ENDED, EXIT_CANNOT_START, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FINDINGS = 1
+MAX_SHOWN = 1000  # findings
 _DEFAULTS = Config()
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0 stopped as asked, 1 ended by itself, 2 cannot start as told."""
+    """Runs the command line. Exit codes: 0 done as asked, 1 ended by itself or findings, 2 cannot start as told."""
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -69,6 +73,8 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
 @_setting("workers", click.IntRange(1, 256), "Processes that serve, all on the one port.")
 @_setting("store-timeout", click.FloatRange(0.1, 60), "Seconds that Redis may take to connect, and to answer.")
 @_setting("call-timeout", click.FloatRange(0.1, 3600), "Seconds that a call may take; streams may take longer.")
+@_setting("stall-timeout", click.FloatRange(0.1, 86400), "Seconds that a stream waits for its reader, then ends.")
+@_setting("max-calls", click.IntRange(1, 1_000_000), "Calls that run at once, in each process; more are refused.")
 @_setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @_setting("log-level", click.Choice(["debug", "info", "warning", "error"]), "Of the log, JSON lines on standard error.")
 @_setting("access-log", bool, "true: log every call; false: only those that fail.")
@@ -91,3 +97,37 @@ def serve(**settings: Any) -> None:
 def _store_ended(store: EmbeddedStore) -> str | None:
     code = store.poll()
     return None if code is None else f"the embedded store ended by itself (exit code {code})"
+
+
+@cli.command("check")
+@_setting("redis-url", str, "Store to check: redis://, rediss:// or unix://. Without it, the one in --data-dir.")
+@_setting("data-dir", click.Path(path_type=Path), "Where an embedded store that does not run keeps its data.")
+@_setting("key-prefix", str, "What all keys in Redis begin with.")
+@_setting("store-timeout", click.FloatRange(0.1, 60), "Seconds that Redis may take to connect, and to answer.")
+@click.option("--keys/--no-keys", "show_keys", help="Show the key of each finding: it can hold a user_id.")
+def check_command(*, show_keys: bool, **settings: Any) -> None:
+    """Verify that a store is consistent, reading only. Exit codes: 0 it is, 1 findings, 2 it cannot be checked.
+
+    The store may be in use meanwhile. That of a running service without --redis-url is unix://DATA_DIR/store.sock.
+    """
+    config = Config(**settings)
+    with ExitStack() as resources:
+        url = config.redis_url
+        if url is None:
+            if not (config.data_dir / "appendonlydir").is_dir():
+                raise ConfigError(f"there is no store in --data-dir {config.data_dir}")
+            url = resources.enter_context(EmbeddedStore(config.data_dir, config.fsync)).url
+        report = check(url, config.key_prefix, config.store_timeout)
+    _tell(report, show_keys=show_keys)
+    if report.findings:
+        sys.exit(EXIT_FINDINGS)
+
+
+def _tell(report: Report, *, show_keys: bool) -> None:
+    for finding in report.findings[:MAX_SHOWN]:
+        key = f" [{finding.key.decode(errors='backslashreplace')}]" if show_keys else ""
+        click.echo(finding.what + key)
+    if (more := len(report.findings) - MAX_SHOWN) > 0:
+        click.echo(f"and {more} more")
+    looked_at = f"{report.users} users, {report.sessions} sessions, {report.requests} request records"
+    click.echo(f"checked {looked_at}: {len(report.findings)} findings")

@@ -26,6 +26,8 @@ class Config:
         workers: processes that serve.
         store_timeout: seconds that Redis may take to connect and to answer.
         call_timeout: seconds that a unary call may take.
+        stall_timeout: seconds that the reader of a stream may let it wait.
+        max_calls: calls that a process runs at once, streams among them; more are refused.
         grace: seconds that running calls get at the end.
         log_level: of the log on standard error.
         access_log: whether successful calls are logged too.
@@ -39,6 +41,8 @@ class Config:
     workers: int = 1
     store_timeout: float = 3.0
     call_timeout: float = 10.0
+    stall_timeout: float = 300.0
+    max_calls: int = 1000
     grace: float = 10.0
     log_level: str = "info"
     access_log: bool = True

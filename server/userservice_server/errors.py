@@ -82,5 +82,17 @@ class ServerShuttingDownError(ServiceError):
         self.next_cursor = next_cursor
 
 
+class ReaderStalledError(ServiceError):
+    """The reader of a stream has not taken anything for too long; ``next_cursor`` follows what is on its way to it."""
+
+    def __init__(self, message: str, *, next_cursor: int) -> None:
+        super().__init__(message)
+        self.next_cursor = next_cursor
+
+
+class OverloadedError(ServiceError):
+    """More calls are running than the server takes on; nothing was done."""
+
+
 class DeadlineExceededError(ServiceError):
     """The call took longer than the server allows."""

@@ -21,7 +21,9 @@ class Proxy:
 
     `delay` holds back every reply for a random time up to that many seconds. When `lose_reply_after` says yes to what a
     client has sent, that is still delivered, the reply is thrown away and the connection is closed: the far end did its
-    work, and the client cannot know.
+    work, and the client cannot know. Where `double_reply` says yes to what comes back, the client gets it twice. While
+    `black_hole` is set, nothing is delivered either way, and nobody is told; what is sent meanwhile is delivered when
+    that is over, or never if `swallow` is set.
     """
 
     def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
@@ -29,7 +31,11 @@ class Proxy:
         self._random = random.Random(seed)  # noqa: S311 - a seeded stream of faults, no secret
         self.delay = delay
         self.lose_reply_after: Rule = never
+        self.double_reply: Rule = never
+        self.black_hole = False
+        self.swallow = False
         self.lost = 0
+        self.doubled = 0
         self.accepted = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
@@ -119,8 +125,17 @@ class Proxy:
         while data := await reader.read(65536):
             if self.lose_reply_after(data):
                 losing.set()
+            if await self._is_swallowed():
+                continue
             writer.write(data)
             await writer.drain()
+
+    async def _is_swallowed(self) -> bool:
+        if not self.black_hole:
+            return False
+        while self.black_hole:  # noqa: ASYNC110 - set from another thread, by a plain assignment
+            await asyncio.sleep(0.01)
+        return self.swallow
 
     async def _forward_replies(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
@@ -131,6 +146,11 @@ class Proxy:
             if losing.is_set():
                 self.lost += 1
                 return
+            if await self._is_swallowed():
+                continue
+            if self.double_reply(data):
+                self.doubled += 1
+                data *= 2
             writer.write(data)
             await writer.drain()
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ class Service(Program):
         listen: str = "127.0.0.1:0",
         environment: Mapping[str, str] | None = None,
         wait: bool = True,
+        program: Sequence[str | Path] = ("-m", "userservice"),
     ) -> None:
-        command: list[str | Path] = [sys.executable, "-m", "userservice", "serve", "--listen", listen]
+        command: list[str | Path] = [sys.executable, *program, "serve", "--listen", listen]
         if redis_url is not None:
             command += ["--redis-url", redis_url]
         if data_dir is not None:
@@ -66,3 +69,27 @@ class Service(Program):
 
         [pid] = until(find)
         return pid
+
+
+class InstrumentedService(Service):
+    """The service with a window into it, see instrumented.py."""
+
+    def __init__(self, *arguments: str | Path, redis_url: str) -> None:
+        program = [Path(__file__).parent / "instrumented.py"]
+        self._asked = 0
+        super().__init__(*arguments, redis_url=redis_url, program=program)
+
+    def inside(self) -> dict[str, int]:
+        """How many tasks and file descriptors it has now."""
+        self.send(signal.SIGUSR1)
+        self._asked += 1
+        answers = until(lambda: [line for line in self.stdout if line.startswith("inside: ")][self._asked - 1 :])
+        counts: dict[str, int] = json.loads(answers[0].removeprefix("inside: "))
+        return counts
+
+
+def resident(pid: int) -> int:
+    """Returns the bytes of memory that a process holds."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024

@@ -1,11 +1,12 @@
 """Real Redis and Valkey servers, each in a private directory."""
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +40,7 @@ class Store:
         port: int | None = None,
         append_only: bool = False,
         options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._binary = require(BACKENDS[backend])
         self.backend = backend
@@ -47,6 +49,7 @@ class Store:
         self.socket = self.directory / "store.sock"
         self._append_only = append_only
         self._options = list(options)
+        self._environment = {**os.environ, **(environment or {})}
         self._program: Program | None = None
         self.start()
 
@@ -67,7 +70,8 @@ class Store:
         listen = ["--unixsocket", str(self.socket), "--port", str(self.port or 0), "--bind", "127.0.0.1"]
         keep = ["--appendonly", "yes" if self._append_only else "no"]
         self._program = Program(
-            [self._binary, "--dir", self.directory, "--save", "", *listen, *keep, *self._options, *more_options]
+            [self._binary, "--dir", self.directory, "--save", "", *listen, *keep, *self._options, *more_options],
+            self._environment,
         )
         if wait:
             self._program.wait_for("stdout", r"Ready to accept connections|ready to accept connections")

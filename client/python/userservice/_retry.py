@@ -13,6 +13,7 @@ import grpc
 from userservice.errors import (
     DeadlineExceededError,
     ManagerClosedError,
+    OverloadedError,
     UnavailableError,
     UpdateConflictError,
     UserServiceError,
@@ -38,11 +39,11 @@ def worth_retrying(error: UserServiceError) -> bool:
     """Tells whether the same call may succeed a moment later.
 
     Every call of the service can safely be repeated: reads change nothing, and writes carry a request_id. So the only
-    question is whether it helps. UNAVAILABLE says so. An error without a reason is not the service's own: gRPC or a
-    proxy made it up, and a connection that is cut while a call runs can show as INTERNAL or CANCELLED (a stream reset,
-    see gRPC's HTTP/2 mapping) or as UNKNOWN with "Stream removed".
+    question is whether it helps. UNAVAILABLE and OVERLOADED say so. An error without a reason is not the service's own:
+    gRPC or a proxy made it up, and a connection that is cut while a call runs can show as INTERNAL or CANCELLED (a
+    stream reset, see gRPC's HTTP/2 mapping) or as UNKNOWN with "Stream removed".
     """
-    if isinstance(error, (UnavailableError, UpdateConflictError)):
+    if isinstance(error, (UnavailableError, UpdateConflictError, OverloadedError)):
         return True
     if error.reason or isinstance(error, ManagerClosedError):
         return False

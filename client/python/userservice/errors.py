@@ -166,6 +166,19 @@ class ServerShuttingDownError(UnavailableError):
     reason = "SERVER_SHUTTING_DOWN"
 
 
+class ReaderStalledError(UnavailableError):
+    """The service ended a stream that was not read for too long; `list_chunked` resumes by itself."""
+
+    reason = "READER_STALLED"
+
+
+class OverloadedError(UserServiceError):
+    """The service runs as many calls as it takes on; nothing was done. Tried again until the deadline."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
+
+
 class DeadlineExceededError(UserServiceError):
     """No answer in time. Whether a write was applied is unknown; repeating it with its request_id is safe."""
 
@@ -193,6 +206,8 @@ ERROR_BY_REASON: Mapping[str, type[UserServiceError]] = {
         StoreUnavailableError,
         StoreFullError,
         ServerShuttingDownError,
+        ReaderStalledError,
+        OverloadedError,
         InternalError,
     )
 }

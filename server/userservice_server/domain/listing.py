@@ -29,7 +29,8 @@ async def pages(
         table: which records.
         size: the most records in one response.
         cursor: the id to start after.
-        read_ahead: whether to fetch the next range while this one is sent.
+        read_ahead: whether to fetch the next range while the second half of this one is sent. Not earlier: a reader
+            that takes its time should not keep more than it needs in memory.
     """
     # The three leave in one write and are answered in this order: whatever is added later is not waited for.
     newest, total, count = store.newest(table), store.size(table), min(size, _FIRST_READ)
@@ -48,22 +49,24 @@ async def pages(
             if records:
                 cursor = record_id(records[-1])
             count = _next_count(size, len(waiting), offsets[-1])
-            if read_ahead and not at_end:
-                reading = store.range(table, cursor, count)
-
-            start = 0
+            ahead, start = False, 0
+            read_from = offsets[-1] - _READ_BYTES // 2
             while True:
                 stop = _end_of_response(offsets, start, size)
                 if stop == len(waiting) and stop - start < size and not at_end:
                     break  # neither the count nor the bytes are full
                 is_last = at_end and stop == len(waiting)
                 next_cursor = 0 if is_last else record_id(waiting[stop - 1])
-                yield listing(b"".join(waiting[start:stop]), next_cursor, total_size), next_cursor
+                if read_ahead and not at_end and not ahead and offsets[stop] >= read_from:
+                    reading, ahead = store.range(table, cursor, count), True
+                response = listing(b"".join(waiting[start:stop]), next_cursor, total_size)
+                waiting[start:stop] = [b""] * (stop - start)  # not kept twice while the reader takes its time
+                yield response, next_cursor
                 if is_last:
                     return
                 start = stop
             del waiting[:start]
-            if not read_ahead:
+            if not ahead:
                 reading = store.range(table, cursor, count)
     finally:
         reading.cancel()  # its reply is read in its turn and dropped

@@ -15,7 +15,7 @@ from hiredis import Reader, pack_command
 from redis._parsers import BaseParser
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostError
-from redis.exceptions import InvalidResponse, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError
 
 from userservice_server.store.failures import translated, unavailable
 
@@ -51,7 +51,7 @@ class _Replies(asyncio.Protocol):
                 future, _ = unanswered.popleft()
                 if future.done():  # its caller was cancelled
                     continue
-                if isinstance(reply, ResponseError):
+                if isinstance(reply, RedisError):
                     future.set_exception(translated(reply))
                 else:
                     future.set_result(reply)
@@ -112,11 +112,11 @@ class SharedConnection:
                 await self._task
 
     def reset(self) -> None:
-        """Throws the connection away: what it answers can no longer be trusted."""
-        if self._transport is not None:
-            self._transport.abort()
-        if self._task is not None:
-            self._task.cancel()
+        """Throws the connection away: what it answers can no longer be trusted. The next command makes a new one."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        self._drop()
 
     async def _live(self) -> None:
         """One connection from its making to its end."""
@@ -132,10 +132,10 @@ class SharedConnection:
         except (RedisError, OSError, TimeoutError) as lost:
             self._lost_by = lost
         finally:
-            self._task = None
-            self._transport = None
-            self._retry_at = self._loop.time() + RECONNECT_PAUSE
-            self._fail_unanswered()
+            if self._task is asyncio.current_task():  # else it was reset, and another may live already
+                self._task = None
+                self._retry_at = self._loop.time() + RECONNECT_PAUSE
+                self._drop()
             await connection.disconnect(nowait=True)
 
     def _flush(self) -> None:
@@ -151,9 +151,12 @@ class SharedConnection:
                 raise TimeoutError("a reply is overdue")
         raise lost.result()
 
-    def _fail_unanswered(self) -> None:
-        unanswered = list(self._unanswered)
-        self._unanswered.clear()
+    def _drop(self) -> None:
+        """Parts with the transport and fails what is unanswered."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+        unanswered, self._unanswered = self._unanswered, deque()
         self._outbox.clear()
         for future, _ in unanswered:
             if not future.done():

@@ -1,6 +1,6 @@
 """Where exceptions of redis-py end: what they mean to the service."""
 
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 
@@ -23,10 +23,12 @@ def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
     """The error for a store that does not answer. The cause is for the log."""
     error = StoreUnavailableError("the store is not available")
     error.__cause__ = cause
+    if not isinstance(error, ResponseError):  # redis-py takes LOADING and its like for the end of a connection
+        return unavailable(error)
     return error
 
 
-def translated(error: ResponseError) -> Exception:
+def translated(error: RedisError) -> Exception:
     """What an error reply means: the service's own error, or the reply's itself where only a bug can cause it."""
     if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM "):
         full = StoreFullError("the store has no memory left")
@@ -34,4 +36,20 @@ def translated(error: ResponseError) -> Exception:
         return full
     if isinstance(error, ReadOnlyError) or str(error).startswith(_STATES):
         return unavailable(error)
+    if not isinstance(error, ResponseError):  # redis-py takes LOADING and its like for the end of a connection
+        return unavailable(error)
     return error
+
+
+def why(error: BaseException) -> str:
+    """The system's own words for what failed, if there are any: texts of redis-py can quote addresses."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, AuthenticationError):
+            return "it refuses the user name or password"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if cause.__cause__ is None and cause.__context__ is None:
+            return type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
+    return "no answer"

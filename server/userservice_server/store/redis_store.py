@@ -33,6 +33,9 @@ class Code(Enum):
     CONFLICT = b"C"
 
 
+_WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED})
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a call to the store came to. The payload of DONE is a record, of REFUSED the reasons."""
@@ -42,8 +45,15 @@ class Outcome:
 
     @classmethod
     def parse(cls, reply: bytes) -> Self:
-        """Reads an outcome as the scripts write it."""
-        return cls(Code(reply[:1]), reply[1:])
+        """Reads an outcome as the scripts write it.
+
+        Raises:
+            ValueError: no script answers so.
+        """
+        code, payload = Code(reply[:1]), reply[1:]
+        if payload and code not in _WITH_PAYLOAD:
+            raise ValueError("an outcome with more to it than there is")
+        return cls(code, payload)
 
     def encode(self) -> bytes:
         """Writes an outcome as the scripts read it."""
@@ -142,9 +152,12 @@ class RedisStore:
     async def ping(self) -> None:
         """Returns if Redis answers on both connections, else raises StoreUnavailableError."""
         try:
-            await asyncio.gather(self._calls.send("PING"), self._bulk.send("PING"))
+            answers = await asyncio.gather(self._calls.send("PING"), self._bulk.send("PING"))
         except RedisError as error:
             raise StoreUnavailableError("the store is not available") from error
+        if set(answers) != {b"PONG"}:  # somebody else's replies
+            self.distrust()
+            raise StoreUnavailableError("the store is not available")
 
     def distrust(self) -> None:
         """Throws the connections away, after an answer that cannot be right."""
@@ -155,12 +168,12 @@ class RedisStore:
         """Adds a record made of ``head``, the id that the store gives it, and ``tail``."""
         keys = (table.rows, table.index, table.last_id, _request_key(table, attempt), *_owner_key(table))
         arguments = (name, head, tail, attempt.fingerprint, table.partition, table.owner)
-        return Outcome.parse(await self._run(self._calls, scripts.ADD, keys, arguments))
+        return await self._outcome(scripts.ADD, keys, arguments)
 
     async def get(self, table: Table, name: str) -> Outcome:
         """Reads a record."""
         keys = (table.rows, table.index, *_owner_key(table))
-        return Outcome.parse(await self._run(self._calls, scripts.GET, keys, (name, table.owner)))
+        return await self._outcome(scripts.GET, keys, (name, table.owner))
 
     async def get_many(self, table: Table, names: Sequence[str]) -> "list[bytes | None]":
         """Reads records; None stands for one that is not there."""
@@ -171,7 +184,7 @@ class RedisStore:
         """Concludes a change with ``verdict`` if ``old`` is still the record, else tells what is there instead."""
         keys = (table.rows, table.index, _request_key(table, attempt), *_owner_key(table))
         arguments = (name, old, verdict.encode(), attempt.fingerprint, table.owner)
-        return Outcome.parse(await self._run(self._calls, scripts.REPLACE, keys, arguments))
+        return await self._outcome(scripts.REPLACE, keys, arguments)
 
     async def delete(
         self, table: Table, name: str, old: bytes, verdict: Outcome, attempt: Attempt, owned: "Table | None" = None
@@ -180,7 +193,7 @@ class RedisStore:
         owned_keys = (owned.rows, owned.index) if owned else ()
         keys = (table.rows, table.index, _request_key(table, attempt), *_owner_key(table), *owned_keys)
         arguments = (name, old, verdict.encode(), attempt.fingerprint, table.owner)
-        return Outcome.parse(await self._run(self._calls, scripts.DELETE, keys, arguments))
+        return await self._outcome(scripts.DELETE, keys, arguments)
 
     def range(self, table: Table, after: int, count: int) -> "asyncio.Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids."""
@@ -197,6 +210,14 @@ class RedisStore:
     def has_owner(self, table: Table) -> "asyncio.Future[int]":
         """Starts to look whether the owner of the table exists: 1 or 0."""
         return self._bulk.send("HEXISTS", table.owner_index, table.owner)
+
+    async def _outcome(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Outcome:
+        reply = await self._run(self._calls, script, keys, arguments)
+        try:
+            return Outcome.parse(reply)
+        except ValueError:
+            self.distrust()
+            raise
 
     async def _run(
         self,

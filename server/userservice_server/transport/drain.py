@@ -1,4 +1,4 @@
-"""The end of serving: calls that run are counted, and streams are told to end at their next chunk."""
+"""The calls that run are counted: for their most, and for the orderly end, when streams end at their next chunk."""
 
 import asyncio
 
@@ -8,20 +8,27 @@ from userservice_server.transport.call import Call, Handler
 class Drain:
     """Knows the calls under way, and whether the server is about to end.
 
+    Args:
+        max_calls: how many may be under way at once.
+
     Attributes:
         started: whether streams are to end at their next chunk.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_calls: int) -> None:
         self.started = False
+        self._max_calls = max_calls
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def track(self, handler: Handler) -> Handler:
-        """Makes a handler's calls counted."""
+        """Makes a handler's calls counted, and those beyond the most refused."""
 
         async def tracked(call: Call, request: bytes) -> bytes:
+            if self._running >= self._max_calls:
+                call.is_refused = True  # told further in, where failures are
+                return await handler(call, request)
             self._running += 1
             self._idle.clear()
             try:

@@ -11,6 +11,7 @@ from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.redis_store import RedisStore
 
 PING_INTERVAL = 0.5  # seconds
+_PATIENCE_WHILE_AWAY = 1.0  # seconds until a connection to a store that was away is given up for a new one
 OVERALL = ""  # the name under which the protocol asks for the server as a whole
 
 logger = logging.getLogger("userservice.health")
@@ -38,11 +39,24 @@ class Health:
     async def look(self) -> None:
         """Asks the store how it is, once."""
         try:
-            await self._store.ping()
+            await self._ping()
         except StoreUnavailableError as error:
             await self._set(serving=False, cause=error.__cause__)
         else:
             await self._set(serving=True)
+
+    async def _ping(self) -> None:
+        if self._serving is not False:
+            await self._store.ping()
+            return
+        # What is sent while a network swallows everything is never answered. A store that is back has to be found soon,
+        # so nobody waits for the full time of a reply here.
+        try:
+            async with asyncio.timeout(_PATIENCE_WHILE_AWAY):
+                await self._store.ping()
+        except TimeoutError as error:
+            self._store.distrust()
+            raise StoreUnavailableError("the store is not available") from error
 
     async def end(self) -> None:
         """Tells everybody that asks that the server is about to end; final."""

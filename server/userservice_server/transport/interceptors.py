@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
+from google.rpc.status_pb2 import Status
 
-from userservice_server.errors import DeadlineExceededError, ServiceError, StoreUnavailableError
+from userservice_server.errors import DeadlineExceededError, OverloadedError, ServiceError, StoreUnavailableError
 from userservice_server.logs import add_line
 from userservice_server.transport.call import Call, Handler
 from userservice_server.transport.status import DETAILS_KEY, status_of
@@ -25,6 +26,7 @@ access_logger = logging.getLogger("userservice.access")
 error_logger = logging.getLogger("userservice.errors")
 
 REQUEST_ID_KEY = "x-request-id"
+_ABORT_SECONDS = 1.0
 _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
 _process = secrets.token_hex(6)
 _numbers = itertools.count(1)
@@ -69,7 +71,8 @@ def access_log(handler: Handler, settings: Settings) -> Handler:
         try:
             response = await handler(call, request)
         except asyncio.CancelledError:
-            call.code = grpc.StatusCode.CANCELLED  # by the caller, by its deadline, or by the end of the grace time
+            if call.code is grpc.StatusCode.OK:  # else it was ended with a status that its reader has yet to take
+                call.code = grpc.StatusCode.CANCELLED  # by the caller, its deadline, or the end of the grace time
             _log_call(call, started)
             raise
         except BaseException:
@@ -115,10 +118,23 @@ def errors(handler: Handler, _settings: Settings) -> Handler:
             failure = error
             _log_bug(call, error)
         call.code, status = status_of(failure, call.request_id)
-        await call.context.abort(call.code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        await _abort(call, status)
         raise AssertionError("abort raises")
 
     return told
+
+
+async def _abort(call: Call, status: Status) -> None:
+    """Ends the call with a status.
+
+    The status of a stream waits in line behind what its reader has not taken. It is sent as soon as the reader does,
+    but nothing of the server's need be kept until then, so the handler ends as if cancelled.
+    """
+    try:
+        async with asyncio.timeout(_ABORT_SECONDS if call.is_stream else None):
+            await call.context.abort(call.code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    except TimeoutError:
+        raise asyncio.CancelledError from None
 
 
 def _log_bug(call: Call, error: Exception) -> None:
@@ -126,6 +142,17 @@ def _log_bug(call: Call, error: Exception) -> None:
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     fields = {"method": call.method, "request_id": call.request_id, "exception": type(error).__name__, "frames": frames}
     error_logger.error("bug", extra=fields)
+
+
+def admission(handler: Handler, _settings: Settings) -> Handler:
+    """Refuses a call that is one too many, before anything is done for it; drain.py counts."""
+
+    async def admitted(call: Call, request: bytes) -> bytes:
+        if call.is_refused:
+            raise OverloadedError("the server runs as many calls as it takes on; try again later")
+        return await handler(call, request)
+
+    return admitted
 
 
 def deadline(handler: Handler, settings: Settings) -> Handler:
@@ -148,6 +175,7 @@ CHAIN: tuple[Interceptor, ...] = (
     request_id,  # first: everything after it speaks of the call by this name
     access_log,  # outside errors, so that it sees the code that the caller sees
     errors,  # outside all that may fail
+    admission,  # as early as its refusal can be told
     deadline,  # innermost: its failure is told like any other
 )
 

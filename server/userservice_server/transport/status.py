@@ -34,7 +34,9 @@ class Row:
 
 
 def _next_cursor(error: Exception) -> dict[str, str]:
-    return {"next_cursor": str(error.next_cursor)} if isinstance(error, errors.ServerShuttingDownError) else {}
+    if isinstance(error, errors.ServerShuttingDownError | errors.ReaderStalledError) and error.next_cursor:
+        return {"next_cursor": str(error.next_cursor)}
+    return {}
 
 
 TABLE: dict[type[Exception], Row] = {
@@ -51,6 +53,8 @@ TABLE: dict[type[Exception], Row] = {
     errors.ServerShuttingDownError: Row(
         grpc.StatusCode.UNAVAILABLE, "SERVER_SHUTTING_DOWN", retry_ms=100, metadata=_next_cursor
     ),
+    errors.ReaderStalledError: Row(grpc.StatusCode.UNAVAILABLE, "READER_STALLED", retry_ms=100, metadata=_next_cursor),
+    errors.OverloadedError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_ms=200),
     errors.DeadlineExceededError: Row(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
 }
 BUG = Row(grpc.StatusCode.INTERNAL, "INTERNAL")

@@ -31,6 +31,8 @@ TABLE = [
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL", "StoreFullError"),
     (grpc.StatusCode.INTERNAL, "INTERNAL", "InternalError"),
     (grpc.StatusCode.UNAVAILABLE, "SERVER_SHUTTING_DOWN", "ServerShuttingDownError"),
+    (grpc.StatusCode.UNAVAILABLE, "READER_STALLED", "ReaderStalledError"),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "OverloadedError"),
 ]
 
 

@@ -22,6 +22,8 @@ NAMES = [
     "InternalError",
     "InvalidArgumentError",
     "ManagerClosedError",
+    "OverloadedError",
+    "ReaderStalledError",
     "RequestIdReusedError",
     "ServerShuttingDownError",
     "Session",

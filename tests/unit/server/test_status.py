@@ -36,6 +36,6 @@ def test_a_bug_is_told_without_its_text() -> None:
 
 @pytest.mark.parametrize("outer", range(len(CHAIN) - 1))
 def test_the_chain_has_its_order(outer: int) -> None:
-    names = ["request_id", "access_log", "errors", "deadline"]
+    names = ["request_id", "access_log", "errors", "admission", "deadline"]
     assert CHAIN[outer].__name__ == names[outer]
     assert [interceptor.__name__ for interceptor in CHAIN] == names

@@ -1,0 +1,127 @@
+"""Redis behind a network that swallows everything: calls end by their deadlines, and all is well soon afterwards."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import pytest
+from harness.connections import Stubs, connect, health
+from harness.failures import failure_of
+from harness.population import add_users
+from harness.proxies import Proxy
+from harness.services import Service
+from harness.sizing import sized
+from harness.stores import Store
+from harness.waiting import until
+
+from userservice.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest, GetSessionRequest
+from userservice.v1.session_service_pb2 import UpdateSessionRequest as UpdateSession
+from userservice.v1.user_service_pb2 import (
+    AddUserRequest,
+    BatchGetUsersRequest,
+    DeleteUserRequest,
+    GetUserRequest,
+    GetUserSessionsRequest,
+    ListUsersChunkedRequest,
+    ListUsersRequest,
+    UpdateUserRequest,
+)
+
+LATE = 0.1  # seconds after its deadline that a call may end
+RECOVERY = 2.0  # seconds after the return of Redis until the service is healthy
+
+Start = Callable[[float], Awaitable[object]]
+
+
+def every_rpc(stubs: Stubs) -> dict[str, Start]:
+    users, sessions = stubs.users, stubs.sessions
+    return {
+        "AddUser": lambda t: users.AddUser(AddUserRequest(user_id="new"), timeout=t),
+        "GetUser": lambda t: users.GetUser(GetUserRequest(user_id="ada"), timeout=t),
+        "UpdateUser": lambda t: users.UpdateUser(UpdateUserRequest(user_id="ada", email="x"), timeout=t),
+        "DeleteUser": lambda t: users.DeleteUser(DeleteUserRequest(user_id="ada"), timeout=t),
+        "ListUsers": lambda t: users.ListUsers(ListUsersRequest(), timeout=t),
+        "ListUsersChunked": lambda t: users.ListUsersChunked(ListUsersChunkedRequest(), timeout=t).read(),  # type: ignore[attr-defined]
+        "BatchGetUsers": lambda t: users.BatchGetUsers(BatchGetUsersRequest(user_ids=["ada"]), timeout=t),
+        "GetUserSessions": lambda t: users.GetUserSessions(GetUserSessionsRequest(user_id="ada"), timeout=t),
+        "AddSession": lambda t: sessions.AddSession(AddSessionRequest(user_id="ada", session_id="new"), timeout=t),
+        "GetSession": lambda t: sessions.GetSession(GetSessionRequest(user_id="ada", session_id="s"), timeout=t),
+        "UpdateSession": lambda t: sessions.UpdateSession(UpdateSession(user_id="ada", session_id="s"), timeout=t),
+        "DeleteSession": lambda t: sessions.DeleteSession(
+            DeleteSessionRequest(user_id="ada", session_id="s"), timeout=t
+        ),
+    }
+
+
+@contextlib.asynccontextmanager
+async def behind_a_proxy() -> AsyncIterator[tuple[Proxy, Service, Stubs]]:
+    with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
+        async with connect(service.address) as stubs:
+            await add_users(stubs, ["ada"])
+            yield proxy, service, stubs
+
+
+async def ended(start: Start, deadline: float) -> tuple[str, float]:
+    """How a call ended, and how long after its deadline."""
+    started = time.monotonic()
+    try:
+        await start(deadline)
+    except grpc.aio.AioRpcError as error:
+        code = failure_of(error).code
+    else:
+        code = "OK"
+    return code, time.monotonic() - started - deadline
+
+
+async def test_every_call_ends_by_its_deadline() -> None:
+    async with behind_a_proxy() as (proxy, _, stubs):
+        proxy.black_hole = True
+        latest = 0.0
+        for deadline in (0.2, 1.0, 2.0)[: sized(2, 3)]:
+            for round_ in range(sized(1, 3)):
+                calls = every_rpc(stubs)
+                found = await asyncio.gather(*(ended(start, deadline) for start in calls.values()))
+                outcomes = dict(zip(calls, found, strict=True))
+                assert {code for code, _ in found} <= {"UNAVAILABLE", "DEADLINE_EXCEEDED"}, (round_, outcomes)
+                latest = max([latest, *(late for _, late in found)])
+        print(f"at most {latest * 1e3:.0f} ms late")  # noqa: T201 - the figure
+        assert latest < LATE
+
+
+@pytest.mark.parametrize(
+    ("what_was_sent", "holes"),
+    [
+        ("arrives late", [0.5, 5.0]),
+        ("is lost", [3.4, 5.0]),  # longer than --store-timeout: within that, TCP sends again what was lost
+    ],
+)
+async def test_the_service_is_well_soon_after(what_was_sent: str, holes: list[float]) -> None:
+    slowest = 0.0
+    async with behind_a_proxy() as (proxy, service, stubs):
+        for seconds in holes[: sized(1, 2)]:
+            proxy.swallow = what_was_sent == "is lost"
+            proxy.black_hole = True
+            calls = asyncio.gather(*(ended(start, 1.0) for start in every_rpc(stubs).values()))
+            await asyncio.sleep(seconds)
+            await calls
+            process = service.pid
+            proxy.black_hole = False
+            returned = time.monotonic()
+            await asyncio.to_thread(until, lambda: health(service.address) == "SERVING", 15, 0.02)
+            while not await answers(stubs):
+                pass
+            slowest = max(slowest, time.monotonic() - returned)
+            assert service.pid == process
+            assert service.running
+    print(f"well again within {slowest:.2f} s")  # noqa: T201 - the figure
+    assert slowest < RECOVERY
+
+
+async def answers(stubs: Stubs) -> bool:
+    try:
+        await stubs.users.GetUser(GetUserRequest(user_id="ada"), timeout=2)
+    except grpc.aio.AioRpcError as error:
+        return failure_of(error).code == "NOT_FOUND"
+    return True

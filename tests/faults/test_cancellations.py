@@ -1,0 +1,125 @@
+"""Calls that are cancelled at any moment, and replies that nobody asked for: no answer is ever somebody else's."""
+
+import asyncio
+import random
+from collections import Counter
+from itertools import repeat
+from typing import Any
+
+import grpc
+from harness.connections import Stubs, connect
+from harness.failures import failure_of
+from harness.population import add_users
+from harness.proxies import Proxy
+from harness.services import InstrumentedService, Service
+from harness.sizing import sized
+from harness.stores import Store
+from harness.waiting import until
+
+from userservice.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
+from userservice.v1.user_service_pb2 import BatchGetUsersRequest, GetUserRequest, GetUserSessionsRequest
+from userservice.v1.user_service_pb2 import UpdateUserRequest as Update
+
+USERS = [f"user{number}" for number in range(50)]
+CALLERS = 60
+DELAY = 0.008
+CANCELLED = 0.3
+
+
+async def ask(stubs: Stubs, user_id: str, other: str, kind: str, cancel_after: float | None) -> str:
+    """Makes a call and holds its answer against its question."""
+    call: grpc.aio.UnaryUnaryCall
+    match kind:
+        case "get":
+            call = stubs.users.GetUser(GetUserRequest(user_id=user_id), timeout=30)
+        case "update":
+            call = stubs.users.UpdateUser(Update(user_id=user_id, last_name=user_id), timeout=30)
+        case "batch":
+            call = stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=[user_id, other]), timeout=30)
+        case "session":
+            call = stubs.sessions.GetSession(GetSessionRequest(user_id=user_id, session_id=user_id), timeout=30)
+        case _:
+            call = stubs.users.GetUserSessions(GetUserSessionsRequest(user_id=user_id), timeout=30)
+    if cancel_after is not None:
+        await asyncio.sleep(cancel_after)
+        call.cancel()
+    try:
+        answer = await call
+    except asyncio.CancelledError:
+        return "cancelled"
+    except grpc.aio.AioRpcError as error:
+        return failure_of(error).reason or error.code().name
+    return "right" if is_right(answer, user_id, other, kind) else "wrong"
+
+
+def is_right(answer: Any, user_id: str, other: str, kind: str) -> bool:
+    match kind:
+        case "get" | "update":
+            right = (answer.user.user_id, answer.user.email) == (user_id, user_id)
+        case "batch":
+            right = [(user.user_id, user.email) for user in answer.users] == [(user_id, user_id), (other, other)]
+        case "session":
+            right = (answer.session.user_id, answer.session.session_id) == (user_id, user_id)
+        case _:
+            right = [(found.user_id, found.session_id) for found in answer.sessions] == [(user_id, user_id)]
+    return right
+
+
+async def make_calls(stubs: Stubs, dice: random.Random, calls: int, cancelled: float, kinds: list[str]) -> Counter[str]:
+    remaining = repeat(None, calls)
+    outcomes: Counter[str] = Counter()
+
+    async def work() -> None:
+        for _ in remaining:
+            user_id, other = dice.sample(USERS, 2)
+            cancel_after = dice.uniform(0, 2 * DELAY) if dice.random() < cancelled else None
+            outcomes[await ask(stubs, user_id, other, dice.choice(kinds), cancel_after)] += 1
+
+    await asyncio.gather(*(work() for _ in range(CALLERS)))
+    return outcomes
+
+
+async def populate(stubs: Stubs) -> None:
+    for user_id in USERS:
+        await add_users(stubs, [user_id], email=user_id)
+        await stubs.sessions.AddSession(AddSessionRequest(user_id=user_id, session_id=user_id))
+
+
+async def test_cancelled_calls_leave_nothing_behind(seed: int, dice: random.Random) -> None:
+    calls = sized(2000, 20_000)
+    with (
+        Store() as store,
+        Proxy(store.socket, delay=DELAY, seed=seed) as proxy,
+        InstrumentedService(redis_url=proxy.url) as service,
+    ):
+        async with connect(service.address) as stubs:
+            await populate(stubs)
+            before = await asyncio.to_thread(service.inside)
+            outcomes = await make_calls(
+                stubs, dice, calls, CANCELLED, ["get", "get", "update", "batch", "session", "list"]
+            )
+            print(outcomes)  # noqa: T201 - the figure
+            assert outcomes.total() == calls
+            assert set(outcomes) == {"right", "cancelled"}
+            assert outcomes["cancelled"] > calls * CANCELLED / 3
+            await asyncio.to_thread(until, lambda: service.inside() == before, 5)
+        assert proxy.accepted == 2, "a connection was thrown away"
+        assert await asyncio.to_thread(service.stop) == 0
+
+
+async def test_replies_that_nobody_asked_for_are_given_to_nobody(seed: int, dice: random.Random) -> None:
+    calls = sized(2000, 20_000)
+    with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:
+        async with connect(service.address) as stubs:
+            await populate(stubs)
+            proxy.double_reply = lambda _: dice.random() < 0.01
+            outcomes = await make_calls(stubs, dice, calls, 0.0, ["get", "get", "update", "batch", "session", "list"])
+            proxy.double_reply = lambda _: False
+            print(outcomes, proxy.doubled, proxy.accepted)  # noqa: T201 - the figure
+            assert proxy.doubled > 2, "too few replies were doubled to show anything"
+            assert outcomes["right"] > calls / 20
+            assert set(outcomes) <= {"right", "INTERNAL", "STORE_UNAVAILABLE"}
+            assert proxy.accepted > 2, "the connections that could no longer be trusted were kept"
+
+            await asyncio.sleep(1.5)  # two looks at the store's health find what is still amiss
+            assert set(await make_calls(stubs, dice, 100, 0.0, ["get", "batch", "session", "list"])) == {"right"}

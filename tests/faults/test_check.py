@@ -1,0 +1,298 @@
+"""`userservice check`: silent on a sound store, and loud about each way in which one can be unsound."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.connections import connect
+from harness.population import add_users
+from harness.services import Service, clean_environment
+from harness.stores import Store
+
+from userservice.v1.session_service_pb2 import AddSessionRequest
+from userservice.v1.user_pb2 import User
+from userservice_server.check import check
+from userservice_server.config import ConfigError
+
+P = "userservice:{0}:"
+Damage = Callable[[Any, dict[str, User]], object]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound store: what is in it, and a copy of that to start over from."""
+
+    store: Store
+    users: dict[str, User]
+    copy: dict[bytes, tuple[int, bytes]]
+
+
+@pytest.fixture(scope="module")
+def sound() -> Iterator[Sound]:
+    """A store with more users than a page of the check, two of them with sessions, and a request record."""
+    with Store() as store:
+        with Service(redis_url=store.url) as service:
+            users = asyncio.run(populate(service.address))
+            service.stop()
+        with store.client() as client:
+            copy = {key: (max(client.pttl(key), 0), client.dump(key)) for key in client.scan_iter()}
+        yield Sound(store, users, copy)
+
+
+async def populate(address: str) -> dict[str, User]:
+    async with connect(address) as stubs:
+        users = await add_users(stubs, [f"u{number}" for number in range(600)])
+        users |= await add_users(stubs, ["last"], request_id="12345678-1234-1234-1234-123456789abc")
+        for user_id in ("u0", "u1"):
+            for session_id in ("a", "b"):
+                await stubs.sessions.AddSession(AddSessionRequest(user_id=user_id, session_id=session_id))
+    return users
+
+
+@pytest.fixture
+def store(sound: Sound) -> Store:
+    sound.store.empty()
+    with sound.store.client() as client:
+        for key, (ttl, dumped) in sound.copy.items():
+            client.restore(key, ttl, dumped)
+    return sound.store
+
+
+@pytest.fixture
+def users(sound: Sound) -> dict[str, User]:
+    return sound.users
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "userservice", "check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=clean_environment())
+    return done.returncode, done.stdout, done.stderr
+
+
+def row_of(client: Any, user: User) -> bytes:
+    [row] = client.zrange(P + "users", user.id, user.id, byscore=True)
+    return bytes(row)
+
+
+def put_instead(client: Any, user: User, row: bytes) -> None:
+    client.zremrangebyscore(P + "users", user.id, user.id)
+    client.zadd(P + "users", {row: user.id})
+
+
+def swapped(row: bytes) -> bytes:
+    """The same record with name and id in the other order, which protobuf reads just as well."""
+    name, rest = row[2:6], row[6:]
+    varint_end = next(at for at in range(1, 11) if rest[at] < 0x80) + 1
+    return row[:2] + rest[:varint_end] + name + rest[varint_end:]
+
+
+# What is done to a sound store, and what the check must say of it: exactly that and nothing else.
+DAMAGES: dict[str, tuple[Damage, list[str]]] = {
+    "a row is gone": (
+        lambda client, users: client.zrem(P + "users", row_of(client, users["u7"])),
+        ["index entry {u7}: there is no row with this id"],
+    ),
+    "an index entry is gone": (
+        lambda client, _: client.hdel(P + "user_ids", "u7"),
+        ["row {u7}: the index has no entry of its name"],
+    ),
+    "an index entry too many": (
+        lambda client, users: client.hset(P + "user_ids", "ghost", users["u7"].id),
+        ["index entry {u7}: the row with this id has another name"],
+    ),
+    "an index entry that is no number": (
+        lambda client, _: client.hset(P + "user_ids", "u7", "seven"),
+        ["row {u7}: the index says no number for its name", "index entry no number: there is no row with this id"],
+    ),
+    "a row twice": (
+        lambda client, users: client.zadd(P + "users", {row_of(client, users["u7"]) + b"": users["u7"].id + 64}),
+        [
+            "row {u7+64}: holds the id {u7}",
+            "row {u7+64}: the index says {u7} for its name",
+            "index entry {u7}: there is no row with this id",
+        ],
+    ),
+    "two rows of one id": (
+        lambda client, users: client.zadd(P + "users", {row_of(client, users["u8"]): users["u7"].id}),
+        [
+            "row {u7}: 2 rows have this id",
+            "row {u7}: 2 rows have this id",
+            "row {u7}: holds the id {u8}",
+            "row {u7}: the index says {u8} for its name",
+            "index entry {u8}: there is no row with this id",
+        ],
+    ),
+    "a row that is no record": (
+        lambda client, users: put_instead(client, users["u7"], b"\x0a\x03\xff\xff\xff"),
+        [
+            "row {u7}: cannot be decoded as a User",
+            "row {u7}: the index has no entry of its name",
+            "index entry {u7}: the row with this id has another name",
+        ],
+    ),
+    "a row that is cut short": (
+        lambda client, users: put_instead(client, users["u7"], row_of(client, users["u7"])[:-1]),
+        ["row {u7}: is not framed as an element of field 1"],
+    ),
+    "name and id in the wrong order": (
+        lambda client, users: put_instead(client, users["u7"], swapped(row_of(client, users["u7"]))),
+        [
+            "row {u7}: does not begin with name and id",
+            "row {u7}: the index has no entry of its name",
+            "index entry {u7}: the row with this id has another name",
+        ],
+    ),
+    "a last id that lags": (
+        lambda client, users: client.set(P + "last_id", users["u7"].id),
+        ["row {newest}: its id is above the last one given out", *["its id is above the last one given out"] * 2],
+    ),
+    "no last id": (
+        lambda client, _: client.delete(P + "last_id"),
+        ["its id is above the last one given out"] * 3,
+    ),
+    "sessions of nobody": (
+        lambda client, _: [
+            client.rename(P + f"{kind}:u0", P + f"{kind}:nobody") for kind in ("sessions", "session_ids")
+        ],
+        ["sessions of a user that does not exist, the newest with id", *["belongs to another user"] * 2],
+    ),
+    "sessions of another user": (
+        lambda client, _: [client.copy(P + f"{kind}:u0", P + f"{kind}:u5") for kind in ("sessions", "session_ids")],
+        ["belongs to another user", "belongs to another user"],
+    ),
+    "an index of sessions alone": (
+        lambda client, _: client.delete(P + "sessions:u0"),
+        ["there is no row with this id", "there is no row with this id"],
+    ),
+    "sessions without their index": (
+        lambda client, _: client.delete(P + "session_ids:u0"),
+        ["the index has no entry of its name", "the index has no entry of its name"],
+    ),
+    "a request record for ever": (
+        lambda client, _: client.persist(P + "request:12345678-1234-1234-1234-123456789abc"),
+        ["a request record does not expire within ten minutes"],
+    ),
+    "a request record for an hour": (
+        lambda client, _: client.expire(P + "request:12345678-1234-1234-1234-123456789abc", 3600),
+        ["a request record does not expire within ten minutes"],
+    ),
+    "a request record of nothing": (
+        lambda client, _: client.set(P + "request:12345678-1234-1234-1234-123456789abd", "x" * 16, ex=60),
+        ["a request record holds no outcome"],
+    ),
+    "a key that nobody knows": (
+        lambda client, _: client.set(P + "cache", "x"),
+        ["a key of no known kind (string)"],
+    ),
+    "a key of a partition that is not there": (
+        lambda client, _: client.set("userservice:{1}:last_id", "65"),
+        ["a key of no known kind (string)"],
+    ),
+    "a key of the wrong type": (
+        lambda client, _: (client.delete(P + "last_id"), client.sadd(P + "last_id", "1")),
+        ["a key for last_id is a set, not a string"],
+    ),
+    "an id of another partition": (
+        lambda client, users: (
+            client.zadd(P + "users", {row_of(client, users["u7"]): users["u7"].id + 1}),
+            client.hset(P + "user_ids", "u7", users["u7"].id + 1),
+        ),
+        ["row {u7+1}: holds the id {u7}", "row {u7+1}: its id is not one of partition 0"],
+    ),
+    "a layout with more to it": (
+        lambda client, _: client.hset("userservice:layout", "shards", 2),
+        ["the layout has 1 fields that are not known"],
+    ),
+}
+
+
+def as_written(finding: str, users: dict[str, User]) -> str:
+    places = {
+        "{u7}": users["u7"].id,
+        "{u8}": users["u8"].id,
+        "{u7+1}": users["u7"].id + 1,
+        "{u7+64}": users["u7"].id + 64,
+        "{newest}": users["last"].id,
+    }
+    for place, value in places.items():
+        finding = finding.replace(place, str(value))
+    return finding
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_each_damage_is_found_and_nothing_else(store: Store, users: dict[str, User], name: str) -> None:
+    damage, expected = DAMAGES[name]
+    assert check(store.url, "userservice", 5).findings == []
+    with store.client() as client:
+        damage(client, users)
+    found = sorted(finding.what for finding in check(store.url, "userservice", 5).findings)
+    wanted = [as_written(one, users) for one in expected]
+    assert len(found) == len(wanted), found
+    for one in wanted:
+        [match, *_] = [what for what in found if one in what] or [None]
+        assert match is not None, (one, found)
+        found.remove(match)
+
+
+def test_exit_codes_and_what_is_printed(store: Store, users: dict[str, User]) -> None:
+    code, out, err = run("--redis-url", store.url)
+    assert (code, err) == (0, "")
+    assert out == "checked 601 users, 4 sessions, 1 request records: 0 findings\n"
+    with store.client() as client:
+        client.hset(P + "user_ids", "ghost@example.com", users["u7"].id)
+        client.rename(P + "sessions:u0", P + "sessions:ghost@example.com")
+    code, out, err = run("--redis-url", store.url)
+    assert (code, err) == (1, "")
+    assert "ghost" not in out, "an operator's terminal is no place for personal data"
+    assert out.endswith(f"{len(out.splitlines()) - 1} findings\n")
+    assert "[userservice:{0}:sessions:ghost@example.com]" in run("--redis-url", store.url, "--keys")[1]
+
+
+def test_what_is_no_store_of_ours_cannot_be_checked(store: Store) -> None:
+    with store.client() as client:
+        client.hset("future:layout", mapping={"version": 2, "partitions": 1})
+        client.hset("crowd:layout", mapping={"version": 1, "partitions": 65})
+        client.set("string:layout", "1")
+    for url, prefix, said in (
+        ("redis://127.0.0.1:1/0", "userservice", "Connection refused"),
+        ("http://x", "userservice", "--redis-url must be a URL"),
+        (store.url, "other", "no store under the key prefix other"),
+        (store.url, "future", "layout is of a version that is not known here"),
+        (store.url, "string", "layout is of a version that is not known here"),
+        (store.url, "crowd", "number of partitions is not one from 1 to 64"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check(url, prefix, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--redis-url", "redis://:secret@127.0.0.1:1/0"], "Connection refused"),
+        (["--data-dir", "{nowhere}"], "there is no store in --data-dir"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    code, out, err = run(*(argument.replace("{nowhere}", str(tmp_path / "nowhere")) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith("userservice: error: ")
+    assert said in err
+    assert "secret" not in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "nowhere").exists()
+
+
+async def test_an_embedded_store_at_rest_and_in_use(tmp_path: Path) -> None:
+    with Service(data_dir=tmp_path) as service:
+        async with connect(service.address) as stubs:
+            await add_users(stubs, ["ada"])
+        assert run("--redis-url", f"unix://{tmp_path}/store.sock")[0] == 0
+        code, _, err = run("--data-dir", tmp_path)
+        assert (code, "in use" in err) == (2, True)
+        service.stop()
+    assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 request records: 0 findings\n")

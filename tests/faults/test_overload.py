@@ -1,0 +1,99 @@
+"""More calls than the server takes on: the excess is refused at once, and the rest go on as if nothing were."""
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+
+import grpc
+from harness.connections import Stubs, connect
+from harness.failures import failure_of
+from harness.population import add_users
+from harness.proxies import Proxy
+from harness.services import Service
+from harness.sizing import sized
+from harness.stores import Store
+
+from userservice import UserManager
+from userservice.v1.user_service_pb2 import GetUserRequest
+
+MAX_CALLS = 16
+DELAY = 0.04  # seconds at most that a reply of the store takes, which makes the capacity about 16 / 20 ms
+
+
+async def offer(stubs: Stubs, rate: float, seconds: float) -> tuple[Counter[str], list[float]]:
+    """Starts calls at a steady rate, whatever becomes of them; returns outcomes, and how long refusals took."""
+    outcomes: Counter[str] = Counter()
+    refusals: list[float] = []
+
+    async def call() -> None:
+        started = time.perf_counter()
+        try:
+            await stubs.users.GetUser(GetUserRequest(user_id="ada"), timeout=10)
+            outcomes["answered"] += 1
+        except grpc.aio.AioRpcError as error:
+            failure = failure_of(error)
+            refusals.append(time.perf_counter() - started)
+            outcomes[f"{failure.code} {failure.reason} {failure.retry_after}"] += 1
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as calls:
+        for number in range(int(rate * seconds)):
+            calls.create_task(call())
+            await asyncio.sleep(max(0, started + number / rate - time.perf_counter()))
+    return outcomes, refusals
+
+
+async def capacity(stubs: Stubs, seconds: float) -> float:
+    """Answers a second to as many callers as the server takes on."""
+    answered = 0
+    end = time.perf_counter() + seconds
+
+    async def work() -> None:
+        nonlocal answered
+        while time.perf_counter() < end:
+            await stubs.users.GetUser(GetUserRequest(user_id="ada"), timeout=10)
+            answered += 1
+
+    await asyncio.gather(*(work() for _ in range(MAX_CALLS)))
+    return answered / seconds
+
+
+async def test_four_times_the_capacity() -> None:
+    seconds = sized(2, 20)
+    with (
+        Store() as store,
+        Proxy(store.socket, delay=DELAY) as proxy,
+        Service("--max-calls", str(MAX_CALLS), redis_url=proxy.url) as service,
+    ):
+        async with connect(service.address) as stubs:
+            await add_users(stubs, ["ada"])
+            rounds = [await measured(stubs, seconds) for _ in range(3)]
+    # The best of three: this is about the server, and whoever else uses the machine counts in each of them.
+    share, quick = max(share for share, _ in rounds), min(quick for _, quick in rounds)
+    assert share >= 0.9
+    assert quick < DELAY, "refusals wait"
+
+
+async def measured(stubs: Stubs, seconds: float) -> tuple[float, float]:
+    """Returns which share of the peak is left under four times that load, and the median time of a refusal."""
+    peak = await capacity(stubs, seconds)
+    outcomes, refusals = await offer(stubs, 4 * peak, seconds)
+    useful, quick = outcomes["answered"] / seconds, statistics.median(refusals)
+    print(f"peak {peak:.0f}/s, useful {useful:.0f}/s, {len(refusals)} refused in {quick * 1e3:.1f} ms")  # noqa: T201
+    assert set(outcomes) == {"answered", "RESOURCE_EXHAUSTED OVERLOADED 0.2"}
+    assert len(refusals) > outcomes["answered"], "there was no overload"
+    return useful / peak, quick
+
+
+async def test_the_manager_tries_again_until_it_has_its_turn() -> None:
+    with (
+        Store() as store,
+        Proxy(store.socket, delay=DELAY) as proxy,
+        Service("--max-calls", "4", redis_url=proxy.url) as service,
+    ):
+        async with UserManager(service.address, timeout=30) as manager:
+            users = await asyncio.gather(*(manager.add(user_id=f"u{number}") for number in range(40)))
+            assert len({user.id for user in users}) == 40
+            refused = [line for line in service.log if line.get("code") == "RESOURCE_EXHAUSTED"]
+            assert refused, "nothing was refused, so nothing was shown"

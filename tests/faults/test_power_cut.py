@@ -1,0 +1,145 @@
+"""A power cut: of the append-only file no more is left than was forced to disk. A kill does not show that."""
+
+import asyncio
+import os
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from harness.connections import Stubs, connect
+from harness.failures import failure_of
+from harness.services import Service
+from harness.sizing import FULL, sized
+from harness.stores import BACKENDS, Store
+from harness.tools import missing
+
+from userservice.v1.user_service_pb2 import AddUserRequest
+from userservice_server.check import check
+
+WRITERS = 64
+WINDOW = 2.0  # seconds: Redis forces to disk every second, and waits up to another one for a slow disk
+
+
+@pytest.fixture(scope="module")
+def witness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        missing("a C compiler is not installed (apt-get install gcc)")
+    library = tmp_path_factory.mktemp("witness") / "witness.so"
+    source = Path(__file__).parent / "fsync_witness.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+class Machine:
+    """A store whose power can be cut."""
+
+    def __init__(self, backend: str, fsync: str, witness: Path, notes: Path) -> None:
+        self._notes = notes
+        options = ["--appendfsync", fsync, "--auto-aof-rewrite-percentage", "0"]
+        preloaded = {"LD_PRELOAD": str(witness), "FSYNC_WITNESS": str(notes)}
+        self.store = Store(backend, append_only=True, options=options, environment=preloaded)
+
+    def cut_power(self) -> int:
+        """Leaves of each file what was forced to disk; returns how many bytes are lost."""
+        self.store.kill()
+        kept = {}
+        for line in self._notes.read_text().splitlines():
+            size, _, path = line.partition(" ")
+            kept[path] = int(size)
+        lost = 0
+        for log in (self.store.directory / "appendonlydir").glob("*.aof"):
+            size, on_disk = log.stat().st_size, kept.get(str(log), 0)
+            if log.name.endswith(".incr.aof") and size > on_disk:
+                os.truncate(log, on_disk)
+                lost += size - on_disk
+        self.store.start()
+        return lost
+
+
+class Writers:
+    """Add users, many at a time, and know when each was acknowledged."""
+
+    def __init__(self, name: str) -> None:
+        self.acknowledged: dict[str, float] = {}
+        self.refusals: set[str] = set()
+        self._name = name
+
+    async def write(self, address: str, seconds: float) -> None:
+        """Writes for so long, or until the store goes away."""
+        end = time.monotonic() + seconds
+        async with connect(address) as stubs:
+            await asyncio.gather(*(self._work(stubs, number, end) for number in range(WRITERS)))
+
+    async def _work(self, stubs: Stubs, writer: int, end: float) -> None:
+        number = 0
+        while time.monotonic() < end:
+            user_id = f"{self._name}-{writer}-{number}"
+            try:
+                await stubs.users.AddUser(AddUserRequest(user_id=user_id), timeout=10)
+            except grpc.aio.AioRpcError as error:
+                self.refusals.add(failure_of(error).reason)
+                return
+            self.acknowledged[user_id] = time.monotonic()
+            number += 1
+
+
+async def write_until_power_cut(writers: Writers, machine: Machine, address: str, seconds: float) -> tuple[int, float]:
+    """Returns how many bytes the cut took, and when it came."""
+    writing = asyncio.create_task(writers.write(address, 30))
+    await asyncio.sleep(seconds)
+    at = time.monotonic()
+    lost = await asyncio.to_thread(machine.cut_power)
+    await writing
+    return lost, at
+
+
+def stored(store: Store) -> set[str]:
+    with store.client() as client:
+        return {user_id.decode() for user_id in client.hkeys("userservice:{0}:user_ids")}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_power_cuts(backend: str, fsync: str, witness: Path, tmp_path: Path, dice: random.Random) -> None:
+    cuts = sized(2, 13)
+    machine = Machine(backend, fsync, witness, tmp_path / "notes")
+    bytes_lost, writes, lost, window = 0, 0, 0, 0.0
+    with machine.store as store, Service("--log-level", "error", redis_url=store.url) as service:
+        for number in range(cuts):
+            writers = Writers(f"c{number}")
+            cut, at = asyncio.run(write_until_power_cut(writers, machine, service.address, dice.uniform(0.3, 2.2)))
+            assert writers.refusals == {"STORE_UNAVAILABLE"}
+            bytes_lost += cut
+            kept = stored(store)
+            gone = [when for user_id, when in writers.acknowledged.items() if user_id not in kept]
+            writes, lost = writes + len(writers.acknowledged), lost + len(gone)
+            window = max([window, *(at - when for when in gone)])
+            assert [finding.what for finding in check(store.url, "userservice", 10).findings] == []
+    print(f"{backend} {fsync}: {cuts} cuts, {bytes_lost} bytes; {lost} of {writes} lost, of {window:.2f} s")  # noqa: T201
+    assert writes > 100 * cuts
+    if fsync == "always":
+        assert lost == 0
+    else:
+        assert lost > 0, "the cut took nothing, so nothing was shown"
+        assert window <= WINDOW
+
+
+@pytest.mark.skipif(not FULL, reason="a measurement; FAULTS=full")
+def test_the_price_of_fsync_always(tmp_path: Path) -> None:
+    rates: dict[str, list[float]] = {"always": [], "everysec": []}
+    for round_ in range(3):
+        for fsync, measured in rates.items():
+            data = tmp_path / f"{fsync}{round_}"
+            with Service("--fsync", fsync, "--log-level", "error", data_dir=data) as service:
+                writers = Writers("w")
+                asyncio.run(writers.write(service.address, 5))
+                measured.append(len(writers.acknowledged) / 5)
+    best = {fsync: max(measured) for fsync, measured in rates.items()}
+    print(f"{WRITERS} writers: {rates}")  # noqa: T201
+    print(f"fsync always has {best['always'] / best['everysec']:.0%} of the throughput of everysec")  # noqa: T201

@@ -1,0 +1,133 @@
+"""Readers that do not read: they cost the server little, others nothing, and they are not waited for for ever."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
+
+import grpc
+import pytest
+from harness.connections import Stubs, connect
+from harness.failures import failure_of
+from harness.population import fill, struct
+from harness.programs import Program
+from harness.services import InstrumentedService, Service, resident
+from harness.sizing import FULL
+from harness.stores import Store
+from harness.waiting import until
+
+from userservice import UserManager
+from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest
+
+MIB = 1 << 20
+STREAMS = 100
+USERS = 20_000  # of 330 bytes, 6 MiB in all: far more than the buffers on the way hold
+METADATA = struct({"k": "x" * 200})
+HELD_BACK = (("grpc.http2.bdp_probe", 0),)
+
+
+@pytest.fixture(scope="module")
+def large_store() -> Iterator[Store]:
+    with Store() as store:
+        fill(store, (f"u{number}" for number in range(USERS)), metadata=METADATA)
+        yield store
+
+
+@contextlib.asynccontextmanager
+async def stalled(address: str, chunk_size: int) -> AsyncIterator[list["grpc.aio.UnaryStreamCall"]]:
+    """Many streams of which nobody reads more than the first chunk."""
+    async with connect(address, *HELD_BACK) as stubs:
+        streams = [stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=chunk_size)) for _ in range(STREAMS)]
+        for stream in streams:
+            await stream.read()  # type: ignore[attr-defined]
+        yield streams  # type: ignore[misc]
+        for stream in streams:
+            stream.cancel()
+
+
+async def latency(stubs: Stubs, calls: int = 300) -> float:
+    """Median time of a call."""
+    times = [time.perf_counter()]
+    for _ in range(calls):
+        await stubs.users.GetUser(GetUserRequest(user_id="u1"), timeout=10)
+        times.append(time.perf_counter())
+    return statistics.median(end - start for start, end in pairwise(times))
+
+
+@pytest.mark.parametrize(("chunk_size", "limit"), [(100, 50 * MIB), (10_000, 350 * MIB)])
+async def test_a_hundred_stalled_streams(large_store: Store, chunk_size: int, limit: int) -> None:
+    with InstrumentedService("--stall-timeout", "4", redis_url=large_store.url) as service:
+        async with connect(service.address) as other:
+            async for _ in other.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=1000)):
+                pass  # so that what a first stream leaves behind is there already
+            await latency(other)
+            alone, before, idle = await latency(other), resident(service.pid), await asyncio.to_thread(service.inside)
+            async with stalled(service.address, chunk_size) as streams:
+                beside, grown = await latency(other), resident(service.pid) - before
+                inside = await asyncio.to_thread(service.inside)
+                print(f"chunks of {chunk_size}: {grown / MIB:.0f} MiB, {alone * 1e3:.2f} → {beside * 1e3:.2f} ms")  # noqa: T201
+                assert inside["tasks"] >= idle["tasks"] + STREAMS, "they are not stalled"
+                assert grown < limit
+                assert beside < 2 * alone
+                # The handlers end although nobody reads; of each stream one task of grpc's own stays, and no more.
+                ended = idle["tasks"] + STREAMS + 5
+                await asyncio.to_thread(until, lambda: service.inside()["tasks"] <= ended, 12)
+                await assert_told(streams[0])
+            await asyncio.to_thread(until, lambda: service.inside()["tasks"] <= idle["tasks"] + 2)
+
+
+async def assert_told(stream: "grpc.aio.UnaryStreamCall") -> None:
+    """Whoever reads again gets what was on its way and then the reason, with the cursor to go on from."""
+    cursor = 0
+    failure = None
+    while failure is None:
+        try:
+            cursor = (await asyncio.wait_for(stream.read(), 10)).next_cursor
+        except grpc.aio.AioRpcError as error:
+            failure = failure_of(error)
+    assert (failure.code, failure.reason) == ("UNAVAILABLE", "READER_STALLED")
+    assert failure.metadata == {"next_cursor": str(cursor)}
+    assert failure.retry_after is not None
+
+
+async def test_the_manager_goes_on_when_it_reads_again(large_store: Store) -> None:
+    seen: list[str] = []
+    with Service("--stall-timeout", "0.5", redis_url=large_store.url) as service:
+        async with UserManager(service.address, channel_options=HELD_BACK) as manager:
+            async for users in manager.list_chunked(chunk_size=1000):
+                seen += [user.user_id for user in users]
+                if len(seen) in (5000, 10_000):
+                    await asyncio.sleep(2)
+        await asyncio.to_thread(until, lambda: any(line.get("code") == "UNAVAILABLE" for line in service.log))
+    assert len(seen) == len(set(seen)) == USERS
+
+
+FROZEN_READER = """
+import sys, grpc
+from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
+from userservice.v1.user_service_pb2_grpc import UserServiceStub
+with grpc.insecure_channel(sys.argv[1], [("grpc.http2.bdp_probe", 0)]) as channel:
+    stream = UserServiceStub(channel).ListUsersChunked(ListUsersChunkedRequest(chunk_size=100))
+    next(stream)
+    print("reading", flush=True)
+    sys.stdin.read() or input()
+"""
+
+
+@pytest.mark.skipif(not FULL, reason="takes 80 s, which grpc's pings take; FAULTS=full")
+async def test_a_reader_that_hangs_is_noticed_before_its_time(large_store: Store) -> None:
+    with (
+        InstrumentedService("--stall-timeout", "600", redis_url=large_store.url) as service,
+        Program(
+            ["sh", "-c", 'sleep 200 | exec "$0" -c "$1" "$2"', os.sys.executable, FROZEN_READER, service.address]
+        ) as reader,  # type: ignore[attr-defined]
+    ):
+        idle = await asyncio.to_thread(service.inside)
+        reader.wait_for("stdout", "reading")
+        os.killpg(reader.pid, signal.SIGSTOP)
+        assert service.inside()["tasks"] > idle["tasks"]
+        await asyncio.to_thread(until, lambda: service.inside()["tasks"] <= idle["tasks"], 100, 1)

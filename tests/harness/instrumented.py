@@ -1,0 +1,29 @@
+"""The service with a window into it: `python instrumented.py serve …` answers SIGUSR1 with a line about itself."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from userservice_server import app, cli
+
+_serve: Callable[..., Awaitable[None]] = app.serve
+
+
+def tell() -> None:
+    counts = {"tasks": len(asyncio.all_tasks()), "descriptors": len(list(Path("/proc/self/fd").iterdir()))}
+    sys.stdout.write(f"inside: {json.dumps(counts)}\n")
+    sys.stdout.flush()
+
+
+async def serve(*arguments: Any) -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
+    await _serve(*arguments)
+
+
+if __name__ == "__main__":
+    app.serve = serve
+    cli.main()
