@@ -1,8 +1,8 @@
 """`python -m benchmarks.baseline REDIS_URL`: the baseline as a server on a free port.
 
-Nothing in it is slow on purpose: grpc.aio, one round trip of Redis for a chunk (a pipeline of HGETALL),
-hiredis as the parser. It is what the service would be without the ideas of docs/performance.md, and it promises less: no
-request_ids, no error details, no checks, a list that may miss users.
+Nothing in it is slow on purpose: grpc.aio, one round trip of Redis for a chunk (a pipeline of HGETALL), hiredis as the
+parser. It is what the service would be without the ideas of docs/performance.md, and it promises less: no request_ids,
+no error details, no checks, a list that may miss users.
 """
 
 import asyncio
