@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
@@ -33,8 +33,10 @@ class Code(Enum):
     CONFLICT = b"C"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+_CODES = {code.value: code for code in Code}
+
+
+class Outcome(NamedTuple):
     """What a call to the store came to. The payload of DONE is a record, of REFUSED the reasons."""
 
     code: Code
@@ -43,7 +45,7 @@ class Outcome:
     @classmethod
     def parse(cls, reply: bytes) -> Self:
         """Reads an outcome as the scripts write it."""
-        return cls(Code(reply[:1]), reply[1:])
+        return cls(_CODES[reply[:1]], reply[1:])
 
     def encode(self) -> bytes:
         """Writes an outcome as the scripts read it."""
