@@ -27,12 +27,15 @@ def main() -> None:
         default=os.environ.get("BENCH") or "default",
         help="how much (BENCH in the environment)",
     )
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="where performance.json and .svg go")
+    parser.add_argument("--output", type=Path, help="where performance.json and .svg go: docs, for size tiny nowhere")
     parser.add_argument("--port", type=int, default=0, help="of the service; 0 takes a free one")
     arguments = parser.parse_args()
     try:
         h2load.program()
-        _run(_size(arguments.size), arguments.output, arguments.port)
+        size = _size(arguments.size)
+        with tempfile.TemporaryDirectory(prefix="userservice-bench-") as folder:
+            output = arguments.output or (Path("docs") if size.is_judged else Path(folder))
+            _run(size, Path(folder), output, arguments.port)
     except (BenchError, ConfigError) as error:
         sys.stderr.write(f"bench: error: {error}\n")
         sys.exit(2)
@@ -44,7 +47,7 @@ def _size(name: str) -> Size:
     return SIZES[name]
 
 
-def _run(size: Size, output: Path, port: int) -> None:
+def _run(size: Size, folder: Path, output: Path, port: int) -> None:
     size.check_memory()
     output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -54,15 +57,14 @@ def _run(size: Size, output: Path, port: int) -> None:
 
     figures: dict[str, Figure] = {}
     sweep = Sweep()
-    with tempfile.TemporaryDirectory(prefix="userservice-bench-") as folder:
-        say(f"size {size.name}: filling stores")
-        with Bench(size, Path(folder), port) as bench:
-            say("measuring")
-            for measure in (bench.figures(), bench.deep_figures(sweep)):
-                for figure in measure:
-                    figures[figure.name] = figure
-                    say(f"{figure.name}: " + ", ".join(f"{name} {figure.median(name):,.4g}" for name in figure.values))
-            record_bytes = bench.payload / size.users
+    say(f"size {size.name}: filling stores")
+    with Bench(size, folder, port) as bench:
+        say("measuring")
+        for measure in (bench.figures(), bench.deep_figures(sweep)):
+            for figure in measure:
+                figures[figure.name] = figure
+                say(f"{figure.name}: " + ", ".join(f"{name} {figure.median(name):,.4g}" for name in figure.values))
+        record_bytes = bench.payload / size.users
     for name in (BASELINE, CONSTANT):
         sweep.users_per_second[f"{name}, {size.users} users"] = {
             chunk_size: figures[figure].median(name) * _MIB / record_bytes
@@ -73,7 +75,7 @@ def _run(size: Size, output: Path, port: int) -> None:
     report.write_json(report.as_json(figures, ROWS, sweep, size), output / "performance.json")
     tables = f"{report.table_of_figures(figures)}\n\n{report.table_of_rows(figures, ROWS, size)}\n"
     sys.stdout.write(tables)
-    say(f"done; plot and figures are in {output}")
+    say(f"done; plot and figures: {output}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ LARGEST_WINDOW = 2**31 - 1
 _HEAD_BYTES = 9
 _READ_BYTES = 1 << 18
 _TIMEOUT_SECONDS = 60.0
+_PAUSE_SECONDS = 0.01  # after a cancelled stream: its last read of the store must not meet the next one's
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -54,6 +55,7 @@ def _header_block(method: str) -> bytes:
 class _Frame:
     kind: int
     flags: int
+    stream: int
     length: int
 
 
@@ -68,14 +70,14 @@ class Connection:
         if window > _DEFAULT_WINDOW:
             greeting += _frame(_WINDOW_UPDATE, 0, 0, (window - _DEFAULT_WINDOW).to_bytes(4, "big"))
         self.socket.sendall(greeting)
-        self._stream = -1
+        self.stream = -1
         self._received = bytearray()
 
     def request(self, header_block: bytes, body: bytes) -> bytes:
         """The frames of the next call."""
-        self._stream += 2
-        headers = _frame(_HEADERS, _END_HEADERS, self._stream, header_block)
-        return headers + _frame(_DATA, _END_STREAM, self._stream, body)
+        self.stream += 2
+        headers = _frame(_HEADERS, _END_HEADERS, self.stream, header_block)
+        return headers + _frame(_DATA, _END_STREAM, self.stream, body)
 
     def frames(self) -> Iterator[_Frame]:
         """Waits for bytes, yields the frames that are whole, and answers what wants an answer."""
@@ -96,13 +98,17 @@ class Connection:
                 self.socket.sendall(_frame(kind, _ACK, 0, payload))
             elif kind in {_RST_STREAM, _GOAWAY}:
                 raise BenchError("the server broke a call off")
-            yield _Frame(kind, flags, length)
+            stream = int.from_bytes(received[position + 5 : position + _HEAD_BYTES], "big")
+            yield _Frame(kind, flags, stream, length)
             position = end
         del received[:position]
 
     def cancel(self) -> None:
-        """Ends the last call."""
-        self.socket.sendall(_frame(_RST_STREAM, 0, self._stream, _CANCEL.to_bytes(4, "big")))
+        """Ends the last call, and reads what was on its way until the server has seen that."""
+        reset = _frame(_RST_STREAM, 0, self.stream, _CANCEL.to_bytes(4, "big"))
+        self.socket.sendall(reset + _frame(_PING, 0, 0, bytes(8)))
+        while not any(frame.kind == _PING and frame.flags & _ACK for frame in list(self.frames())):
+            pass
 
     def close(self) -> None:
         """Closes the connection."""
@@ -160,9 +166,13 @@ def first_bytes(connection: Connection, method: str, request: Message, *, needed
     connection.socket.sendall(frames)
     received = 0
     while received < needed:
-        received += sum(frame.length for frame in connection.frames() if frame.kind == _DATA)
+        frames_now = list(connection.frames())
+        received += sum(
+            frame.length for frame in frames_now if frame.kind == _DATA and frame.stream == connection.stream
+        )
     seconds = time.perf_counter() - started
     connection.cancel()
+    time.sleep(_PAUSE_SECONDS)
     return seconds
 
 

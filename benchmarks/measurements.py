@@ -325,7 +325,7 @@ _IMPORTS = {
 
 def _import_ms(statement: str) -> float:
     script = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
-    return median(float(_output("-c", script)) * 1000 for _ in range(3))
+    return float(_output("-c", script)) * 1000
 
 
 def _output(*arguments: str) -> str:

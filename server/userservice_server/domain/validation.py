@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from types import TracebackType
+from typing import Self
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
@@ -25,10 +26,23 @@ _PLAIN_NAME = re.compile(r"[!-~]{1,256}", re.ASCII)  # what most names are, deci
 
 
 class Checker:
-    """Collects the violations of one request. Each method checks one field and returns its effective value."""
+    """Collects the violations of one request, and raises them all at the end of its ``with`` block.
+
+    Each method checks one field and returns its effective value.
+    """
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Raises InvalidFieldsError if violations were found."""
+        if self.violations and exc is None:
+            raise InvalidFieldsError(self.violations)
 
     def refuse(self, field: str, description: str) -> None:
         """Notes a violation."""
@@ -106,12 +120,3 @@ class Checker:
         if value < 0:
             self.refuse(field, f"must not be negative: 0 means {default}, the most is {maximum}")
         return min(value, maximum) or default
-
-
-@contextmanager
-def checking() -> Iterator[Checker]:
-    """Gives a Checker and, at the end of the block, raises InvalidFieldsError if it has found violations."""
-    checker = Checker()
-    yield checker
-    if checker.violations:
-        raise InvalidFieldsError(checker.violations)

@@ -46,6 +46,8 @@ class _Replies(asyncio.Protocol):
         try:
             parser.feed(data)
             while (reply := parser.gets()) is not _NOT_YET:
+                if isinstance(reply, LostError):  # such as LOADING: of no use for now, whatever is asked
+                    raise reply
                 if not unanswered:
                     raise InvalidResponse("a reply came that nobody asked for")
                 future, _ = unanswered.popleft()

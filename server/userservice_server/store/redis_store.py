@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
@@ -33,11 +33,11 @@ class Code(Enum):
     CONFLICT = b"C"
 
 
+_CODES = {code.value: code for code in Code}
 _WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED})
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a call to the store came to. The payload of DONE is a record, of REFUSED the reasons."""
 
     code: Code
@@ -50,9 +50,9 @@ class Outcome:
         Raises:
             ValueError: no script answers so.
         """
-        code, payload = Code(reply[:1]), reply[1:]
-        if payload and code not in _WITH_PAYLOAD:
-            raise ValueError("an outcome with more to it than there is")
+        code, payload = _CODES.get(reply[:1]), reply[1:]
+        if code is None or (payload and code not in _WITH_PAYLOAD):
+            raise ValueError("not an outcome")
         return cls(code, payload)
 
     def encode(self) -> bytes:

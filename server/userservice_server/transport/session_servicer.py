@@ -5,7 +5,7 @@ from userservice.v1.session_pb2 import Session
 from userservice_server.domain.attempts import attempt_of
 from userservice_server.domain.patch import Patch, patched_fields
 from userservice_server.domain.sessions import MUTABLE_FIELDS, Sessions
-from userservice_server.domain.validation import checking
+from userservice_server.domain.validation import Checker
 from userservice_server.transport.call import Call
 
 
@@ -16,7 +16,7 @@ class SessionServicer:
         self._sessions = sessions
 
     async def AddSession(self, request: pb.AddSessionRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
             session_id = check.name("session_id", request.session_id)
             check.metadata(request.metadata)
@@ -27,13 +27,13 @@ class SessionServicer:
         return await self._sessions.add(session_id, session, attempt)
 
     async def GetSession(self, request: pb.GetSessionRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
             session_id = check.name("session_id", request.session_id)
         return await self._sessions.get(user_id, session_id)
 
     async def UpdateSession(self, request: pb.UpdateSessionRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
             session_id = check.name("session_id", request.session_id)
             check.metadata(request.metadata)
@@ -46,7 +46,7 @@ class SessionServicer:
         return await self._sessions.update(user_id, session_id, patch, request.etag, attempt)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
             session_id = check.name("session_id", request.session_id)
             attempt = attempt_of(check, request, request.request_id)

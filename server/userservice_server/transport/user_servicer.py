@@ -9,7 +9,7 @@ from userservice_server.domain.attempts import attempt_of
 from userservice_server.domain.patch import Patch, patched_fields
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import MUTABLE_FIELDS, Users
-from userservice_server.domain.validation import checking
+from userservice_server.domain.validation import Checker
 from userservice_server.errors import ReaderStalledError, ServerShuttingDownError
 from userservice_server.transport.call import Call
 from userservice_server.transport.drain import Drain
@@ -25,7 +25,7 @@ class UserServicer:
         self._stall_timeout = stall_timeout
 
     async def AddUser(self, request: pb.AddUserRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
             check.profile(request.email, request.first_name, request.last_name)
             check.metadata(request.metadata)
@@ -36,12 +36,12 @@ class UserServicer:
         return await self._users.add(user_id, user, attempt)
 
     async def GetUser(self, request: pb.GetUserRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
         return await self._users.get(user_id)
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
             check.profile(request.email, request.first_name, request.last_name)
             check.metadata(request.metadata)
@@ -55,20 +55,20 @@ class UserServicer:
         return await self._users.update(user_id, patch, etag, attempt)
 
     async def DeleteUser(self, request: pb.DeleteUserRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
             attempt = attempt_of(check, request, request.request_id)
         await self._users.delete(user_id, request.etag, attempt)
         return pb.DeleteUserResponse().SerializeToString()
 
     async def ListUsers(self, request: pb.ListUsersRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             limit = check.limit(request.limit)
             cursor = check.cursor(request.cursor)
         return await self._users.list(limit, cursor)
 
     async def ListUsersChunked(self, request: pb.ListUsersChunkedRequest, call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             chunk_size = check.chunk_size(request.chunk_size)
             cursor = check.cursor(request.cursor)
         call.log_fields["chunks"] = 0
@@ -91,12 +91,12 @@ class UserServicer:
             raise ReaderStalledError("the stream was not read for too long", next_cursor=next_cursor) from None
 
     async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_ids = check.names("user_ids", request.user_ids)
         return await self._users.get_many(user_ids)
 
     async def GetUserSessions(self, request: pb.GetUserSessionsRequest, _call: Call) -> bytes:
-        with checking() as check:
+        with Checker() as check:
             user_id = check.name("user_id", request.user_id)
             limit = check.limit(request.limit)
             cursor = check.cursor(request.cursor)
