@@ -60,7 +60,7 @@ async def capacity(stubs: Stubs, seconds: float) -> float:
 
 
 async def test_four_times_the_capacity() -> None:
-    seconds = sized(2, 20)
+    seconds = sized(2, 5)
     with (
         Store() as store,
         Proxy(store.socket, delay=DELAY) as proxy,

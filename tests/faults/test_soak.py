@@ -28,8 +28,8 @@ MIB = 1 << 20
 USERS = 2000
 CALLERS = 32
 STREAMS_A_CALL = 0.1
-CALLS = sized(4000, 1_000_000)
-SECONDS = float(os.environ.get("FAULTS_SOAK_SECONDS", "200" if FULL else "8"))
+CALLS = sized(3000, 1_000_000)
+SECONDS = float(os.environ.get("FAULTS_SOAK_SECONDS", "120" if FULL else "6"))
 
 
 class Soak:

@@ -195,7 +195,7 @@ def test_the_service_is_what_a_dict_would_be(model: type[Model], seed: int) -> N
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         model,
         settings=settings(
-            max_examples=sized(5, 100),
+            max_examples=sized(15, 150),
             stateful_step_count=sized(20, 40),
             deadline=None,
             derandomize=False,
