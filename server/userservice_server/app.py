@@ -1,6 +1,7 @@
 """One serving process: what is wired to what, how it starts, and how it ends."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -94,10 +95,12 @@ async def _serve_store(
     health, drain = Health(store, SERVICE_NAMES), Drain(config.max_calls)
     server = _server(config, store, health, drain)
     port = _bound_port(server, config)
+    await health.look()  # before the first answer: until then it knows no service
     await server.start()
     following = asyncio.create_task(health.follow_store())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
+    gc.freeze()  # what is there now stays: the garbage collector need not look through it again and again
     ready(port)
     logger.info("serving", extra={"port": port})
 

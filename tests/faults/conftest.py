@@ -1,17 +1,10 @@
-"""What the fault tests share: their seed, and their size."""
+"""What the fault tests share: their seed."""
 
 import os
 import random
 import secrets
 
 import pytest
-
-FULL = os.environ.get("FAULTS") == "full"
-
-
-def sized(short: int, full: int) -> int:
-    """A size: the second one with FAULTS=full."""
-    return full if FULL else short
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 import pytest
-from conftest import sized
 from harness.connections import Stubs, connect, health
 from harness.failures import failure_of
 from harness.population import add_users
 from harness.proxies import Proxy
 from harness.services import Service
+from harness.sizing import sized
 from harness.stores import Store
 from harness.waiting import until
 

@@ -7,12 +7,12 @@ from itertools import repeat
 from typing import Any
 
 import grpc
-from conftest import sized
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.population import add_users
 from harness.proxies import Proxy
 from harness.services import InstrumentedService, Service
+from harness.sizing import sized
 from harness.stores import Store
 from harness.waiting import until
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from conftest import sized
 from harness import histories
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.histories import UNKNOWN, Event, State, Step, final_states
 from harness.proxies import Proxy
 from harness.services import Service
+from harness.sizing import sized
 from harness.stores import Store
 
 from userservice.v1.user_pb2 import User

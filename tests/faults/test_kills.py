@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FULL, sized
 from harness.connections import connect_blocking
 from harness.proxies import Proxy
 from harness.services import Service
+from harness.sizing import FULL, sized
 from harness.stores import BACKENDS, Store
 
 from userservice import SessionManager, UserManager, UserNotFoundError, UserServiceError

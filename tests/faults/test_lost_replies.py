@@ -5,9 +5,9 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from conftest import sized
 from harness.proxies import Proxy
 from harness.services import Service
+from harness.sizing import sized
 from harness.stores import Store
 
 from userservice import UserManager

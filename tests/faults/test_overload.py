@@ -6,12 +6,12 @@ import time
 from collections import Counter
 
 import grpc
-from conftest import sized
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.population import add_users
 from harness.proxies import Proxy
 from harness.services import Service
+from harness.sizing import sized
 from harness.stores import Store
 
 from userservice import UserManager

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import FULL, sized
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.services import Service
+from harness.sizing import FULL, sized
 from harness.stores import BACKENDS, Store
 from harness.tools import missing
 

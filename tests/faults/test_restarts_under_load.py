@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from conftest import sized
 from harness.population import fill, struct
 from harness.services import Service
+from harness.sizing import sized
 from harness.stores import Store, free_port
 
 from userservice import UserManager

@@ -11,12 +11,12 @@ from itertools import pairwise
 
 import grpc
 import pytest
-from conftest import FULL
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.population import fill, struct
 from harness.programs import Program
 from harness.services import InstrumentedService, Service, resident
+from harness.sizing import FULL
 from harness.stores import Store
 from harness.waiting import until
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import grpc
 import pytest
-from conftest import FULL, sized
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.population import fill, struct
 from harness.proxies import Proxy
 from harness.services import Service
+from harness.sizing import FULL, sized
 from harness.stores import Store, free_port
 
 from userservice import User, UserManager

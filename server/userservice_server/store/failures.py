@@ -1,6 +1,6 @@
 """Where exceptions of redis-py end: what they mean to the service."""
 
-from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 
@@ -23,16 +23,20 @@ def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
     """The error for a store that does not answer. The cause is for the log."""
     error = StoreUnavailableError("the store is not available")
     error.__cause__ = cause
+    if not isinstance(error, ResponseError):  # redis-py takes LOADING and its like for the end of a connection
+        return unavailable(error)
     return error
 
 
-def translated(error: ResponseError) -> Exception:
+def translated(error: RedisError) -> Exception:
     """What an error reply means: the service's own error, or the reply's itself where only a bug can cause it."""
     if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM "):
         full = StoreFullError("the store has no memory left")
         full.__cause__ = error
         return full
     if isinstance(error, ReadOnlyError) or str(error).startswith(_STATES):
+        return unavailable(error)
+    if not isinstance(error, ResponseError):  # redis-py takes LOADING and its like for the end of a connection
         return unavailable(error)
     return error
 

@@ -33,13 +33,17 @@ class Health:
     async def follow_store(self) -> None:
         """Asks the store how it is, again and again, until cancelled."""
         while True:
-            try:
-                await self._ping()
-            except StoreUnavailableError as error:
-                await self._set(serving=False, cause=error.__cause__)
-            else:
-                await self._set(serving=True)
+            await self.look()
             await asyncio.sleep(PING_INTERVAL)
+
+    async def look(self) -> None:
+        """Asks the store how it is, once."""
+        try:
+            await self._ping()
+        except StoreUnavailableError as error:
+            await self._set(serving=False, cause=error.__cause__)
+        else:
+            await self._set(serving=True)
 
     async def _ping(self) -> None:
         if self._serving is not False:

@@ -18,6 +18,7 @@ import grpc
 from google.rpc.status_pb2 import Status
 
 from userservice_server.errors import DeadlineExceededError, OverloadedError, ServiceError, StoreUnavailableError
+from userservice_server.logs import add_line
 from userservice_server.transport.call import Call, Handler
 from userservice_server.transport.status import DETAILS_KEY, status_of
 
@@ -85,6 +86,8 @@ def access_log(handler: Handler, settings: Settings) -> Handler:
 
 
 def _log_call(call: Call, started: float) -> None:
+    if not access_logger.isEnabledFor(logging.INFO):
+        return
     fields = {
         "method": call.method,
         "code": call.code.name,
@@ -92,7 +95,7 @@ def _log_call(call: Call, started: float) -> None:
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
         **call.log_fields,
     }
-    access_logger.info("call", extra=fields)
+    add_line(time.time(), "INFO", access_logger.name, "call", fields)
 
 
 def errors(handler: Handler, _settings: Settings) -> Handler:
@@ -109,8 +112,8 @@ def errors(handler: Handler, _settings: Settings) -> Handler:
         except grpc.aio.AbortError:
             raise  # decided already: a second abort would fail
         except grpc.aio.InternalError:
-            call.code = grpc.StatusCode.CANCELLED  # how grpc tells a handler that writes that the caller has gone
-            raise
+            # How grpc tells a handler that writes that the caller has gone. Raised on, grpc would log it as a bug.
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001 - that is its task: no other text may reach a caller
             failure = error
             _log_bug(call, error)

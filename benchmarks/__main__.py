@@ -1,0 +1,80 @@
+"""`python -m benchmarks`: measures, prints the tables, and writes them with the plot into a folder."""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import h2load, report
+from benchmarks.errors import BenchError
+from benchmarks.figures import Figure
+from benchmarks.measurements import BASELINE, CONSTANT, RAW, ROWS, STREAM_100, STREAM_1000, Bench, Sweep
+from benchmarks.plot import draw
+from benchmarks.sizes import SIZES, Size
+from userservice_server.config import ConfigError
+
+_MIB = 1 << 20
+
+
+def main() -> None:
+    """Runs the benchmark. Exit codes: 0 measured, 2 cannot run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures the service side by side.")
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default=os.environ.get("BENCH") or "default",
+        help="how much (BENCH in the environment)",
+    )
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="where performance.json and .svg go")
+    parser.add_argument("--port", type=int, default=0, help="of the service; 0 takes a free one")
+    arguments = parser.parse_args()
+    try:
+        h2load.program()
+        _run(_size(arguments.size), arguments.output, arguments.port)
+    except (BenchError, ConfigError) as error:
+        sys.stderr.write(f"bench: error: {error}\n")
+        sys.exit(2)
+
+
+def _size(name: str) -> Size:
+    if name not in SIZES:
+        raise BenchError(f"BENCH must be one of {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+def _run(size: Size, output: Path, port: int) -> None:
+    size.check_memory()
+    output.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{time.monotonic() - started:6.1f} s  {text}\n")
+
+    figures: dict[str, Figure] = {}
+    sweep = Sweep()
+    with tempfile.TemporaryDirectory(prefix="userservice-bench-") as folder:
+        say(f"size {size.name}: filling stores")
+        with Bench(size, Path(folder), port) as bench:
+            say("measuring")
+            for measure in (bench.figures(), bench.deep_figures(sweep)):
+                for figure in measure:
+                    figures[figure.name] = figure
+                    say(f"{figure.name}: " + ", ".join(f"{name} {figure.median(name):,.4g}" for name in figure.values))
+            record_bytes = bench.payload / size.users
+    for name in (BASELINE, CONSTANT):
+        sweep.users_per_second[f"{name}, {size.users} users"] = {
+            chunk_size: figures[figure].median(name) * _MIB / record_bytes
+            for chunk_size, figure in ((100, STREAM_100), (1000, STREAM_1000))
+        }
+    limits = {RAW: figures[STREAM_1000].median(RAW) * _MIB / record_bytes}
+    draw(sweep, limits, output / "performance.svg")
+    report.write_json(report.as_json(figures, ROWS, sweep, size), output / "performance.json")
+    tables = f"{report.table_of_figures(figures)}\n\n{report.table_of_rows(figures, ROWS, size)}\n"
+    sys.stdout.write(tables)
+    say(f"done; plot and figures are in {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the service is compared with: the User service that one writes in an afternoon with grpcio and redis-py."""

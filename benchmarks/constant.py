@@ -1,0 +1,57 @@
+"""`python -m benchmarks.constant RECORD USERS`: the limit that grpcio sets, a server that answers constant bytes.
+
+RECORD is an encoded record in hexadecimal. A single call is answered with it, a stream with chunks of it repeated, as
+many as USERS make. The server's options and event loop are those of the service; nothing is decoded but chunk_size.
+"""
+
+import sys
+from typing import TypeAlias
+
+import grpc
+import uvloop
+
+from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
+from userservice_server.domain.listing import MAX_RESPONSE_BYTES
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+
+class Constant(grpc.GenericRpcHandler):
+    """Answers every method there is."""
+
+    def __init__(self, record: bytes, users: int) -> None:
+        self._record = record
+        self._users = users
+        self._unary_handler: Handler = grpc.unary_unary_rpc_method_handler(self._unary)
+        self._stream_handler: Handler = grpc.unary_stream_rpc_method_handler(self._stream)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """The handler for a call."""
+        is_stream = handler_call_details.method.endswith("/ListUsersChunked")
+        return self._stream_handler if is_stream else self._unary_handler
+
+    async def _unary(self, _request: bytes, _context: Context) -> bytes:
+        return self._record
+
+    async def _stream(self, request: bytes, context: Context) -> None:
+        size = min(ListUsersChunkedRequest.FromString(request).chunk_size, MAX_RESPONSE_BYTES // len(self._record))
+        chunk, rest = self._record * size, self._record * (self._users % size)
+        for _ in range(self._users // size):
+            await context.write(chunk)
+        if rest:
+            await context.write(rest)
+
+
+async def _serve(record: bytes, users: int) -> None:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers([Constant(record, users)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    sys.stdout.write(f"constant listening on 127.0.0.1:{port}\n")
+    sys.stdout.flush()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(bytes.fromhex(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,88 @@
+"""Load from h2load, a client in C: what it costs to read is not what is measured."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from benchmarks.errors import BenchError
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_FINISHED = re.compile(r"^finished in ([0-9.]+)(us|ms|s|m|h),", re.MULTILINE)
+_REQUESTS = re.compile(r"^requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", re.MULTILINE)
+_DATA = re.compile(r"^traffic: .*\((\d+)\) data$", re.MULTILINE)
+_TIMES = re.compile(r"^time for request: +([0-9.]+)(us|ms|s) +([0-9.]+)(us|ms|s) +([0-9.]+)(us|ms|s)", re.MULTILINE)
+_TIMEOUT_SECONDS = 300.0
+
+FRAME_HEAD_BYTES = 5  # of each gRPC message: a flag and a length
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of a load.
+
+    Attributes:
+        calls: how many were answered.
+        seconds: from the first connection to the last answer.
+        data_bytes: of all responses, heads of gRPC messages included.
+        latency: seconds that a call took on average.
+    """
+
+    calls: int
+    seconds: float
+    data_bytes: int
+    latency: float
+
+
+def program() -> str:
+    """The path of h2load."""
+    found = shutil.which("h2load")
+    if found is None:
+        raise BenchError("h2load is not installed: on Debian and Ubuntu it comes with the package nghttp2-client")
+    return found
+
+
+def grpc_frame(message: Message) -> bytes:
+    """A request as it goes over the wire: not compressed, length-prefixed."""
+    body = message.SerializeToString()
+    return b"\0" + len(body).to_bytes(4, "big") + body
+
+
+def run(port: int, method: str, request: Message, *, calls: int, connections: int = 1, streams: int = 1) -> Load:
+    """Makes the same call again and again.
+
+    Raises:
+        BenchError: not every call was answered. An answer that is an error counts as one here: h2load does not look at
+            grpc-status, so whoever calls this compares ``data_bytes`` with what right answers have.
+    """
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(grpc_frame(request))
+        body.flush()
+        command = [
+            *(program(), "-n", str(calls), "-c", str(connections), "-m", str(streams), "-t", "1", "-d", body.name),
+            *("-H", "content-type: application/grpc", "-H", "te: trailers"),
+            f"http://127.0.0.1:{port}/userservice.v1.{method}",
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{method}: h2load took longer than {_TIMEOUT_SECONDS:g} s") from None
+    return _parsed(method, calls, done.stdout)
+
+
+def _parsed(method: str, calls: int, output: str) -> Load:
+    finished, requests, data = _FINISHED.search(output), _REQUESTS.search(output), _DATA.search(output)
+    times = _TIMES.search(output)
+    if not (finished and requests and data and times):
+        raise BenchError(f"{method}: h2load said something else than expected: {output.strip()[-200:]!r}")
+    if int(requests[1]) != calls:
+        raise BenchError(f"{method}: of {calls} calls {requests[1]} were answered")
+    return Load(
+        calls=calls,
+        seconds=float(finished[1]) * _UNITS[finished[2]],
+        data_bytes=int(data[1]),
+        latency=float(times[5]) * _UNITS[times[6]],
+    )

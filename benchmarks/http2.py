@@ -1,0 +1,173 @@
+"""A small HTTP/2 client over bare sockets, for what h2load cannot do.
+
+h2load sends one body again and again, reads as fast as it can, and tells no time of a first chunk. AddUser needs
+bodies that differ, and a reader that stalls must not read. Everything that is sent is encoded before the time is taken,
+and of what comes back only the frames' heads are looked at, so that it costs a few microseconds a call.
+"""
+
+import selectors
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from google.protobuf.message import Message
+
+from benchmarks.errors import BenchError
+from benchmarks.h2load import grpc_frame
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_INITIAL_WINDOW_SIZE = 4  # of SETTINGS
+_CANCEL = 8  # of RST_STREAM
+_DEFAULT_WINDOW = 65535  # bytes
+LARGEST_WINDOW = 2**31 - 1
+_HEAD_BYTES = 9
+_READ_BYTES = 1 << 18
+_TIMEOUT_SECONDS = 60.0
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def _text(value: str) -> bytes:
+    return bytes((len(value),)) + value.encode("ascii")
+
+
+def _header_block(method: str) -> bytes:
+    """Headers of a call in HPACK (RFC 7541), no entry of which is to be remembered."""
+    return b"".join(
+        (
+            b"\x83\x86",  # :method POST, :scheme http
+            b"\x04" + _text(f"/userservice.v1.{method}"),
+            b"\x01" + _text("127.0.0.1"),  # :authority
+            b"\x0f\x10" + _text("application/grpc"),  # content-type
+            b"\x00" + _text("te") + _text("trailers"),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    kind: int
+    flags: int
+    length: int
+
+
+class Connection:
+    """One connection. ``window`` is how many bytes the server may send ahead, on each stream and in all."""
+
+    def __init__(self, port: int, window: int = LARGEST_WINDOW) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), _TIMEOUT_SECONDS)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + window.to_bytes(4, "big")
+        greeting = _PREFACE + _frame(_SETTINGS, 0, 0, settings)
+        if window > _DEFAULT_WINDOW:
+            greeting += _frame(_WINDOW_UPDATE, 0, 0, (window - _DEFAULT_WINDOW).to_bytes(4, "big"))
+        self.socket.sendall(greeting)
+        self._stream = -1
+        self._received = bytearray()
+
+    def request(self, header_block: bytes, body: bytes) -> bytes:
+        """The frames of the next call."""
+        self._stream += 2
+        headers = _frame(_HEADERS, _END_HEADERS, self._stream, header_block)
+        return headers + _frame(_DATA, _END_STREAM, self._stream, body)
+
+    def frames(self) -> Iterator[_Frame]:
+        """Waits for bytes, yields the frames that are whole, and answers what wants an answer."""
+        data = self.socket.recv(_READ_BYTES)
+        if not data:
+            raise BenchError("the server closed the connection")
+        received = self._received
+        received += data
+        position = 0
+        while position + _HEAD_BYTES <= len(received):
+            length = int.from_bytes(received[position : position + 3], "big")
+            end = position + _HEAD_BYTES + length
+            if end > len(received):
+                break
+            kind, flags = received[position + 3], received[position + 4]
+            if kind in {_SETTINGS, _PING} and not flags & _ACK:
+                payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _PING else b""
+                self.socket.sendall(_frame(kind, _ACK, 0, payload))
+            elif kind in {_RST_STREAM, _GOAWAY}:
+                raise BenchError("the server broke a call off")
+            yield _Frame(kind, flags, length)
+            position = end
+        del received[:position]
+
+    def cancel(self) -> None:
+        """Ends the last call."""
+        self.socket.sendall(_frame(_RST_STREAM, 0, self._stream, _CANCEL.to_bytes(4, "big")))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.socket.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What came of many calls: how long they took, and the bytes of all messages that were answered."""
+
+    calls: int
+    seconds: float
+    data_bytes: int
+
+
+def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: int, streams: int) -> Answers:
+    """Makes one call for each body (see ``grpc_frame``), with so many connections and streams at a time."""
+    block = _header_block(method)
+    waiting = iter(bodies)
+    selector = selectors.DefaultSelector()
+    opened = [Connection(port) for _ in range(connections)]
+    data_bytes, unanswered = 0, len(bodies)
+    started = time.perf_counter()
+    for connection in opened:
+        selector.register(connection.socket, selectors.EVENT_READ, connection)
+        first = [connection.request(block, body) for body in islice(waiting, streams)]
+        connection.socket.sendall(b"".join(first))
+    while unanswered:
+        ready = selector.select(_TIMEOUT_SECONDS)
+        if not ready:
+            raise BenchError(f"{method}: {unanswered} calls were not answered")
+        for event, _ in ready:
+            answers, received = _read_answers(event.data)
+            unanswered -= answers
+            data_bytes += received
+            event.data.socket.sendall(b"".join(event.data.request(block, body) for body in islice(waiting, answers)))
+    seconds = time.perf_counter() - started
+    for connection in opened:
+        connection.close()
+    selector.close()
+    return Answers(len(bodies), seconds, data_bytes)
+
+
+def _read_answers(connection: Connection) -> tuple[int, int]:
+    """Reads once; returns how many answers ended, and the bytes of data that came."""
+    frames = list(connection.frames())
+    ended = sum(1 for frame in frames if frame.kind in {_DATA, _HEADERS} and frame.flags & _END_STREAM)
+    return ended, sum(frame.length for frame in frames if frame.kind == _DATA)
+
+
+def first_bytes(connection: Connection, method: str, request: Message, *, needed: int) -> float:
+    """Seconds until ``needed`` bytes of a stream have come; then the stream is cancelled."""
+    frames = connection.request(_header_block(method), grpc_frame(request))
+    started = time.perf_counter()
+    connection.socket.sendall(frames)
+    received = 0
+    while received < needed:
+        received += sum(frame.length for frame in connection.frames() if frame.kind == _DATA)
+    seconds = time.perf_counter() - started
+    connection.cancel()
+    return seconds
+
+
+def stalled(port: int, method: str, request: Message) -> Connection:
+    """Opens a stream that nobody reads, with the window that HTTP/2 has by default."""
+    connection = Connection(port, _DEFAULT_WINDOW)
+    connection.socket.sendall(connection.request(_header_block(method), grpc_frame(request)))
+    return connection

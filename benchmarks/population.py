@@ -1,0 +1,50 @@
+"""The users that are measured with: always the same, about 250 bytes encoded when stored, names in several scripts."""
+
+from functools import cache
+from random import Random
+from typing import Any
+
+from userservice.v1.user_service_pb2 import AddUserRequest
+
+_FIRST_NAMES = ("Ada", "Bjørn", "Chloé", "Đặng", "Елена", "Fatou", "小明", "Γιώργος", "אורי", "María", "प्रिया", "يوسف")
+_LAST_NAMES = ("Lovelace", "Åkesson", "Lefèvre", "Nguyễn", "Иванова", "王", "Παππάς", "לוי", "Quispe", "शर्मा", "حداد")
+_PLANS = ("free", "team", "pro")
+_CITIES = ("Oslo", "Łódź", "Osaka", "Quito", "Kyiv", "Tunis")
+
+
+def user_id(number: int) -> str:
+    """The name of the user of that number."""
+    return f"user-{number:08d}"
+
+
+def _metadata(random: Random) -> dict[str, Any]:
+    return {
+        "plan": random.choice(_PLANS),
+        "logins": random.randrange(1000),
+        "newsletter": random.random() < 0.5,  # noqa: PLR2004 - one in two
+        "address": {"city": random.choice(_CITIES), "zip": f"{random.randrange(100_000):05d}"},
+    }
+
+
+@cache
+def _prototypes() -> list[AddUserRequest]:
+    random = Random(20250101)
+    prototypes = []
+    for _ in range(997):
+        user = AddUserRequest(first_name=random.choice(_FIRST_NAMES), last_name=random.choice(_LAST_NAMES))
+        user.metadata.update(_metadata(random))
+        prototypes.append(user)
+    return prototypes
+
+
+def users(count: int, start: int = 0) -> list[AddUserRequest]:
+    """The users from number ``start`` on, as requests that add them."""
+    made = []
+    prototypes = _prototypes()
+    for number in range(start, start + count):
+        user = AddUserRequest()
+        user.CopyFrom(prototypes[number % len(prototypes)])
+        user.user_id = user_id(number)
+        user.email = f"{user.user_id}@mail.example"
+        made.append(user)
+    return made

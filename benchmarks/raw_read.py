@@ -1,0 +1,52 @@
+"""The limit that Redis sets: all records read over a bare socket, 1000 at a time, one range after the other."""
+
+import socket
+import time
+from typing import Any
+from urllib.parse import unquote
+
+from hiredis import pack_command
+
+from benchmarks.stores import USERS_KEY, Store
+from userservice_server.domain.records import record_id
+
+_COUNT = 1000  # records of one range
+
+
+class RawRead:
+    """Reads a store again and again. Where the ranges begin and how long the replies are is worked out beforehand.
+
+    So nothing is done in between but to wait for as many bytes as the reply has, and what is measured is Redis and the
+    socket. The commands are those that the service sends.
+    """
+
+    def __init__(self, store: Store) -> None:
+        records = store.records()
+        starts = [0, *(record_id(record) for record in records[_COUNT - 1 :: _COUNT])]
+        self._commands = [_range(start) for start in starts]
+        self._lengths = [_reply_length(records[start : start + _COUNT]) for start in range(0, len(records) + 1, _COUNT)]
+        self._buffer = memoryview(bytearray(max(self._lengths)))
+        self._path = unquote(store.url.removeprefix("unix://"))
+
+    def seconds(self) -> float:
+        """Reads all records once."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self._path)
+            started = time.perf_counter()
+            for command, length in zip(self._commands, self._lengths, strict=True):
+                connection.sendall(command)
+                received = 0
+                while received < length:
+                    received += connection.recv_into(self._buffer[received:length])
+            return time.perf_counter() - started
+
+
+def _range(after: int) -> bytes:
+    command: Any = ("ZRANGE", USERS_KEY, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, _COUNT)
+    packed: bytes = pack_command(command)
+    return packed
+
+
+def _reply_length(records: list[bytes]) -> int:
+    """Bytes of a RESP array of these."""
+    return len(f"*{len(records)}\r\n") + sum(len(f"${len(record)}\r\n") + len(record) + 2 for record in records)

@@ -1,0 +1,123 @@
+"""The stores that are measured on: set up as the service sets up its own, and filled through pipelines."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uuid_utils
+from hiredis import pack_command
+from redis import Redis
+
+from benchmarks.baseline import layout
+from benchmarks.errors import BenchError
+from benchmarks.population import users
+from userservice.v1.user_pb2 import User
+from userservice.v1.user_service_pb2 import AddUserRequest
+from userservice_server.domain.records import decode, name_field
+from userservice_server.store import scripts
+from userservice_server.store.embedded import EmbeddedStore
+from userservice_server.store.keys import LAYOUT_VERSION, Keys
+
+_KEYS = Keys("userservice", 1)  # what the service has by default
+_TABLE = _KEYS.all_users()[0]
+USERS_KEY = _TABLE.rows
+_BATCH = 1000
+_SETTLE_SECONDS = 120.0
+
+
+class Store:
+    """One running store."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        # RESP2 as in the service, so that replies look the same.
+        self.redis: Any = Redis.from_url(url, protocol=2)
+        self._empty_bytes = self._memory()
+
+    def fill(self, count: int) -> None:
+        """Adds users as the service does, by its script."""
+        self.redis.hset(_KEYS.layout, mapping={"version": LAYOUT_VERSION, "partitions": 1})
+        self.redis.script_load(scripts.ADD.text)
+        keys = (_TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.request_prefix)
+        head = ("EVALSHA", scripts.ADD.sha1, len(keys), *keys)
+        for start in range(0, count, _BATCH):
+            self._pipe(
+                [
+                    (*head, user.user_id, name_field(user.user_id), _new_user(user), b"", _TABLE.partition, "")
+                    for user in users(min(_BATCH, count - start), start)
+                ]
+            )
+        self._settle()
+
+    def fill_baseline(self, count: int) -> None:
+        """Adds the same users as the baseline does."""
+        for start in range(0, count, _BATCH):
+            commands: list[tuple[Any, ...]] = []
+            for number, user in enumerate(users(min(_BATCH, count - start), start), start + 1):
+                fields = layout.new_hash(user, number)
+                commands.append(("HSET", layout.key(user.user_id), *(item for pair in fields.items() for item in pair)))
+                commands.append(("ZADD", layout.USERS, number, user.user_id))
+            self._pipe(commands)
+        self.redis.set(layout.LAST_ID, count)
+        self._settle()
+
+    def count(self, key: bytes | str) -> int:
+        """How many members a sorted set has."""
+        return int(self.redis.zcard(key))
+
+    def records(self) -> list[bytes]:
+        """All records, as they are stored."""
+        found: list[bytes] = self.redis.zrange(USERS_KEY, 0, -1)
+        return found
+
+    def memory_per_payload(self) -> float:
+        """Memory that the store has taken since it was empty, to the bytes of the users encoded."""
+        payload = sum(decode(User, record).ByteSize() for record in self.records())
+        return (self._memory() - self._empty_bytes) / payload
+
+    def _memory(self) -> int:
+        return int(self.redis.info("memory")["used_memory"])
+
+    def _pipe(self, commands: list[tuple[Any, ...]]) -> None:
+        connection = self.redis.connection_pool.get_connection()
+        try:
+            connection.send_packed_command([b"".join(map(pack_command, commands))])
+            for _ in commands:
+                connection.read_response(disable_decoding=True)  # raises what went wrong
+        finally:
+            self.redis.connection_pool.release(connection)
+
+    def _settle(self) -> None:
+        """Waits until the store does nothing else: what it writes to disk in the background would be measured too."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            info = self.redis.info("persistence")
+            if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
+                return
+            if time.monotonic() > deadline:
+                raise BenchError("the store did not finish to rewrite its append-only file")
+            time.sleep(0.1)
+
+
+def _new_user(request: AddUserRequest) -> bytes:
+    user = User(email=request.email, first_name=request.first_name, last_name=request.last_name)
+    user.metadata.CopyFrom(request.metadata)
+    user.uuid = str(uuid_utils.uuid7())
+    user.created_at.FromMicroseconds(time.time_ns() // 1000)
+    user.updated_at.CopyFrom(user.created_at)
+    user.etag = secrets.token_urlsafe(9)
+    return user.SerializeToString()
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Store]:
+    """A store with its files in ``folder``, as long as the block runs."""
+    with EmbeddedStore(folder, "everysec") as embedded:
+        store = Store(embedded.url)
+        try:
+            yield store
+        finally:
+            store.redis.close()
