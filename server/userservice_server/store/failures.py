@@ -23,8 +23,6 @@ def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
     """The error for a store that does not answer. The cause is for the log."""
     error = StoreUnavailableError("the store is not available")
     error.__cause__ = cause
-    if not isinstance(error, ResponseError):  # redis-py takes LOADING and its like for the end of a connection
-        return unavailable(error)
     return error
 
 
