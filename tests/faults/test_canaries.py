@@ -5,10 +5,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import FULL
 from harness import sabotaged
 from harness.connections import connect
 from harness.services import Service
+from harness.sizing import FULL
 from harness.stores import Store
 
 from userservice.v1 import session_service_pb2, user_service_pb2

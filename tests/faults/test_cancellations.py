@@ -119,6 +119,7 @@ async def test_replies_that_nobody_asked_for_are_given_to_nobody(seed: int, dice
             assert proxy.doubled > 2, "too few replies were doubled to show anything"
             assert outcomes["right"] > calls / 20
             assert set(outcomes) <= {"right", "INTERNAL", "STORE_UNAVAILABLE"}
+            assert outcomes["INTERNAL"] <= 8 * proxy.doubled, "a connection was used on after a wrong answer"
             assert proxy.accepted > 2, "the connections that could no longer be trusted were kept"
 
             await asyncio.sleep(1.5)  # two looks at the store's health find what is still amiss

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from conftest import sized
 from google.protobuf.struct_pb2 import Struct, Value
 from harness.connections import connect, health
 from harness.failures import failure_of
 from harness.services import Service
+from harness.sizing import sized
 from harness.stores import Store
 
 from userservice import UserManager
@@ -59,7 +59,7 @@ def field(number: int, content: bytes) -> bytes:
 def nested(levels: int) -> bytes:
     """An encoded Struct of so many levels, made without a parser that would refuse it."""
     content = b""
-    for _ in range(levels):
+    for _ in range(levels - 1):
         content = field(1, field(1, b"k") + field(2, field(5, content)))
     return content
 
@@ -148,7 +148,7 @@ class Fuzzer:
 
     def _deep(self) -> bytes:
         return field(1, b"deep") + field(
-            self._dice.choice([3, 5]), nested(self._dice.choice([8, 16, 17, 30, 90, 5000]))
+            self._dice.choice([3, 5]), nested(self._dice.choice([8, 16, 17, 32, 90, 5000]))
         )
 
     def _unknown(self) -> bytes:
@@ -199,6 +199,20 @@ async def code_of(channel: grpc.aio.Channel, path: str, request: bytes, *, is_st
         assert failure.reason, failure  # the service's own error, with its details
         return failure.code
     return "OK"
+
+
+@pytest.mark.parametrize("number", [3, 5])  # the fields of metadata of AddSessionRequest and AddUserRequest
+async def test_depths(service: Service, store: Store, number: int) -> None:
+    """What is too deep is refused before it is stored: protobuf reads fewer levels in an answer than in a request."""
+    path = {3: "/userservice.v1.SessionService/AddSession", 5: "/userservice.v1.UserService/AddUser"}[number]
+    async with connect(service.address) as stubs:
+        await code_of(stubs.channel, "/userservice.v1.UserService/AddUser", field(1, b"owner"), is_stream=False)
+        for levels in (15, 16, 17, 20, 30, 31, 32, 33, 34, 40, 100, 1000):
+            name = f"depth{levels}".encode()
+            names = field(1, b"owner") + field(2, name) if number == 3 else field(1, name)
+            code = await code_of(stubs.channel, path, names + field(number, nested(levels)), is_stream=False)
+            assert code == ("OK" if levels <= 16 else "INVALID_ARGUMENT"), levels
+    assert check(store.url, "userservice", 10).findings == []
 
 
 async def test_bytes_that_are_no_http2(service: Service, dice: random.Random) -> None:

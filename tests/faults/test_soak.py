@@ -8,10 +8,10 @@ from collections import Counter
 
 import grpc
 import pytest
-from conftest import FULL, sized
 from harness.connections import Stubs, connect
 from harness.population import fill, struct
 from harness.services import InstrumentedService, resident
+from harness.sizing import FULL, sized
 from harness.stores import Store
 from harness.waiting import until
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import hypothesis
 import pytest
-from conftest import sized
 from harness.services import Service
+from harness.sizing import sized
 from harness.stores import Store
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
