@@ -112,7 +112,7 @@ async def test_replies_that_nobody_asked_for_are_given_to_nobody(seed: int, dice
     with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:
             await populate(stubs)
-            proxy.double_reply = lambda _: dice.random() < 0.01
+            proxy.double_reply = lambda _: dice.random() < 0.02
             outcomes = await make_calls(stubs, dice, calls, 0.0, ["get", "get", "update", "batch", "session", "list"])
             proxy.double_reply = lambda _: False
             print(outcomes, proxy.doubled, proxy.accepted)  # noqa: T201 - the figure
