@@ -36,7 +36,6 @@ SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 _STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
 _STORE_RETRY_SECONDS = 0.1
 _WATCH_SECONDS = 0.2
-_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -151,9 +150,6 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
         options=[
             # By default grpc shares a taken port silently; only workers of one service are meant to share.
             ("grpc.so_reuseport", int(config.workers > 1)),
-            # A peer that has vanished or hangs does not answer these; without them a stream to it would wait for ever.
-            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ]
     )
     handler = partial(

@@ -112,13 +112,14 @@ async def test_replies_that_nobody_asked_for_are_given_to_nobody(seed: int, dice
     with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:
             await populate(stubs)
-            proxy.double_reply = lambda _: dice.random() < 0.01
+            proxy.double_reply = lambda _: dice.random() < 0.02
             outcomes = await make_calls(stubs, dice, calls, 0.0, ["get", "get", "update", "batch", "session", "list"])
             proxy.double_reply = lambda _: False
             print(outcomes, proxy.doubled, proxy.accepted)  # noqa: T201 - the figure
             assert proxy.doubled > 2, "too few replies were doubled to show anything"
             assert outcomes["right"] > calls / 20
             assert set(outcomes) <= {"right", "INTERNAL", "STORE_UNAVAILABLE"}
+            assert outcomes["INTERNAL"] <= 8 * proxy.doubled, "a connection was used on after a wrong answer"
             assert proxy.accepted > 2, "the connections that could no longer be trusted were kept"
 
             await asyncio.sleep(1.5)  # two looks at the store's health find what is still amiss

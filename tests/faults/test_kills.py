@@ -147,7 +147,7 @@ def test_redis_killed_in_the_midst_of_writes(seed: int, backend: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_service_killed_in_the_midst_of_writes(dice: random.Random) -> None:
-    kills = sized(2, 60)
+    kills = sized(2, 25)
     with Store() as store:
         for round_ in range(kills):
             with Service("--log-level", "error", redis_url=store.url) as service:
@@ -200,7 +200,7 @@ def test_a_log_that_ends_anywhere(written: tuple[Store, Path, bytes], dice: rand
     """Every place at which a crash can have cut Redis's log, be it between two commands of one script."""
     store, log, content = written
     cuts = (
-        range(len(content)) if FULL and len(content) < 400 else sorted(dice.sample(range(len(content)), sized(12, 400)))
+        range(len(content)) if FULL and len(content) < 400 else sorted(dice.sample(range(len(content)), sized(12, 250)))
     )
     for cut in cuts:
         log.write_bytes(content[:cut])

@@ -17,8 +17,8 @@ from harness.stores import Store
 from userservice import UserManager
 from userservice.v1.user_service_pb2 import GetUserRequest
 
-MAX_CALLS = 16
-DELAY = 0.04  # seconds at most that a reply of the store takes, which makes the capacity about 16 / 20 ms
+MAX_CALLS = 8
+DELAY = 0.1  # seconds at most until replies of the store: long, so that a busy machine can offer four times as much
 
 
 async def offer(stubs: Stubs, rate: float, seconds: float) -> tuple[Counter[str], list[float]]:
@@ -60,7 +60,7 @@ async def capacity(stubs: Stubs, seconds: float) -> float:
 
 
 async def test_four_times_the_capacity() -> None:
-    seconds = sized(2, 20)
+    seconds = sized(2, 5)
     with (
         Store() as store,
         Proxy(store.socket, delay=DELAY) as proxy,
@@ -68,11 +68,12 @@ async def test_four_times_the_capacity() -> None:
     ):
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada"])
-            rounds = [await measured(stubs, seconds) for _ in range(3)]
-    # The best of three: this is about the server, and whoever else uses the machine counts in each of them.
-    share, quick = max(share for share, _ in rounds), min(quick for _, quick in rounds)
-    assert share >= 0.9
-    assert quick < DELAY, "refusals wait"
+            # One round of three has to do: this is about the server, and whoever else uses the machine counts too.
+            for _ in range(3):
+                share, quick = await measured(stubs, seconds)
+                if share >= 0.9 and quick < DELAY:
+                    return
+    raise AssertionError(f"{share:.0%} of the peak was left, and a refusal took {quick:.3f} s")
 
 
 async def measured(stubs: Stubs, seconds: float) -> tuple[float, float]:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,9 +12,7 @@ import pytest
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.population import fill, struct
-from harness.programs import Program
 from harness.services import InstrumentedService, Service, resident
-from harness.sizing import FULL
 from harness.stores import Store
 from harness.waiting import until
 
@@ -104,30 +100,3 @@ async def test_the_manager_goes_on_when_it_reads_again(large_store: Store) -> No
                     await asyncio.sleep(2)
         await asyncio.to_thread(until, lambda: any(line.get("code") == "UNAVAILABLE" for line in service.log))
     assert len(seen) == len(set(seen)) == USERS
-
-
-FROZEN_READER = """
-import sys, grpc
-from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
-from userservice.v1.user_service_pb2_grpc import UserServiceStub
-with grpc.insecure_channel(sys.argv[1], [("grpc.http2.bdp_probe", 0)]) as channel:
-    stream = UserServiceStub(channel).ListUsersChunked(ListUsersChunkedRequest(chunk_size=100))
-    next(stream)
-    print("reading", flush=True)
-    sys.stdin.read() or input()
-"""
-
-
-@pytest.mark.skipif(not FULL, reason="takes 80 s, which grpc's pings take; FAULTS=full")
-async def test_a_reader_that_hangs_is_noticed_before_its_time(large_store: Store) -> None:
-    with (
-        InstrumentedService("--stall-timeout", "600", redis_url=large_store.url) as service,
-        Program(
-            ["sh", "-c", 'sleep 200 | exec "$0" -c "$1" "$2"', os.sys.executable, FROZEN_READER, service.address]
-        ) as reader,  # type: ignore[attr-defined]
-    ):
-        idle = await asyncio.to_thread(service.inside)
-        reader.wait_for("stdout", "reading")
-        os.killpg(reader.pid, signal.SIGSTOP)
-        assert service.inside()["tasks"] > idle["tasks"]
-        await asyncio.to_thread(until, lambda: service.inside()["tasks"] <= idle["tasks"], 100, 1)

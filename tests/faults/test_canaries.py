@@ -1,0 +1,76 @@
+"""A handler that fails tells nobody why: neither answers nor log lines hold a text of the failure."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from harness import sabotaged
+from harness.connections import connect
+from harness.services import Service
+from harness.sizing import FULL
+from harness.stores import Store
+
+from userservice.v1 import session_service_pb2, user_service_pb2
+from userservice.v1.user_service_pb2 import AddUserRequest
+
+CANARY = "canary redis://:Tr0ub4dor@10.1.2.3:6379 /srv/secret/path ada.lovelace@example.com"
+SINGS = ["canary", "Tr0ub4dor", "10.1.2.3", "/srv/secret", "lovelace"]
+WAYS = list(sabotaged.HOW) if FULL else ["chained", "every text"]
+
+
+def requests() -> list[tuple[str, bytes, bool]]:
+    """A sound request of every RPC."""
+    found = []
+    for module, name in ((user_service_pb2, "UserService"), (session_service_pb2, "SessionService")):
+        service = module.DESCRIPTOR.services_by_name[name]
+        for method in service.methods:
+            request = getattr(module, method.input_type.name)()
+            names = method.input_type.fields_by_name
+            if "user_id" in names:
+                request.user_id = "ada.lovelace@example.com"
+            if "session_id" in names:
+                request.session_id = "s"
+            if "user_ids" in names:
+                request.user_ids.append("ada.lovelace@example.com")
+            found.append((f"/{service.full_name}/{method.name}", request.SerializeToString(), method.server_streaming))
+    return found
+
+
+@pytest.mark.parametrize("where", ["decoding", "domain", "store"])
+@pytest.mark.parametrize("how", WAYS)
+async def test_no_answer_and_no_log_line_sings(where: str, how: str) -> None:
+    program = [Path(sabotaged.__file__)]
+    environment = {"CANARY": CANARY, "WHERE": where, "HOW": how}
+    with Store() as store:
+        with Service(redis_url=store.url) as service:
+            async with connect(service.address) as stubs:
+                await stubs.users.AddUser(AddUserRequest(user_id="ada.lovelace@example.com"), timeout=10)
+            service.stop()
+        with Service(redis_url=store.url, program=program, environment=environment) as service:
+            async with connect(service.address) as stubs:
+                said = [await answer(stubs.channel, *request) for request in requests()]
+            assert await asyncio.to_thread(service.stop) == 0
+            for line in [*said, *service.stdout, *service.stderr]:
+                assert [song for song in SINGS if song in line] == [], line
+            assert sum(line["level"] == "ERROR" for line in service.log) == len(said)
+
+
+async def answer(channel: grpc.aio.Channel, path: str, request: bytes, is_stream: bool) -> str:  # noqa: FBT001
+    """All that a caller gets to see of a failure."""
+    call = collected(channel.unary_stream(path)(request, timeout=10)) if is_stream else unary(channel, path, request)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    error = raised.value
+    assert error.code() is grpc.StatusCode.INTERNAL
+    metadata = [*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())]
+    return f"{error.code()} {error.details()} {metadata} {error.debug_error_string()}"
+
+
+async def unary(channel: grpc.aio.Channel, path: str, request: bytes) -> None:
+    await channel.unary_unary(path)(request, timeout=10)
+
+
+async def collected(stream: "grpc.aio.UnaryStreamCall[bytes, bytes]") -> None:
+    async for _ in stream:
+        pass
