@@ -36,6 +36,7 @@ SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 _STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
 _STORE_RETRY_SECONDS = 0.1
 _WATCH_SECONDS = 0.2
+_MAX_PENDING = 100_000
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -150,6 +151,9 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
         options=[
             # By default grpc shares a taken port silently; only workers of one service are meant to share.
             ("grpc.so_reuseport", int(config.workers > 1)),
+            # grpc's own bounds refuse calls at random and without details; --max-calls is ours.
+            ("grpc.server.max_pending_requests", _MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
         ]
     )
     handler = partial(

@@ -1,7 +1,8 @@
 """What the service can be told, checked before anything starts."""
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
@@ -54,6 +55,10 @@ class Config:
             raise ConfigError(f"--listen must be HOST:PORT with a port from 0 to {_MAX_PORT}")
         if not _KEY_PREFIX.fullmatch(self.key_prefix):
             raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"--{field.name.replace('_', '-')} must be a finite number of seconds")
 
     @property
     def host(self) -> str:

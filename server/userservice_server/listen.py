@@ -25,7 +25,7 @@ def reserved_port(config: Config) -> socket.socket:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: a host that IDNA cannot encode
         raise cannot_listen(config) from None
     return reserved
 

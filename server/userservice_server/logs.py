@@ -5,7 +5,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
@@ -46,8 +46,9 @@ class _Lines(logging.Handler):
 def _write_lines() -> None:
     lines = [_line(*_entries.popleft()) for _ in range(len(_entries))]
     if lines:
-        sys.stderr.write("".join(lines))
-        sys.stderr.flush()
+        with suppress(OSError, ValueError):  # a full disk or a closed pipe: these lines are lost, later ones may not be
+            sys.stderr.write("".join(lines))
+            sys.stderr.flush()
 
 
 def _write_until(ending: Event) -> None:

@@ -26,7 +26,8 @@ class Portal:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector can end another stream, which posts its end, in the middle of a post.
+        self._lock = threading.RLock()
         self._worker: _Worker | None = None
         self._closed = False
         self._pid = 0

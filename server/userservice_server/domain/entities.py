@@ -73,7 +73,9 @@ class Entities(Generic[Entity]):
             if etag:
                 current = await self.store.get(table, name)
                 old = current.payload
-                if current.code is Code.DONE and decode(self.entity, old).etag != etag:
+                if current.code is not Code.DONE:
+                    verdict = current
+                elif decode(self.entity, old).etag != etag:
                     verdict = Outcome(Code.ETAG_MISMATCH)
             outcome = await self.store.delete(table, name, old, verdict, attempt, owned)
             if outcome.code is not Code.CONFLICT:

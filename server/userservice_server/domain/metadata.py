@@ -16,6 +16,7 @@ def violations(metadata: Struct, field: str) -> Iterator[Violation]:
     size = metadata.ByteSize()
     if size > MAX_BYTES:
         yield Violation(field, f"must be at most {MAX_BYTES} bytes encoded, is {size}")
+        return  # not looked through: it is too much
     yield from _struct_violations(metadata, field, 1)
 
 

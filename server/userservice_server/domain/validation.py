@@ -57,6 +57,7 @@ class Checker:
             self.refuse(field, f"is required: 1 to {MAX_NAME_BYTES} bytes of UTF-8")
         elif size > MAX_NAME_BYTES:
             self.refuse(field, f"must be at most {MAX_NAME_BYTES} bytes of UTF-8, is {size}")
+            return value  # not looked through: it can be very long
         if any(unicodedata.category(character) == "Cc" for character in value):
             self.refuse(field, "must not contain control characters")
         elif value != value.strip():

@@ -55,6 +55,7 @@ class _Replies(asyncio.Protocol):
                     continue
                 if isinstance(reply, RedisError):
                     future.set_exception(translated(reply))
+                    future.exception()  # seen here, in case nobody awaits it any more
                 else:
                     future.set_result(reply)
         except RedisError as error:
@@ -96,6 +97,7 @@ class SharedConnection:
         if self._task is None:
             if self._closed or now < self._retry_at:
                 reply.set_exception(unavailable(self._lost_by))
+                reply.exception()  # seen here, in case nobody awaits it
                 return reply
             self._task = self._loop.create_task(self._live())
         if not self._outbox:

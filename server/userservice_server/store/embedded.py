@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,11 +25,13 @@ _MAX_SOCKET_PATH = 100  # bytes: what the address of a Unix socket has room for,
 
 # Runs before the server, in the same process: asks Linux to end the server when the service dies, however that dies.
 _FOLLOW_PARENT = """
-import ctypes, os, sys
-PR_SET_PDEATHSIG, SIGTERM = 1, 15
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+# A SIGTERM to the whole group (systemd's way) is for the service, which stops its store by SIGINT when it is done.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 parent, program = int(sys.argv[1]), sys.argv[2:]
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
     if os.getppid() != parent:
         sys.exit(1)
 os.execv(program[0], program)
@@ -65,7 +68,7 @@ class EmbeddedStore:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stops the server; everything written is on disk then."""
-        self._process.terminate()
+        self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

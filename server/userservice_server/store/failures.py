@@ -1,20 +1,26 @@
 """Where exceptions of redis-py end: what they mean to the service."""
 
-from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 
-# First words of error replies that tell of the state of Redis, not of a mistake in the command.
+# Error replies that tell of the state of Redis, not of a mistake in the command: classes that redis-py has for them,
+# and the first words of the others.
+_STATE_CLASSES = (ReadOnlyError, ClusterDownError, TryAgainError)
 _STATES = (
     "BUSY",
-    "CLUSTERDOWN",
-    "LOADING",
     "MASTERDOWN",
     "MISCONF",
     "NOAUTH",
     "NOREPLICAS",
-    "READONLY",
-    "TRYAGAIN",
     "UNKILLABLE",
 )
 
@@ -32,7 +38,7 @@ def translated(error: RedisError) -> Exception:
         full = StoreFullError("the store has no memory left")
         full.__cause__ = error
         return full
-    if isinstance(error, ReadOnlyError) or str(error).startswith(_STATES):
+    if isinstance(error, _STATE_CLASSES) or str(error).startswith(_STATES):
         return unavailable(error)
     if not isinstance(error, ResponseError):  # redis-py takes LOADING and its like for the end of a connection
         return unavailable(error)

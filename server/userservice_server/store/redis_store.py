@@ -100,6 +100,10 @@ class RedisStore:
             socket_timeout=None,  # SharedConnection watches the time
             decode_responses=False,
         )
+        try:
+            pool.make_connection()  # type: ignore[no-untyped-call]  # is not connected: only sees whether it takes the options of the URL
+        except (TypeError, RedisError) as error:
+            raise ValueError("the URL has an option that is not known") from error
         self.keys = Keys(key_prefix, PARTITIONS)
         # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
         self._calls = SharedConnection(pool.make_connection, timeout)

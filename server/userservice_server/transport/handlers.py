@@ -12,6 +12,8 @@ from userservice_server.errors import InvalidFieldsError, Violation
 from userservice_server.transport.call import Call, Context, Handler
 from userservice_server.transport.interceptors import Settings, intercepted
 
+MAX_REQUEST_BYTES = 1 << 20  # the largest that can be right, a full BatchGetUsers, has about a quarter of this
+
 Method = Callable[[Any, Call], Awaitable[bytes]]
 """A method of a servicer: takes the decoded request, returns the encoded response."""
 
@@ -50,12 +52,17 @@ def _method_handler(
 
 def _decoded(method: Method, request_class: type[Message]) -> Handler:
     async def handle(call: Call, request: bytes) -> bytes:
+        if len(request) > MAX_REQUEST_BYTES:  # before it is decoded, which would hold up all other calls
+            description = f"must be at most {MAX_REQUEST_BYTES} bytes encoded, is {len(request)}"
+            raise InvalidFieldsError([Violation("request", description)])
         try:
             message = request_class.FromString(request)
         except DecodeError:
             # Bad UTF-8, too deep, or no protobuf at all: the parser does not say where.
             description = f"cannot be decoded as {request_class.DESCRIPTOR.full_name}: bad UTF-8, or nested too deep"
             raise InvalidFieldsError([Violation("request", description)]) from None
+        # Else Structs would carry them into records, where they can be nested too deep for a list to be read.
+        message.DiscardUnknownFields()
         return await method(message, call)
 
     return handle

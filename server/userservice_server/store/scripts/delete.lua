@@ -2,7 +2,7 @@
 --@include _outcome.lua
 -- Removes a record and what it owns. Allowed when memory is full: it is the way out of that.
 -- KEYS: rows, index, request, then the index of the owner or, where records have no owner, the keys of what they own
--- ARGV: name, old (empty: any), verdict (K: remove; else the outcome if `old` is current), fingerprint, owner (empty: these records have none)
+-- ARGV: name, old (empty: any, or none if the verdict is not K), verdict (K: remove; else the outcome), fingerprint, owner (empty: these records have none)
 local rows, index, request_key = KEYS[1], KEYS[2], KEYS[3]
 local name, old, verdict, fingerprint, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
@@ -13,6 +13,9 @@ end
 local id = redis.call('HGET', index, name)
 if not id then
   return conclude(request_key, fingerprint, missing(KEYS[4], owner))
+end
+if old == '' and verdict ~= 'K' then
+  return 'C' -- it was not there when the verdict was found, and now it is
 end
 if old ~= '' and tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id) then
   return 'C'

@@ -1,0 +1,119 @@
+"""What was once broken, each by the way in which it was found."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from harness.connections import Stubs, connect
+from harness.failures import failure_of
+from harness.population import add_users, read_chunks
+from harness.services import Service
+from harness.stores import Store
+
+from userservice.v1.user_service_pb2 import (
+    AddUserRequest,
+    BatchGetUsersRequest,
+    DeleteUserRequest,
+    GetUserRequest,
+    ListUsersRequest,
+)
+from userservice_server.store.redis_store import NO_ATTEMPT, Code, Outcome, RedisStore
+
+# Unknown fields, 99 groups deep, in the place of metadata: fine in the request, one level too deep in a list.
+_DEEP_GROUPS = b"\xa3\x06" * 90 + b"\xa4\x06" * 90
+
+
+async def test_a_delete_decided_when_there_was_nobody_spares_a_user_added_since(stubs: Stubs, store: Store) -> None:
+    """Between the look for the etag and the script, another caller adds the user: the delete must look again."""
+    await add_users(stubs, ["late"])
+    direct = RedisStore(store.url, key_prefix="userservice", timeout=3)
+    try:
+        table = direct.keys.users("late")
+        outcome = await direct.delete(table, "late", b"", Outcome(Code.NOT_FOUND), NO_ATTEMPT)
+    finally:
+        await direct.close()
+    assert outcome.code is Code.CONFLICT
+    assert (await stubs.users.GetUser(GetUserRequest(user_id="late"))).user.user_id == "late"
+
+
+async def test_unknown_fields_of_a_struct_are_not_stored(stubs: Stubs) -> None:
+    metadata = bytes([5 << 3 | 2, *_varint(len(_DEEP_GROUPS))]) + _DEEP_GROUPS
+    request = AddUserRequest(user_id="deep").SerializeToString() + metadata
+    add = stubs.channel.unary_unary("/userservice.v1.UserService/AddUser")
+    await add(request)  # type: ignore[misc]  # a channel without serialisers takes bytes
+    users = (await stubs.users.ListUsers(ListUsersRequest(limit=1000))).users
+    assert [len(user.metadata.SerializeToString()) for user in users if user.user_id == "deep"] == [0]
+
+
+def _varint(number: int) -> list[int]:
+    return [number & 0x7F | 0x80, number >> 7] if number > 0x7F else [number]
+
+
+async def test_a_request_that_is_far_too_large_is_refused_undecoded(stubs: Stubs) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=["x" * 2048] * 1000))
+    failure = failure_of(raised.value)
+    assert (failure.reason, failure.fields) == ("INVALID_FIELD", ["request"])
+    assert "1048576" in failure.message
+
+
+async def test_a_replica_without_its_master_is_unavailable() -> None:
+    with Store() as store, Service(redis_url=store.url) as service:
+        with store.client() as redis:
+            redis.config_set("replica-serve-stale-data", "no")
+            redis.replicaof("127.0.0.1", 1)
+        async with connect(service.address) as stubs:
+            for call in (
+                stubs.users.GetUser(GetUserRequest(user_id="u")),
+                stubs.users.ListUsers(ListUsersRequest()),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await call
+                assert failure_of(raised.value).reason == "STORE_UNAVAILABLE"
+
+
+@pytest.mark.parametrize("query", ["foo=bar", "ssl_cert_reqs=bogus"])
+def test_a_url_with_an_option_that_is_not_known_is_refused(query: str) -> None:
+    scheme = "rediss" if "ssl" in query else "redis"
+    command = [sys.executable, "-m", "userservice", "serve", "--redis-url", f"{scheme}://127.0.0.1:1/0?{query}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("userservice: error: --redis-url")
+    assert ended.stderr.count("\n") == 1
+
+
+async def test_a_signal_to_the_whole_group_ends_the_store_last(tmp_path: Path) -> None:
+    """As systemd sends it: the store must not be gone before the service has finished."""
+    with Service(data_dir=tmp_path) as service:
+        async with connect(service.address) as stubs:
+            await add_users(stubs, [f"u{n}" for n in range(50)])
+            store_pid = service.store_pid
+            os.kill(store_pid, signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            assert len((await read_chunks(stubs))[0].users) == 50
+        assert await asyncio.to_thread(service.stop) == 0
+
+
+async def test_many_waiting_calls_are_not_refused_without_details(stubs: Stubs) -> None:
+    await add_users(stubs, ["busy"])
+    calls = [stubs.users.GetUser(GetUserRequest(user_id="busy"), timeout=30) for _ in range(900)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    codes = {answer.code().name for answer in answers if isinstance(answer, grpc.aio.AioRpcError)}
+    assert codes <= {"RESOURCE_EXHAUSTED"}
+
+
+async def test_a_damaged_record_does_not_keep_others_out(stubs: Stubs, store: Store) -> None:
+    await add_users(stubs, ["ada", "bob"])
+    with store.client() as redis:
+        redis.hset("userservice:{0}:user_ids", "ada", redis.hget("userservice:{0}:user_ids", "bob"))
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stubs.users.GetUser(GetUserRequest(user_id="ada"))
+        assert failure_of(raised.value).reason == "INTERNAL"
+        assert (await stubs.users.GetUser(GetUserRequest(user_id="bob"))).user.user_id == "bob"
+    await stubs.users.DeleteUser(DeleteUserRequest(user_id="bob"))
