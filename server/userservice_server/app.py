@@ -6,16 +6,19 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from userservice.v1 import session_service_pb2, user_service_pb2
+from redis.exceptions import AuthenticationError, BusyLoadingError
 
+from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.config import Config, ConfigError
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
+from userservice_server.listen import cannot_listen, reserved_port
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
@@ -28,7 +31,9 @@ USER_SERVICE = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 
-STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
+_STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
+_STORE_RETRY_SECONDS = 0.1
+_WATCH_SECONDS = 0.2
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -68,56 +73,85 @@ async def serve(config: Config, redis_url: str, ready: Callable[[int], None], en
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    store = await _opened_store(config, redis_url)
+    store = await _opened_store(config, redis_url, stop)
+    try:
+        await _serve_store(config, store, ready, ended, stop)
+    finally:
+        await store.close()
+    if reason := ended():
+        raise ServiceEndedError(reason)
+
+
+async def _serve_store(
+    config: Config,
+    store: RedisStore,
+    ready: Callable[[int], None],
+    ended: Callable[[], str | None],
+    stop: asyncio.Event,
+) -> None:
     health, drain = Health(store, SERVICE_NAMES), Drain()
     server = _server(config, store, health, drain)
     port = _bound_port(server, config)
     await server.start()
     following = asyncio.create_task(health.follow_store())
-    watching = asyncio.create_task(_until_ended(ended, stop))
+    watching = asyncio.create_task(_until_ended(ended))
+    stopped = asyncio.create_task(stop.wait())
     ready(port)
     logger.info("serving", extra={"port": port})
 
-    await stop.wait()
+    causes: tuple[asyncio.Task[Any], ...] = (following, watching, stopped)
+    done, _ = await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)
     logger.info("ending")
     await health.end()
-    following.cancel()
+    for task in causes:
+        task.cancel()
     stopping = asyncio.create_task(server.stop(config.grace))
     await drain.finish(config.grace)
     await asyncio.wait([stopping], timeout=_SETTLE_SECONDS)
     await server.stop(0)
     await stopping
-    await store.close()
-    watching.cancel()
     logger.info("ended")
-    if reason := ended():
-        raise ServiceEndedError(reason)
+    for task in done:
+        task.result()  # raises what ended it, if that was a failure
 
 
-async def _opened_store(config: Config, redis_url: str) -> RedisStore:
+async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> RedisStore:
+    """Waits for the store: a while for one that does not answer, as long as it takes for one that is loading."""
     try:
         store = RedisStore(redis_url, key_prefix=config.key_prefix, timeout=config.store_timeout)
     except ValueError:
         # Not quoted: it can hold a password.
         raise ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH") from None
-    deadline = asyncio.get_running_loop().time() + STORE_START_SECONDS
-    while True:
+    deadline = asyncio.get_running_loop().time() + _STORE_START_SECONDS
+    while not stop.is_set():
         try:
             await store.open()
         except UnsuitableStoreError as error:
             await store.close()
             raise ConfigError(str(error)) from error
         except StoreUnavailableError as error:
-            if asyncio.get_running_loop().time() > deadline:
+            is_loading = isinstance(error.__cause__, BusyLoadingError)
+            if not is_loading and asyncio.get_running_loop().time() > deadline:
                 await store.close()
-                raise ConfigError(f"the store at --redis-url does not answer ({_kind(error)})") from error
-            await asyncio.sleep(0.1)
+                raise ConfigError(f"the store at --redis-url does not answer: {_why(error)}") from error
+            await asyncio.sleep(_STORE_RETRY_SECONDS)
         else:
-            return store
+            break
+    return store
 
 
-def _kind(error: StoreUnavailableError) -> str:
-    return type(error.__cause__).__name__ if error.__cause__ else "no answer"
+def _why(error: BaseException) -> str:
+    """The system's own words for what failed, if there are any: texts of redis-py can quote addresses."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, AuthenticationError):
+            return "it refuses the user name or password"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if cause.__cause__ is None and cause.__context__ is None:
+            return type(cause).__name__
+        cause = cause.__cause__ or cause.__context__
+    return "no answer"
 
 
 def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
@@ -146,13 +180,14 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
 
 
 def _bound_port(server: grpc.aio.Server, config: Config) -> int:
+    if config.workers == 1:
+        reserved_port(config).close()
     try:
         return server.add_insecure_port(config.listen)
-    except RuntimeError:
-        raise ConfigError(f"--listen {config.listen} cannot be had: taken, or not an address of this machine") from None
+    except RuntimeError:  # taken just now
+        raise cannot_listen(config) from None
 
 
-async def _until_ended(ended: Callable[[], str | None], stop: asyncio.Event) -> None:
+async def _until_ended(ended: Callable[[], str | None]) -> None:
     while not ended():  # noqa: ASYNC110 - what may end are processes, which set no event
-        await asyncio.sleep(0.2)
-    stop.set()
+        await asyncio.sleep(_WATCH_SECONDS)

@@ -20,11 +20,22 @@ class Violation:
 
 
 class InvalidFieldsError(ServiceError):
-    """One or more fields of the request break a rule."""
+    """One or more fields of the request break a rule.
+
+    Attributes:
+        violations: each of them, MAX_REPORTED at the most: errors travel in trailing metadata, of which receivers take
+            8 KiB. The text says how many there are beyond its own.
+    """
+
+    MAX_REPORTED = 25
+    _MAX_IN_TEXT = 8
 
     def __init__(self, violations: list[Violation]) -> None:
-        super().__init__("; ".join(f"{violation.field}: {violation.description}" for violation in violations))
-        self.violations = violations
+        texts = [f"{violation.field}: {violation.description}" for violation in violations[: self._MAX_IN_TEXT]]
+        if len(violations) > self._MAX_IN_TEXT:
+            texts.append(f"and {len(violations) - self._MAX_IN_TEXT} more")
+        super().__init__("; ".join(texts))
+        self.violations = violations[: self.MAX_REPORTED]
 
 
 class UserNotFoundError(ServiceError):

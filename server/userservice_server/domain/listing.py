@@ -40,11 +40,13 @@ async def pages(
         waiting: list[bytes] = []
         while True:
             records = await reading
+            at_end = len(records) < count or record_id(records[-1]) >= newest_id
+            while records and record_id(records[-1]) > newest_id:
+                records.pop()  # added since the start
             waiting += records
             offsets = list(accumulate(map(len, waiting), initial=0))
             if records:
                 cursor = record_id(records[-1])
-            at_end = len(records) < count or cursor >= newest_id
             count = _next_count(size, len(waiting), offsets[-1])
             if read_ahead and not at_end:
                 reading = store.range(table, cursor, count)

@@ -9,6 +9,7 @@ at its start without decoding the rest.
 from typing import TypeVar
 
 from google.protobuf.message import Message
+
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
 

@@ -4,7 +4,6 @@ from contextlib import aclosing
 
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_service_pb2 import GetUserSessionsResponse
-
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import pages
 from userservice_server.domain.patch import Patch

@@ -6,7 +6,6 @@ from itertools import chain
 
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import BatchGetUsersResponse
-
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import pages
 from userservice_server.domain.patch import Patch

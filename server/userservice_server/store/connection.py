@@ -38,6 +38,7 @@ class SharedConnection:
         self._outbox_filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._retry_at = 0.0
+        self._lost_by: BaseException | None = None
         self._closed = False
 
     def send(self, *command: bytes | str | int) -> "asyncio.Future[Any]":
@@ -49,7 +50,7 @@ class SharedConnection:
         now = self._loop.time()
         if self._task is None:
             if self._closed or now < self._retry_at:
-                reply.set_exception(unavailable())
+                reply.set_exception(unavailable(self._lost_by))
                 return reply
             self._task = self._loop.create_task(self._live())
         if not self._outbox:
@@ -74,7 +75,7 @@ class SharedConnection:
     async def _live(self) -> None:
         """One connection from its making to its end."""
         connection = self._make_connection()
-        cause: BaseException | None = None
+        self._lost_by = None
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
@@ -83,11 +84,11 @@ class SharedConnection:
                 group.create_task(self._read(connection))
                 group.create_task(self._watch())
         except* (RedisError, OSError, TimeoutError) as lost:
-            cause = lost.exceptions[0]
+            self._lost_by = lost.exceptions[0]
         finally:
             self._task = None
             self._retry_at = self._loop.time() + RECONNECT_PAUSE
-            self._fail_unanswered(cause)
+            self._fail_unanswered()
             await connection.disconnect(nowait=True)
 
     async def _write(self, connection: AbstractConnection) -> None:
@@ -124,11 +125,11 @@ class SharedConnection:
             if self._unanswered and self._loop.time() - self._unanswered[0][1] > self._timeout:
                 raise TimeoutError("a reply is overdue")
 
-    def _fail_unanswered(self, cause: BaseException | None) -> None:
+    def _fail_unanswered(self) -> None:
         unanswered, self._unanswered = self._unanswered, deque()
         self._outbox.clear()
         self._outbox_filled.clear()
         for future, _ in unanswered:
             if not future.done():
-                future.set_exception(unavailable(cause))
+                future.set_exception(unavailable(self._lost_by))
                 future.exception()  # seen here, in case nobody awaits it any more

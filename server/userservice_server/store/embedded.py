@@ -19,6 +19,9 @@ _START_SECONDS = 60.0  # loading a large append-only file takes its time; readin
 _STOP_SECONDS = 30.0
 _LOCK_SECONDS = 5.0  # how long a store whose service was killed may take to follow it
 
+_SOCKET_NAME = "store.sock"
+_MAX_SOCKET_PATH = 100  # bytes: what the address of a Unix socket has room for, rounded down
+
 # Runs before the server, in the same process: asks Linux to end the server when the service dies, however that dies.
 _FOLLOW_PARENT = """
 import ctypes, os, sys
@@ -47,8 +50,10 @@ class EmbeddedStore:
         """
         program = _server_program()
         self._lock = _locked(self._data_dir)
-        # The path of a Unix socket has room for about 100 bytes, so it does not go below the data directory.
-        self._socket_dir = Path(tempfile.mkdtemp(prefix="userservice-"))
+        self._socket = self._data_dir / _SOCKET_NAME
+        if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
+            self._socket = Path(tempfile.mkdtemp(prefix="userservice-")) / _SOCKET_NAME
+        self._socket.unlink(missing_ok=True)  # left by one that was killed
         try:
             self._process = self._started(program)
         except BaseException:
@@ -72,10 +77,6 @@ class EmbeddedStore:
     def url(self) -> str:
         """Where the store is, as redis-py takes it."""
         return f"unix://{quote(str(self._socket))}"
-
-    @property
-    def _socket(self) -> Path:
-        return self._socket_dir / "store.sock"
 
     @property
     def _log(self) -> Path:
@@ -121,7 +122,9 @@ class EmbeddedStore:
         return process
 
     def _clean_up(self) -> None:
-        shutil.rmtree(self._socket_dir, ignore_errors=True)
+        self._socket.unlink(missing_ok=True)
+        if self._socket.parent != self._data_dir:
+            self._socket.parent.rmdir()
         os.close(self._lock)
 
 

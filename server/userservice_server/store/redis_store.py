@@ -9,13 +9,15 @@ from typing import Any, Self
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoPermissionError, NoScriptError, RedisError, ResponseError
 
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.store import scripts
 from userservice_server.store.connection import SharedConnection
 from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
 from userservice_server.store.scripts import Script
+
+PARTITIONS = 1  # one Redis needs no more; a cluster would
 
 
 class Code(Enum):
@@ -88,7 +90,7 @@ class RedisStore:
             socket_timeout=None,  # SharedConnection watches the time
             decode_responses=False,
         )
-        self.keys = Keys(key_prefix, partitions=1)
+        self.keys = Keys(key_prefix, PARTITIONS)
         # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
         self._calls = SharedConnection(pool.make_connection, timeout)
         self._bulk = SharedConnection(pool.make_connection, timeout)
@@ -97,23 +99,41 @@ class RedisStore:
         """Checks that this Redis can hold the store, and marks it as one on its first use.
 
         Raises:
-            UnsuitableStoreError: it is too old, or holds another version of the layout.
-            StoreUnavailableError: it cannot be reached.
+            UnsuitableStoreError: it is too old, is part of a cluster, may evict users, or holds another layout.
+            StoreUnavailableError: it cannot be reached, or is loading.
         """
         try:
             for script in scripts.ALL:
                 await self._calls.send("SCRIPT", "LOAD", script.text)
+            await self._check_layout("version", LAYOUT_VERSION)
+            await self._check_layout("partitions", PARTITIONS)
+            await self._check_eviction()
+        except NoPermissionError as error:
+            raise UnsuitableStoreError("the Redis user lacks permissions: docs/operations.md lists them") from error
+        except MovedError as error:
+            raise UnsuitableStoreError("a Redis Cluster is not supported") from error
         except ResponseError as error:
             raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
-        layout = {"version": LAYOUT_VERSION, "partitions": 1}
-        for field, value in layout.items():
-            await self._calls.send("HSETNX", self.keys.layout, field, value)
-        for field, value in layout.items():
+
+    async def _check_layout(self, field: str, needed: int) -> None:
+        # Reading comes first, so that a read-only replica of a store can serve reads.
+        found = await self._calls.send("HGET", self.keys.layout, field)
+        if found is None:
+            await self._calls.send("HSETNX", self.keys.layout, field, needed)
             found = await self._calls.send("HGET", self.keys.layout, field)
-            if found != str(value).encode():
-                raise UnsuitableStoreError(
-                    f"the store has layout {field} {found.decode(errors='replace')}, this service needs {value}"
-                )
+        if found != str(needed).encode():
+            text = found.decode(errors="replace")
+            raise UnsuitableStoreError(f"the store has layout {field} {text}, this service needs {needed}")
+
+    async def _check_eviction(self) -> None:
+        try:
+            lines = (await self._calls.send("INFO", "memory")).decode().splitlines()
+        except NoPermissionError:
+            return  # a permission that the service itself has no need of
+        info = dict(line.split(":", 1) for line in lines if ":" in line)
+        policy = info.get("maxmemory_policy", "")
+        if policy.startswith("allkeys") and info.get("maxmemory") != "0":
+            raise UnsuitableStoreError(f"the store may evict users: its maxmemory-policy is {policy}, not noeviction")
 
     async def close(self) -> None:
         """Closes the connections."""

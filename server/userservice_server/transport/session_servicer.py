@@ -2,7 +2,6 @@
 
 from userservice.v1 import session_service_pb2 as pb
 from userservice.v1.session_pb2 import Session
-
 from userservice_server.domain.attempts import attempt_of
 from userservice_server.domain.patch import Patch, patched_fields
 from userservice_server.domain.sessions import MUTABLE_FIELDS, Sessions

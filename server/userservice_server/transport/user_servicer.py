@@ -4,7 +4,6 @@ from contextlib import aclosing
 
 from userservice.v1 import user_service_pb2 as pb
 from userservice.v1.user_pb2 import User
-
 from userservice_server.domain.attempts import attempt_of
 from userservice_server.domain.patch import Patch, patched_fields
 from userservice_server.domain.sessions import Sessions

@@ -1,0 +1,184 @@
+"""The connection to the service: one gRPC channel, made at the first call, and calls on it with their retries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from userservice._address import parse_address
+from userservice._methods import Method
+from userservice._retry import Attempts, check_timeout
+from userservice._status import error_from_call
+from userservice.errors import DeadlineExceededError, InternalError, ManagerClosedError, UnavailableError
+
+RequestT = TypeVar("RequestT", bound="Message")
+ResponseT = TypeVar("ResponseT", bound="Message")
+
+DEFAULT_ADDRESS = "localhost:50051"
+
+DEFAULT_TIMEOUT = 10.0
+"""Seconds that a call may take, retries included; for a stream, seconds to the next chunk."""
+
+_KIB = 1024
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # gRPC's own retries know neither the reason of a failure nor request_ids, and would multiply with the ones here.
+    ("grpc.enable_retries", 0),
+    # A full batch: 1000 users of 64 KiB of metadata and less than 4 KiB for the rest. gRPC's default is 4 MiB.
+    ("grpc.max_receive_message_length", 1000 * (64 + 4) * _KIB),
+    # Error details travel in trailing metadata, and a request may have many violations. gRPC's default is 8 KiB.
+    ("grpc.max_metadata_size", 64 * _KIB),
+    # Left to itself gRPC widens the flow-control window as fast as the server can send: a slow reader of a stream
+    # was found to have 4 to 6 MB waiting in the client. A fixed window of 1 MiB, the size of the largest chunk, holds
+    # it at 1 to 2 MB, and was no slower on a local link. It allows 1 MiB a round trip, 10 MB/s over 100 ms.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", _KIB * _KIB),
+    # A restarted server is found within about a second. gRPC's default waits grow to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # How long one attempt to connect may take, not a pause: enough for a distant server with TLS.
+    ("grpc.min_reconnect_backoff_ms", 5000),
+    # Servers count a ping within 5 minutes of the last as a strike and drop the connection at the third, so this
+    # stays above. On Linux the timeout is also how long sent bytes may go unacknowledged: a peer that vanished
+    # without a word is noticed after 4 s, in time for a retry within the default deadline.
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.keepalive_timeout_ms", 4000),
+)
+
+
+class Connection:
+    """A channel to the service that belongs to the event loop of its first call.
+
+    Args:
+        address: Where the service is; see `parse_address`.
+        timeout: Seconds that a call may take unless it says otherwise.
+        credentials: Channel credentials; with them, or with an `https://` address, the connection is encrypted.
+        channel_options: gRPC channel options, over the ones in `CHANNEL_OPTIONS`.
+        metadata: Pairs of key (lower case) and value to send with every call.
+
+    Raises:
+        ValueError: If the address or the timeout cannot be used, or credentials are given for `http://`.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float,
+        credentials: grpc.ChannelCredentials | None,
+        channel_options: Sequence[tuple[str, Any]],
+        metadata: Sequence[tuple[str, str | bytes]],
+    ) -> None:
+        self.target, tls = parse_address(address)
+        if credentials is not None and tls is False:
+            raise ValueError(f"credentials need an encrypted connection, and {address!r} asks for a plain one")
+        self._timeout = check_timeout(timeout)
+        self._encrypted = bool(tls) or credentials is not None
+        self._credentials = credentials
+        self._options = [*CHANNEL_OPTIONS, *channel_options]
+        self._metadata = tuple(metadata)
+        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    def connect(self) -> grpc.aio.Channel:
+        """Returns the channel; makes it at the first call. No await in here, so concurrent first calls make one.
+
+        Raises:
+            ManagerClosedError: If the connection was closed.
+            RuntimeError: If the channel belongs to another event loop.
+        """
+        if self._closed:
+            raise ManagerClosedError("the manager is closed")
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._channel, self._loop = self._open(), loop
+        elif self._loop is not loop:
+            raise RuntimeError("this manager belongs to another event loop; make one in each loop")
+        return self._channel
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._encrypted:
+            credentials = self._credentials or grpc.ssl_channel_credentials()
+            return grpc.aio.secure_channel(self.target, credentials, options=self._options)
+        return grpc.aio.insecure_channel(self.target, options=self._options)
+
+    def attempts(self, timeout: float | None) -> Attempts:
+        """Starts the clock of a call that may take this many seconds; None means the connection's own timeout."""
+        return Attempts(self._timeout if timeout is None else check_timeout(timeout))
+
+    async def call(self, method: Method[RequestT, ResponseT], request: RequestT, attempts: Attempts) -> ResponseT:
+        """Makes a unary call, with retries. Every attempt sends the same bytes.
+
+        Raises:
+            UserServiceError: If the call failed, as its last attempt did.
+            RuntimeError: If the connection belongs to another event loop.
+        """
+        encoded = request.SerializeToString()
+        while True:
+            # Bytes in and out, for grpc.aio logs what a deserialiser raises and hands out None instead.
+            stub: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.connect().unary_unary(method.path)
+            try:
+                response = await stub(encoded, timeout=attempts.remaining, metadata=self._metadata)
+                return decode(method, response)
+            except grpc.aio.AioRpcError as failure:
+                await attempts.pause(error_from_call(failure), failure)
+            except asyncio.CancelledError:
+                self._raise_if_closed()
+                raise
+
+    def open_stream(
+        self, method: Method[RequestT, ResponseT], request: RequestT
+    ) -> grpc.aio.UnaryStreamCall[bytes, bytes]:
+        """Starts a server stream of encoded messages, to be read with `read`. The caller cancels it when done."""
+        stub: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self.connect().unary_stream(method.path)
+        return stub(request.SerializeToString(), metadata=self._metadata)
+
+    async def read(self, call: grpc.aio.UnaryStreamCall[bytes, bytes], attempts: Attempts) -> bytes:
+        """Reads the next message of a stream.
+
+        Raises:
+            UserServiceError: If the stream failed, ended, or had no message in time.
+        """
+        try:
+            async with asyncio.timeout(attempts.remaining):
+                message = await call.read()
+        except grpc.aio.AioRpcError as failure:
+            raise error_from_call(failure) from failure
+        except TimeoutError as timeout:
+            raise DeadlineExceededError("no chunk came in time") from timeout
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
+        if not isinstance(message, bytes):  # grpc.aio.EOF
+            raise UnavailableError("the stream ended before its last chunk")
+        return message
+
+    def _raise_if_closed(self) -> None:
+        # Closing the channel cancels its calls, and grpc.aio lets that look as if the awaiting task was cancelled.
+        task = asyncio.current_task()
+        if self._closed and task is not None and not task.cancelling():
+            raise ManagerClosedError("the manager was closed during the call") from None
+
+    async def close(self) -> None:
+        """Closes the channel and ends its running calls with ManagerClosedError. Safe to call twice."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+def decode(method: Method[RequestT, ResponseT], encoded: bytes) -> ResponseT:
+    """Decodes a response.
+
+    Raises:
+        InternalError: If the bytes are not such a message.
+    """
+    try:
+        return method.response.FromString(encoded)
+    except DecodeError as error:
+        raise InternalError(f"cannot decode the answer of {method.path}") from error

@@ -1,0 +1,100 @@
+"""How long a call may take, which failures it tries again, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from typing import NoReturn
+
+import grpc
+
+from userservice.errors import (
+    DeadlineExceededError,
+    ManagerClosedError,
+    UnavailableError,
+    UpdateConflictError,
+    UserServiceError,
+)
+
+_FIRST_DELAY = 0.05
+_LONGEST_DELAY = 1.0
+_DOUBLINGS = math.ceil(math.log2(_LONGEST_DELAY / _FIRST_DELAY))
+
+
+def check_timeout(timeout: float) -> float:
+    """Returns the timeout, in seconds.
+
+    Raises:
+        ValueError: If it is not a finite number above 0: every call has a deadline.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+        raise ValueError(f"a timeout must be a number of seconds above 0, not {timeout!r}")
+    return timeout
+
+
+def worth_retrying(error: UserServiceError) -> bool:
+    """Tells whether the same call may succeed a moment later.
+
+    Every call of the service can safely be repeated: reads change nothing, and writes carry a request_id. So the only
+    question is whether it helps. UNAVAILABLE says so. An error without a reason is not the service's own: gRPC or a
+    proxy made it up, and a connection that is cut while a call runs can show as INTERNAL or CANCELLED (a stream reset,
+    see gRPC's HTTP/2 mapping) or as UNKNOWN with "Stream removed".
+    """
+    if isinstance(error, (UnavailableError, UpdateConflictError)):
+        return True
+    if error.reason or isinstance(error, ManagerClosedError):
+        return False
+    if error.code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
+        return True
+    return error.code is grpc.StatusCode.UNKNOWN and "Stream removed" in error.message
+
+
+class Attempts:
+    """The attempts at one call: one deadline over all of them, and a growing, random pause between two.
+
+    The pause is drawn from 0 to 50 ms, 100 ms, 200 ms … up to 1 s ("full jitter"), so that many clients of a server
+    that went away do not come back in step; where the service names a delay, that is added.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._failures = 0
+        self._last: tuple[UserServiceError, BaseException | None] | None = None
+
+    @property
+    def remaining(self) -> float:
+        """Seconds to the deadline, never below 0."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    async def pause(self, error: UserServiceError, cause: BaseException | None = None) -> None:
+        """Waits before the next attempt.
+
+        Args:
+            error: How the last attempt failed.
+            cause: What it was made from.
+
+        Raises:
+            UserServiceError: The error, if another attempt is not worth it or would begin after the deadline.
+        """
+        if not worth_retrying(error):
+            self._give_up(error, cause)
+        self._last = error, cause
+        self._failures += 1
+        room = self.remaining - (error.retry_delay or 0.0)
+        if room < _FIRST_DELAY:
+            self._give_up(error, cause)
+        # Never past the deadline: the last attempt is to come near its end, not long before it.
+        ceiling = min(_FIRST_DELAY * 2 ** min(self._failures - 1, _DOUBLINGS), _LONGEST_DELAY, room)
+        jitter = random.uniform(0, ceiling)  # noqa: S311 - spreads load, guards nothing
+        await asyncio.sleep((error.retry_delay or 0.0) + jitter)
+
+    def _give_up(self, error: UserServiceError, cause: BaseException | None) -> NoReturn:
+        if isinstance(error, DeadlineExceededError) and self._last is not None:
+            # That time ran out says less than what kept the earlier attempts from succeeding.
+            error, cause = self._last
+        if self._failures:
+            error.add_note(f"{self._failures} attempts failed within the deadline of {self._timeout:g} s")
+        raise error from cause

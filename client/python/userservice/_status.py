@@ -1,0 +1,84 @@
+"""From the status of a failed call to the exception that the caller sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from userservice.errors import ERROR_BY_CODE, ERROR_BY_REASON, FieldViolation, InvalidArgumentError, UserServiceError
+
+_DETAILS_KEY = "grpc-status-details-bin"
+_DOMAIN = "userservice"
+
+
+class _Details:
+    """What the google.rpc.Status of an error says, as far as the client uses it."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.request_id = ""
+        self.retry_delay: float | None = None
+        self.violations: tuple[FieldViolation, ...] = ()
+
+    def read(self, encoded: bytes) -> None:
+        # Imported here because most programs never see an error, and these protos take 5 ms to load.
+        from google.protobuf.message import DecodeError  # noqa: PLC0415
+        from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415
+
+        info, bad, retry, request = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.RetryInfo(),
+            error_details_pb2.RequestInfo(),
+        )
+        try:
+            for detail in status_pb2.Status.FromString(encoded).details:
+                if detail.Unpack(info) and info.domain == _DOMAIN:
+                    self.reason = info.reason
+                elif detail.Unpack(bad):
+                    self.violations = _violations(bad)
+                elif detail.Unpack(retry):
+                    self.retry_delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+                elif detail.Unpack(request):
+                    self.request_id = request.request_id
+        except DecodeError:
+            # Details that cannot be read must not hide the error that they belong to.
+            return
+
+
+def _violations(bad: Any) -> tuple[FieldViolation, ...]:
+    return tuple(FieldViolation(violation.field, violation.description) for violation in bad.field_violations)
+
+
+def error_from_status(code: grpc.StatusCode, message: str, encoded_details: bytes = b"") -> UserServiceError:
+    """Makes the exception for a failed call.
+
+    Args:
+        code: The status code of the call; not OK.
+        message: The status message of the call; may be empty.
+        encoded_details: The google.rpc.Status in the call's trailing metadata; empty if there was none.
+
+    Returns:
+        An exception of the class that belongs to the reason, else to the code, else `UserServiceError`.
+    """
+    details = _Details()
+    if encoded_details:
+        details.read(encoded_details)
+    kind = ERROR_BY_REASON.get(details.reason) or ERROR_BY_CODE.get(code, UserServiceError)
+    error = kind(
+        message or code.name,
+        code=code,
+        reason=details.reason,
+        request_id=details.request_id,
+        retry_delay=details.retry_delay,
+    )
+    if isinstance(error, InvalidArgumentError):
+        error.violations = details.violations
+    return error
+
+
+def error_from_call(failure: grpc.aio.AioRpcError) -> UserServiceError:
+    """Makes the exception for what grpc.aio raised; see `error_from_status`."""
+    encoded = failure.trailing_metadata().get(_DETAILS_KEY, b"")
+    return error_from_status(failure.code(), failure.details() or "", encoded if isinstance(encoded, bytes) else b"")

@@ -1,0 +1,168 @@
+"""Metadata between plain Python values and google.protobuf.Struct.
+
+A Struct knows one kind of number, the IEEE 754 double. Whole numbers up to ±2^53 survive it exactly, and come back
+as int; a larger one would be rounded without a word, so it is refused here, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+from userservice.errors import FieldViolation
+
+MAX_WHOLE_NUMBER = 2**53
+"""The largest whole number, either sign, that metadata can hold."""
+
+MAX_DEPTH = 16
+"""How deep metadata may nest: metadata itself is level 1, and each object or list inside another adds one.
+
+The service has the same limit. It is checked here too because protobuf, well before it gives up with an error that
+names no field, encodes messages that nobody can decode any more.
+"""
+
+
+def metadata_from_bytes(encoded: bytes) -> dict[str, Any]:
+    """Decodes an encoded Struct.
+
+    Args:
+        encoded: A serialised google.protobuf.Struct; empty means an empty one.
+
+    Returns:
+        A new dict of None, bool, int (whole numbers within ±2^53), float, str, list and dict.
+
+    Raises:
+        google.protobuf.message.DecodeError: If the bytes are not a Struct.
+    """
+    return {key: _to_python(value) for key, value in Struct.FromString(encoded).fields.items()}
+
+
+def _to_python(value: Value) -> Any:
+    kind = value.WhichOneof("kind")
+    # Ordered by how often they occur in real metadata.
+    if kind == "string_value":
+        return value.string_value
+    if kind == "number_value":
+        number = value.number_value
+        # A whole number beyond the limit stays a float: as an int it would claim digits that it may not have.
+        return int(number) if -MAX_WHOLE_NUMBER <= number <= MAX_WHOLE_NUMBER and number.is_integer() else number
+    if kind == "struct_value":
+        return {key: _to_python(item) for key, item in value.struct_value.fields.items()}
+    if kind == "bool_value":
+        return value.bool_value
+    if kind == "list_value":
+        return [_to_python(item) for item in value.list_value.values]
+    return None
+
+
+def fill_struct(struct: Struct, metadata: object, path: str) -> list[FieldViolation]:
+    """Writes a mapping into an empty Struct.
+
+    Args:
+        struct: The Struct to fill. It counts as present afterwards, even if the mapping is empty.
+        metadata: The mapping: str keys; values None, bool, int, float, str, list, tuple or mapping.
+        path: The name to begin the fields of violations with, such as `metadata`.
+
+    Returns:
+        Every violation; empty if all is well. With violations the Struct is filled in part and must not be used.
+    """
+    writer = _Writer()
+    struct.SetInParent()
+    if isinstance(metadata, Mapping):
+        writer.write_object(struct, metadata, path)
+    else:
+        writer.refuse(path, f"must be a mapping, not {type(metadata).__name__}")
+    return writer.violations
+
+
+class _Writer:
+    """One pass over one metadata mapping, gathering what is wrong with it."""
+
+    def __init__(self) -> None:
+        self.violations: list[FieldViolation] = []
+        # The objects and lists from the root to the one being written, by identity. Its length is the depth.
+        self._ancestors: list[int] = []
+
+    def refuse(self, path: str, description: str) -> None:
+        self.violations.append(FieldViolation(path, description))
+
+    def write_object(self, struct: Struct, mapping: Mapping[Any, object], path: str) -> None:
+        if not self._enter(mapping, path):
+            return
+        for key, value in mapping.items():
+            if not isinstance(key, str):
+                self.refuse(path, f"keys must be strings, not {type(key).__name__}")
+            elif not is_unicode(key):
+                self.refuse(f"{path}.{printable(key)}", "the key has a lone surrogate, which UTF-8 cannot encode")
+            else:
+                self._write(struct.fields[key], value, f"{path}.{key}")
+        self._ancestors.pop()
+
+    def _write_list(self, target: Value, items: Iterable[object], path: str) -> None:
+        if not self._enter(items, path):
+            return
+        target.list_value.SetInParent()
+        for index, item in enumerate(items):
+            self._write(target.list_value.values.add(), item, f"{path}[{index}]")
+        self._ancestors.pop()
+
+    def _enter(self, container: object, path: str) -> bool:
+        """Goes one level down, unless that would never end or go too deep."""
+        if id(container) in self._ancestors:
+            self.refuse(path, "must not contain itself")
+            return False
+        if len(self._ancestors) == MAX_DEPTH:
+            self.refuse(path, f"must be at most {MAX_DEPTH} levels deep, where metadata itself is the first")
+            return False
+        self._ancestors.append(id(container))
+        return True
+
+    def _write(self, target: Value, value: object, path: str) -> None:
+        if value is None:
+            target.null_value = 0  # type: ignore[assignment]  # NULL_VALUE, the only value of its enum
+        elif isinstance(value, bool):  # before int, which bool is a kind of
+            target.bool_value = value
+        elif isinstance(value, str):
+            if is_unicode(value):
+                target.string_value = value
+            else:
+                self.refuse(path, "has a lone surrogate, which UTF-8 cannot encode")
+        elif isinstance(value, (int, float)):
+            self._write_number(target, value, path)
+        elif isinstance(value, Mapping):
+            target.struct_value.SetInParent()
+            self.write_object(target.struct_value, value, path)
+        elif isinstance(value, (list, tuple)):
+            self._write_list(target, value, path)
+        else:
+            self.refuse(
+                path, f"must be None, bool, int, float, str, list, tuple or mapping, not {type(value).__name__}"
+            )
+
+    def _write_number(self, target: Value, value: float, path: str) -> None:
+        if isinstance(value, float) and not math.isfinite(value):
+            self.refuse(path, "must be a finite number: NaN and the infinities are not JSON")
+        elif abs(value) > MAX_WHOLE_NUMBER:
+            # Every double of this size is whole.
+            self.refuse(path, "a whole number must be within ±2^53, or it would be rounded; send it as a string")
+        else:
+            target.number_value = float(value)
+
+
+def is_unicode(text: str) -> bool:
+    """Tells whether the text can be encoded: a str may hold half of a surrogate pair, which is no character."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """Returns the text with lone surrogates written as escapes, so that a message with it can be printed."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,46 @@
+"""Services and stores that are shared by many tests, once a backend."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from harness.connections import Stubs, connect
+from harness.services import Service
+from harness.stores import BACKENDS, Store
+
+
+@pytest.fixture(scope="session", params=sorted(BACKENDS, reverse=True))
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_store(backend: str) -> Iterator[Store]:
+    with Store(backend) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def shared_service(shared_store: Store) -> Iterator[Service]:
+    with Service(redis_url=shared_store.url) as service:
+        yield service
+        assert service.stop() == 0
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Store:
+    """A running store with nothing in it."""
+    shared_store.empty()
+    return shared_store
+
+
+@pytest.fixture
+def service(store: Store, shared_service: Service) -> Service:  # noqa: ARG001 - the store is to be empty
+    """A running service that has no users."""
+    return shared_service
+
+
+@pytest.fixture
+async def stubs(service: Service) -> AsyncIterator[Stubs]:
+    """Raw stubs of a service that has no users."""
+    async with connect(service.address) as connected:
+        yield connected

@@ -1,0 +1,233 @@
+"""The ways into the service: each takes the calls of the cases and gives answers and errors in one form."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import grpc
+from case_language import to_text
+from google.protobuf import json_format
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Struct
+from harness.connections import connect_blocking
+from harness.failures import failure_of
+
+from userservice import (
+    Session,
+    SessionManager,
+    SyncSessionManager,
+    SyncUserManager,
+    User,
+    UserManager,
+    UserServiceError,
+)
+from userservice.v1 import session_service_pb2 as session_messages
+from userservice.v1 import user_service_pb2 as user_messages
+from userservice.v1.session_pb2 import Session as SessionMessage
+from userservice.v1.user_pb2 import User as UserMessage
+
+SESSION_FIELDS = ("session_id", "uuid", "id", "user_id", "metadata", "created_at", "updated_at", "etag")
+USER_FIELDS = (
+    "user_id",
+    "uuid",
+    "id",
+    "email",
+    "first_name",
+    "last_name",
+    "metadata",
+    "created_at",
+    "updated_at",
+    "etag",
+)
+TIMEOUT = 30
+
+
+class Refused(Exception):  # noqa: N818 - a refusal is what many cases expect
+    """A call ended with an error."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Driver(Protocol):
+    """One way into the service."""
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class StubDriver:
+    """The generated stubs as they are."""
+
+    _METHODS: Mapping[str, tuple[str, type[Any]]] = {
+        "users.add": ("AddUser", user_messages.AddUserRequest),
+        "users.get": ("GetUser", user_messages.GetUserRequest),
+        "users.update": ("UpdateUser", user_messages.UpdateUserRequest),
+        "users.delete": ("DeleteUser", user_messages.DeleteUserRequest),
+        "users.list": ("ListUsers", user_messages.ListUsersRequest),
+        "users.list_chunked": ("ListUsersChunked", user_messages.ListUsersChunkedRequest),
+        "users.batch_get": ("BatchGetUsers", user_messages.BatchGetUsersRequest),
+        "users.get_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
+        "users.list_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
+        "sessions.add": ("AddSession", session_messages.AddSessionRequest),
+        "sessions.get": ("GetSession", session_messages.GetSessionRequest),
+        "sessions.update": ("UpdateSession", session_messages.UpdateSessionRequest),
+        "sessions.delete": ("DeleteSession", session_messages.DeleteSessionRequest),
+    }
+
+    def __init__(self, address: str) -> None:
+        self._connection = connect_blocking(address)
+        self._stubs = self._connection.__enter__()
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        rpc, request_class = self._METHODS[name]
+        service = self._stubs.users if name.startswith("users.") else self._stubs.sessions
+        request = request_class(**{key: _wire_value(key, value) for key, value in arguments.items()})
+        try:
+            answer = getattr(service, rpc)(request, timeout=TIMEOUT)
+            if name == "users.list_chunked":
+                chunks = [_from_message(chunk) for chunk in answer]
+                return {"chunks": chunks, "users": [user for chunk in chunks for user in chunk["users"]]}
+        except grpc.RpcError as error:
+            failure = failure_of(error)
+            assert failure.domain == "userservice", failure
+            assert failure.request_id, failure
+            raise Refused({"code": failure.code, "reason": failure.reason, "violations": failure.violations}) from error
+        read = _from_message(answer)
+        return read.get("user", read.get("session", read))
+
+    def close(self) -> None:
+        self._connection.__exit__(None, None, None)
+
+
+def _wire_value(key: str, value: Any) -> Any:
+    if key == "metadata":
+        metadata = Struct()
+        metadata.update(value)
+        return metadata
+    if key == "update_mask":
+        return FieldMask(paths=value)
+    return value
+
+
+def _from_message(message: Any) -> Any:
+    if isinstance(message, Struct):
+        return json_format.MessageToDict(message)
+    if isinstance(message, UserMessage | SessionMessage):
+        fields = USER_FIELDS if isinstance(message, UserMessage) else SESSION_FIELDS
+        return {field: _from_message(getattr(message, field)) for field in fields}
+    if hasattr(message, "ToDatetime"):
+        return to_text(message.ToDatetime(UTC))
+    if hasattr(message, "DESCRIPTOR"):
+        return {field.name: _from_message(getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
+    if isinstance(message, str | int):
+        return message
+    return [_from_message(item) for item in message]
+
+
+def _from_record(record: User | Session) -> dict[str, Any]:
+    fields = USER_FIELDS if isinstance(record, User) else SESSION_FIELDS
+    values = {field: getattr(record, field) for field in fields}
+    return {field: to_text(value) if isinstance(value, datetime) else value for field, value in values.items()}
+
+
+class ManagerDriver:
+    """What both kinds of manager share: the same names, the same arguments, the same answers."""
+
+    def __init__(self) -> None:
+        self._users: Any = None
+        self._sessions: Any = None
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        manager, method = name.split(".")
+        return getattr(self._users if manager == "users" else self._sessions, method)  # type: ignore[no-any-return]
+
+    def _invoke(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        return self._method(name)(**arguments)
+
+    @staticmethod
+    def _read(name: str, answer: Any) -> Any:
+        if name == "users.list_chunked":
+            chunks = [
+                {"users": [_from_record(user) for user in chunk], "next_cursor": chunk.next_cursor} for chunk in answer
+            ]
+            return {"chunks": chunks, "users": [user for chunk in chunks for user in chunk["users"]]}
+        if name == "users.list":
+            users = [_from_record(user) for user in answer]
+            return {"users": users, "next_cursor": answer.next_cursor, "total_size": answer.total_size}
+        if name == "users.batch_get":
+            return {"users": [_from_record(user) for user in answer], "missing_user_ids": answer.missing_user_ids}
+        if name == "users.get_sessions":
+            return {"sessions": [_from_record(session) for session in answer]}
+        if name.endswith(".delete"):
+            assert answer is None
+            return {}
+        return _from_record(answer)
+
+
+def _refused(error: UserServiceError) -> Refused:
+    violations: Sequence[tuple[str, str]] = getattr(error, "violations", ())
+    return Refused(
+        {
+            "class": type(error).__name__,
+            "code": error.code.name,
+            "reason": error.reason,
+            "violations": [tuple(violation) for violation in violations],
+        }
+    )
+
+
+class AsyncDriver(ManagerDriver):
+    """UserManager and SessionManager, in a loop of their own."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self._runner = asyncio.Runner()
+        self._users = UserManager(address)
+        self._sessions = SessionManager(address)
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        return self._runner.run(self._call(name, arguments))
+
+    async def _call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            pending = self._invoke(name, arguments)
+            if name == "users.list_chunked":
+                return self._read(name, [chunk async for chunk in pending])
+            return self._read(name, await pending)
+        except UserServiceError as error:
+            raise _refused(error) from error
+
+    def close(self) -> None:
+        self._runner.run(self._users.close())
+        self._runner.run(self._sessions.close())
+        self._runner.close()
+
+
+class SyncDriver(ManagerDriver):
+    """SyncUserManager and SyncSessionManager."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self._users = SyncUserManager(address)
+        self._sessions = SyncSessionManager(address)
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return self._read(name, self._invoke(name, arguments))
+        except UserServiceError as error:
+            raise _refused(error) from error
+
+    def close(self) -> None:
+        self._users.close()
+        self._sessions.close()
+
+
+DRIVERS: Mapping[str, type[AsyncDriver | SyncDriver | StubDriver]] = {
+    "async": AsyncDriver,
+    "sync": SyncDriver,
+    "stubs": StubDriver,
+}

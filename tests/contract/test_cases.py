@@ -1,0 +1,59 @@
+"""Every case of cases/*.json through every driver on every backend."""
+
+from collections.abc import Iterator
+
+import pytest
+from case_language import Case, Scope, each_binding, load_cases, match, match_error
+from drivers import DRIVERS, Driver, Refused
+from harness.services import Service
+
+
+def _runs(case: Case, driver: str) -> bool:
+    if case.drivers is None:
+        return True
+    return driver in case.drivers or (driver != "stubs" and "managers" in case.drivers)
+
+
+COMBINATIONS = [(driver, case) for driver in DRIVERS for case in load_cases() if _runs(case, driver)]
+
+
+@pytest.fixture(scope="session")
+def all_drivers(shared_service: Service) -> Iterator[dict[str, Driver]]:
+    drivers = {name: driver(shared_service.address) for name, driver in DRIVERS.items()}
+    yield drivers
+    for driver in drivers.values():
+        driver.close()
+
+
+@pytest.mark.usefixtures("service")
+@pytest.mark.parametrize(("driver", "case"), COMBINATIONS, ids=str)
+def test_case(all_drivers: dict[str, Driver], driver: str, case: Case) -> None:
+    scope = Scope()
+    for number, step in enumerate(case.steps, 1):
+        for _ in each_binding(step, scope):
+            try:
+                _take(step, all_drivers[driver], scope)
+            except (AssertionError, Refused) as problem:
+                value = f" with {scope.saved['each']!r:.80}" if "each" in step else ""
+                problem.add_note(f"in step {number}, {step['call']}{value}")
+                raise
+
+
+def _take(step: dict[str, object], driver: Driver, scope: Scope) -> None:
+    arguments = scope.evaluate(step.get("args", {}))
+    if "error" in step:
+        with pytest.raises(Refused) as refused:
+            driver.call(str(step["call"]), arguments)
+        match_error(scope.evaluate(step["error"]), refused.value.error)
+        return
+    answer = driver.call(str(step["call"]), arguments)
+    if "result" in step:
+        match(scope.evaluate(step["result"]), answer)
+    if "save" in step:
+        scope.saved[str(step["save"])] = answer
+
+
+def test_every_case_names_what_it_is_kept_from() -> None:
+    assert all(case.because for case in load_cases() if case.drivers is not None)
+    names = [str(case) for case in load_cases()]
+    assert len(set(names)) == len(names)

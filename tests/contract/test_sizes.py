@@ -1,0 +1,121 @@
+"""Bounds in bytes: chunks and pages of 1 MiB, and records as large as they may be."""
+
+import asyncio
+import itertools
+
+import grpc
+import pytest
+from harness.connections import Stubs
+from harness.failures import failure_of
+from harness.population import add_users, names, read_chunks, struct
+
+from userservice.v1.session_service_pb2 import AddSessionRequest
+from userservice.v1.user_service_pb2 import (
+    AddUserRequest,
+    BatchGetUsersRequest,
+    GetUserSessionsRequest,
+    ListUsersRequest,
+    UpdateUserRequest,
+)
+
+MIB = 1 << 20
+LARGEST = struct({"k": "x" * 65521})  # 65 536 bytes encoded
+
+
+def test_largest_is_what_it_says() -> None:
+    assert LARGEST.ByteSize() == 65536
+
+
+async def test_a_chunk_closes_where_one_more_user_would_exceed_1_mib(stubs: Stubs) -> None:
+    await add_users(stubs, [f"u{n}" for n in range(40)], metadata=LARGEST)
+
+    chunks = await read_chunks(stubs, chunk_size=10_000)
+
+    assert len(set(names(chunks))) == len(names(chunks)) == 40
+    assert len(chunks) > 1
+    for chunk, following in itertools.pairwise(chunks):
+        assert chunk.ByteSize() <= MIB
+        assert chunk.ByteSize() + following.users[0].ByteSize() + 8 > MIB, "the chunk closed too early"
+
+
+async def test_a_page_closes_where_one_more_user_would_exceed_1_mib(stubs: Stubs) -> None:
+    await add_users(stubs, [f"u{n}" for n in range(40)], metadata=LARGEST)
+    seen: list[str] = []
+    cursor = 0
+    while True:
+        page = await stubs.users.ListUsers(ListUsersRequest(limit=1000, cursor=cursor))
+        assert len(page.users) >= 1
+        assert page.ByteSize() <= MIB
+        assert page.total_size == 40
+        seen.extend(user.user_id for user in page.users)
+        cursor = page.next_cursor
+        if not cursor:
+            break
+        assert page.ByteSize() + 66_000 > MIB, "the page closed too early"
+    assert len(seen) == len(set(seen)) == 40
+
+
+async def test_a_page_of_sessions_closes_where_one_more_would_exceed_1_mib(stubs: Stubs) -> None:
+    await add_users(stubs, ["ada"])
+    await asyncio.gather(
+        *(
+            stubs.sessions.AddSession(AddSessionRequest(user_id="ada", session_id=f"s{n}", metadata=LARGEST))
+            for n in range(20)
+        )
+    )
+    first = await stubs.users.GetUserSessions(GetUserSessionsRequest(user_id="ada", limit=1000))
+    rest = await stubs.users.GetUserSessions(
+        GetUserSessionsRequest(user_id="ada", limit=1000, cursor=first.next_cursor)
+    )
+    assert first.ByteSize() <= MIB < first.ByteSize() + 66_000
+    assert len({session.session_id for page in (first, rest) for session in page.sessions}) == 20
+    assert rest.next_cursor == 0
+
+
+async def test_chunks_of_mixed_sizes_lose_nobody_at_their_borders(stubs: Stubs) -> None:
+    for size in (10, 65_000, 300, 40_000, 5, 64_000, 20_000):
+        await add_users(stubs, [f"{size}/{n}" for n in range(8)], metadata=struct({"k": "x" * size}))
+    for chunk_size in (1, 5, 16, 17, 10_000):
+        chunks = await read_chunks(stubs, chunk_size=chunk_size)
+        assert len(set(names(chunks))) == len(names(chunks)) == 56
+        assert all(len(chunk.users) <= chunk_size and chunk.ByteSize() <= MIB for chunk in chunks)
+
+
+async def test_a_chunk_size_above_10_000_counts_as_10_000(stubs: Stubs) -> None:
+    await add_users(stubs, [f"u{n}" for n in range(10_050)])
+
+    chunks = await read_chunks(stubs, chunk_size=2**31 - 1)
+
+    assert len(set(names(chunks))) == len(names(chunks)) == 10_050
+    assert [len(chunk.users) <= 10_000 and chunk.ByteSize() <= MIB for chunk in chunks] == [True] * len(chunks)
+    one_more = max(user.ByteSize() for chunk in chunks for user in chunk.users) + 8
+    assert len(chunks[0].users) == 10_000 or chunks[0].ByteSize() + one_more > MIB, "the chunk closed too early"
+
+
+async def test_a_user_of_the_largest_size_passes_every_call(stubs: Stubs) -> None:
+    fields = {"user_id": "x" * 256, "email": "e" * 320, "first_name": "f" * 256, "last_name": "l" * 256}
+    await stubs.users.AddUser(AddUserRequest(**fields, metadata=LARGEST))
+    updated = await stubs.users.UpdateUser(UpdateUserRequest(user_id="x" * 256, metadata=LARGEST, email="E" * 320))
+    [listed] = (await stubs.users.ListUsers(ListUsersRequest())).users
+    [[streamed]] = [chunk.users for chunk in await read_chunks(stubs)]
+    [got] = (await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=["x" * 256]))).users
+    assert updated.user == listed == streamed == got
+    assert len(listed.metadata["k"]) == 65521
+
+
+async def test_a_thousand_bad_names_are_still_a_readable_error(stubs: Stubs) -> None:
+    """The details travel in trailing metadata, of which gRPC carries 8 KiB: too many must not hide the error itself."""
+    names_of_control_characters = [f"\x01{n}" for n in range(1000)]
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=names_of_control_characters))
+    failure = failure_of(raised.value)
+    assert (failure.code, failure.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert failure.fields[:3] == ["user_ids[0]", "user_ids[1]", "user_ids[2]"]
+    assert len(failure.raw) + len(failure.message) < 8192
+
+
+async def test_the_longest_names_in_every_field_are_still_a_readable_error(stubs: Stubs) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=["é" * 5000] * 20))
+    failure = failure_of(raised.value)
+    assert failure.fields == [f"user_ids[{n}]" for n in range(20)]

@@ -1,0 +1,57 @@
+"""A failed call, read from its status and the details that come with it."""
+
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a caller can learn from an error."""
+
+    code: str
+    message: str
+    reason: str = ""
+    domain: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    violations: list[tuple[str, str]] = field(default_factory=list)
+    request_id: str = ""
+    retry_after: float | None = None
+    raw: bytes = b""
+
+    @property
+    def fields(self) -> list[str]:
+        return [name for name, _ in self.violations]
+
+
+def failure_of(error: grpc.RpcError) -> Failure:
+    """Reads the error of a call made through grpc or grpc.aio."""
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+    code = error.code()
+    trailing = {pair[0]: pair[1] for pair in error.trailing_metadata() or ()}
+    raw = trailing.get("grpc-status-details-bin", b"")
+    assert isinstance(raw, bytes)
+    status = Status.FromString(raw)
+    if raw:
+        assert (status.code, status.message) == (code.value[0], error.details())
+    info, bad, request, retry = ErrorInfo(), BadRequest(), RequestInfo(), RetryInfo()
+    for detail in status.details:
+        _unpack(detail, info, bad, request, retry)
+    return Failure(
+        code=code.name,
+        message=error.details() or "",
+        reason=info.reason,
+        domain=info.domain,
+        metadata=dict(info.metadata),
+        violations=[(violation.field, violation.description) for violation in bad.field_violations],
+        request_id=request.request_id,
+        retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+        raw=raw,
+    )
+
+
+def _unpack(detail: AnyMessage, *places: ErrorInfo | BadRequest | RequestInfo | RetryInfo) -> None:
+    assert any(detail.Unpack(place) for place in places), f"a detail that no client expects: {detail.type_url}"

@@ -1,0 +1,146 @@
+"""A TCP proxy between two real programs, which delays and cuts on demand."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+Rule = Callable[[bytes], bool]
+
+
+def never(_: bytes) -> bool:
+    return False
+
+
+class Proxy:
+    """Forwards a port of 127.0.0.1 to a TCP port or a Unix socket. Runs in a thread of its own.
+
+    `delay` holds back every reply for a random time up to that many seconds. When `lose_reply_after` says yes to what a
+    client has sent, that is still delivered, the reply is thrown away and the connection is closed: the far end did its
+    work, and the client cannot know.
+    """
+
+    def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
+        self._target = target
+        self._random = random.Random(seed)  # noqa: S311 - a seeded stream of faults, no secret
+        self.delay = delay
+        self.lose_reply_after: Rule = never
+        self.lost = 0
+        self.accepted = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.address}/0"
+
+    def chance(self, probability: float, matching: bytes) -> Rule:
+        """Returns a rule that says yes, with that probability, to requests that hold the given bytes."""
+        return lambda sent: matching in sent and self._random.random() < probability
+
+    @staticmethod
+    def once(matching: bytes) -> Rule:
+        """Returns a rule that says yes to the first request that holds the given bytes."""
+        answers = iter([True])
+        return lambda sent: matching in sent and next(answers, False)
+
+    def cut_all(self) -> None:
+        """Closes every connection, in mid-air if need be. New ones are accepted."""
+
+        def cut() -> None:
+            for writer in self._writers:
+                writer.transport.abort()
+
+        self._loop.call_soon_threadsafe(cut)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._accept, sock=self._listener)
+        async with server:
+            await self._stopping.wait()
+            for task in self._connections:
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._connections.add(task)
+        self.accepted += 1
+        try:
+            await self._join(reader, writer)
+        except OSError:
+            pass  # the target is away, or one side broke off: the other is closed below, and a proxy can do no more
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if isinstance(self._target, Path):
+            far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+        else:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, far_writer}
+        losing = asyncio.Event()
+        directions = [
+            asyncio.create_task(self._forward_requests(reader, far_writer, losing)),
+            asyncio.create_task(self._forward_replies(far_reader, writer, losing)),
+        ]
+        try:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
+            self._writers -= {writer, far_writer}
+            far_writer.close()
+
+    async def _forward_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+    ) -> None:
+        while data := await reader.read(65536):
+            if self.lose_reply_after(data):
+                losing.set()
+            writer.write(data)
+            await writer.drain()
+
+    async def _forward_replies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+    ) -> None:
+        while data := await reader.read(65536):
+            if self.delay:
+                await asyncio.sleep(self._random.uniform(0, self.delay))
+            if losing.is_set():
+                self.lost += 1
+                return
+            writer.write(data)
+            await writer.drain()
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

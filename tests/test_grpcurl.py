@@ -1,0 +1,125 @@
+"""The real grpcurl against the real service, with no proto files at hand."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from harness.services import Service
+from harness.tools import require
+
+from userservice.v1 import session_service_pb2, user_service_pb2
+
+USERS = "userservice.v1.UserService"
+SESSIONS = "userservice.v1.SessionService"
+
+
+@dataclass(frozen=True)
+class Grpcurl:
+    program: Path
+    address: str
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [self.program, "-plaintext", "-max-time", "20", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    def show(self, *arguments: str) -> str:
+        done = self.run(self.address, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def call(self, method: str, **request: Any) -> Any:
+        done = self.run("-emit-defaults", "-d", json.dumps(request), self.address, method)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def grpcurl(service: Service) -> Grpcurl:
+    return Grpcurl(require("grpcurl"), service.address)
+
+
+def test_list_names_every_service(grpcurl: Grpcurl) -> None:
+    listed = grpcurl.show("list").splitlines()
+    assert {USERS, SESSIONS, "grpc.health.v1.Health"} < set(listed)
+    assert any(name.startswith("grpc.reflection.") for name in listed)
+
+
+@pytest.mark.parametrize(
+    ("service_name", "descriptor"),
+    [
+        (USERS, user_service_pb2.DESCRIPTOR.services_by_name["UserService"]),
+        (SESSIONS, session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]),
+    ],
+)
+def test_describe_shows_every_rpc(grpcurl: Grpcurl, service_name: str, descriptor: Any) -> None:
+    described = grpcurl.show("describe", service_name)
+    for method in descriptor.methods:
+        assert f"rpc {method.name} ( .{method.input_type.full_name} )" in described
+    assert grpcurl.show("list", service_name).split() == sorted(method.full_name for method in descriptor.methods)
+
+
+def test_describe_shows_the_fields_of_a_message(grpcurl: Grpcurl) -> None:
+    described = grpcurl.show("describe", "userservice.v1.User")
+    assert "string user_id = 1;" in described
+    assert ".google.protobuf.Struct metadata = 7;" in described
+
+
+def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
+    called = set()
+
+    def call(service_name: str, method: str, **request: Any) -> Any:
+        called.add(method)
+        return grpcurl.call(f"{service_name}/{method}", **request)
+
+    added = call(USERS, "AddUser", user_id="ada", email="ada@example.org", metadata={"foo": "bar", "n": 1})["user"]
+    assert (added["user_id"], added["metadata"]) == ("ada", {"foo": "bar", "n": 1})
+    assert UUID(added["uuid"]).version == 7
+    assert call(USERS, "GetUser", user_id="ada")["user"] == added
+    patch = {"metadata": {"foo": None}, "first_name": "Ada"}
+    updated = call(USERS, "UpdateUser", user_id="ada", etag=added["etag"], **patch)["user"]
+    assert (updated["first_name"], updated["metadata"]) == ("Ada", {"n": 1})
+    masked = call(USERS, "UpdateUser", user_id="ada", update_mask={"paths": ["email", "first_name"]})["user"]
+    assert (masked["email"], masked["first_name"]) == ("", "")
+
+    session = call(SESSIONS, "AddSession", user_id="ada", session_id="s", metadata={"a": 1})["session"]
+    assert call(SESSIONS, "GetSession", user_id="ada", session_id="s")["session"] == session
+    changed = call(SESSIONS, "UpdateSession", user_id="ada", session_id="s", metadata={"b": 2})["session"]
+    assert changed["metadata"] == {"a": 1, "b": 2}
+    assert call(USERS, "GetUserSessions", user_id="ada")["sessions"] == [changed]
+
+    page = call(USERS, "ListUsers", limit=10)
+    assert (page["users"], page["next_cursor"], page["total_size"]) == ([masked], "0", "1")
+    assert call(USERS, "ListUsersChunked", chunk_size=10)["users"] == [masked]
+    batch = call(USERS, "BatchGetUsers", user_ids=["nobody", "ada"])
+    assert (batch["users"], batch["missing_user_ids"]) == ([masked], ["nobody"])
+
+    assert call(SESSIONS, "DeleteSession", user_id="ada", session_id="s") == {}
+    assert call(USERS, "DeleteUser", user_id="ada") == {}
+    assert call(USERS, "ListUsers")["users"] == []
+
+    rpcs = user_service_pb2.DESCRIPTOR.services_by_name["UserService"].methods_by_name
+    more = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"].methods_by_name
+    assert called == set(rpcs) | set(more)
+
+
+def test_an_error_is_readable(grpcurl: Grpcurl) -> None:
+    done = grpcurl.run("-d", '{"user_id": "nobody"}', grpcurl.address, f"{USERS}/GetUser")
+    assert done.returncode != 0
+    assert "Code: NotFound" in done.stderr
+    assert "USER_NOT_FOUND" in done.stderr
+    assert "google.rpc.ErrorInfo" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", USERS, SESSIONS])
+def test_health_can_be_asked_for(grpcurl: Grpcurl, name: str) -> None:
+    assert grpcurl.call("grpc.health.v1.Health/Check", service=name) == {"status": "SERVING"}
+
+
+def test_health_of_an_unknown_service_is_not_found(grpcurl: Grpcurl) -> None:
+    done = grpcurl.run("-d", '{"service": "nothing"}', grpcurl.address, "grpc.health.v1.Health/Check")
+    assert done.returncode != 0
+    assert "Code: NotFound" in done.stderr

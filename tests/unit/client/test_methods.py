@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from userservice import InternalError, SessionManager, UserManager, UserPage
+from userservice._chunks import ChunkReader
+from userservice.v1 import session_service_pb2, user_service_pb2
+from userservice.v1.user_pb2 import User
+
+if TYPE_CHECKING:
+    from userservice._connection import Connection
+
+RPCS = {
+    f"/{service.full_name}/{method.name}"
+    for module in (user_service_pb2, session_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+
+
+class Recorder:
+    """In the place of a connection: answers every call with an empty message and notes what was sent."""
+
+    def __init__(self, *stream: bytes) -> None:
+        self.sent: list[tuple[str, Any]] = []
+        self.stream = list(stream)
+
+    def attempts(self, _timeout: float | None) -> Attempts:
+        return Attempts()
+
+    async def call(self, method: Any, request: Any, _attempts: object) -> Any:
+        self.sent.append((method.path, request))
+        return method.response()
+
+    def open_stream(self, method: Any, request: Any) -> Recorder:
+        self.sent.append((method.path, request))
+        return self
+
+    async def read(self, _call: object, _attempts: object) -> bytes:
+        return self.stream.pop(0) if self.stream else b""
+
+    def cancel(self) -> None:
+        pass
+
+
+class Attempts:
+    """In the place of the retries: makes none."""
+
+    async def pause(self, error: Exception, cause: BaseException | None) -> None:
+        raise error from cause
+
+
+def record(manager: UserManager | SessionManager) -> list[tuple[str, Any]]:
+    recorder = Recorder()
+    manager._connection = recorder  # type: ignore[assignment]
+    return recorder.sent
+
+
+async def test_every_rpc_has_a_method() -> None:
+    users, sessions = UserManager(), SessionManager()
+    sent = record(users)
+    await users.add({"user_id": "u"})
+    await users.get("u")
+    await users.update({"user_id": "u"})
+    await users.delete("u")
+    await users.list()
+    await users.batch_get(["u"])
+    await users.get_sessions("u")
+    assert [chunk async for chunk in users.list_chunked()] == []
+    sent += (more := record(sessions))
+    await sessions.add({"user_id": "u", "session_id": "s"})
+    await sessions.get("u", "s")
+    await sessions.update({"user_id": "u", "session_id": "s"})
+    await sessions.delete("u", "s")
+    await sessions.list("u")
+    assert {path for path, _ in sent + more} == RPCS
+
+
+async def test_every_write_is_named_and_no_two_alike() -> None:
+    users = UserManager()
+    sent = record(users)
+    await users.add(user_id="u")
+    await users.update(user_id="u")
+    await users.delete("u")
+    await users.delete("u", request_id="mine")
+    names = [request.request_id for _, request in sent]
+    assert all(names)
+    assert len(set(names)) == 4
+    assert names[-1] == "mine"
+
+
+def chunk(*ids: int, next_cursor: int) -> bytes:
+    users = [User(id=number) for number in ids]
+    return user_service_pb2.ListUsersChunkedResponse(users=users, next_cursor=next_cursor).SerializeToString()
+
+
+async def read_all(cursor: int, *stream: bytes) -> list[UserPage]:
+    connection: Connection = Recorder(*stream)  # type: ignore[assignment]
+    reader = ChunkReader(connection, 100, cursor, None)
+    pages = []
+    while (page := await reader.next_chunk()) is not None:
+        pages.append(page)
+    return pages
+
+
+async def test_chunks_come_as_they_are_and_empty_ones_are_left_out() -> None:
+    pages = await read_all(4, chunk(5, 6, next_cursor=6), chunk(next_cursor=9), chunk(10, next_cursor=0))
+    assert [[user.id for user in page] for page in pages] == [[5, 6], [10]]
+    assert [page.next_cursor for page in pages] == [6, 0]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        [chunk(4, 5, next_cursor=5)],
+        [chunk(6, 5, next_cursor=6)],
+        [chunk(5, 6, next_cursor=6), chunk(6, 7, next_cursor=7)],
+        [chunk(5, 6, next_cursor=5)],
+        [chunk(next_cursor=4)],
+        [b"\xff"],
+    ],
+)
+async def test_chunks_that_go_back_are_refused(stream: list[bytes]) -> None:
+    with pytest.raises(InternalError):
+        await read_all(4, *stream)

@@ -1,0 +1,121 @@
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import userservice
+from userservice import SessionManager, SyncSessionManager, SyncUserManager, UserManager
+from userservice.__main__ import SERVER_MODULES, main
+
+ROOT = Path(__file__).parents[3]
+
+NAMES = [
+    "DeadlineExceededError",
+    "EtagMismatchError",
+    "FieldViolation",
+    "InternalError",
+    "InvalidArgumentError",
+    "ManagerClosedError",
+    "RequestIdReusedError",
+    "ServerShuttingDownError",
+    "Session",
+    "SessionAlreadyExistsError",
+    "SessionManager",
+    "SessionNotFoundError",
+    "SessionPage",
+    "StoreFullError",
+    "StoreUnavailableError",
+    "SyncSessionManager",
+    "SyncUserManager",
+    "UnavailableError",
+    "UpdateConflictError",
+    "User",
+    "UserAlreadyExistsError",
+    "UserBatch",
+    "UserManager",
+    "UserNotFoundError",
+    "UserPage",
+    "UserServiceError",
+]
+
+TWINS = [(UserManager, SyncUserManager), (SessionManager, SyncSessionManager)]
+
+
+def methods(manager: type[Any]) -> dict[str, Any]:
+    return {name: value for name, value in inspect.getmembers(manager, inspect.isfunction) if name[0] != "_"}
+
+
+def normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(userservice.__all__) == NAMES
+    assert all(hasattr(userservice, name) for name in NAMES)
+
+
+@pytest.mark.parametrize(("manager", "twin"), TWINS)
+def test_the_blocking_twins_have_the_same_methods(manager: type[Any], twin: type[Any]) -> None:
+    assert methods(manager).keys() == methods(twin).keys()
+    for name, method in {**methods(manager), "__init__": manager.__init__}.items():
+        ours, theirs = inspect.signature(method), inspect.signature(getattr(twin, name))
+        assert ours.parameters == theirs.parameters, name
+        returned = ours.return_annotation
+        if returned == "AsyncGenerator[UserPage, None]":
+            returned = "Generator[UserPage, None, None]"
+        assert returned == theirs.return_annotation, name
+
+
+@pytest.mark.parametrize("manager", [UserManager, SyncUserManager])
+def test_the_names_of_the_documentation_are_there(manager: type[Any]) -> None:
+    assert manager.getSessions is manager.get_sessions
+    assert manager.batchGet is manager.batch_get
+    assert list(inspect.signature(manager.listChunked).parameters) == ["self", "chunkSize", "cursor", "timeout"]
+
+
+def test_import_loads_nothing_that_only_errors_and_servers_need() -> None:
+    code = "import sys; before = {*sys.modules}; import userservice; print(*sys.modules.keys() - before)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "userservice" in loaded
+    unwanted = ("google.rpc", "google.protobuf.json_format", "userservice_server", "uvloop", "redis")
+    assert [name for name in loaded if name.startswith(unwanted)] == []
+
+
+def test_the_command_knows_the_modules_of_the_server_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extra = project["project"]["optional-dependencies"]["server"]
+    wanted = {normalized(re.split("[<>=!;]", requirement)[0]) for requirement in extra}
+    modules: dict[str, set[str]] = {}
+    for module, distributions in metadata.packages_distributions().items():
+        for distribution in distributions:
+            modules.setdefault(normalized(distribution), set()).add(module)
+    for distribution in wanted:
+        assert modules.get(distribution, set()) & SERVER_MODULES, distribution
+
+
+@pytest.mark.parametrize("module", ["click", "redis", "userservice_server"])
+def test_without_the_server_extra_the_command_says_so(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_: str) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("userservice.__main__.import_module", missing)
+    assert main() == 2
+    assert capsys.readouterr().err == ("userservice: the server is not installed; pip install 'userservice[server]'\n")
+
+
+@pytest.mark.parametrize("module", ["userservice_server.nowhere", "some_typo"])
+def test_other_import_errors_are_shown_as_what_they_are(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("userservice.__main__.import_module", missing)
+    with pytest.raises(ModuleNotFoundError, match=module):
+        main()

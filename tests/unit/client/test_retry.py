@@ -1,0 +1,88 @@
+import time
+
+import grpc
+import pytest
+
+from userservice import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidArgumentError,
+    ManagerClosedError,
+    ServerShuttingDownError,
+    StoreFullError,
+    StoreUnavailableError,
+    UnavailableError,
+    UpdateConflictError,
+    UserNotFoundError,
+    UserServiceError,
+)
+from userservice._retry import Attempts, worth_retrying
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UnavailableError("away"), True),
+        (StoreUnavailableError("away"), True),
+        (ServerShuttingDownError("ends"), True),
+        (UpdateConflictError("races"), True),
+        (InternalError("a stream was reset", reason=""), True),
+        (UserServiceError("a stream was reset", code=grpc.StatusCode.CANCELLED), True),
+        (UserServiceError("Stream removed", code=grpc.StatusCode.UNKNOWN), True),
+        (UserServiceError("something else", code=grpc.StatusCode.UNKNOWN), False),
+        (InternalError("a bug of the service"), False),
+        (StoreFullError("full"), False),
+        (UserNotFoundError("no such user"), False),
+        (InvalidArgumentError("bad"), False),
+        (DeadlineExceededError("late"), False),
+        (ManagerClosedError("closed"), False),
+        (UserServiceError("no such method", code=grpc.StatusCode.UNIMPLEMENTED), False),
+    ],
+)
+def test_what_is_tried_again(error: UserServiceError, expected: bool) -> None:  # noqa: FBT001
+    assert worth_retrying(error) is expected
+
+
+async def test_retries_go_on_until_the_deadline_and_end_with_the_error() -> None:
+    attempts, error, cause = Attempts(0.3), UnavailableError("away"), ValueError("why")
+    count = 0
+
+    async def fail_always() -> None:
+        nonlocal count
+        while True:
+            count += 1
+            await attempts.pause(error, cause)
+
+    start = time.monotonic()
+    with pytest.raises(UnavailableError) as caught:
+        await fail_always()
+    assert caught.value is error
+    assert error.__cause__ is cause
+    assert count >= 3
+    assert error.__notes__ == [f"{count} attempts failed within the deadline of 0.3 s"]
+    assert 0.2 < time.monotonic() - start < 0.35
+
+
+async def test_an_error_that_no_retry_cures_is_raised_at_once() -> None:
+    with pytest.raises(UserNotFoundError):
+        await Attempts(10).pause(UserNotFoundError("no such user"))
+
+
+async def test_the_delay_that_the_service_names_is_kept() -> None:
+    start = time.monotonic()
+    await Attempts(10).pause(StoreUnavailableError("away", retry_delay=0.1))
+    assert time.monotonic() - start >= 0.1
+
+
+async def test_a_delay_past_the_deadline_is_not_waited_for() -> None:
+    start = time.monotonic()
+    with pytest.raises(StoreUnavailableError):
+        await Attempts(1).pause(StoreUnavailableError("away", retry_delay=60))
+    assert time.monotonic() - start < 0.5
+
+
+async def test_a_deadline_in_a_later_attempt_shows_what_went_before() -> None:
+    attempts = Attempts(10)
+    await attempts.pause(UnavailableError("away"))
+    with pytest.raises(UnavailableError, match="away"):
+        await attempts.pause(DeadlineExceededError("late"))

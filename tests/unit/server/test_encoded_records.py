@@ -1,0 +1,55 @@
+"""Records are found, checked and joined by their bytes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from userservice.v1.session_pb2 import Session
+from userservice.v1.user_pb2 import User
+from userservice.v1.user_service_pb2 import GetUserResponse, ListUsersResponse
+from userservice_server.domain.records import decode, frame, is_named, listing, name_field, record_id
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
+ids = st.integers(1, 2**53)
+
+
+@given(names, ids, names)
+def test_a_record_is_a_response_and_tells_its_name_and_id(name: str, number: int, email: str) -> None:
+    user = User(user_id=name, id=number, email=email)
+    record = frame(user)
+
+    assert GetUserResponse.FromString(record).user == user
+    assert decode(User, record) == user
+    assert record_id(record) == number
+    assert is_named(record, name, "")
+
+
+@given(names, names, ids)
+def test_a_record_has_no_other_name(name: str, other: str, number: int) -> None:
+    record = frame(User(user_id=name, id=number))
+    assert is_named(record, other, "") == (name == other)
+
+
+@given(names, names, names, ids)
+def test_a_session_is_its_owners_only(name: str, owner: str, other: str, number: int) -> None:
+    record = frame(Session(session_id=name, id=number, user_id=owner))
+    assert is_named(record, name, owner)
+    assert is_named(record, name, other) == (owner == other)
+
+
+@pytest.mark.parametrize("other", ["user1", "user123", "use", "", "user12\n"])
+def test_names_that_begin_alike_are_told_apart(other: str) -> None:
+    assert not is_named(frame(User(user_id="user12", id=7)), other, "")
+
+
+@given(st.lists(st.tuples(names, ids), max_size=20), st.integers(0, 2**53), st.integers(0, 2**53))
+def test_a_listing_is_its_records_joined(users: list[tuple[str, int]], next_cursor: int, total_size: int) -> None:
+    records = [frame(User(user_id=name, id=number)) for name, number in users]
+    response = ListUsersResponse.FromString(listing(b"".join(records), next_cursor, total_size))
+    assert [(user.user_id, user.id) for user in response.users] == users
+    assert (response.next_cursor, response.total_size) == (next_cursor, total_size)
+
+
+@given(names)
+def test_the_name_field_is_what_protobuf_writes(name: str) -> None:
+    assert name_field(name) == User(user_id=name).SerializeToString()

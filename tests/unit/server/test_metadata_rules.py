@@ -1,0 +1,94 @@
+"""RFC 7396 on google.protobuf.Struct, and what metadata may hold."""
+
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Struct, Value
+from hypothesis import given
+from hypothesis import strategies as st
+
+from userservice_server.domain.metadata import MAX_BYTES, MAX_DEPTH, merge, violations
+
+scalars = st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=12,
+)
+objects = st.dictionaries(st.text(max_size=2), values, max_size=4)
+
+
+def struct(content: dict[str, Any]) -> Struct:
+    return ParseDict(content, Struct())
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """The pseudo-code of RFC 7396, section 2, on plain Python values."""
+    if not isinstance(patch, dict):
+        return patch
+    target = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            target.pop(name, None)
+        else:
+            target[name] = merged(target.get(name), value)
+    return target
+
+
+@given(objects, objects)
+def test_merge_is_that_of_the_rfc(target: dict[str, Any], patch: dict[str, Any]) -> None:
+    result = struct(target)
+    merge(result, struct(patch))
+    assert MessageToDict(result) == merged(target, patch)
+
+
+@given(objects)
+def test_what_json_can_hold_is_allowed(content: dict[str, Any]) -> None:
+    assert not list(violations(struct(content), "metadata"))
+
+
+def nested(levels: int, *, in_lists: bool) -> dict[str, Any]:
+    content: Any = {"leaf": 1}
+    for level in range(levels - 1):
+        content = [content] if in_lists and level < levels - 2 else {"in": content}
+    return dict(content)
+
+
+@pytest.mark.parametrize("in_lists", [False, True])
+def test_depth_is_held_at_the_limit(in_lists: bool) -> None:  # noqa: FBT001 - pytest passes it by name
+    assert not list(violations(struct(nested(MAX_DEPTH, in_lists=in_lists)), "metadata"))
+    found = list(violations(struct(nested(MAX_DEPTH + 1, in_lists=in_lists)), "metadata"))
+    assert [violation.field for violation in found] == ["metadata"]
+    assert "16" in found[0].description
+
+
+def test_size_is_held_at_the_limit() -> None:
+    content = struct({"text": ""})
+    content["text"] = "x" * (MAX_BYTES - content.ByteSize())
+    while content.ByteSize() > MAX_BYTES:
+        content["text"] = str(content["text"])[:-1]
+    assert content.ByteSize() == MAX_BYTES
+    assert not list(violations(content, "metadata"))
+
+    content["text"] = str(content["text"]) + "x"
+    assert ["65536" in violation.description for violation in violations(content, "metadata")] == [True]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_does_not_know_are_refused(number: float) -> None:
+    content = Struct()
+    content.fields["list"].list_value.values.add().number_value = number
+    assert len(list(violations(content, "metadata"))) == 1
+
+
+def test_a_value_without_kind_is_refused() -> None:
+    content = Struct()
+    content.fields["empty"].CopyFrom(Value())
+    assert len(list(violations(content, "metadata"))) == 1
+
+
+def test_a_violation_does_not_name_the_callers_keys() -> None:
+    content = Struct()
+    content.fields["jane@example.org"].number_value = float("nan")
+    assert "jane" not in repr(list(violations(content, "metadata")))
