@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@\[\]]+):(?P<port>[0-9]{1,5})/?")
+_HOST_PORT = r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@\[\]]+):(?P<port>[0-9]{1,5})/?"
 _MAX_PORT = 65535
 _FORMS = "host:port, http://host:port, https://host:port or unix:/path"
 
@@ -42,7 +42,7 @@ def parse_address(address: str) -> Address:
     scheme, separator, rest = address.rpartition("://")
     if separator and scheme not in ("http", "https"):
         raise ValueError(f"unknown scheme in the address {address!r}; expected {_FORMS}")
-    match = _HOST_PORT.fullmatch(rest if separator else address.removesuffix("/"))
+    match = re.fullmatch(_HOST_PORT, rest if separator else address.removesuffix("/"))
     if match is None or not 0 < int(match["port"]) <= _MAX_PORT:
         raise ValueError(f"cannot read the address {address!r}; expected {_FORMS}")
     return Address(f"{match['host']}:{match['port']}", {"": None, "http": False, "https": True}[scheme])

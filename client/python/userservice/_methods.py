@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
@@ -16,8 +15,7 @@ RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")
 
 
-@dataclass(frozen=True, slots=True)
-class Method(Generic[RequestT, ResponseT]):
+class Method(NamedTuple, Generic[RequestT, ResponseT]):
     """An RPC.
 
     Attributes:

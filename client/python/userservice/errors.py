@@ -84,10 +84,6 @@ class InvalidArgumentError(UserServiceError):
         super().__init__(message, code=code, reason=reason, request_id=request_id, retry_delay=retry_delay)
         self.violations: tuple[FieldViolation, ...] = tuple(violations)
 
-    def __str__(self) -> str:
-        fields = "".join(f"\n  {violation.field}: {violation.description}" for violation in self.violations)
-        return super().__str__() + fields
-
 
 class UserNotFoundError(UserServiceError):
     """There is no user of that user_id."""

@@ -18,10 +18,13 @@ MAX_WHOLE_NUMBER = 2**53
 """The largest whole number, either sign, that metadata can hold."""
 
 MAX_DEPTH = 16
-"""How deep metadata may nest: metadata itself is level 1, and each object or list inside another adds one.
+"""How deep metadata may nest: metadata itself is level 1, and each object or list inside another adds one."""
 
-The service has the same limit. It is checked here too because protobuf, well before it gives up with an error that
-names no field, encodes messages that nobody can decode any more.
+_SENDABLE_DEPTH = 30
+"""How deep metadata is sent, for the service to refuse it together with whatever else is wrong with the request.
+
+Each object takes three levels of messages, and a receiver gives up at 100 with an error that names no field. So what
+is deeper than this, like a dict that contains itself, is refused here.
 """
 
 
@@ -114,7 +117,7 @@ class _Writer:
         if id(container) in self._ancestors:
             self.refuse(path, "must not contain itself")
             return False
-        if len(self._ancestors) == MAX_DEPTH:
+        if len(self._ancestors) == _SENDABLE_DEPTH:
             self.refuse(path, f"must be at most {MAX_DEPTH} levels deep, where metadata itself is the first")
             return False
         self._ancestors.append(id(container))

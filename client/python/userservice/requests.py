@@ -135,7 +135,8 @@ def build_request(request: type[RequestT], fields: Mapping[str, object]) -> Requ
         elif value is not None:
             violations.extend(_set(message, cast("FieldDescriptor", known[name]), value))
     if violations:
-        raise InvalidArgumentError("the request was not sent: it has bad fields", violations=violations)
+        summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        raise InvalidArgumentError(f"the request was not sent: {summary}", violations=violations)
     return message
 
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userservice.errors import FieldViolation
-from userservice.metadata import MAX_DEPTH, MAX_WHOLE_NUMBER, fill_struct, metadata_from_bytes
+from userservice.metadata import _SENDABLE_DEPTH, MAX_DEPTH, MAX_WHOLE_NUMBER, fill_struct, metadata_from_bytes
 from userservice.v1.user_pb2 import User
+from userservice.v1.user_service_pb2 import AddUserRequest
 
 numbers = (
     st.integers(-MAX_WHOLE_NUMBER, MAX_WHOLE_NUMBER)
@@ -118,19 +119,27 @@ def test_metadata_that_is_no_mapping_is_refused(metadata: object) -> None:
     assert violation.field == "metadata"
 
 
-def test_depth_at_the_limit_and_one_past_it() -> None:
-    assert violations_of(nested(MAX_DEPTH)) == []
-    [violation] = violations_of(nested(MAX_DEPTH + 1))
-    assert violation.field == "metadata" + ".a" * MAX_DEPTH
+def test_what_is_too_deep_for_the_service_is_still_sent_if_it_can_be_read() -> None:
+    encoded = AddUserRequest(metadata=Struct.FromString(encode(nested(_SENDABLE_DEPTH)))).SerializeToString()
+    assert AddUserRequest.FromString(encoded).HasField("metadata")
+
+
+def test_what_could_not_be_read_is_refused_and_names_the_limit_of_the_service() -> None:
+    [violation] = violations_of(nested(_SENDABLE_DEPTH + 1))
+    assert violation.field == "metadata" + ".a" * _SENDABLE_DEPTH
     assert str(MAX_DEPTH) in violation.description
 
 
 def test_lists_count_as_levels() -> None:
     lists: list[Any] = []
-    for _ in range(MAX_DEPTH - 2):
+    for _ in range(_SENDABLE_DEPTH - 2):
         lists = [lists]
     assert violations_of({"a": lists}) == []
     assert len(violations_of({"a": [lists]})) == 1
+
+
+def test_nesting_far_beyond_the_limits_ends_at_once() -> None:
+    assert len(violations_of(nested(500))) == 1
 
 
 def test_metadata_that_contains_itself_is_refused() -> None:
