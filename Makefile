@@ -1,0 +1,98 @@
+# The environment of `make run` grows into the one of development: requirements/dev.txt has all of server.txt, at the
+# same versions, so either may come first and neither undoes the other.
+
+BIN := .venv/bin
+INSTALL_EDITABLE := python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+USERS ?= 100000
+export PYTHON
+
+EDGE_TESTS ?= tests/unit tests/contract
+
+.PHONY: help run test test-oldest test-newest demo lint format types generate check-generated breaking lock build clean
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/.server ## set up on first use, then serve on 127.0.0.1:50051; more settings: make run ARGS="--listen …"
+	@exec $(BIN)/userservice serve $(ARGS)
+
+test: .venv/.dev ## run the tests; a part of them: make test ARGS="tests/contract -k stream"
+	@tools/check-tools.sh
+	$(BIN)/pytest $(ARGS)
+
+test-oldest: .venv-oldest/.done ## run unit and contract tests with the oldest dependencies that pyproject.toml allows
+	.venv-oldest/bin/pytest $(EDGE_TESTS) $(ARGS)
+
+test-newest: .venv-newest/.done ## run unit and contract tests on the newest Python there is here
+	.venv-newest/bin/pytest $(EDGE_TESTS) $(ARGS)
+
+demo: .venv/.dev ## serve, load 100 000 users, stream them back, check each; fewer: make demo USERS=1000
+	@$(BIN)/python -m demo --users $(USERS) $(ARGS)
+
+lint: .venv/.dev ## check style and protos
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/buf lint protos
+	$(BIN)/buf format protos --diff --exit-code
+
+format: .venv/.dev ## put Python and protos into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format protos --write
+
+types: .venv/.dev ## check types, strictly
+	$(BIN)/mypy
+
+generate: .venv-codegen/.done ## make the Python stubs from the protos
+	tools/generate.sh
+
+check-generated: .venv-codegen/.done ## check that the committed stubs are what the protos generate
+	@tools/check-generated.sh
+
+breaking: .venv/.dev ## check that no caller of an earlier version of the protos would break
+	@tools/breaking.sh
+
+lock: .venv/.dev ## pin the newest versions inside the ranges of pyproject.toml
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/lock.sh
+
+build: .venv/.dev ## make the wheel in dist/ and check it
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@tools/check-wheel.sh dist/*.whl
+
+clean: ## remove environments, caches and builds; data stays
+	rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.server: requirements/server.txt pyproject.toml
+	@echo "setting up .venv (once, and when its requirements change)"
+	@tools/venv.sh .venv requirements/server.txt
+	@$(BIN)/$(INSTALL_EDITABLE)
+	@touch $@
+
+.venv/.dev: requirements/server.txt requirements/dev.txt pyproject.toml
+	@echo "setting up .venv for development (once, and when its requirements change)"
+	@tools/venv.sh .venv requirements/dev.txt
+	@$(BIN)/$(INSTALL_EDITABLE)
+	@touch .venv/.server $@
+
+.venv-oldest/.done: .venv/.dev
+	@echo "setting up .venv-oldest (once, and when the requirements change)"
+	@rm -rf .venv-oldest
+	@$(BIN)/uv venv --quiet --python $(BIN)/python .venv-oldest
+	@$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[server]' \
+		$$(grep -oE '^(hypothesis|pytest|pytest-asyncio|pytest-timeout)==[^ ]+' requirements/dev.txt)
+	@touch $@
+
+.venv-newest/.done: .venv/.dev
+	@echo "setting up .venv-newest (once, and when the requirements change)"
+	@rm -rf .venv-newest
+	@python=$$(tools/newest-python.sh) && $(BIN)/uv venv --quiet --python "$$python" .venv-newest
+	@$(BIN)/uv pip install --quiet --python .venv-newest --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python .venv-newest --no-deps --editable .
+	@touch $@
+
+.venv-codegen/.done: requirements/codegen.txt
+	@echo "setting up .venv-codegen (once, and when its requirements change)"
+	@tools/venv.sh .venv-codegen requirements/codegen.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""The service at work: generated users in, the same users out. `make demo` runs it."""

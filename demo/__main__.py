@@ -1,0 +1,130 @@
+"""Starts the service with a store of its own, loads generated users, streams them back, and checks every one."""
+
+import argparse
+import asyncio
+import itertools
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from demo import population
+from demo.loading import load
+from userservice import User, UserManager
+
+_FIELDS = ("user_id", "email", "first_name", "last_name", "metadata")
+
+
+class DemoFailedError(Exception):
+    """The service did not do what it promises."""
+
+
+@contextmanager
+def running_service(room: Path) -> Iterator[str]:
+    """Runs the service on a free port, and yields its address. It must stop when asked, with exit code 0."""
+    options = ["--listen", "127.0.0.1:0", "--data-dir", str(room / "data"), "--access-log", "false"]
+    command = [sys.executable, "-m", "userservice", "serve", *options]
+    log = room / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
+    with process:
+        try:
+            assert process.stdout  # noqa: S101 - it is piped
+            line = process.stdout.readline().strip()
+            if not line.startswith("userservice listening on "):
+                raise DemoFailedError(f"the service did not start:\n{log.read_text()}")
+            yield line.rpartition(" ")[2]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    if process.returncode:
+        raise DemoFailedError(f"the service ended with exit code {process.returncode}:\n{log.read_text()}")
+
+
+async def stream(address: str) -> list[User]:
+    """Reads all users back."""
+    users: list[User] = []
+    with progress("stream") as bar:
+        async with UserManager(address) as user_manager:
+            async for chunk in user_manager.list_chunked(chunk_size=1000):
+                bar.total = chunk.total_size
+                bar.update(len(chunk))
+                users += chunk
+    return users
+
+
+def check(users: list[User], count: int, seed: int) -> None:
+    """Raises unless every user came exactly once, in the order of the ids, with the content that it was given."""
+    if any(user.id >= following.id for user, following in itertools.pairwise(users)):
+        raise DemoFailedError("the users did not come in the order of their ids")
+    found = {user.user_id: user for user in users}
+    if not len(users) == len(found) == count:
+        raise DemoFailedError(f"{len(users)} came, {len(found)} of them different, where {count} were loaded")
+    with progress("check", count) as bar:
+        for number in range(count):
+            check_one(population.user(number, seed), found)
+            bar.update()
+
+
+def check_one(fields: dict[str, Any], found: dict[str, User]) -> None:
+    """Raises unless the user that was made of these fields was found, and is equal to them."""
+    made = {"email": "", "first_name": "", "last_name": "", "metadata": {}} | fields
+    user = found.get(made["user_id"])
+    if user is None:
+        raise DemoFailedError(f"{made['user_id']!r} did not come")
+    came = {field: getattr(user, field) for field in _FIELDS}
+    if came != made:
+        raise DemoFailedError(f"loaded {made}\nbut got {came}")
+
+
+def progress(what: str, count: int | None = None) -> "tqdm[Any]":
+    """A progress bar on standard error."""
+    return tqdm(total=count, desc=f"{what:>6}", unit=" users", mininterval=0.5, file=sys.stderr)
+
+
+def demonstrate(count: int, seed: int, processes: int) -> None:
+    """The demo itself."""
+    with tempfile.TemporaryDirectory(prefix="userservice-demo-") as room, running_service(Path(room)) as address:
+        started = time.perf_counter()
+        with progress("load", count) as bar:
+            for added in load(address, count, seed, processes):
+                bar.update(added)
+        loaded = time.perf_counter()
+        users = asyncio.run(stream(address))
+        streamed = time.perf_counter()
+        check(users, count, seed)
+    size = sum(len(bytes(user)) for user in users) / 1e6
+    print(f"loaded    {count:,} users with AddUser from {processes} processes: {rate(count, loaded - started)}")
+    print(f"streamed  {count:,} users, {size:,.1f} MB, with ListUsersChunked: {rate(count, streamed - loaded)}")
+    print(f"checked   {count:,} of {count:,} users came exactly once, in order, and equal to what was loaded")
+
+
+def rate(count: int, seconds: float) -> str:
+    """How long it took, in words."""
+    return f"{seconds:.1f} s, {count / seconds:,.0f} users/s"
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--users", type=int, default=100_000, help="how many to load (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same users (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="that load them (default: %(default)s)")
+    told = parser.parse_args()
+    if told.users < 1 or told.processes < 1:
+        parser.error("--users and --processes must be at least 1")
+    try:
+        demonstrate(told.users, told.seed, told.processes)
+    except DemoFailedError as error:
+        sys.exit(f"demo: FAILED: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What README.md shows is what happens: its programs run, and its tables are those of the code."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from harness.services import Service, clean_environment
+from harness.tools import require
+
+from userservice.errors import ERROR_BY_CODE, ERROR_BY_REASON
+from userservice_server.cli import serve
+from userservice_server.transport import status
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ADDRESS = "localhost:50051"
+
+# What differs from run to run. The order of fields in JSON, and its spaces, are grpcurl's whim.
+VARYING = {
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}": "UUID",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z": "TIME",
+    r'("id": )"\d+"': r'\1"ID"',
+    r'("etag": )"[^"]+"': r'\1"ETAG"',
+    r'("request_id": )"[^"]+"': r'\1"REQUEST"',
+}
+
+
+def block(language: str) -> str:
+    [found] = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
+def steady(output: str) -> str:
+    output = "\n".join(" ".join(line.split()) for line in output.strip().splitlines())
+    for varying, name in VARYING.items():
+        output = re.sub(varying, name, output)
+    return output
+
+
+def test_the_python_program_runs(service: Service) -> None:
+    program = block("python").replace(ADDRESS, service.address)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith("user123 pro 20")
+    assert second == "['user123']"
+
+
+def test_the_grpcurl_session_prints_what_it_says(service: Service) -> None:
+    environment = clean_environment() | {"PATH": f"{require('grpcurl').parent}{os.pathsep}{os.environ['PATH']}"}
+    commands = re.split(r"^\$ ", block("console"), flags=re.MULTILINE)[1:]
+    assert commands
+    for step in commands:
+        [command, said] = re.split(r"(?<!\\)\n", step, maxsplit=1)
+        done = subprocess.run(
+            ["sh", "-c", command.replace(ADDRESS, service.address)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert steady(done.stdout) == steady(said), command
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading."""
+    table = README.partition(f"\n## {heading}\n")[2].partition("\n|---")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[1:]]
+
+
+def test_the_configuration_table_is_that_of_the_command() -> None:
+    def default(option: click.Option) -> str:
+        if option.default is None:
+            return ""
+        return f"`{json.dumps(option.default) if isinstance(option.default, bool) else option.default}`"
+
+    options = [option for option in serve.params if isinstance(option, click.Option)]
+    assert rows("Configuration") == [
+        [f"`{option.opts[0]}`", f"`{option.envvar}`", default(option), str(option.help)] for option in options
+    ]
+
+
+def test_the_error_table_is_that_of_server_and_client() -> None:
+    def raised(row: status.Row) -> str:
+        return (ERROR_BY_REASON.get(row.reason) or ERROR_BY_CODE[row.code]).__name__
+
+    assert rows("Errors") == [
+        [f"`{row.reason}`", row.code.name, f"`{raised(row)}`"] for row in (*status.TABLE.values(), status.BUG)
+    ]
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README))
+def test_what_it_links_to_is_there(target: str) -> None:
+    assert (Path(__file__).parent.parent / target).is_file()
+
+
+@pytest.mark.parametrize("line", re.findall(r"`?make ([a-z][a-z -]*)", README))
+def test_what_it_makes_can_be_made(line: str) -> None:
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for target in line.split():
+        assert re.search(rf"^{target}:.* ## ", makefile, re.MULTILINE), target

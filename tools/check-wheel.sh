@@ -1,0 +1,27 @@
+#!/bin/sh
+# Fails unless the wheel holds our two packages and nothing else, and is of use without the server's extra.
+set -eu
+cd "$(dirname "$0")/.."
+wheel=$1
+fail() {
+    echo "check-wheel: $*" >&2
+    exit 1
+}
+
+holds=$(.venv/bin/python -m zipfile --list "$wheel" | awk 'NR > 1 { split($1, path, "/"); print path[1] }' | sort -u | tr '\n' ' ')
+case $holds in
+    "userservice userservice-"*.dist-info" userservice_server ") ;;
+    *) fail "the wheel holds $holds" ;;
+esac
+
+room=$(mktemp -d)
+trap 'rm -rf "$room"' EXIT
+"$(.venv/bin/python -c 'import sys; print(sys._base_executable)')" -m venv "$room/venv"
+"$room/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt "$wheel"
+cd "$room"
+venv/bin/python -c 'from userservice import UserManager, SyncUserManager, SessionManager, SyncSessionManager, User, Session' ||
+    fail "the client cannot be imported without the extra"
+if venv/bin/userservice serve >out 2>&1; then fail "the server started without the extra"; fi
+grep -q "pip install 'userservice\[server\]'" out || fail "serve without the extra says: $(cat out)"
+[ "$(wc -l <out)" = 1 ] || fail "serve without the extra says more than a line: $(cat out)"
+echo "check-wheel: $(basename "$wheel") holds $holds"

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Prints a Python that the service runs on: $PYTHON if set, else the first that fits. The pinned wheels are for these.
+set -eu
+oldest=11 newest=14
+for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    if "$python" -c "import sys, ensurepip, venv; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, $newest))" 2>/dev/null; then
+        command -v "$python"
+        exit 0
+    fi
+done
+echo "userservice needs Python 3.$oldest to 3.$newest with its venv module (Debian: python3-venv); ${PYTHON:-python3} on PATH is $("${PYTHON:-python3}" --version 2>&1 | head -n 1). Name one with: make PYTHON=/path/to/python3" >&2
+exit 1

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Makes the environment $1 if it is not there, and installs the pinned requirements from the files that follow.
+set -eu
+cd "$(dirname "$0")/.."
+venv=$1
+shift
+if [ ! -x "$venv/bin/python" ]; then
+    python=$(tools/find-python.sh)
+    "$python" -m venv --clear "$venv"
+fi
+for requirements; do
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$requirements"
+done
