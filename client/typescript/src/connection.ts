@@ -52,7 +52,15 @@ const CHANNEL_OPTIONS: ChannelOptions = {
   // Servers count a ping within 5 minutes of the last as a strike and drop the connection at the third.
   "grpc.keepalive_time_ms": 330_000,
   "grpc.keepalive_timeout_ms": 4000,
+  // A channel that replaces another is to have connections of its own.
+  "grpc.use_local_subchannel_pool": 1,
 };
+
+/**
+ * Milliseconds without a word from the service after which a call that gives up takes the connection for dead.
+ * Pings, so rare as they have to be, would find that out after minutes.
+ */
+const SILENCE_MS = 4000;
 
 /** What stands in for the description of a method: where it is, and what it is sent. */
 export interface Method {
@@ -62,10 +70,14 @@ export interface Method {
 
 /** A channel to the service. It connects at the first call. */
 export class Connection {
-  readonly #channel: Channel;
+  readonly #target: string;
+  readonly #credentials: ChannelCredentials;
   readonly #metadata = new Metadata();
   readonly #timeoutMs: number;
   readonly #running = new Set<Rpc>();
+  #channel: Channel;
+  /** Since when calls have been waiting for the service without a word from it; undefined if none do. */
+  #silentSince: number | undefined;
   #closed = false;
 
   /**
@@ -85,8 +97,13 @@ export class Connection {
       }
       this.#metadata.set("authorization", `Bearer ${token}`);
     }
-    const credentials = (tls ?? encrypted) ? tlsCredentials(tls ?? {}) : ChannelCredentials.createInsecure();
-    this.#channel = new Channel(target, credentials, CHANNEL_OPTIONS);
+    this.#target = target;
+    this.#credentials = (tls ?? encrypted) ? tlsCredentials(tls ?? {}) : ChannelCredentials.createInsecure();
+    this.#channel = this.#newChannel();
+  }
+
+  #newChannel(): Channel {
+    return new Channel(this.#target, this.#credentials, CHANNEL_OPTIONS);
   }
 
   /**
@@ -136,12 +153,30 @@ export class Connection {
     };
     signal?.addEventListener("abort", abort);
     const path = `/${method.parent.typeName}/${method.name}`;
-    const rpc = new Rpc(this.#channel, path, request, this.#metadata, timeoutMs, () => {
-      this.#running.delete(rpc);
-      signal?.removeEventListener("abort", abort);
+    const rpc = new Rpc(this.#channel, path, request, this.#metadata, timeoutMs, {
+      heard: () => {
+        this.#silentSince = undefined;
+      },
+      ended: (error) => {
+        this.#running.delete(rpc);
+        signal?.removeEventListener("abort", abort);
+        if (error !== undefined) {
+          this.#replaceIfDead();
+        }
+      },
     });
     this.#running.add(rpc);
+    this.#silentSince ??= performance.now();
     return rpc;
+  }
+
+  /** Connects anew for the calls to come if the service has not been heard for long. Running calls stay as they are. */
+  #replaceIfDead(): void {
+    if (!this.#closed && this.#silentSince !== undefined && performance.now() - this.#silentSince > SILENCE_MS) {
+      this.#channel.close();
+      this.#channel = this.#newChannel();
+      this.#silentSince = undefined;
+    }
   }
 
   /** Closes the channel and ends its running calls with ManagerClosedError. Safe to call twice. */

@@ -66,9 +66,8 @@ export class InvalidArgumentError extends UserServiceError {
   readonly violations: readonly FieldViolation[];
 
   constructor(message: string, details: ErrorDetails = {}) {
-    const violations = details.violations ?? [];
-    super([message, ...violations.map(({ field, description }) => `${field}: ${description}`)].join("\n  "), details);
-    this.violations = violations;
+    super(message, details);
+    this.violations = details.violations ?? [];
   }
 }
 

@@ -26,6 +26,13 @@ const MAX_WHOLE_NUMBER = 2 ** 53;
 /** How deep metadata may nest: metadata itself is level 1, and each object or array inside another adds one. */
 const MAX_DEPTH = 16;
 
+/**
+ * How deep metadata is sent, for the service to refuse it together with whatever else is wrong with the request. Each
+ * object takes three levels of messages, and a receiver gives up at 100 with an error that names no field. So what is
+ * deeper than this is refused here.
+ */
+const SENDABLE_DEPTH = 30;
+
 /** The fields of google.protobuf.Value; of Struct, of ListValue and of a map's entry they are 1, or 1 and 2. */
 const Kind = { NULL: 1, NUMBER: 2, STRING: 3, BOOL: 4, STRUCT: 5, LIST: 6 } as const;
 
@@ -168,7 +175,7 @@ class Encoder {
       this.refuse(path, "must not contain itself");
       return false;
     }
-    if (this.#ancestors.length === MAX_DEPTH) {
+    if (this.#ancestors.length === SENDABLE_DEPTH) {
       this.refuse(path, `must be at most ${MAX_DEPTH} levels deep, where metadata itself is the first`);
       return false;
     }

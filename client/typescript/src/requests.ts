@@ -101,7 +101,8 @@ export function encodeRequest(schema: DescMessage, fields: object): Buffer {
     }
   }
   if (violations.length > 0) {
-    throw new InvalidArgumentError("the request was not sent: it has bad fields", { violations });
+    const summary = violations.map(({ field, description }) => `${field}: ${description}`).join("; ");
+    throw new InvalidArgumentError(`the request was not sent: ${summary}`, { violations });
   }
   return asBuffer(writer.finish());
 }

@@ -4,6 +4,14 @@ import { type Channel, type Metadata, status, type StatusObject } from "@grpc/gr
 
 import { errorFromStatus } from "./status.js";
 
+/** What an RPC tells of itself. */
+export interface RpcEvents {
+  /** The service sent something, or the connection to it ended. */
+  readonly heard: () => void;
+  /** The RPC is over, for whatever reason; the error is undefined if it went well. Told once. */
+  readonly ended: (error: unknown) => void;
+}
+
 interface Settle {
   readonly resolve: (message: Buffer | undefined) => void;
   readonly reject: (error: unknown) => void;
@@ -17,7 +25,7 @@ interface Settle {
  */
 export class Rpc {
   readonly #call: ReturnType<Channel["createCall"]>;
-  readonly #onEnd: () => void;
+  readonly #events: RpcEvents;
   #settle: Settle | undefined;
   #end: { readonly error: unknown } | undefined;
   #cancelled: { readonly error: unknown } | undefined;
@@ -31,7 +39,7 @@ export class Rpc {
    * @param request - The encoded request.
    * @param metadata - What to send with it.
    * @param timeoutMs - Milliseconds for the whole RPC, told to the service too; Infinity for none.
-   * @param onEnd - Called once, when the RPC is over for whatever reason.
+   * @param events - Called when they happen, and never before the constructor is done.
    */
   constructor(
     channel: Channel,
@@ -39,14 +47,17 @@ export class Rpc {
     request: Buffer,
     metadata: Metadata,
     timeoutMs: number,
-    onEnd: () => void,
+    events: RpcEvents,
   ) {
-    this.#onEnd = onEnd;
+    this.#events = events;
     const deadline = timeoutMs === Infinity ? Infinity : Date.now() + timeoutMs;
     this.#call = channel.createCall(path, deadline, null, null, null);
     this.#call.start(metadata, {
-      onReceiveMetadata: () => undefined,
-      onReceiveMessage: (message: Buffer) => this.#settle?.resolve(message),
+      onReceiveMetadata: events.heard,
+      onReceiveMessage: (message: Buffer) => {
+        events.heard();
+        this.#settle?.resolve(message);
+      },
       onReceiveStatus: (received) => {
         this.#finish(received);
       },
@@ -91,9 +102,13 @@ export class Rpc {
   }
 
   #finish(received: StatusObject): void {
+    // Running out of time, unlike all else that ends a call, may have been noticed here alone.
+    if (!this.#cancelled && received.code !== status.DEADLINE_EXCEEDED) {
+      this.#events.heard();
+    }
     this.#end = this.#cancelled ?? { error: received.code === status.OK ? undefined : errorFromStatus(received) };
     this.#settleEnd();
-    this.#onEnd();
+    this.#events.ended(this.#end.error);
   }
 
   #settleEnd(): void {
