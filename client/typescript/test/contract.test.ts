@@ -2,22 +2,33 @@
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
+import { inspect } from "node:util";
 
 import {
   InvalidArgumentError,
   type Session,
   SessionManager,
+  type SessionPage,
   type User,
   UserManager,
+  type UserPage,
   UserServiceError,
 } from "userservice";
 
 import { loadCases, match, matchError, Scope, type Step } from "./harness/case_language.js";
 import { Service } from "./harness/service.js";
 
-// What is passed here is often wrong on purpose.
-// eslint-disable-next-line @typescript-eslint/no-explicit-any
-type Args = Record<string, any>;
+/** The arguments of a call. What stands in a case is often wrong on purpose. */
+interface Args {
+  user_id: string;
+  session_id: string;
+  etag?: string;
+  request_id?: string;
+  limit?: number;
+  cursor?: number;
+  chunk_size?: number;
+  user_ids: string[];
+}
 
 /** Time in ISO 8601 with microseconds, as the cases write it. */
 function isoTime(time: Date, microseconds: number): string {
@@ -34,9 +45,14 @@ function readRecord(record: User | Session): object {
   };
 }
 
-function readPage(page: readonly (User | Session)[] & { next_cursor: number; total_size: number }, name: string): Args {
+function readUsers(page: UserPage): { users: object[]; next_cursor: number; total_size: number } {
   const { next_cursor, total_size } = page;
-  return { [name]: page.map(readRecord), next_cursor, total_size };
+  return { users: page.map(readRecord), next_cursor, total_size };
+}
+
+function readSessions(page: SessionPage): object {
+  const { next_cursor, total_size } = page;
+  return { sessions: page.map(readRecord), next_cursor, total_size };
 }
 
 /** The calls of the cases, on the managers. */
@@ -50,21 +66,21 @@ class Driver {
   }
 
   readonly calls: Readonly<Record<string, (args: Args) => Promise<unknown>>> = {
-    "users.add": async (args) => readRecord(await this.users.add(args as never)),
-    "users.get": async (args) => readRecord(await this.users.get(args["user_id"])),
-    "users.update": async (args) => readRecord(await this.users.update(args as never)),
+    "users.add": async (args) => readRecord(await this.users.add(args)),
+    "users.get": async (args) => readRecord(await this.users.get(args.user_id)),
+    "users.update": async (args) => readRecord(await this.users.update(args)),
     "users.delete": async ({ user_id, etag, request_id: requestId, ...others }) => {
       assert.deepEqual(others, {});
       await this.users.delete(user_id, { etag, requestId });
       return {};
     },
-    "users.list": async ({ limit, cursor }) => readPage(await this.users.list(limit, cursor), "users"),
+    "users.list": async ({ limit, cursor }) => readUsers(await this.users.list(limit, cursor)),
     "users.list_chunked": async ({ chunk_size, cursor }) => {
       const chunks = [];
       for await (const chunk of this.users.listChunked(chunk_size, cursor)) {
-        chunks.push(readPage(chunk, "users"));
+        chunks.push(readUsers(chunk));
       }
-      return { chunks, users: chunks.flatMap((chunk): unknown => chunk["users"]) };
+      return { chunks, users: chunks.flatMap(({ users }) => users) };
     },
     "users.batch_get": async ({ user_ids }) => {
       const batch = await this.users.batchGet(user_ids);
@@ -74,10 +90,10 @@ class Driver {
       sessions: (await this.users.getSessions(user_id)).map(readRecord),
     }),
     "users.list_sessions": async ({ user_id, limit, cursor }) =>
-      readPage(await this.sessions.list(user_id, limit, cursor), "sessions"),
-    "sessions.add": async (args) => readRecord(await this.sessions.add(args as never)),
-    "sessions.get": async (args) => readRecord(await this.sessions.get(args["user_id"], args["session_id"])),
-    "sessions.update": async (args) => readRecord(await this.sessions.update(args as never)),
+      readSessions(await this.sessions.list(user_id, limit, cursor)),
+    "sessions.add": async (args) => readRecord(await this.sessions.add(args)),
+    "sessions.get": async (args) => readRecord(await this.sessions.get(args.user_id, args.session_id)),
+    "sessions.update": async (args) => readRecord(await this.sessions.update(args)),
     "sessions.delete": async ({ user_id, session_id, etag, request_id: requestId, ...others }) => {
       assert.deepEqual(others, {});
       await this.sessions.delete(user_id, session_id, { etag, requestId });
@@ -146,7 +162,7 @@ describe("contract cases", () => {
           try {
             await take(step, driver, scope);
           } catch (error) {
-            const value = each === undefined ? "" : ` with ${String(each).slice(0, 80)}`;
+            const value = each === undefined ? "" : ` with ${inspect(each).slice(0, 80)}`;
             throw new Error(`step ${number + 1}, ${step.call}${value}`, { cause: error });
           }
         }

@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { isDeepStrictEqual } from "node:util";
+import { inspect, isDeepStrictEqual } from "node:util";
 
 import { ROOT } from "./service.js";
 
@@ -186,13 +186,11 @@ function judge(operator: string, operand: unknown, actual: unknown, where: strin
 }
 
 function same(expected: unknown, actual: unknown, where: string): void {
-  // As Python's JSON has it, -0 is 0.
   assert.ok(isDeepStrictEqual(expected, actual), `${where}: expected ${short(expected)}, got ${short(actual)}`);
 }
 
 function short(value: unknown): string {
-  const text =
-    JSON.stringify(value, (_, item: unknown) => (typeof item === "bigint" ? `${item}n` : item)) ?? "undefined";
+  const text = inspect(value, { depth: null });
   return text.length <= 400 ? text : `${text.slice(0, 200)} … ${text.slice(-200)}`;
 }
 

@@ -80,7 +80,7 @@ export class Service implements AsyncDisposable {
   /** Ends the service with a signal. Its store follows it. */
   async end(signal: NodeJS.Signals): Promise<void> {
     const child = this.#process;
-    if (child && child.exitCode === null && child.signalCode === null) {
+    if (child?.exitCode === null && child.signalCode === null) {
       child.kill(signal);
       await once(child, "exit");
     }
