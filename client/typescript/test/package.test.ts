@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
@@ -14,6 +14,15 @@ import { PACKAGE, Service } from "./harness/service.js";
 
 const run = promisify(execFile);
 
+const MODULE = `
+import { UserManager, UserAlreadyExistsError, type ICreateUserRequest, type User } from "userservice";
+`;
+const SCRIPT = `
+import userservice = require("userservice");
+const { UserManager, UserAlreadyExistsError } = userservice;
+type ICreateUserRequest = userservice.ICreateUserRequest;
+type User = userservice.User;
+`;
 const USE = `
 async function main(address: string): Promise<void> {
   const userManager = new UserManager(address);
@@ -36,6 +45,12 @@ void main(String(process.argv[2]));
 `;
 const PRINTED = "fresh bar true\n1 0\ntrue\n";
 
+/** The example of README.md, with the address to be given on the command line. */
+async function readmeExample(): Promise<string> {
+  const [, example = ""] = /^```ts\n(.*?)^```$/ms.exec(await readFile(join(PACKAGE, "README.md"), "utf8")) ?? [];
+  return example.replace('"http://localhost:50051"', "String(process.argv[2])");
+}
+
 describe("the package", () => {
   let project: string;
   before(async () => {
@@ -44,29 +59,33 @@ describe("the package", () => {
     const [tarball = ""] = await readdir(project);
     await writeFile(join(project, "package.json"), JSON.stringify({ name: "fresh", version: "1.0.0" }));
     await run("npm", ["install", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`], { cwd: project });
+    await writeFile(join(project, "module.mts"), MODULE + USE);
+    await writeFile(join(project, "script.cts"), SCRIPT + USE);
+    await writeFile(join(project, "readme.mts"), await readmeExample());
+    const settings = ["--strict", "--module", "nodenext", "--target", "es2022", "--types", "node"];
+    await run(join(PACKAGE, "node_modules/.bin/tsc"), [...settings, "module.mts", "script.cts", "readme.mts"], {
+      cwd: project,
+    });
   });
   after(() => rm(project, { recursive: true }));
 
-  async function useFrom(file: string, source: string): Promise<string> {
+  async function use(file: string): Promise<string> {
     await using service = await Service.start();
-    await writeFile(join(project, file), source);
-    const settings = ["--strict", "--module", "nodenext", "--target", "es2022", "--types", "node"];
-    await run(join(PACKAGE, "node_modules/.bin/tsc"), [...settings, file], { cwd: project });
-    const compiled = file.replace("ts", "js");
-    return (await run(process.execPath, [compiled, service.address], { cwd: project })).stdout;
+    return (await run(process.execPath, [file, service.address], { cwd: project })).stdout;
   }
 
   it("can be imported, with types, by a module", async () => {
-    const source = `import { UserManager, UserAlreadyExistsError, type ICreateUserRequest, type User } from "userservice";${USE}`;
-    assert.equal(await useFrom("module.mts", source), PRINTED);
+    assert.equal(await use("module.mjs"), PRINTED);
+  });
+
+  it("works as its README says", async () => {
+    const [added, chunk, ...others] = (await use("readme.mjs")).trim().split("\n");
+    assert.match(added ?? "", /^\d+ \{ foo: 'bar' \} \d{4}-/);
+    assert.deepEqual([chunk, ...others], ["1 0"]);
   });
 
   it("can be required, with types, by a CommonJS script", { skip: !process.features.require_module }, async () => {
-    const source = `import userservice = require("userservice");
-const { UserManager, UserAlreadyExistsError } = userservice;
-type ICreateUserRequest = userservice.ICreateUserRequest;
-type User = userservice.User;${USE}`;
-    assert.equal(await useFrom("script.cts", source), PRINTED);
+    assert.equal(await use("script.cjs"), PRINTED);
   });
 
   it("has what it needs and nothing else", async () => {
