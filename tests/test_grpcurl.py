@@ -23,7 +23,7 @@ class Grpcurl:
     address: str
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [self.program, "-plaintext", "-max-time", "20", *arguments]
+        command = [str(self.program), "-plaintext", "-max-time", "20", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     def show(self, *arguments: str) -> str:
@@ -60,6 +60,11 @@ def test_describe_shows_every_rpc(grpcurl: Grpcurl, service_name: str, descripto
     for method in descriptor.methods:
         assert f"rpc {method.name} ( .{method.input_type.full_name} )" in described
     assert grpcurl.show("list", service_name).split() == sorted(method.full_name for method in descriptor.methods)
+
+
+def test_describe_shows_a_single_rpc(grpcurl: Grpcurl) -> None:
+    described = grpcurl.show("describe", "userservice.v1.UserService.GetUser")
+    assert "rpc GetUser ( .userservice.v1.GetUserRequest ) returns ( .userservice.v1.GetUserResponse );" in described
 
 
 def test_describe_shows_the_fields_of_a_message(grpcurl: Grpcurl) -> None:

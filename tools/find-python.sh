@@ -8,5 +8,6 @@ for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
         exit 0
     fi
 done
-echo "userservice needs Python 3.$oldest to 3.$newest with its venv module (Debian: python3-venv); ${PYTHON:-python3} on PATH is $("${PYTHON:-python3}" --version 2>&1 | head -n 1). Name one with: make PYTHON=/path/to/python3" >&2
+found=$("${PYTHON:-python3}" --version 2>/dev/null) || found="not there"
+echo "userservice needs Python 3.$oldest to 3.$newest with its venv module (Debian: python3-venv), and ${PYTHON:-python3} is $found; name another with make PYTHON=/path/to/python3" >&2
 exit 1

@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from redis.exceptions import AuthenticationError, BusyLoadingError
 
 from userservice.v1 import session_service_pb2, user_service_pb2
@@ -24,6 +23,7 @@ from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
 from userservice_server.transport.health import Health
 from userservice_server.transport.interceptors import Settings
+from userservice_server.transport.reflection import enable_reflection
 from userservice_server.transport.session_servicer import SessionServicer
 from userservice_server.transport.user_servicer import UserServicer
 
@@ -92,6 +92,7 @@ async def _serve_store(
     health, drain = Health(store, SERVICE_NAMES), Drain()
     server = _server(config, store, health, drain)
     port = _bound_port(server, config)
+    await health.look()  # before the first answer: until then it knows no service
     await server.start()
     following = asyncio.create_task(health.follow_store())
     watching = asyncio.create_task(_until_ended(ended))
@@ -175,7 +176,7 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
     )
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((*SERVICE_NAMES, health_name, reflection.SERVICE_NAME), server)
+    enable_reflection((*SERVICE_NAMES, health_name), server)
     return server
 
 

@@ -1,6 +1,6 @@
 """Every case of cases/*.json through every driver on every backend."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 from case_language import Case, Scope, each_binding, load_cases, match, match_error
@@ -18,7 +18,7 @@ COMBINATIONS = [(driver, case) for driver in DRIVERS for case in load_cases() if
 
 
 @pytest.fixture(scope="session")
-def all_drivers(shared_service: Service) -> Iterator[dict[str, Driver]]:
+def all_drivers(shared_service: Service) -> Iterator[Mapping[str, Driver]]:
     drivers = {name: driver(shared_service.address) for name, driver in DRIVERS.items()}
     yield drivers
     for driver in drivers.values():
@@ -27,7 +27,7 @@ def all_drivers(shared_service: Service) -> Iterator[dict[str, Driver]]:
 
 @pytest.mark.usefixtures("service")
 @pytest.mark.parametrize(("driver", "case"), COMBINATIONS, ids=str)
-def test_case(all_drivers: dict[str, Driver], driver: str, case: Case) -> None:
+def test_case(all_drivers: Mapping[str, Driver], driver: str, case: Case) -> None:
     scope = Scope()
     for number, step in enumerate(case.steps, 1):
         for _ in each_binding(step, scope):

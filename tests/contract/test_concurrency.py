@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import grpc
@@ -149,13 +149,13 @@ async def test_concurrent_repeats_of_one_request_are_applied_once(stubs: Stubs, 
     request_id = str(uuid4())
     if kind != "add":
         await add_users(stubs, ["ada"])
-    calls = {
+    calls: dict[str, Callable[[], Awaitable[Message]]] = {
         "add": lambda: stubs.users.AddUser(AddUserRequest(user_id="ada", request_id=request_id)),
         "update": lambda: stubs.users.UpdateUser(UpdateUserRequest(user_id="ada", email="x", request_id=request_id)),
         "delete": lambda: stubs.users.DeleteUser(DeleteUserRequest(user_id="ada", request_id=request_id)),
     }
 
-    outcomes = await asyncio.gather(*(attempt(calls[kind]()) for _ in range(WRITERS)))  # type: ignore[no-untyped-call]
+    outcomes = await asyncio.gather(*(attempt(calls[kind]()) for _ in range(WRITERS)))
 
     assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
     assert not isinstance(outcomes[0], Failure)

@@ -129,6 +129,7 @@ async def test_every_next_cursor_resumes_where_its_chunk_ended(stubs: Stubs) -> 
     for index, chunk in enumerate(chunks[:-1]):
         rest = await read_chunks(stubs, chunk_size=11, cursor=chunk.next_cursor)
         assert names(chunks[: index + 1]) + names(rest) == everything
+        assert chunk.next_cursor == chunk.users[-1].id
     assert [chunk.next_cursor > 0 for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
 
 

@@ -49,7 +49,11 @@ class Service(Program):
     @property
     def log(self) -> list[dict[str, Any]]:
         """The log so far. Fails on a line that is not a JSON object."""
-        records = [json.loads(line) for line in self.stderr]
+        return self.log_lines_with("")
+
+    def log_lines_with(self, text: str) -> list[dict[str, Any]]:
+        """Returns what the log says in lines that hold the text: a shared service has a long log."""
+        records = [json.loads(line) for line in self.stderr if text in line]
         assert all(isinstance(record, dict) for record in records)
         return records
 

@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -41,7 +42,7 @@ async def ask(stubs: Stubs, dice: random.Random, outcomes: Counter[str]) -> None
     """Makes one call, perhaps cancels it, and holds the answer against the question."""
     user_id, other = dice.sample(USERS, 2)
     kind = dice.choice(["get", "get", "get", "batch", "session", "sessions"])
-    call: grpc.aio.UnaryUnaryCall
+    call: Any
     match kind:
         case "get":
             call = stubs.users.GetUser(GetUserRequest(user_id=user_id))
@@ -97,7 +98,7 @@ async def test_cancelled_calls_never_cross_the_answers_of_others() -> None:
     assert outcomes["answered"] > CALLS / 2
 
 
-async def refused(method: "grpc.aio.UnaryUnaryMultiCallable", request: Message) -> Failure:
+async def refused(method: Callable[..., Awaitable[Message]], request: Message) -> Failure:
     """Returns how the call fails. After an answer that cannot be right, the service connects to its store anew."""
     while True:
         with pytest.raises(grpc.aio.AioRpcError) as raised:

@@ -1,6 +1,8 @@
 """A write whose reply is lost on the way: applied once, and told so to whoever repeats it by its request_id."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -33,7 +35,7 @@ async def test_without_a_request_id_the_service_does_not_repeat_a_write_by_itsel
             assert client.zcard("userservice:{0}:users") == 1, "it was not applied, so nothing was shown"
 
 
-async def until_answered(method: "grpc.aio.UnaryUnaryMultiCallable", request: Message) -> Message:
+async def until_answered(method: Callable[..., Awaitable[Any]], request: Message) -> Any:
     """Repeats the very same request until the store is there; any other error is raised."""
     for _ in range(100):
         try:
@@ -53,11 +55,11 @@ async def test_repeats_by_request_id_are_applied_once() -> None:
             for number in range(ROUNDS):
                 user_id = f"u{number}"
                 add = AddUserRequest(user_id=user_id, request_id=str(uuid4()))
-                user = (await until_answered(stubs.users.AddUser, add)).user  # type: ignore[attr-defined]
+                user = (await until_answered(stubs.users.AddUser, add)).user
                 for key in ("a", "b"):
                     patch = struct({key: number})
                     update = UpdateUserRequest(user_id=user_id, metadata=patch, etag=user.etag, request_id=str(uuid4()))
-                    user = (await until_answered(stubs.users.UpdateUser, update)).user  # type: ignore[attr-defined]
+                    user = (await until_answered(stubs.users.UpdateUser, update)).user
                 assert dict(user.metadata) == {"a": number, "b": number}
                 if number % 2:
                     delete = DeleteUserRequest(user_id=user_id, etag=user.etag, request_id=str(uuid4()))

@@ -76,7 +76,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     server = ["-keyout", made.key, "-out", made.certificate, "-subj", "/CN=localhost", "-addext", names]
     server += ["-addext", "basicConstraints=critical,CA:FALSE", "-CA", made.authority, "-CAkey", signing_key]
     for arguments in (authority, server):
-        subprocess.run([openssl, "req", "-x509", "-days", "2", *new_key, *arguments], check=True, capture_output=True)
+        subprocess.run(
+            [str(openssl), "req", "-x509", "-days", "2", *new_key, *map(str, arguments)],
+            check=True,
+            capture_output=True,
+        )
     return made
 
 

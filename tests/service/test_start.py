@@ -4,7 +4,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -189,13 +188,11 @@ def _listening_ports_of(pids: list[int]) -> set[int]:
 def test_a_store_that_is_still_loading_is_waited_for() -> None:
     with Store(append_only=True) as store:
         store.restart_slowly()
-        with Service(redis_url=store.url, wait=False) as service:
-            until(store.is_loading)
-            time.sleep(0.5)  # longer than a start takes
-            assert store.is_loading()
-            assert (service.running, service.stdout) == (True, [])
-            service.wait_for("stdout", "^userservice listening on ")
-        store.program.wait_for("stdout", "(?i)ready to accept connections")
+        until(store.is_loading)
+        with Service(redis_url=store.url) as service:
+            assert re.search("(?i)ready to accept connections", "\n".join(store.program.stdout)), "it served too early"
+            assert health(service.address) == "SERVING"
+            assert service.stop() == 0
 
 
 def test_a_user_that_nobody_added_is_not_found_in_a_new_store(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from harness.connections import connect, health
 from harness.failures import failure_of
 from harness.population import add_users, names, read_chunks, struct
 from harness.programs import command_line, descendants, wait_until_gone
+from harness.proxies import Proxy
 from harness.services import Service
 from harness.stores import Store, free_port
 from harness.waiting import until
@@ -64,20 +66,26 @@ def test_the_embedded_store_ends_with_it(tmp_path: Path) -> None:
 
 
 async def test_a_running_call_is_answered(populated: Store) -> None:
-    with Service("--store-timeout", "10", redis_url=populated.url) as service:
+    under_way = threading.Event()
+
+    def notice(sent: bytes) -> bool:
+        if b"u77" in sent:
+            under_way.set()
+        return False
+
+    with Proxy(populated.socket) as proxy, Service("--store-timeout", "20", redis_url=proxy.url) as service:
+        proxy.lose_reply_after = notice
         async with connect(service.address) as stubs:
-            await stubs.users.GetUser(GetUserRequest(user_id="u1"))
             populated.freeze()
             try:
-                call = asyncio.ensure_future(stubs.users.GetUser(GetUserRequest(user_id="u1"), timeout=10))
-                await asyncio.sleep(0.3)  # it is waiting for the store by now
+                call = asyncio.ensure_future(stubs.users.GetUser(GetUserRequest(user_id="u77"), timeout=30))
+                assert await asyncio.to_thread(under_way.wait, 10)
                 service.send(signal.SIGTERM)
-                await asyncio.sleep(0.3)
-                assert service.running, "it did not wait for the call"
+                await asyncio.to_thread(service.wait_for, "stderr", '"ending"')
                 assert not call.done()
             finally:
                 populated.thaw()
-            assert (await call).user.user_id == "u1"
+            assert (await call).user.user_id == "u77"
         assert await asyncio.to_thread(service.wait) == 0
 
 
@@ -145,7 +153,7 @@ async def test_health_turns_not_serving_before_it_goes(populated: Store) -> None
     with Service(redis_url=populated.url) as service:
         async with connect(service.address, *HELD_BACK) as stubs:
             stream = stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=10), timeout=30)
-            await stream.read()  # type: ignore[attr-defined]
+            await stream.read()
             watch = HealthStub(stubs.channel).Watch(HealthCheckRequest(service="userservice.v1.UserService"))
             assert (await watch.read()).status == HealthCheckResponse.SERVING
             service.send(signal.SIGTERM)
@@ -160,7 +168,7 @@ async def test_a_reader_that_reads_nothing_holds_it_up_for_the_grace_time_only(p
     with Service("--grace", "1", redis_url=populated.url) as service:
         async with connect(service.address, *HELD_BACK) as stubs:
             stream = stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=10), timeout=60)
-            await stream.read()  # type: ignore[attr-defined]
+            await stream.read()
             started = time.monotonic()
             assert await asyncio.to_thread(service.stop, within=10) == 0
             assert time.monotonic() - started < 8

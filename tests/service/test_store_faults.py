@@ -81,7 +81,7 @@ def reads(stubs: Stubs) -> list[Awaitable[Any]]:
     return [
         users.GetUser(GetUserRequest(user_id="ada"), timeout=20),
         users.ListUsers(ListUsersRequest(), timeout=20),
-        users.ListUsersChunked(ListUsersChunkedRequest(), timeout=20).read(),  # type: ignore[attr-defined]
+        users.ListUsersChunked(ListUsersChunkedRequest(), timeout=20).read(),
         users.BatchGetUsers(BatchGetUsersRequest(user_ids=["ada"]), timeout=20),
         users.GetUserSessions(GetUserSessionsRequest(user_id="ada"), timeout=20),
         sessions.GetSession(GetSessionRequest(user_id="ada", session_id="s"), timeout=20),
@@ -162,12 +162,14 @@ async def test_a_store_that_hangs_and_goes_on(fragile: Store) -> None:
 
 
 async def test_who_watches_health_is_told(fragile: Store) -> None:
-    async with serving(fragile) as (_, stubs):
+    async with serving(fragile) as (service, stubs):
+        await health_is(service, "SERVING")
         watch = HealthStub(stubs.channel).Watch(HealthCheckRequest(service="userservice.v1.UserService"))
-        seen = []
-        for step in (lambda: None, fragile.kill, fragile.start):
-            step()
-            seen.append((await asyncio.wait_for(watch.read(), 10)).status)
+        seen = [(await asyncio.wait_for(watch.read(), 30)).status]
+        fragile.kill()
+        seen.append((await asyncio.wait_for(watch.read(), 30)).status)
+        fragile.start()
+        seen.append((await asyncio.wait_for(watch.read(), 30)).status)
         watch.cancel()
         assert seen == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING, HealthCheckResponse.SERVING]
 
@@ -175,7 +177,7 @@ async def test_who_watches_health_is_told(fragile: Store) -> None:
 async def test_a_store_that_is_loading(durable: Store) -> None:
     async with serving(durable) as (service, stubs):
         added = await add_users(stubs, ["ada"])
-        durable.restart_slowly()
+        durable.restart_slowly(3)
         await asyncio.to_thread(until, durable.is_loading)
         await health_is(service, "NOT_SERVING")
         assert durable.is_loading()
@@ -220,14 +222,14 @@ async def test_a_store_that_is_full(backend: str) -> None:
             with store.client() as client:
                 before = everything(client)
                 client.config_set("maxmemory", 1024)
-                writes = [
+                growing: list[Awaitable[object]] = [
                     stubs.users.AddUser(
                         AddUserRequest(user_id="new", request_id="0195b2c8-6c3a-7a4e-8f4e-9f1d2c3b4a5b")
                     ),
                     stubs.users.UpdateUser(UpdateUserRequest(user_id="ada", email="x")),
                     stubs.sessions.AddSession(AddSessionRequest(user_id="ada", session_id="t")),
                 ]
-                for found in await asyncio.gather(*map(failure, writes)):
+                for found in await asyncio.gather(*map(failure, growing)):
                     assert (found.code, found.reason) == ("RESOURCE_EXHAUSTED", "STORE_FULL")
                     assert found.domain == "userservice"
                     assert found.request_id
@@ -258,7 +260,7 @@ async def test_a_store_that_fills_up_under_load_holds_whole_users_only(fragile: 
 
     async with serving(fragile) as (_, stubs):
         with fragile.client() as client:
-            client.config_set("maxmemory", client.info("memory")["used_memory"] + 3_000_000)  # type: ignore[index]
+            client.config_set("maxmemory", client.info("memory")["used_memory"] + 3_000_000)
             found = await asyncio.gather(*(add(stubs, worker) for worker in range(8)))
             assert {one.reason for one in found} == {"STORE_FULL"}
             assert len(acknowledged) > 50

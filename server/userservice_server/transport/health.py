@@ -32,13 +32,17 @@ class Health:
     async def follow_store(self) -> None:
         """Asks the store how it is, again and again, until cancelled."""
         while True:
-            try:
-                await self._store.ping()
-            except StoreUnavailableError as error:
-                await self._set(serving=False, cause=error.__cause__)
-            else:
-                await self._set(serving=True)
+            await self.look()
             await asyncio.sleep(PING_INTERVAL)
+
+    async def look(self) -> None:
+        """Asks the store how it is, once."""
+        try:
+            await self._store.ping()
+        except StoreUnavailableError as error:
+            await self._set(serving=False, cause=error.__cause__)
+        else:
+            await self._set(serving=True)
 
     async def end(self) -> None:
         """Tells everybody that asks that the server is about to end; final."""

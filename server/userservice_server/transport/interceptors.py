@@ -106,8 +106,8 @@ def errors(handler: Handler, _settings: Settings) -> Handler:
         except grpc.aio.AbortError:
             raise  # decided already: a second abort would fail
         except grpc.aio.InternalError:
-            call.code = grpc.StatusCode.CANCELLED  # how grpc tells a handler that writes that the caller has gone
-            raise
+            # How grpc tells a handler that writes that the caller has gone. Raised on, grpc would log it as a bug.
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001 - that is its task: no other text may reach a caller
             failure = error
             _log_bug(call, error)
