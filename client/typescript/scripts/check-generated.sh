@@ -1,0 +1,11 @@
+#!/bin/sh
+# Fails if src/gen is not what the protos generate.
+set -eu
+cd "$(dirname "$0")/.."
+fresh=$(mktemp -d)
+trap 'rm -rf "$fresh"' EXIT
+PATH="node_modules/.bin:$PATH" buf generate --output "$fresh"
+diff -r "$fresh/src/gen" src/gen || {
+  echo "src/gen is not what the protos generate; run: npm run generate" >&2
+  exit 1
+}

@@ -1,0 +1,123 @@
+/** Reading the stream of all users, over cuts of the connection and restarts of the server. */
+
+import { type Answer, decodeAnswer } from "./answers.js";
+import type { CallOptions, Connection } from "./connection.js";
+import { DeadlineExceededError, InternalError, UnavailableError } from "./errors.js";
+import { ListUsersChunkedRequestSchema, UserService } from "./gen/userservice/v1/user_service_pb.js";
+import { type User, type UserPage, UserView } from "./models.js";
+import { encodeRequest } from "./requests.js";
+import type { Rpc } from "./rpc.js";
+
+/**
+ * The chunks of one `listChunked`, one at a time.
+ *
+ * Each `next` has a deadline of its own over all it does, so the time that the consumer takes between two chunks does
+ * not count, and a service that is away is tried again for that long after the last chunk that came.
+ */
+export class ChunkReader {
+  readonly #connection: Connection;
+  readonly #chunkSize: number;
+  readonly #options: CallOptions;
+  #request: Buffer;
+  #cursor: number;
+  #rpc: Rpc | undefined;
+  #finished = false;
+
+  /**
+   * @param connection - The connection to read from.
+   * @param chunkSize - The most users in a chunk.
+   * @param cursor - Where to start.
+   * @param options - The time for each chunk, and what ends the stream.
+   * @throws InvalidArgumentError if chunkSize or cursor are no whole numbers.
+   */
+  constructor(connection: Connection, chunkSize: number, cursor: number, options: CallOptions) {
+    this.#connection = connection;
+    this.#chunkSize = chunkSize;
+    this.#options = options;
+    this.#cursor = cursor;
+    this.#request = this.#encode();
+  }
+
+  /**
+   * Returns the next chunk that has users in it, or undefined at the end.
+   *
+   * @throws UserServiceError if no chunk came in time, with the last error, or the service refused the request; the
+   *   signal's reason, if it is aborted.
+   */
+  async next(): Promise<UserPage | undefined> {
+    while (!this.#finished) {
+      const chunk = await this.#read();
+      if (chunk.length > 0) {
+        return chunk;
+      }
+    }
+    return undefined;
+  }
+
+  /** Ends the RPC at once, if one runs. To be called by whoever stops reading, for nothing else would end it. */
+  cancel(): void {
+    this.#rpc?.cancel(undefined);
+    this.#rpc = undefined;
+  }
+
+  async #read(): Promise<UserPage> {
+    const attempts = this.#connection.attempts(this.#options);
+    for (;;) {
+      try {
+        attempts.signal?.throwIfAborted();
+        this.#rpc ??= this.#connection.open(
+          UserService.method.listUsersChunked,
+          this.#request,
+          Infinity,
+          attempts.signal,
+        );
+        return this.#accept(decodeAnswer(await readInTime(this.#rpc, attempts.remaining)));
+      } catch (error) {
+        this.cancel();
+        await attempts.pause(error);
+      }
+    }
+  }
+
+  #accept({ records, next_cursor, total_size }: Answer): UserPage {
+    const users: User[] = records.map((record) => new UserView(record));
+    const chunk = Object.assign(users, { next_cursor, total_size });
+    this.#checkOrder(chunk);
+    this.#finished = next_cursor === 0;
+    // Where the next stream starts, should this one be cut.
+    this.#cursor = next_cursor;
+    this.#request = this.#encode();
+    return chunk;
+  }
+
+  /** Refuses a chunk that would show users twice, or send the reader in circles. */
+  #checkOrder(chunk: UserPage): void {
+    const first = chunk.at(0)?.id ?? this.#cursor + 1;
+    const last = chunk.at(-1)?.id ?? first;
+    if (first <= this.#cursor || last < first) {
+      throw new InternalError(`the service sent user ${first} in a chunk that starts after ${this.#cursor}`);
+    }
+    if (chunk.next_cursor !== 0 && chunk.next_cursor < last) {
+      throw new InternalError(`the service sent cursor ${chunk.next_cursor} where ${last} is the least possible`);
+    }
+  }
+
+  #encode(): Buffer {
+    return encodeRequest(ListUsersChunkedRequestSchema, { chunk_size: this.#chunkSize, cursor: this.#cursor });
+  }
+}
+
+async function readInTime(rpc: Rpc, timeoutMs: number): Promise<Buffer> {
+  const timer = setTimeout(() => {
+    rpc.cancel(new DeadlineExceededError("no chunk came in time"));
+  }, timeoutMs);
+  try {
+    const message = await rpc.read();
+    if (message === undefined) {
+      throw new UnavailableError("the stream ended before its last chunk");
+    }
+    return message;
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,201 @@
+/** The connection to the service: one gRPC channel, and calls on it with their retries. */
+
+import { Channel, ChannelCredentials, type ChannelOptions, Metadata } from "@grpc/grpc-js";
+
+import { parseAddress } from "./address.js";
+import { type Answer, decodeAnswer } from "./answers.js";
+import { InternalError, ManagerClosedError } from "./errors.js";
+import { Attempts, checkTimeout } from "./retry.js";
+import { Rpc } from "./rpc.js";
+
+/** How to encrypt the connection. All parts are in PEM form. */
+export interface TlsOptions {
+  /** Certificates of the authorities that may vouch for the service; Node's own if absent. */
+  ca?: string | Uint8Array | undefined;
+  /** The client's certificate chain, where the service asks for one. Needs `key`. */
+  cert?: string | Uint8Array | undefined;
+  /** The client's private key. Needs `cert`. */
+  key?: string | Uint8Array | undefined;
+}
+
+/** How a manager connects, and what holds for all its calls. */
+export interface ManagerOptions {
+  /** How to encrypt; encrypts an address without `http://` or `https://` too. */
+  tls?: TlsOptions | undefined;
+  /** Sent with every call as `authorization: Bearer …`. Without TLS anybody on the way can read it. */
+  token?: string | undefined;
+  /** Milliseconds that a call may take, retries included; for a stream, to the next chunk. 10 000 if absent. */
+  timeoutMs?: number | undefined;
+}
+
+/** What holds for one call. */
+export interface CallOptions {
+  /** Milliseconds that the call may take, retries included; for a stream, to the next chunk. */
+  timeoutMs?: number | undefined;
+  /** Ends the call when it is aborted; the call then throws the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
+
+const DEFAULT_TIMEOUT_MS = 10_000;
+const KIB = 1024;
+
+const CHANNEL_OPTIONS: ChannelOptions = {
+  // gRPC's own retries know neither the reason of a failure nor request_ids, and would multiply with the ones here.
+  "grpc.enable_retries": 0,
+  // A full batch: 1000 users of 64 KiB of metadata and less than 4 KiB for the rest. gRPC's default is 4 MiB.
+  "grpc.max_receive_message_length": 1000 * (64 + 4) * KIB,
+  // The size of the largest chunk. Node's default of 64 KiB would allow no more than that a round trip.
+  "grpc-node.flow_control_window": KIB * KIB,
+  // A restarted server is found within about a second. gRPC's default waits grow to two minutes.
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 1000,
+  // Servers count a ping within 5 minutes of the last as a strike and drop the connection at the third.
+  "grpc.keepalive_time_ms": 330_000,
+  "grpc.keepalive_timeout_ms": 4000,
+  // A channel that replaces another is to have connections of its own.
+  "grpc.use_local_subchannel_pool": 1,
+};
+
+/**
+ * Milliseconds without a word from the service after which a call that gives up takes the connection for dead.
+ * Pings, so rare as they have to be, would find that out after minutes.
+ */
+const SILENCE_MS = 4000;
+
+/** What stands in for the description of a method: where it is, and what it is sent. */
+export interface Method {
+  readonly name: string;
+  readonly parent: { readonly typeName: string };
+}
+
+/** A channel to the service. It connects at the first call. */
+export class Connection {
+  readonly #target: string;
+  readonly #credentials: ChannelCredentials;
+  readonly #metadata = new Metadata();
+  readonly #timeoutMs: number;
+  readonly #running = new Set<Rpc>();
+  #channel: Channel;
+  /** Since when calls have been waiting for the service without a word from it; undefined if none do. */
+  #silentSince: number | undefined;
+  #closed = false;
+
+  /**
+   * @param address - Where the service is; see `parseAddress`.
+   * @param options - How to connect.
+   * @throws TypeError if the address or an option cannot be used; RangeError if the timeout cannot.
+   */
+  constructor(address: string, { tls, token, timeoutMs = DEFAULT_TIMEOUT_MS }: ManagerOptions) {
+    const { target, tls: encrypted } = parseAddress(address);
+    if (tls && encrypted === false) {
+      throw new TypeError(`tls needs an encrypted connection, and ${JSON.stringify(address)} asks for a plain one`);
+    }
+    this.#timeoutMs = checkTimeout(timeoutMs);
+    if (token !== undefined) {
+      if (!/^[\x21-\x7e]+$/.test(token)) {
+        throw new TypeError("the token is empty or has characters that a header cannot hold");
+      }
+      this.#metadata.set("authorization", `Bearer ${token}`);
+    }
+    this.#target = target;
+    this.#credentials = (tls ?? encrypted) ? tlsCredentials(tls ?? {}) : ChannelCredentials.createInsecure();
+    this.#channel = this.#newChannel();
+  }
+
+  #newChannel(): Channel {
+    return new Channel(this.#target, this.#credentials, CHANNEL_OPTIONS);
+  }
+
+  /**
+   * Starts the clock of a call.
+   *
+   * @throws RangeError if the timeout cannot be used.
+   */
+  attempts({ timeoutMs = this.#timeoutMs, signal }: CallOptions): Attempts {
+    return new Attempts(timeoutMs, signal);
+  }
+
+  /**
+   * Makes a unary call, with retries. Every attempt sends the same bytes.
+   *
+   * @throws UserServiceError if the call failed, as its last attempt did; the reason of the attempts' signal, if it was
+   *   aborted.
+   */
+  async call(method: Method, request: Buffer, attempts: Attempts): Promise<Answer> {
+    for (;;) {
+      try {
+        const rpc = this.open(method, request, attempts.remaining, attempts.signal);
+        const answer = await rpc.read();
+        if (answer === undefined || (await rpc.read()) !== undefined) {
+          throw new InternalError(`${method.name} was not answered with one message`);
+        }
+        return decodeAnswer(answer);
+      } catch (error) {
+        await attempts.pause(error);
+      }
+    }
+  }
+
+  /**
+   * Starts an RPC. Whoever reads it to its end or cancels it is done with it.
+   *
+   * @param timeoutMs - Milliseconds for the whole RPC; Infinity for none.
+   * @param signal - Cancels the RPC when it is aborted.
+   * @throws ManagerClosedError if the connection was closed; the signal's reason, if it is aborted.
+   */
+  open(method: Method, request: Buffer, timeoutMs: number, signal: AbortSignal | undefined): Rpc {
+    if (this.#closed) {
+      throw new ManagerClosedError("the manager is closed");
+    }
+    signal?.throwIfAborted();
+    const abort = (): void => {
+      rpc.cancel(signal?.reason);
+    };
+    signal?.addEventListener("abort", abort);
+    const path = `/${method.parent.typeName}/${method.name}`;
+    const rpc = new Rpc(this.#channel, path, request, this.#metadata, timeoutMs, {
+      heard: () => {
+        this.#silentSince = undefined;
+      },
+      ended: (error) => {
+        this.#running.delete(rpc);
+        signal?.removeEventListener("abort", abort);
+        if (error !== undefined) {
+          this.#replaceIfDead();
+        }
+      },
+    });
+    this.#running.add(rpc);
+    this.#silentSince ??= performance.now();
+    return rpc;
+  }
+
+  /** Connects anew for the calls to come if the service has not been heard for long. Running calls stay as they are. */
+  #replaceIfDead(): void {
+    if (!this.#closed && this.#silentSince !== undefined && performance.now() - this.#silentSince > SILENCE_MS) {
+      this.#channel.close();
+      this.#channel = this.#newChannel();
+      this.#silentSince = undefined;
+    }
+  }
+
+  /** Closes the channel and ends its running calls with ManagerClosedError. Safe to call twice. */
+  close(): void {
+    this.#closed = true;
+    for (const rpc of this.#running) {
+      rpc.cancel(new ManagerClosedError("the manager was closed during the call"));
+    }
+    this.#channel.close();
+  }
+}
+
+function tlsCredentials({ ca, cert, key }: TlsOptions): ChannelCredentials {
+  if ((cert === undefined) !== (key === undefined)) {
+    throw new TypeError("tls.cert and tls.key are of use only together");
+  }
+  return ChannelCredentials.createSsl(pem(ca), pem(key), pem(cert));
+}
+
+function pem(text: string | Uint8Array | undefined): Buffer | null {
+  return text === undefined ? null : Buffer.from(text);
+}

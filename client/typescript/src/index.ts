@@ -1,0 +1,45 @@
+/** The client of the User service: `UserManager` and `SessionManager`. */
+
+export type { CallOptions, ManagerOptions, TlsOptions } from "./connection.js";
+export {
+  DeadlineExceededError,
+  type ErrorDetails,
+  EtagMismatchError,
+  type FieldViolation,
+  InternalError,
+  InvalidArgumentError,
+  ManagerClosedError,
+  RequestIdReusedError,
+  ServerShuttingDownError,
+  SessionAlreadyExistsError,
+  SessionNotFoundError,
+  type StatusCode,
+  StoreFullError,
+  StoreUnavailableError,
+  UnavailableError,
+  UpdateConflictError,
+  UserAlreadyExistsError,
+  UserNotFoundError,
+  UserServiceError,
+} from "./errors.js";
+export type { ConditionalWriteOptions, WriteOptions } from "./manager.js";
+export type { Metadata, MetadataInput, MetadataValue } from "./metadata.js";
+export type {
+  Page,
+  RecordFields,
+  Session,
+  SessionFields,
+  SessionPage,
+  User,
+  UserBatch,
+  UserFields,
+  UserPage,
+} from "./models.js";
+export type {
+  ICreateSessionRequest,
+  ICreateUserRequest,
+  IUpdateSessionRequest,
+  IUpdateUserRequest,
+} from "./requests.js";
+export { SessionManager } from "./session_manager.js";
+export { UserManager } from "./user_manager.js";

@@ -1,0 +1,153 @@
+/** The forms of an address, and TLS with the real service behind a proxy that unwraps it. */
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { promisify } from "node:util";
+
+import { type ManagerOptions, UnavailableError, UserManager, UserNotFoundError } from "userservice";
+
+import { Proxy } from "./harness/proxy.js";
+import { Service } from "./harness/service.js";
+
+const run = promisify(execFile);
+
+/** A key and a certificate, in PEM form. */
+interface Identity {
+  readonly key: string;
+  readonly cert: string;
+}
+
+/** Makes an authority and certificates that it vouches for, for one day. */
+class Authority implements AsyncDisposable {
+  private constructor(private readonly folder: string) {}
+
+  static async make(): Promise<Authority> {
+    const authority = new Authority(await mkdtemp(join(tmpdir(), "authority-")));
+    await authority.#openssl(
+      "req",
+      "-x509",
+      "-days",
+      "1",
+      "-subj",
+      "/CN=authority",
+      ...NEW_KEY("ca"),
+      "-out",
+      "ca.pem",
+    );
+    return authority;
+  }
+
+  async #openssl(...args: string[]): Promise<void> {
+    await run("openssl", args, { cwd: this.folder });
+  }
+
+  async identity(name: string): Promise<Identity> {
+    await writeFile(join(this.folder, `${name}.ext`), "subjectAltName=DNS:localhost,IP:127.0.0.1\n");
+    await this.#openssl("req", "-subj", `/CN=${name}`, ...NEW_KEY(name), "-out", `${name}.csr`);
+    const signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "1", "-extfile", `${name}.ext`];
+    await this.#openssl("x509", "-req", "-in", `${name}.csr`, ...signing, "-out", `${name}.pem`);
+    return { key: await this.#read(`${name}.key`), cert: await this.#read(`${name}.pem`) };
+  }
+
+  certificate(): Promise<string> {
+    return this.#read("ca.pem");
+  }
+
+  #read(file: string): Promise<string> {
+    return readFile(join(this.folder, file), "utf8");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.folder, { recursive: true });
+  }
+}
+
+function NEW_KEY(name: string): string[] {
+  return ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", `${name}.key`];
+}
+
+describe("addresses", () => {
+  let service: Service;
+  before(async () => {
+    service = await Service.start();
+  });
+  after(() => service[Symbol.asyncDispose]());
+
+  async function assertReaches(address: string, options?: ManagerOptions): Promise<void> {
+    await using manager = new UserManager(address, options);
+    await assert.rejects(manager.get("nobody"), UserNotFoundError);
+  }
+
+  async function assertDoesNotReach(address: string, options?: ManagerOptions): Promise<void> {
+    await using manager = new UserManager(address, { timeoutMs: 500, ...options });
+    await assert.rejects(manager.get("nobody"), UnavailableError);
+  }
+
+  it("may be host:port or http://host:port", async () => {
+    const port = service.address.split(":")[1] ?? "";
+    for (const host of ["127.0.0.1", "localhost"]) {
+      await assertReaches(`${host}:${port}`);
+      await assertReaches(`http://${host}:${port}`);
+      await assertReaches(`http://${host}:${port}/`);
+    }
+  });
+
+  it("of other forms are refused", () => {
+    for (const address of [
+      "",
+      "localhost",
+      "localhost:0",
+      "localhost:65536",
+      "ftp://a:1",
+      "http://a:1/path",
+      "http://u:p@a:1",
+      "unix:",
+      "a b:1",
+      ":1",
+      "::1:1",
+    ]) {
+      assert.throws(
+        () => new UserManager(address),
+        { name: "TypeError", message: /expected host:port, http:/ },
+        address,
+      );
+    }
+    for (const address of ["[::1]:1", "unix:/tmp/socket", "https://a.example:443"]) {
+      void new UserManager(address).close();
+    }
+  });
+
+  it("and options that do not fit are refused", () => {
+    const tls = { ca: "x" };
+    assert.throws(() => new UserManager("http://a:1", { tls }), { name: "TypeError", message: /asks for a plain one/ });
+    assert.throws(() => new UserManager("https://a:1", { tls: { cert: "x" } }), { message: /only together/ });
+  });
+
+  it("with TLS reach a service that the authority vouches for, and no other", async () => {
+    await using authority = await Authority.make();
+    const ca = await authority.certificate();
+    const server = await authority.identity("server");
+    await using proxy = await Proxy.start(service.address, { ...server, ALPNProtocols: ["h2"] });
+    await assertReaches(`https://localhost:${proxy.port}`, { tls: { ca } });
+    await assertReaches(`https://localhost:${proxy.port}`, { tls: { ca: Buffer.from(ca) } });
+    await assertReaches(proxy.address, { tls: { ca } });
+    await using stranger = await Authority.make();
+    await assertDoesNotReach(`https://localhost:${proxy.port}`, { tls: { ca: await stranger.certificate() } });
+    await assertDoesNotReach(`https://localhost:${proxy.port}`);
+    await assertDoesNotReach(`http://localhost:${proxy.port}`);
+  });
+
+  it("with TLS show the client's certificate where the service asks for one", async () => {
+    await using authority = await Authority.make();
+    const ca = await authority.certificate();
+    const [server, client] = [await authority.identity("server"), await authority.identity("client")];
+    const asking = { ...server, ca, requestCert: true, rejectUnauthorized: true, ALPNProtocols: ["h2"] };
+    await using proxy = await Proxy.start(service.address, asking);
+    await assertReaches(`https://localhost:${proxy.port}`, { tls: { ca, ...client } });
+    await assertDoesNotReach(`https://localhost:${proxy.port}`, { tls: { ca } });
+  });
+});

@@ -1,0 +1,172 @@
+/** Every case of tests/contract/cases/*.json, as every client of the service runs it. */
+
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { inspect } from "node:util";
+
+import {
+  InvalidArgumentError,
+  type Session,
+  SessionManager,
+  type SessionPage,
+  type User,
+  UserManager,
+  type UserPage,
+  UserServiceError,
+} from "userservice";
+
+import { loadCases, match, matchError, Scope, type Step } from "./harness/case_language.js";
+import { Service } from "./harness/service.js";
+
+/** The arguments of a call. What stands in a case is often wrong on purpose. */
+interface Args {
+  user_id: string;
+  session_id: string;
+  etag?: string;
+  request_id?: string;
+  limit?: number;
+  cursor?: number;
+  chunk_size?: number;
+  user_ids: string[];
+}
+
+/** Time in ISO 8601 with microseconds, as the cases write it. */
+function isoTime(time: Date, microseconds: number): string {
+  return time.toISOString().replace("Z", `${String(microseconds % 1000).padStart(3, "0")}+00:00`);
+}
+
+function readRecord(record: User | Session): object {
+  const { created_at, created_at_us, updated_at, updated_at_us, ...fields } = record.toJSON();
+  assert.equal(Math.floor(created_at_us / 1e3), created_at.getTime());
+  return {
+    ...fields,
+    created_at: isoTime(created_at, created_at_us),
+    updated_at: isoTime(updated_at, updated_at_us),
+  };
+}
+
+function readUsers(page: UserPage): { users: object[]; next_cursor: number; total_size: number } {
+  const { next_cursor, total_size } = page;
+  return { users: page.map(readRecord), next_cursor, total_size };
+}
+
+function readSessions(page: SessionPage): object {
+  const { next_cursor, total_size } = page;
+  return { sessions: page.map(readRecord), next_cursor, total_size };
+}
+
+/** The calls of the cases, on the managers. */
+class Driver {
+  readonly users: UserManager;
+  readonly sessions: SessionManager;
+
+  constructor(address: string) {
+    this.users = new UserManager(address);
+    this.sessions = new SessionManager(address);
+  }
+
+  readonly calls: Readonly<Record<string, (args: Args) => Promise<unknown>>> = {
+    "users.add": async (args) => readRecord(await this.users.add(args)),
+    "users.get": async (args) => readRecord(await this.users.get(args.user_id)),
+    "users.update": async (args) => readRecord(await this.users.update(args)),
+    "users.delete": async ({ user_id, etag, request_id: requestId, ...others }) => {
+      assert.deepEqual(others, {});
+      await this.users.delete(user_id, { etag, requestId });
+      return {};
+    },
+    "users.list": async ({ limit, cursor }) => readUsers(await this.users.list(limit, cursor)),
+    "users.list_chunked": async ({ chunk_size, cursor }) => {
+      const chunks = [];
+      for await (const chunk of this.users.listChunked(chunk_size, cursor)) {
+        chunks.push(readUsers(chunk));
+      }
+      return { chunks, users: chunks.flatMap(({ users }) => users) };
+    },
+    "users.batch_get": async ({ user_ids }) => {
+      const batch = await this.users.batchGet(user_ids);
+      return { users: batch.map(readRecord), missing_user_ids: batch.missing_user_ids };
+    },
+    "users.get_sessions": async ({ user_id }) => ({
+      sessions: (await this.users.getSessions(user_id)).map(readRecord),
+    }),
+    "users.list_sessions": async ({ user_id, limit, cursor }) =>
+      readSessions(await this.sessions.list(user_id, limit, cursor)),
+    "sessions.add": async (args) => readRecord(await this.sessions.add(args)),
+    "sessions.get": async (args) => readRecord(await this.sessions.get(args.user_id, args.session_id)),
+    "sessions.update": async (args) => readRecord(await this.sessions.update(args)),
+    "sessions.delete": async ({ user_id, session_id, etag, request_id: requestId, ...others }) => {
+      assert.deepEqual(others, {});
+      await this.sessions.delete(user_id, session_id, { etag, requestId });
+      return {};
+    },
+  };
+
+  async call(name: string, args: unknown): Promise<unknown> {
+    const method = this.calls[name];
+    assert.ok(method, `the case calls ${name}, which nobody knows`);
+    return await method(args as Args);
+  }
+
+  async empty(): Promise<void> {
+    for await (const users of this.users.listChunked(1000)) {
+      await Promise.all(users.map((user) => this.users.delete(user.user_id)));
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.users.close(), this.sessions.close()]);
+  }
+}
+
+async function take(step: Step, driver: Driver, scope: Scope): Promise<void> {
+  const args = scope.evaluate(step.args ?? {});
+  if (step.error !== undefined) {
+    const error = await driver.call(step.call, args).catch((thrown: unknown) => thrown);
+    assert.ok(error instanceof UserServiceError, `expected an error, got ${String(error)}`);
+    const violations = error instanceof InvalidArgumentError ? error.violations : [];
+    const { code, reason } = error;
+    matchError(scope.evaluate(step.error), { class: error.constructor.name, code, reason, violations });
+    return;
+  }
+  const answer = await driver.call(step.call, args);
+  if (step.result !== undefined) {
+    match(scope.evaluate(step.result), answer);
+  }
+  if (step.save !== undefined) {
+    scope.saved.set(step.save, answer);
+  }
+}
+
+describe("contract cases", () => {
+  let service: Service;
+  let driver: Driver;
+  before(async () => {
+    service = await Service.start();
+    driver = new Driver(service.address);
+  });
+  after(async () => {
+    await driver.close();
+    await service[Symbol.asyncDispose]();
+  });
+
+  for (const { file, name, steps, only } of loadCases()) {
+    if (only && !["typescript", "managers"].some((driver) => only.drivers.includes(driver))) {
+      continue;
+    }
+    it(`${file}: ${name}`, async () => {
+      await driver.empty();
+      const scope = new Scope();
+      for (const [number, step] of steps.entries()) {
+        for (const each of step.each === undefined ? [undefined] : (scope.evaluate(step.each) as unknown[])) {
+          scope.saved.set("each", each);
+          try {
+            await take(step, driver, scope);
+          } catch (error) {
+            const value = each === undefined ? "" : ` with ${inspect(each).slice(0, 80)}`;
+            throw new Error(`step ${number + 1}, ${step.call}${value}`, { cause: error });
+          }
+        }
+      }
+    });
+  }
+});

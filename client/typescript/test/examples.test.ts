@@ -1,0 +1,185 @@
+/** The TypeScript examples of docs/users-api.md, taken from the file, checked by a strict compiler, and run. */
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { after, before, beforeEach, describe, it } from "node:test";
+import { promisify } from "node:util";
+
+import { SessionManager, type User, UserManager, UserNotFoundError, type UserPage } from "userservice";
+
+import { PACKAGE, ROOT, Service } from "./harness/service.js";
+
+const run = promisify(execFile);
+const DOCUMENT = join(ROOT, "docs/users-api.md");
+// Inside the package, where its name resolves to itself.
+const FOLDER = join(PACKAGE, ".build/examples");
+
+// A formatter has been over the document: fences have lost backticks, and some lines the four columns of their tab.
+const OPENING = /^ {0,4}`{1,3}(?<language>\w+) title="(?<title>[^"]+)"$/;
+const CLOSING = /^ {0,4}`{1,3}$/;
+const TAB_COLUMNS = /^ {1,4}/;
+
+/** Returns the examples of one language by title. Of their text only the tab's columns go. */
+function extract(document: string, language: string): Map<string, string> {
+  const examples = new Map<string, string>();
+  let open: { language?: string; title?: string; body: string[] } | undefined;
+  for (const line of document.split("\n")) {
+    if (!open) {
+      const groups = OPENING.exec(line)?.groups;
+      open = groups && { ...groups, body: [] };
+    } else if (CLOSING.test(line)) {
+      if (open.language === language) {
+        examples.set(open.title ?? "", open.body.join("\n"));
+      }
+      open = undefined;
+    } else {
+      open.body.push(line.replace(TAB_COLUMNS, ""));
+    }
+  }
+  assert.equal(open, undefined, "a fence is never closed");
+  return examples;
+}
+
+/** Puts an example among what it mentions without making it, and hands out what it made. */
+function moduleOf(example: string): string {
+  const names = [...example.matchAll(/^const (\w+)/gm)].map(([, name]) => name);
+  return `import type { ICreateUserRequest, IUpdateUserRequest, User, UserManager } from "userservice";
+
+declare const unused: [ICreateUserRequest, IUpdateUserRequest, User];
+export type Unused = typeof unused;
+
+export async function run(userManager: UserManager, process: (users: User[]) => void): Promise<object> {
+void process;
+${example}
+return { ${names.join(", ")} };
+}
+`;
+}
+
+type Made = Readonly<Record<string, unknown>>;
+
+/** One for each example: what stands in the store before it, and what must have come of it. */
+const CHECKS: Readonly<
+  Record<string, { addsUser?: boolean; others?: number; check: (made: Made, around: Around) => Promise<void> }>
+> = {
+  "Add a User": {
+    addsUser: true,
+    check: async ({ newUser }, { users }) => {
+      assert.deepEqual((newUser as User).metadata, { foo: "bar" });
+      assert.deepEqual(await users.get("user123"), newUser);
+    },
+  },
+  "Get a User": {
+    check: async ({ user }, { users }) => {
+      assert.deepEqual((user as User).metadata, { foo: "bar", kept: 1 });
+      assert.deepEqual(await users.get("user123"), user);
+    },
+  },
+  "Update a User": {
+    check: async ({ updatedUser }, { users }) => {
+      assert.deepEqual((updatedUser as User).metadata, { foo: "baz", kept: 1 });
+      assert.deepEqual(await users.get("user123"), updatedUser);
+    },
+  },
+  "Delete a User": {
+    check: async (_, { users }) => {
+      await assert.rejects(users.get("user123"), UserNotFoundError);
+    },
+  },
+  "List Users": {
+    check: ({ users }) => {
+      const page = users as UserPage;
+      const others = Array.from({ length: 9 }, (_, number) => `other${number}`);
+      assert.deepEqual(
+        page.map(({ user_id }) => user_id),
+        ["user123", ...others],
+      );
+      assert.equal(page.next_cursor, page.at(-1)?.id);
+      return Promise.resolve();
+    },
+  },
+  "Get User's Sessions": {
+    check: ({ sessions }) => {
+      const names = (sessions as { session_id: string }[]).map(({ session_id }) => session_id);
+      assert.deepEqual(names, ["phone", "laptop"]);
+      return Promise.resolve();
+    },
+  },
+  "List Users in Chunks": {
+    others: 150,
+    check: (_, { processed }) => {
+      assert.deepEqual(
+        processed.map((users) => users.length),
+        [100, 51],
+      );
+      assert.equal(new Set(processed.flat().map(({ user_id }) => user_id)).size, 151);
+      return Promise.resolve();
+    },
+  },
+};
+
+interface Around {
+  readonly users: UserManager;
+  readonly processed: readonly User[][];
+}
+
+describe("the examples of users-api.md", async () => {
+  const examples = extract(await readFile(DOCUMENT, "utf8"), "typescript");
+  const titles = [...examples.keys()];
+  let service: Service;
+  let users: UserManager;
+  let sessions: SessionManager;
+
+  before(async () => {
+    await rm(FOLDER, { recursive: true, force: true });
+    await mkdir(FOLDER, { recursive: true });
+    await Promise.all(
+      [...examples.values()].map((example, index) => writeFile(join(FOLDER, `example${index}.ts`), moduleOf(example))),
+    );
+    const compilerOptions = { strict: true, skipLibCheck: true, module: "nodenext", target: "es2022", types: ["node"] };
+    await writeFile(join(FOLDER, "tsconfig.json"), JSON.stringify({ compilerOptions }));
+    await run(join(PACKAGE, "node_modules/.bin/tsc"), ["--project", FOLDER]);
+    service = await Service.start();
+    users = new UserManager(`http://${service.address}`);
+    sessions = new SessionManager(`http://${service.address}`);
+  });
+  after(async () => {
+    await users.close();
+    await sessions.close();
+    await service[Symbol.asyncDispose]();
+  });
+  beforeEach(async () => {
+    for await (const chunk of users.listChunked(1000)) {
+      await Promise.all(chunk.map(({ user_id }) => users.delete(user_id)));
+    }
+  });
+
+  it("are all here", () => {
+    assert.deepEqual(titles, Object.keys(CHECKS));
+  });
+
+  for (const [index, title] of titles.entries()) {
+    it(title, async () => {
+      const expectation = CHECKS[title];
+      assert.ok(expectation);
+      if (!expectation.addsUser) {
+        await users.add({ user_id: "user123", metadata: { foo: "bar", kept: 1 } });
+        await sessions.add({ user_id: "user123", session_id: "phone" });
+        await sessions.add({ user_id: "user123", session_id: "laptop" });
+        for (let number = 0; number < (expectation.others ?? 20); number++) {
+          await users.add({ user_id: `other${number}` });
+        }
+      }
+      const example = (await import(join(FOLDER, `example${index}.js`))) as {
+        run: (users: UserManager, process: (users: User[]) => void) => Promise<Made>;
+      };
+      const processed: User[][] = [];
+      const made = await example.run(users, (chunk) => {
+        processed.push(chunk);
+      });
+      await expectation.check(made, { users, processed });
+    });
+  }
+});

@@ -1,0 +1,81 @@
+/** A TCP proxy before the service, to count, freeze and cut what goes through it, or to wrap it in TLS. */
+
+import { once } from "node:events";
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+import { createServer as createTlsServer, type TlsOptions } from "node:tls";
+
+/** Passes connections on to an address. */
+export class Proxy implements AsyncDisposable {
+  /** Bytes that came from the service so far. */
+  received = 0;
+  /** Connections that were made so far. */
+  connections = 0;
+  readonly #target: { readonly host: string; readonly port: number };
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+
+  private constructor(target: string, tls: TlsOptions | undefined) {
+    const [host = "", port] = target.split(":");
+    this.#target = { host, port: Number(port) };
+    const accept = (client: Socket): void => {
+      this.#accept(client);
+    };
+    this.#server = tls ? createTlsServer(tls, accept) : createServer(accept);
+  }
+
+  /** Starts a proxy on a free port. */
+  static async start(target: string, tls?: TlsOptions): Promise<Proxy> {
+    const proxy = new Proxy(target, tls);
+    proxy.#server.listen(0, "127.0.0.1");
+    await once(proxy.#server, "listening");
+    return proxy;
+  }
+
+  /** The port of the proxy. */
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  /** Where the proxy listens, as host:port. */
+  get address(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  #accept(client: Socket): void {
+    this.connections += 1;
+    const service = connect(this.#target);
+    service.on("data", (data) => (this.received += data.length));
+    client.pipe(service).pipe(client);
+    for (const socket of [client, service]) {
+      this.#sockets.add(socket);
+      socket.on("error", () => undefined);
+      socket.on("close", () => {
+        this.#sockets.delete(socket);
+        client.destroy();
+        service.destroy();
+      });
+    }
+  }
+
+  /** Lets nothing through the connections of now any more, without closing them, as if the peer had vanished. */
+  freeze(): void {
+    for (const socket of this.#sockets) {
+      socket.unpipe();
+      socket.removeAllListeners("data");
+      socket.pause();
+    }
+  }
+
+  /** Ends the connections of now. */
+  cut(): void {
+    for (const socket of this.#sockets) {
+      socket.destroy();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#server.close();
+    this.cut();
+    await once(this.#server, "close");
+  }
+}

@@ -1,0 +1,227 @@
+/** `listChunked` over many users, cuts, and loops that are slow or left early. */
+
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { DeadlineExceededError, InvalidArgumentError, ManagerClosedError, UserManager } from "userservice";
+
+import { Proxy } from "./harness/proxy.js";
+import { type LogRecord, Service, until } from "./harness/service.js";
+
+const USERS = 100_000;
+const MIB = 2 ** 20;
+
+/** What a loop has seen of the users user-0, user-1, …, whose ids follow their names. */
+class Tally {
+  readonly #seen = new Set<string>();
+  #lastId = 0;
+
+  add(users: Iterable<{ readonly user_id: string; readonly id: number }>): void {
+    for (const { user_id, id } of users) {
+      assert.ok(!this.#seen.has(user_id), `${user_id} came twice`);
+      assert.ok(id > this.#lastId, `${user_id} came out of order`);
+      this.#seen.add(user_id);
+      this.#lastId = id;
+    }
+  }
+
+  get size(): number {
+    return this.#seen.size;
+  }
+
+  assertComplete(): void {
+    assert.equal(this.#seen.size, USERS);
+    for (let number = 0; number < USERS; number++) {
+      assert.ok(this.#seen.has(`user-${number}`), `user-${number} never came`);
+    }
+  }
+}
+
+describe("listChunked over 100 000 users", () => {
+  let service: Service;
+  let manager: UserManager;
+  before(async () => {
+    service = await Service.start();
+    await service.seed(USERS);
+    manager = new UserManager(service.address);
+  });
+  after(async () => {
+    await manager.close();
+    await service[Symbol.asyncDispose]();
+  });
+
+  const streamsCancelled = (): LogRecord[] =>
+    service.log.filter(({ method, code }) => method === "ListUsersChunked" && code === "CANCELLED");
+
+  it("brings every user once, in order", async () => {
+    const tally = new Tally();
+    let cursor = -1;
+    for await (const users of manager.listChunked(1000)) {
+      tally.add(users);
+      assert.equal(users.total_size, USERS);
+      assert.ok(users.next_cursor === 0 || users.next_cursor >= (users.at(-1)?.id ?? 0));
+      cursor = users.next_cursor;
+    }
+    tally.assertComplete();
+    assert.equal(cursor, 0);
+  });
+
+  it("decodes metadata when it is read", async () => {
+    let sum = 0;
+    for await (const users of manager.listChunked(10_000)) {
+      for (const user of users) {
+        sum += user.metadata["number"] as number;
+      }
+    }
+    assert.equal(sum, (USERS * (USERS - 1)) / 2);
+  });
+
+  it("goes on where it was from the cursor of any chunk", async () => {
+    const tally = new Tally();
+    let cursor = 0;
+    for await (const users of manager.listChunked(30_000)) {
+      tally.add(users);
+      cursor = users.next_cursor;
+      break;
+    }
+    for await (const users of manager.listChunked(10_000, cursor)) {
+      tally.add(users);
+    }
+    tally.assertComplete();
+  });
+
+  for (const signal of ["SIGKILL", "SIGTERM"] as const) {
+    it(`brings every user once though the server gets ${signal} in mid-stream and starts again`, async () => {
+      const tally = new Tally();
+      let restarted: Promise<void> | undefined;
+      for await (const users of manager.listChunked(1000, 0, { timeoutMs: 30_000 })) {
+        tally.add(users);
+        if (tally.size >= 20_000 && !restarted) {
+          restarted = service.end(signal).then(() => service.restart());
+        }
+      }
+      await restarted;
+      tally.assertComplete();
+    });
+  }
+
+  it("brings every user once though the connection is cut again and again", async () => {
+    await using proxy = await Proxy.start(service.address);
+    await using cutManager = new UserManager(proxy.address);
+    const tally = new Tally();
+    let cuts = 0;
+    for await (const users of cutManager.listChunked(1000)) {
+      tally.add(users);
+      if (tally.size > cuts * 15_000) {
+        proxy.cut();
+        cuts += 1;
+      }
+    }
+    tally.assertComplete();
+    assert.ok(proxy.connections > 3, `${proxy.connections} connections`);
+  });
+
+  it("cancels the RPC at the service at once when the loop is left", async () => {
+    const before = streamsCancelled().length;
+    for await (const users of manager.listChunked(100)) {
+      assert.equal(users.length, 100);
+      break;
+    }
+    await until(() => streamsCancelled().length === before + 1, "the service sees the stream cancelled");
+  });
+
+  it("cancels the RPC when the loop's body throws", async () => {
+    const before = streamsCancelled().length;
+    const loop = async (): Promise<void> => {
+      for await (const users of manager.listChunked(100)) {
+        throw new Error(`enough of ${users.length}`);
+      }
+    };
+    await assert.rejects(loop(), /enough of 100/);
+    await until(() => streamsCancelled().length === before + 1, "the service sees the stream cancelled");
+  });
+
+  it("ends with the reason of an aborted signal, and cancels the RPC while the loop is still busy", async () => {
+    const before = streamsCancelled().length;
+    const controller = new AbortController();
+    const reason = new Error("no longer wanted");
+    let chunks = 0;
+    const loop = async (): Promise<void> => {
+      for await (const users of manager.listChunked(100, 0, { signal: controller.signal })) {
+        chunks += users.length / 100;
+        controller.abort(reason);
+        await until(() => streamsCancelled().length === before + 1, "the service sees the stream cancelled");
+      }
+    };
+    await assert.rejects(loop(), reason);
+    assert.equal(chunks, 1);
+  });
+
+  it("does not start with a signal that is aborted already", async () => {
+    const users = manager.listChunked(100, 0, { signal: AbortSignal.abort() });
+    await assert.rejects(users.next(), { name: "AbortError" });
+  });
+
+  it("ends with ManagerClosedError when the manager is closed", async () => {
+    const closing = new UserManager(service.address);
+    const users = closing.listChunked(100);
+    await users.next();
+    await closing.close();
+    await assert.rejects(async () => {
+      for await (const chunk of users) {
+        assert.ok(chunk.length);
+      }
+    }, ManagerClosedError);
+  });
+
+  it("does not buffer the store for a slow loop, which holds up no other call", async () => {
+    await using proxy = await Proxy.start(service.address);
+    await using slowManager = new UserManager(proxy.address);
+    const users = slowManager.listChunked(1000);
+    const tally = new Tally();
+    for (let chunk = 0; chunk < 3; chunk++) {
+      tally.add((await users.next()).value ?? []);
+    }
+    await sleep(500);
+    // The whole is some 20 MiB. A chunk ahead and a window are a quarter and one, and kernels buffer a little.
+    const { received } = proxy;
+    assert.ok(received < 5 * MIB, `${received} bytes for a loop that took 3 chunks`);
+    assert.equal((await slowManager.get("user-77")).user_id, "user-77");
+    await sleep(200);
+    assert.ok(proxy.received - received < 64 * 1024, `${proxy.received - received} bytes more while nobody read`);
+    for await (const chunk of users) {
+      tally.add(chunk);
+    }
+    tally.assertComplete();
+    assert.ok(proxy.received > 10 * MIB);
+  });
+
+  it("waits for each chunk as long as it is told, and not for the loop", async () => {
+    await using proxy = await Proxy.start(service.address);
+    await using frozenManager = new UserManager(proxy.address);
+    const users = frozenManager.listChunked(100, 0, { timeoutMs: 300 });
+    await users.next();
+    await sleep(400);
+    await users.next();
+    proxy.freeze();
+    await assert.rejects(async () => {
+      for await (const chunk of users) {
+        assert.ok(chunk.length);
+      }
+    }, DeadlineExceededError);
+  });
+
+  it("refuses sizes and cursors that are no whole numbers, with the field", async () => {
+    const violations = [
+      { field: "chunk_size", description: "must be a whole number, not 1.5" },
+      { field: "cursor", description: "must be a whole number, not string" },
+    ];
+    const users = manager.listChunked(1.5, "1" as never);
+    await assert.rejects(users.next(), (error: unknown) => {
+      assert.ok(error instanceof InvalidArgumentError);
+      assert.deepEqual(error.violations, violations);
+      return true;
+    });
+  });
+});
