@@ -8,7 +8,7 @@ export PYTHON
 
 EDGE_TESTS ?= tests/unit tests/contract
 
-.PHONY: help run test test-oldest test-newest demo lint format types generate check-generated breaking lock build clean
+.PHONY: help run test test-typescript test-oldest test-newest faults bench check-typescript demo lint format types generate check-generated breaking lock build clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,20 @@ run: .venv/.server ## set up on first use, then serve on 127.0.0.1:50051; more s
 
 test: .venv/.dev ## run the tests; a part of them: make test ARGS="tests/contract -k stream"
 	@tools/check-tools.sh
+	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest $(ARGS)
+
+faults: .venv/.dev ## run the fault tests at full size, about 20 minutes; FAULTS_SEED=… repeats a run
+	FAULTS=full $(BIN)/pytest tests/faults --timeout 1200 $(ARGS)
+
+test-typescript: .venv/.dev ## run the tests of the TypeScript client alone
+	@tools/test-typescript.sh test
+
+check-typescript: .venv/.dev ## check types, style and generated code of the TypeScript client
+	@tools/test-typescript.sh run check
+
+bench: .venv-bench/.done ## measure: this service beside a straightforward one and beside the limits; BENCH=full for 1 million users
+	$(CURDIR)/.venv-bench/bin/python -m benchmarks $(ARGS)
 
 test-oldest: .venv-oldest/.done ## run unit and contract tests with the oldest dependencies that pyproject.toml allows
 	.venv-oldest/bin/pytest $(EDGE_TESTS) $(ARGS)
@@ -90,6 +103,12 @@ clean: ## remove environments, caches and builds; data stays
 	@python=$$(tools/newest-python.sh) && $(BIN)/uv venv --quiet --python "$$python" .venv-newest
 	@$(BIN)/uv pip install --quiet --python .venv-newest --require-hashes --requirement requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python .venv-newest --no-deps --editable .
+	@touch $@
+
+.venv-bench/.done: requirements/bench.txt pyproject.toml
+	@echo "setting up .venv-bench (once, and when its requirements change)"
+	@tools/venv.sh .venv-bench requirements/bench.txt
+	@.venv-bench/bin/$(INSTALL_EDITABLE)
 	@touch $@
 
 .venv-codegen/.done: requirements/codegen.txt

@@ -4,8 +4,8 @@ set -eu
 cd "$(dirname "$0")/.."
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
-PATH="node_modules/.bin:$PATH" buf generate --output "$fresh"
-diff -r "$fresh/src/gen" src/gen || {
+scripts/generate.sh "$fresh/gen"
+diff -r "$fresh/gen" src/gen || {
   echo "src/gen is not what the protos generate; run: npm run generate" >&2
   exit 1
 }

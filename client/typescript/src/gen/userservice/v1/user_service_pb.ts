@@ -541,7 +541,8 @@ export const GetUserSessionsResponseSchema: GenMessage<GetUserSessionsResponse> 
  * Every error carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
  * google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with every bad field of the request at once;
  * an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
- * (the store is away, slow, loading or read-only) and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+ * (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
+ * was done), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
  *
  * @generated from service userservice.v1.UserService
  */
@@ -616,7 +617,8 @@ export const UserService: GenService<{
    * A user that exists for the whole of the stream is sent exactly once, whatever is added, updated or deleted
    * meanwhile. The stream can be resumed from the next_cursor of any of its messages with the same promise. A server
    * that shuts down ends the stream between two messages with UNAVAILABLE / SERVER_SHUTTING_DOWN; the cursor to
-   * resume from is in the metadata of ErrorInfo as "next_cursor" too.
+   * resume from is in the metadata of ErrorInfo as "next_cursor" too. So does UNAVAILABLE / READER_STALLED, with which a
+   * stream ends that is not read for too long; it comes after the messages that are on their way.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD.
    *
