@@ -19,17 +19,19 @@ def never(_: bytes) -> bool:
 class Proxy:
     """Forwards a port of 127.0.0.1 to a TCP port or a Unix socket. Runs in a thread of its own.
 
-    `delay` holds back every reply for a random time up to that many seconds. When `lose_reply_after` says yes to what a
+    `delay` holds back every reply for a random time up to that many seconds, and with it those behind it; `latency` is
+    the time that each takes, whatever is before it. When `lose_reply_after` says yes to what a
     client has sent, that is still delivered, the reply is thrown away and the connection is closed: the far end did its
     work, and the client cannot know. Where `double_reply` says yes to what comes back, the client gets it twice. While
     `black_hole` is set, nothing is delivered either way, and nobody is told; what is sent meanwhile is delivered when
     that is over, or never if `swallow` is set.
     """
 
-    def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
+    def __init__(self, target: int | Path, *, delay: float = 0, latency: float = 0, seed: int = 0) -> None:
         self._target = target
         self._random = random.Random(seed)  # noqa: S311 - a seeded stream of faults, no secret
         self.delay = delay
+        self._latency = latency
         self.lose_reply_after: Rule = never
         self.double_reply: Rule = never
         self.black_hole = False
@@ -151,6 +153,9 @@ class Proxy:
             if self.double_reply(data):
                 self.doubled += 1
                 data *= 2
+            if self._latency:
+                self._loop.call_later(self._latency, writer.write, data)
+                continue
             writer.write(data)
             await writer.drain()
 

@@ -119,8 +119,7 @@ class RedisStore:
         try:
             for script in scripts.ALL:
                 await self._calls.send("SCRIPT", "LOAD", script.text)
-            await self._check_layout("version", LAYOUT_VERSION)
-            await self._check_layout("partitions", PARTITIONS)
+            await self._check_layout()
             await self._check_eviction()
         except NoPermissionError as error:
             raise UnsuitableStoreError("the Redis user lacks permissions: docs/operations.md lists them") from error
@@ -129,15 +128,21 @@ class RedisStore:
         except ResponseError as error:
             raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
 
-    async def _check_layout(self, field: str, needed: int) -> None:
+    async def _check_layout(self) -> None:
+        needed = {"version": LAYOUT_VERSION, "partitions": PARTITIONS}
         # Reading comes first, so that a read-only replica of a store can serve reads.
-        found = await self._calls.send("HGET", self.keys.layout, field)
-        if found is None:
-            await self._calls.send("HSETNX", self.keys.layout, field, needed)
-            found = await self._calls.send("HGET", self.keys.layout, field)
-        if found != str(needed).encode():
-            text = found.decode(errors="replace")
-            raise UnsuitableStoreError(f"the store has layout {field} {text}, this service needs {needed}")
+        found = await self._calls.send("HMGET", self.keys.layout, *needed)
+        if None in found:
+            # In one command, so that no crash leaves half of it.
+            missing = [
+                part for pair, value in zip(needed.items(), found, strict=True) if value is None for part in pair
+            ]
+            await self._calls.send("HSET", self.keys.layout, *missing)
+            found = await self._calls.send("HMGET", self.keys.layout, *needed)
+        for (name, wanted), value in zip(needed.items(), found, strict=True):
+            if value != str(wanted).encode():
+                text = (value or b"").decode(errors="replace")
+                raise UnsuitableStoreError(f"the store has layout {name} {text}, this service needs {wanted}")
 
     async def _check_eviction(self) -> None:
         try:

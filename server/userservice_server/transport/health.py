@@ -8,7 +8,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from userservice_server.errors import StoreUnavailableError
-from userservice_server.store.redis_store import RedisStore
+from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
 
 PING_INTERVAL = 0.5  # seconds
 _PATIENCE_WHILE_AWAY = 1.0  # seconds until a connection to a store that was away is given up for a new one
@@ -54,6 +54,9 @@ class Health:
         try:
             async with asyncio.timeout(_PATIENCE_WHILE_AWAY):
                 await self._store.ping()
+                await self._store.open()  # it may have lost its last second, or be another one
+        except UnsuitableStoreError as error:
+            raise StoreUnavailableError("the store cannot be used as it is") from error
         except TimeoutError as error:
             self._store.distrust()
             raise StoreUnavailableError("the store is not available") from error
