@@ -60,7 +60,7 @@ def fill(store: Store, user_ids: Iterable[str], **fields: Any) -> dict[str, User
     now.GetCurrentTime()
     users = {
         user_id: User(
-            user_id=user_id, id=(ticks + number) * 64, uuid=str(uuid4()), created_at=now, updated_at=now, **fields
+            user_id=user_id, id=(ticks + 2 * number) * 64, uuid=str(uuid4()), created_at=now, updated_at=now, **fields
         )
         for number, user_id in enumerate(user_ids, -1_000_000)
     }
