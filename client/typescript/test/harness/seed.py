@@ -7,8 +7,8 @@ import asyncio
 import sys
 
 import uvloop
-
 from google.protobuf.struct_pb2 import Struct
+
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.users import Users
 from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
