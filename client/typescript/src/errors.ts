@@ -140,6 +140,17 @@ export class ServerShuttingDownError extends UnavailableError {
   static override readonly reason = "SERVER_SHUTTING_DOWN";
 }
 
+/** The service ended a stream that was not read for too long; `listChunked` resumes by itself. */
+export class ReaderStalledError extends UnavailableError {
+  static override readonly reason = "READER_STALLED";
+}
+
+/** The service runs as many calls as it takes on; nothing was done. Tried again until the deadline. */
+export class OverloadedError extends UserServiceError {
+  static override readonly code = "RESOURCE_EXHAUSTED";
+  static override readonly reason = "OVERLOADED";
+}
+
 /** No answer in time. Whether a write was applied is unknown; repeating it with its request_id is safe. */
 export class DeadlineExceededError extends UserServiceError {
   static override readonly code = "DEADLINE_EXCEEDED";
@@ -167,6 +178,8 @@ export const ERROR_BY_REASON: ReadonlyMap<string, ErrorClass> = new Map(
     StoreUnavailableError,
     StoreFullError,
     ServerShuttingDownError,
+    ReaderStalledError,
+    OverloadedError,
     InternalError,
   ].map((error): [string, ErrorClass] => [error.reason, error]),
 );

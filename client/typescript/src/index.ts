@@ -9,6 +9,8 @@ export {
   InternalError,
   InvalidArgumentError,
   ManagerClosedError,
+  OverloadedError,
+  ReaderStalledError,
   RequestIdReusedError,
   ServerShuttingDownError,
   SessionAlreadyExistsError,

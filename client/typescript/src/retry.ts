@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import {
   DeadlineExceededError,
   ManagerClosedError,
+  OverloadedError,
   UnavailableError,
   UpdateConflictError,
   UserServiceError,
@@ -37,7 +38,7 @@ export function checkTimeout(timeoutMs: number): number {
  * see gRPC's HTTP/2 mapping) or as UNKNOWN with "Stream removed".
  */
 export function worthRetrying(error: unknown): error is UserServiceError {
-  if (error instanceof UnavailableError || error instanceof UpdateConflictError) {
+  if (error instanceof UnavailableError || error instanceof UpdateConflictError || error instanceof OverloadedError) {
     return true;
   }
   if (!(error instanceof UserServiceError) || error.reason !== "" || error instanceof ManagerClosedError) {

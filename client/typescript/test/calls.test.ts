@@ -76,6 +76,8 @@ describe("errors", () => {
     ["StoreUnavailableError", "UNAVAILABLE", "STORE_UNAVAILABLE"],
     ["StoreFullError", "RESOURCE_EXHAUSTED", "STORE_FULL"],
     ["ServerShuttingDownError", "UNAVAILABLE", "SERVER_SHUTTING_DOWN"],
+    ["ReaderStalledError", "UNAVAILABLE", "READER_STALLED"],
+    ["OverloadedError", "RESOURCE_EXHAUSTED", "OVERLOADED"],
     ["InternalError", "INTERNAL", "INTERNAL"],
     // Made by gRPC itself or by a proxy on the way.
     ["UnavailableError", "UNAVAILABLE", ""],

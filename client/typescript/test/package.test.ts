@@ -101,6 +101,8 @@ describe("the package", () => {
       "InternalError",
       "InvalidArgumentError",
       "ManagerClosedError",
+      "OverloadedError",
+      "ReaderStalledError",
       "RequestIdReusedError",
       "ServerShuttingDownError",
       "SessionAlreadyExistsError",
