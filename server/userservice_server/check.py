@@ -4,6 +4,7 @@ Everything is read in pages, so Redis is never busy for long, and what looks wro
 transaction, so that a service that writes meanwhile causes no false alarm.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
 
 from userservice.v1.session_pb2 import Session
@@ -78,9 +79,21 @@ def check(url: str, key_prefix: str, timeout: float) -> Report:
         raise ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH") from None
     with client:
         try:
+            _wait_for_loading(client)
             return _Check(client, key_prefix).run()
         except RedisError as error:
             raise ConfigError(f"the store at --redis-url cannot be read: {why(error)}") from error
+
+
+def _wait_for_loading(client: Redis) -> None:
+    """Waits for a store that has just been started, which takes as long as its data are large."""
+    while True:
+        try:
+            client.ping()
+        except BusyLoadingError:
+            time.sleep(0.1)
+        else:
+            return
 
 
 class _Check:

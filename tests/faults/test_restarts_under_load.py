@@ -52,7 +52,7 @@ class Load:
             seen: Counter[str] = Counter()
             async for users in self._manager.list_chunked(chunk_size=50):
                 seen.update(user.user_id for user in users)
-                await asyncio.sleep(0.005)  # so that streams last, and restarts meet them
+                await asyncio.sleep(0.02)  # so that streams last, and restarts meet them
             assert [number for number in range(USERS) if seen[f"u{number}"] != 1] == []
             assert max(seen.values()) == 1
             self.streams += 1
