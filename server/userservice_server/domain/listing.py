@@ -12,7 +12,7 @@ MAX_RESPONSE_BYTES = 1 << 20
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
 _READ_BYTES = 256 << 10  # what one read of Redis aims at; a stream holds two reads at the most
 _FIRST_READ = 128  # records, as long as their size is not known
-_MAX_READ = 2048  # records, should larger ones follow small ones
+_MAX_READ = 1024  # records: should the largest follow small ones, a read is 64 MiB, once
 
 
 async def pages(
