@@ -65,6 +65,8 @@ def _run(size: Size, folder: Path, output: Path, port: int) -> None:
                 figures[figure.name] = figure
                 say(f"{figure.name}: " + ", ".join(f"{name} {figure.median(name):,.4g}" for name in figure.values))
         record_bytes = bench.payload / size.users
+    by_size = sorted(sweep.users_per_second, key=lambda name: int(name.split()[1]))
+    sweep.users_per_second = {name: sweep.users_per_second[name] for name in by_size}
     for name in (BASELINE, CONSTANT):
         sweep.users_per_second[f"{name}, {size.users} users"] = {
             chunk_size: figures[figure].median(name) * _MIB / record_bytes
