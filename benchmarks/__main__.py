@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where performance.json and .svg go: docs, for size tiny nowhere")
     parser.add_argument("--port", type=int, default=0, help="of the service; 0 takes a free one")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that servers are stopped, too
     try:
         h2load.program()
         size = _size(arguments.size)
