@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where performance.json and .svg go: docs, for size tiny nowhere")
     parser.add_argument("--port", type=int, default=0, help="of the service; 0 takes a free one")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that servers are stopped, too
     try:
         h2load.program()
         size = _size(arguments.size)
@@ -65,6 +67,8 @@ def _run(size: Size, folder: Path, output: Path, port: int) -> None:
                 figures[figure.name] = figure
                 say(f"{figure.name}: " + ", ".join(f"{name} {figure.median(name):,.4g}" for name in figure.values))
         record_bytes = bench.payload / size.users
+    by_size = sorted(sweep.users_per_second, key=lambda name: int(name.split()[1]))
+    sweep.users_per_second = {name: sweep.users_per_second[name] for name in by_size}
     for name in (BASELINE, CONSTANT):
         sweep.users_per_second[f"{name}, {size.users} users"] = {
             chunk_size: figures[figure].median(name) * _MIB / record_bytes

@@ -275,6 +275,7 @@ class Bench:
             self._sweep_store(sweep, few, size.few)
             self._sweep_store(sweep, self.service, size.users)
             self._sweep_store(sweep, deep, size.deep)
+        # Smaller and larger ones, each alone: they are for the plot only.
         for count in size.sweep:
             with ExitStack() as stack:
                 store = self._filled(f"sweep{count}", count, stack)

@@ -19,7 +19,8 @@ def draw(sweep: Sweep, limits: dict[str, float], path: Path) -> None:
     for name, rate in limits.items():
         rates.axhline(rate, color="grey", linestyle=":", label=name)
     rates.set(xscale="log", yscale="log", xlabel="chunk size", title="ListUsersChunked, users/s")
-    rates.legend(fontsize="x-small")
+    rates.set_ylim(bottom=rates.get_ylim()[0] / 4)  # room for the legend
+    rates.legend(fontsize="x-small", ncols=2, loc="lower left")
     sizes = sorted(sweep.first_chunk)
     for chunk_size in sweep.first_chunk[sizes[0]]:
         milliseconds = [sweep.first_chunk[users][chunk_size] * 1000 for users in sizes]
