@@ -30,8 +30,8 @@ test-typescript: .venv/.dev ## run the tests of the TypeScript client alone
 check-typescript: .venv/.dev ## check types, style and generated code of the TypeScript client
 	@tools/test-typescript.sh run check
 
-bench: .venv-bench/.done ## measure: this service beside a straightforward one and beside the limits; BENCH=full for 1 million users
-	$(CURDIR)/.venv-bench/bin/python -m benchmarks $(ARGS)
+bench: .venv/.bench ## measure: this service beside a straightforward one and beside the limits; BENCH=full for 1 million users
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 test-oldest: .venv-oldest/.done ## run unit and contract tests with the oldest dependencies that pyproject.toml allows
 	.venv-oldest/bin/pytest $(EDGE_TESTS) $(ARGS)
@@ -105,10 +105,8 @@ clean: ## remove environments, caches and builds; data stays
 	@$(BIN)/uv pip install --quiet --python .venv-newest --no-deps --editable .
 	@touch $@
 
-.venv-bench/.done: requirements/bench.txt pyproject.toml
-	@echo "setting up .venv-bench (once, and when its requirements change)"
-	@tools/venv.sh .venv-bench requirements/bench.txt
-	@.venv-bench/bin/$(INSTALL_EDITABLE)
+.venv/.bench: .venv/.dev requirements/bench.txt
+	@tools/venv.sh .venv requirements/bench.txt
 	@touch $@
 
 .venv-codegen/.done: requirements/codegen.txt

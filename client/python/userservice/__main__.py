@@ -13,7 +13,6 @@ SERVER_MODULES = frozenset(
         "grpc_health",
         "grpc_reflection",
         "hiredis",
-        "pythonjsonlogger",
         "redis",
         "userservice_server",
         "uuid_utils",
