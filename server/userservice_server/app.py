@@ -78,7 +78,8 @@ async def serve(config: Config, redis_url: str, ready: Callable[[int], None], en
 
     store = await _opened_store(config, redis_url, stop)
     try:
-        await _serve_store(config, store, ready, ended, stop)
+        if not stop.is_set():  # else it was stopped while it waited for the store
+            await _serve_store(config, store, ready, ended, stop)
     finally:
         await store.close()
     if reason := ended():

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,22 @@ async def test_a_damaged_record_does_not_keep_others_out(stubs: Stubs, store: St
         assert failure_of(raised.value).reason == "INTERNAL"
         assert (await stubs.users.GetUser(GetUserRequest(user_id="bob"))).user.user_id == "bob"
     await stubs.users.DeleteUser(DeleteUserRequest(user_id="bob"))
+
+
+def test_stopped_while_it_waits_for_the_store_it_does_not_say_that_it_listens() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Service(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", wait=False) as service,
+    ):
+        silent.settimeout(20)
+        asking, _ = silent.accept()  # and will not be answered
+        assert service.stop() == 0
+        asking.close()
+        assert not service.stdout
+
+
+def test_fsync_is_not_taken_for_a_setting_of_somebody_elses_redis() -> None:
+    command = [sys.executable, "-m", "userservice", "serve", "--fsync", "always", "--redis-url", "redis://127.0.0.1:1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 2
+    assert "appendfsync" in ended.stderr

@@ -2,13 +2,17 @@
 
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
     TryAgainError,
 )
+from redis.exceptions import ConnectionError as LostError
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 
@@ -45,15 +49,25 @@ def translated(error: RedisError) -> Exception:
     return error
 
 
+_WORDS: dict[type[BaseException], str] = {
+    ReadOnlyError: "it is a read-only replica",
+    BusyLoadingError: "it is loading its data",
+    MasterDownError: "it is a replica whose master is away",
+    LostError: "it closed the connection",
+}
+
+
 def why(error: BaseException) -> str:
     """The system's own words for what failed, if there are any: texts of redis-py can quote addresses."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, AuthenticationError):
             return "it refuses the user name or password"
+        if isinstance(cause, NoPermissionError):
+            return "its user lacks permissions, which docs/operations.md lists"
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         if cause.__cause__ is None and cause.__context__ is None:
-            return type(cause).__name__
+            return _WORDS.get(type(cause), "no answer in time")
         cause = cause.__cause__ or cause.__context__
     return "no answer"
