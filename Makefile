@@ -31,6 +31,7 @@ check-typescript: .venv/.dev ## check types, style and generated code of the Typ
 	@tools/test-typescript.sh run check
 
 bench: .venv/.bench ## measure: this service beside a straightforward one and beside the limits; BENCH=full for 1 million users
+	@tools/test-typescript.sh run --silent build
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 test-oldest: .venv-oldest/.done ## run unit and contract tests with the oldest dependencies that pyproject.toml allows

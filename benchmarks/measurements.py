@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Self
@@ -14,7 +15,7 @@ from uuid import UUID
 import grpc
 from google.protobuf.message import Message
 
-from benchmarks import h2load, http2, programs, stores
+from benchmarks import h2load, http2, programs, stores, typescript
 from benchmarks.baseline import layout
 from benchmarks.errors import BenchError
 from benchmarks.figures import Figure, Row, measured
@@ -45,7 +46,9 @@ SERVICE, QUIET, TWO, BASELINE, CONSTANT, RAW = (
 )
 STREAM_1000, STREAM_100 = "ListUsersChunked, chunk 1000", "ListUsersChunked, chunk 100"
 GET, ADD, BATCH = "GetUser, 4 x 16 at a time", "AddUser with request_id, 4 x 16 at a time", "BatchGetUsers of 100"
-PYTHON = "Python client, list_chunked(1000)"
+CLIENTS = "clients, list_chunked(1000)"
+TYPESCRIPT = "TypeScript, user_id only"
+TYPESCRIPT_MEMORY = "memory growth of the TypeScript client, list_chunked(1000)"
 STORE_MEMORY = "Redis memory to encoded payload"
 FIRST_CHUNK, PAGE = "time to the first chunk", "one page of ListUsers"
 STALL, UNARY_MEMORY = "server's memory growth, stalled reader", "server's memory growth, single calls"
@@ -59,8 +62,10 @@ ROWS = (
     Row(GET, SERVICE, BASELINE, 2.0),
     Row(ADD, SERVICE, CONSTANT, 0.45),
     Row(BATCH, "BatchGetUsers", "GetUser", 20),
-    Row(PYTHON, "user_id only", "each a dict", 10),
-    Row(PYTHON, "all metadata", "each a dict", 2),
+    Row(CLIENTS, "Python, user_id only", "Python, each a dict", 10),
+    Row(CLIENTS, "Python, all metadata", "Python, each a dict", 2),
+    Row(CLIENTS, TYPESCRIPT, "Python, user_id only", 0.5),
+    Row(TYPESCRIPT_MEMORY, TYPESCRIPT, "", 64, is_most=True),
     Row(STORE_MEMORY, SERVICE, "", 1.8, is_most=True),
     Row(FIRST_CHUNK, "deep store", "small store", 1.5, is_most=True),
     Row(PAGE, "at the end", "at the start", 1.3, is_most=True),
@@ -128,7 +133,7 @@ class Bench:
         yield self._streams(STREAM_100, 100)
         yield self._get()
         yield self._batch()
-        yield self._python()
+        yield self._clients()
         yield self._unary_memory()
         yield self._import()
         yield self._add()  # last of those on these stores, for it makes them grow
@@ -240,14 +245,16 @@ class Bench:
             expected = load.calls * self._expected[key]
             raise BenchError(f"{method}: {load.data_bytes} bytes came instead of {expected}: some calls failed")
 
-    # The Python client.
+    # The clients.
 
-    def _python(self) -> Figure:
-        contestants = {
-            name: lambda kind=kind: self._read(kind)
-            for name, kind in (("user_id only", "ids"), ("all metadata", "metadata"), ("each a dict", "dicts"))
+    def _clients(self) -> Figure:
+        kinds = {"user_id only": "ids", "all metadata": "metadata", "each a dict": "dicts"}
+        contestants: dict[str, Callable[[], float]] = {
+            f"Python, {name}": partial(self._read, kind) for name, kind in kinds.items()
         }
-        return measured(PYTHON, "users/s", self._size.rounds, contestants)
+        if typescript.is_there():
+            contestants[TYPESCRIPT] = lambda: typescript.read(self.service.port, self._size.users).users_per_second
+        return measured(CLIENTS, "users/s", self._size.rounds, contestants)
 
     def _read(self, kind: str) -> float:
         count, seconds = _output("-m", "benchmarks.readers", kind, str(self.service.port)).split()
@@ -272,6 +279,9 @@ class Bench:
             yield measured(FIRST_CHUNK, "ms", size.rounds, contestants)
             yield self._page(deep, deep_store)
             yield self._stall(deep)
+            if typescript.is_there():
+                grown = typescript.read(deep.port, size.deep).grown_mib
+                yield Figure(TYPESCRIPT_MEMORY, f"MiB, {size.deep} users", {TYPESCRIPT: [grown]})
             self._sweep_store(sweep, few, size.few)
             self._sweep_store(sweep, self.service, size.users)
             self._sweep_store(sweep, deep, size.deep)

@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")/../client/typescript"
 if ! command -v npm >/dev/null; then
-    echo "test: no Node.js, so the TypeScript client is not tested (Node 20 or newer)"
+    echo "test: no Node.js, so the TypeScript client is left out (Node 20 or newer)"
     [ -z "${CI:-}" ] || exit 1
     exit 0
 fi

@@ -1,0 +1,42 @@
+"""The TypeScript client as a reader of all users, where Node is there and the client is built (`npm run build`)."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.errors import BenchError
+
+_CLIENT = Path(__file__).parent.parent / "client" / "typescript"
+_CHUNK_SIZE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What reading all users came to.
+
+    Attributes:
+        users_per_second: with the user_id of each read.
+        grown_mib: the most that the heap and the buffers beside it grew, after a garbage collection.
+    """
+
+    users_per_second: float
+    grown_mib: float
+
+
+def is_there() -> bool:
+    """Whether the TypeScript client can be measured."""
+    return shutil.which("node") is not None and (_CLIENT / "dist" / "index.js").exists()
+
+
+def read(port: int, users: int) -> Reading:
+    """Reads the ``users`` of the service on that port."""
+    command = ["node", "--expose-gc", "bench/list_chunked.js", f"127.0.0.1:{port}", str(_CHUNK_SIZE), "1"]
+    done = subprocess.run(command, cwd=_CLIENT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"the TypeScript client failed: {done.stderr.strip().splitlines()[-1]}")
+    figures = json.loads(done.stdout)
+    if figures["users"] != users:
+        raise BenchError(f"the TypeScript client read {figures['users']} of {users} users")
+    return Reading(figures["users_per_s"], figures["grown_mib"])
