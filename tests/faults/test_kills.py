@@ -74,6 +74,10 @@ class Writer:
             assert {session.session_id: session for session in sessions} == expected
 
 
+def assert_sound(store: Store) -> None:
+    assert [finding.what for finding in check(store.url, "userservice", 10).findings] == []
+
+
 @asynccontextmanager
 async def writers_at(address: str, dice: random.Random) -> AsyncIterator[list[Writer]]:
     own = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
@@ -96,8 +100,7 @@ async def kill_again_and_again(
                     tasks.create_task(writer.write(stop))
                 await asyncio.to_thread(kill, number)
                 stop.set()
-            report = await asyncio.to_thread(check, store.url, "userservice", 10)
-            assert [finding.what for finding in report.findings] == []
+            await asyncio.to_thread(assert_sound, store)
             for writer in writers:
                 await writer.assert_kept()
 
@@ -176,6 +179,8 @@ def test_the_service_killed_at_every_step_of_its_writes(seed: int) -> None:
 
             def kill(number: int) -> None:
                 served.kill(*STEPS[number % len(STEPS)], dice.randrange(1, 12))
+                assert_sound(store)  # before anybody has repeated what was cut short
+                served.start()
 
             asyncio.run(kill_again_and_again(served.address, store, dice, numbers, kill))
 
@@ -189,9 +194,9 @@ class Served:
     def __init__(self, proxy: Proxy) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self._proxy = proxy
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self._service = Service(*QUIET, listen=self.address, redis_url=self._proxy.url)
 
     def kill(self, script: Script, when: str, number: int) -> None:
@@ -201,7 +206,6 @@ class Served:
         setattr(self._proxy, f"hold_{when}", rule)
         assert self._proxy.held.wait(30)
         self._service.__exit__()
-        self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -250,6 +254,6 @@ def test_a_log_that_ends_anywhere(written: tuple[Store, Path, bytes], dice: rand
         with store.client() as client:
             is_marked = client.hexists("userservice:layout", "partitions")
         if is_marked:
-            assert [finding.what for finding in check(store.url, "userservice", 10).findings] == [], cut
+            assert_sound(store)
         store.kill()
     print(f"{len(cuts)} cuts of {len(content)} bytes")  # noqa: T201 - the figure
