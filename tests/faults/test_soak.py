@@ -135,7 +135,7 @@ def told(service: InstrumentedService) -> Counter[str]:
     return Counter(line["code"] for line in service.log if "code" in line)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
 async def test_nothing_stays_of_calls_and_streams(dice: random.Random) -> None:
     require("h2load")
     with Store() as store:

@@ -92,6 +92,10 @@ class Proxy:
             for task in self._connections:
                 task.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
+            for writer in self._writers:
+                writer.transport.abort()  # close would wait for what nobody takes any more
+        for _ in range(3):  # turns in which transports part with their sockets
+            await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -102,6 +106,8 @@ class Proxy:
             await self._join(reader, writer)
         except OSError:
             pass  # the target is away, or one side broke off: the other is closed below, and a proxy can do no more
+        except asyncio.CancelledError:
+            pass  # the proxy is closed; raised on, asyncio would log it as an error
         finally:
             self._connections.discard(task)
             writer.close()
@@ -123,8 +129,9 @@ class Proxy:
             for direction in directions:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
-            self._writers -= {writer, far_writer}
             far_writer.close()
+            if not self._stopping.is_set():
+                self._writers -= {writer, far_writer}
 
     async def _forward_requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event, holding: asyncio.Event
