@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 from harness.population import fill, struct
@@ -52,11 +52,11 @@ def writing(service: Service, dice: random.Random) -> SteadyWrites:
 
 
 @pytest.fixture
-def store() -> "AsyncIterator[Store]":
+def store() -> Iterator[Store]:
     with Store() as store:
         metadata = struct({"twin": "0", "filling": "x" * (200 if FULL else 1000)})
         fill(store, (f"u{number}" for number in range(USERS)), email="0", metadata=metadata)
-        yield store  # type: ignore[misc]
+        yield store
 
 
 @pytest.mark.timeout(300)
@@ -85,15 +85,18 @@ class Restarts:
     """Restarts the service at its port when told to, beside the reader."""
 
     def __init__(self, store: Store) -> None:
-        self._arguments = {"redis_url": store.url, "listen": f"127.0.0.1:{free_port()}"}
-        self.service = Service(*QUIET, "--grace", "1", **self._arguments)
+        self._store_url, self._listen = store.url, f"127.0.0.1:{free_port()}"
+        self.service = self._started()
         self._thread: threading.Thread | None = None
+
+    def _started(self) -> Service:
+        return Service(*QUIET, "--grace", "1", redis_url=self._store_url, listen=self._listen)
 
     def restart(self) -> None:
         def work() -> None:
             self.service.stop()
             self.service.__exit__()
-            self.service = Service(*QUIET, "--grace", "1", **self._arguments)
+            self.service = self._started()
 
         self._thread = threading.Thread(target=work)
         self._thread.start()
