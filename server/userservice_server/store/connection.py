@@ -28,7 +28,7 @@ RECONNECT_PAUSE = 0.25  # seconds between attempts to connect; calls in between 
 _WATCH_INTERVAL = 0.05  # seconds between looks at the oldest unanswered command
 # When a batch leaves: after so many turns of the event loop that brought no command, or with so many commands. grpc
 # hands over a call every few turns, and a write, the wake-up of Redis and the read that follows were a third of the
-# time of a single call (docs/performance.md). A turn with nothing to do takes microseconds, so a lone call hardly waits.
+# time of a single call (docs/performance.md). A turn with nothing to do takes microseconds: a lone call waits little.
 _QUIET_TURNS = 6
 _FULL_BATCH = 32
 _NOT_YET = object()  # what the parser gives as long as a reply is not whole
