@@ -49,7 +49,7 @@ async def ask(stubs: Stubs, user_id: str, other: str, kind: str, cancel_after: f
         return "cancelled"
     except grpc.aio.AioRpcError as error:
         return failure_of(error).reason or error.code().name
-    return "right" if is_right(answer, user_id, other, kind) else "wrong"
+    return "right" if is_right(answer, user_id, other, kind) else f"wrong {kind}: {answer}"
 
 
 def is_right(answer: Any, user_id: str, other: str, kind: str) -> bool:
