@@ -52,7 +52,7 @@ async def ask(stubs: Stubs, user_id: str, other: str, kind: str, cancel_after: f
     except grpc.aio.AioRpcError as error:
         reason = failure_of(error).reason or error.code().name
         return "right" if (kind, reason) == ("nobody", "USER_NOT_FOUND") else reason
-    return "right" if is_right(answer, user_id, other, kind) else "wrong"
+    return "right" if is_right(answer, user_id, other, kind) else f"wrong {kind}: {answer}"
 
 
 def is_right(answer: Any, user_id: str, other: str, kind: str) -> bool:

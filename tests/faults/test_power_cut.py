@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness.connections import Stubs, connect
+from harness.connections import Stubs, connect, connect_blocking
 from harness.failures import failure_of
 from harness.services import Service
 from harness.sizing import FULL, sized
@@ -18,10 +18,11 @@ from harness.stores import BACKENDS, Store
 from harness.tools import missing
 from harness.waiting import until
 
-from userservice.v1.user_service_pb2 import AddUserRequest
+from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
 from userservice_server.check import check
 
 WRITERS = 64
+PRICE_SECONDS = 3
 WINDOW = 2.0  # seconds: Redis forces to disk every second, and waits up to another one for a slow disk
 
 
@@ -104,6 +105,16 @@ async def write_until_power_cut(writers: Writers, machine: Machine, address: str
     return lost, at
 
 
+def answers(address: str) -> bool:
+    """Whether the service has found its store again."""
+    with connect_blocking(address) as stubs:
+        try:
+            stubs.users.GetUser(GetUserRequest(user_id="nobody"), timeout=5)
+        except grpc.RpcError as error:
+            return failure_of(error).code == "NOT_FOUND"
+    return True
+
+
 def stored(store: Store) -> set[str]:
     with store.client() as client:
         return {user_id.decode() for user_id in client.hkeys("userservice:{0}:user_ids")}
@@ -119,9 +130,11 @@ def test_power_cuts(backend: str, fsync: str, witness: Path, tmp_path: Path, dic
     with machine.store as store, Service("--log-level", "error", redis_url=store.url) as service:
         until(machine.has_kept_something)
         for number in range(cuts):
+            until(lambda: answers(service.address))  # else all writers would be refused before the cut
             writers = Writers(f"c{number}")
             cut, at = asyncio.run(write_until_power_cut(writers, machine, service.address, dice.uniform(0.3, 2.2)))
             assert writers.refusals == {"STORE_UNAVAILABLE"}
+            assert writers.acknowledged, "nothing was written before the cut"
             bytes_lost += cut
             kept = stored(store)
             gone = [when for user_id, when in writers.acknowledged.items() if user_id not in kept]
@@ -145,8 +158,8 @@ def test_the_price_of_fsync_always(tmp_path: Path) -> None:
             data = tmp_path / f"{fsync}{round_}"
             with Service("--fsync", fsync, "--log-level", "error", data_dir=data) as service:
                 writers = Writers("w")
-                asyncio.run(writers.write(service.address, 5))
-                measured.append(len(writers.acknowledged) / 5)
+                asyncio.run(writers.write(service.address, PRICE_SECONDS))
+                measured.append(len(writers.acknowledged) / PRICE_SECONDS)
     best = {fsync: max(measured) for fsync, measured in rates.items()}
     print(f"{WRITERS} writers: {rates}")  # noqa: T201
     print(f"fsync always has {best['always'] / best['everysec']:.0%} of the throughput of everysec")  # noqa: T201

@@ -142,7 +142,7 @@ async def test_nothing_stays_of_calls_and_streams(dice: random.Random) -> None:
         fill(store, (f"u{number}" for number in range(USERS)), metadata=struct({"k": "x" * 500}))
         with InstrumentedService("--access-log", "false", redis_url=store.url) as service:
             soak = Soak(service, dice)
-            expected = await soak.run(CALLS // 10, STREAMS // 10)  # to be warm
+            expected = await soak.run(CALLS // 20, STREAMS // 20)  # to be warm
             await asyncio.sleep(0.5)
             inside, before = await asyncio.to_thread(service.inside), resident(service.pid)
             soak.cancelled.clear()
