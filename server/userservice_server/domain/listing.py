@@ -1,18 +1,22 @@
 """The streaming path: ranges of records, read ahead and joined into responses of bounded size."""
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from itertools import accumulate
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from userservice_server.domain.records import id_field, listing, record_id
 from userservice_server.store.keys import Table
 from userservice_server.store.redis_store import RedisStore
 
+T = TypeVar("T")
+
 MAX_RESPONSE_BYTES = 1 << 20
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
-_READ_BYTES = 256 << 10  # what one read of Redis aims at; a stream holds two reads at the most
+_READ_BYTES = 256 << 10  # what one read of Redis aims at; a stream holds three reads at the most
 _STREAMS_BYTES = 4 << 20  # of responses of all streams of a process, see Shares
 _MIN_SHARE_BYTES = 16 << 10
 _FIRST_READ = 128  # records, as long as their size is not known
@@ -68,52 +72,82 @@ async def pages(
         size: the most records in one response.
         cursor: the id to start after.
         shares: how large responses and reads may be.
-        read_ahead: whether to fetch the next range while this one is sent.
+        read_ahead: whether to fetch the next ranges while one is sent.
     """
-    # The three leave in one write and are answered in this order: whatever is added later is not waited for.
-    newest, total, count = store.newest(table), store.size(table), min(size, _FIRST_READ)
+    total = store.size(table)
+    ranges = _ranges(store, table, size, cursor, shares)
+    async with aclosing(_ahead(ranges) if read_ahead else ranges) as found:
+        waiting: list[bytes] = []
+        async for records, at_end in found:
+            waiting += records
+            records.clear()  # what is sent is not to be kept here
+            total_size, start = await total, 0
+            for stop in _stops(waiting, size, shares.response_bytes, at_end=at_end):
+                is_last = at_end and stop == len(waiting)
+                next_cursor = 0 if is_last else record_id(waiting[stop - 1])
+                yield _response(waiting, start, stop, total_size, is_last=is_last), next_cursor
+                start = stop
+            del waiting[:start]
+
+
+async def _ranges(
+    store: RedisStore, table: Table, size: int, cursor: int, shares: Shares
+) -> AsyncGenerator[tuple[list[bytes], bool]]:
+    """Yields ranges of records, and whether it is the last, up to the newest record at the start."""
+    # Both leave in one write and are answered in this order: whatever is added later is not waited for.
+    newest, count, read = store.newest(table), min(size, _FIRST_READ), 0
     reading = store.range(table, cursor, count)
     try:
         newest_id = max(map(record_id, await newest), default=0)
-        total_size = await total
-        waiting: list[bytes] = []
         while True:
             records = await reading
             at_end = len(records) < count or record_id(records[-1]) >= newest_id
             while records and record_id(records[-1]) > newest_id:
                 records.pop()  # added since the start
-            if records:
+            read += len(records)
+            if not at_end:
                 cursor = record_id(records[-1])
-            waiting += records
-            records.clear()  # what is sent is not to be kept here
-            waiting_bytes = sum(map(len, waiting))
-            stops = _stops(waiting, waiting_bytes, size, shares.response_bytes, at_end=at_end)
-            count = _next_count(size, len(waiting), waiting_bytes, shares.read_bytes)
-            if read_ahead and not at_end:
-                reading = store.range(table, cursor, count)
-            start = 0
-            for stop in stops:
-                is_last = at_end and stop == len(waiting)
-                next_cursor = 0 if is_last else record_id(waiting[stop - 1])
-                yield _response(waiting, start, stop, total_size, is_last=is_last), next_cursor
-                start = stop
+                count = _next_count(size, read, sum(map(len, records)) // len(records) + 1, shares.read_bytes)
+            yield records, at_end
             if at_end:
                 return
-            del waiting[:start]
-            if not read_ahead:
-                reading = store.range(table, cursor, count)
+            reading = store.range(table, cursor, count)
     finally:
         reading.cancel()  # its reply is read in its turn and dropped
 
 
-def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int, *, at_end: bool) -> list[int]:
+async def _ahead(ranges: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Yields the same, but reads on meanwhile: one range waits while the next is on its way, so that Redis is busy."""
+    waiting: asyncio.Queue[T | Exception | None] = asyncio.Queue(1)
+
+    async def read() -> None:
+        try:
+            async for found in ranges:
+                await waiting.put(found)
+            await waiting.put(None)
+        except Exception as error:  # noqa: BLE001 - raised below, where the range is waited for
+            await waiting.put(error)
+
+    reading = asyncio.create_task(read())
+    try:
+        while (found := await waiting.get()) is not None:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+        await ranges.aclose()
+
+
+def _stops(records: list[bytes], size: int, most_bytes: int, *, at_end: bool) -> list[int]:
     """Positions after the last record of each response that can be made of ``records``.
 
     What is left over stays for the next range, unless there is none: a response is full when it has ``size`` records,
     or when one more would exceed ``most_bytes``. At the end there is one, be it empty.
     """
     most_bytes -= _TRAILER_BYTES
-    if records_bytes <= most_bytes:  # as almost always; no need to look at each record
+    if sum(map(len, records)) <= most_bytes:  # as almost always; no need to look at each record
         stops = list(range(size, len(records) + 1, size))
     else:
         stops, offsets, start = [], list(accumulate(map(len, records), initial=0)), 0
@@ -136,10 +170,14 @@ def _response(records: list[bytes], start: int, stop: int, total_size: int, *, i
     return listing(parts, b"" if is_last else id_field(parts[-1]), total_size)
 
 
-def _next_count(size: int, waiting: int, waiting_bytes: int, read_bytes: int) -> int:
-    """How many records to read next: by the size of those just read, and in whole responses where that is possible."""
-    average = waiting_bytes // waiting + 1 if waiting else read_bytes // _FIRST_READ
-    count = max(1, min(read_bytes // average, _MAX_READ))
-    if count <= size:
-        return count
-    return count // size * size - waiting % size
+def _next_count(size: int, read: int, average_bytes: int, read_bytes: int) -> int:
+    """How many records to read next: by the size of those just read, and in whole responses where that is possible.
+
+    Args:
+        size: records in a response.
+        read: records read so far.
+        average_bytes: of a record in the last range.
+        read_bytes: what a read aims at.
+    """
+    count = max(1, min(read_bytes // average_bytes, _MAX_READ))
+    return count if count <= size else count // size * size - read % size

@@ -29,7 +29,7 @@ _WATCH_INTERVAL = 0.05  # seconds between looks at the oldest unanswered command
 # When a batch leaves: after so many turns of the event loop that brought no command, or with so many commands. grpc
 # hands over a call every few turns, and a write, the wake-up of Redis and the read that follows were a third of the
 # time of a single call (docs/performance.md). A turn with nothing to do takes microseconds: a lone call waits little.
-_QUIET_TURNS = 6
+QUIET_TURNS = 6
 _FULL_BATCH = 32
 _NOT_YET = object()  # what the parser gives as long as a reply is not whole
 
@@ -123,11 +123,15 @@ class SharedConnection:
     Args:
         make_connection: gives a new, unconnected connection of redis-py, which does the handshake (TLS, AUTH, SELECT).
         timeout: seconds that connecting and each reply may take; then the connection is given up.
+        quiet_turns: after how many turns of the event loop that brought no command a batch leaves.
     """
 
-    def __init__(self, make_connection: Callable[[], AbstractConnection], timeout: float) -> None:
+    def __init__(
+        self, make_connection: Callable[[], AbstractConnection], timeout: float, quiet_turns: int = QUIET_TURNS
+    ) -> None:
         self._make_connection = make_connection
         self._timeout = timeout
+        self._quiet_turns = quiet_turns
         self._loop = asyncio.get_running_loop()
         self._next: _Batch | None = None  # what has not left yet
         self._unanswered: deque[_Batch] = deque()
@@ -199,7 +203,7 @@ class SharedConnection:
         if batch is not self._next:
             return  # it left with the connection's making, or went down with it
         quiet_turns = quiet_turns + 1 if len(batch.futures) == size else 0
-        if quiet_turns >= _QUIET_TURNS or len(batch.futures) >= _FULL_BATCH:
+        if quiet_turns >= self._quiet_turns or len(batch.futures) >= _FULL_BATCH:
             self._flush()
         else:
             self._loop.call_soon(self._gather, batch, len(batch.futures), quiet_turns)

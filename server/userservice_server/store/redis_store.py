@@ -107,7 +107,7 @@ class RedisStore:
         self.keys = Keys(key_prefix, PARTITIONS)
         # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
         self._calls = SharedConnection(pool.make_connection, timeout)
-        self._bulk = SharedConnection(pool.make_connection, timeout)
+        self._bulk = SharedConnection(pool.make_connection, timeout, quiet_turns=0)
 
     async def open(self) -> None:
         """Checks that this Redis can hold the store, and marks it as one on its first use.

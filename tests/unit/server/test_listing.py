@@ -13,7 +13,7 @@ records = st.lists(st.integers(1, 700).map(bytes), max_size=40)
 
 @given(records, sizes, st.booleans())
 def test_responses_hold_as_many_records_as_fit(records: list[bytes], size: int, at_end: bool) -> None:  # noqa: FBT001
-    stops = listing._stops(records, sum(map(len, records)), size, MOST, at_end=at_end)
+    stops = listing._stops(records, size, MOST, at_end=at_end)
     room = MOST - listing._TRAILER_BYTES
     for start, stop in zip([0, *stops], stops, strict=False):
         held = records[start:stop]
@@ -41,5 +41,5 @@ def test_few_streams_have_responses_of_full_size_and_many_share() -> None:
         with shares:
             assert shares.response_bytes < MAX_RESPONSE_BYTES
     entered = [shares.__enter__() for _ in range(100)]
-    assert len(entered) * (2 * shares.response_bytes + 2 * shares.read_bytes) <= 50 << 20
+    assert len(entered) * (2 * shares.response_bytes + 3 * shares.read_bytes) <= 50 << 20
     assert shares.read_bytes < full
