@@ -30,7 +30,8 @@ _TIMEOUT_SECONDS = 60.0
 _PAUSE_SECONDS = 0.01  # after a cancelled stream: its last read of the store must not meet the next one's
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One frame as it goes over the wire."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
@@ -38,7 +39,7 @@ def _text(value: str) -> bytes:
     return bytes((len(value),)) + value.encode("ascii")
 
 
-def _header_block(method: str) -> bytes:
+def header_block(method: str) -> bytes:
     """Headers of a call in HPACK (RFC 7541), no entry of which is to be remembered."""
     return b"".join(
         (
@@ -57,6 +58,7 @@ class _Frame:
     flags: int
     stream: int
     length: int
+    payload: bytes  # of headers; of all else nobody looks at it
 
 
 class Connection:
@@ -66,9 +68,9 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port), _TIMEOUT_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + window.to_bytes(4, "big")
-        greeting = _PREFACE + _frame(_SETTINGS, 0, 0, settings)
+        greeting = _PREFACE + frame(_SETTINGS, 0, 0, settings)
         if window > _DEFAULT_WINDOW:
-            greeting += _frame(_WINDOW_UPDATE, 0, 0, (window - _DEFAULT_WINDOW).to_bytes(4, "big"))
+            greeting += frame(_WINDOW_UPDATE, 0, 0, (window - _DEFAULT_WINDOW).to_bytes(4, "big"))
         self.socket.sendall(greeting)
         self.stream = -1
         self._received = bytearray()
@@ -76,8 +78,8 @@ class Connection:
     def request(self, header_block: bytes, body: bytes) -> bytes:
         """The frames of the next call."""
         self.stream += 2
-        headers = _frame(_HEADERS, _END_HEADERS, self.stream, header_block)
-        return headers + _frame(_DATA, _END_STREAM, self.stream, body)
+        headers = frame(_HEADERS, _END_HEADERS, self.stream, header_block)
+        return headers + frame(_DATA, _END_STREAM, self.stream, body)
 
     def frames(self) -> Iterator[_Frame]:
         """Waits for bytes, yields the frames that are whole, and answers what wants an answer."""
@@ -94,19 +96,20 @@ class Connection:
                 break
             kind, flags = received[position + 3], received[position + 4]
             if kind in {_SETTINGS, _PING} and not flags & _ACK:
-                payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _PING else b""
-                self.socket.sendall(_frame(kind, _ACK, 0, payload))
+                pinged = bytes(received[position + _HEAD_BYTES : end]) if kind == _PING else b""
+                self.socket.sendall(frame(kind, _ACK, 0, pinged))
             elif kind in {_RST_STREAM, _GOAWAY}:
                 raise BenchError("the server broke a call off")
             stream = int.from_bytes(received[position + 5 : position + _HEAD_BYTES], "big")
-            yield _Frame(kind, flags, stream, length)
+            payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _HEADERS else b""
+            yield _Frame(kind, flags, stream, length, payload)
             position = end
         del received[:position]
 
     def cancel(self) -> None:
         """Ends the last call, and reads what was on its way until the server has seen that."""
-        reset = _frame(_RST_STREAM, 0, self.stream, _CANCEL.to_bytes(4, "big"))
-        self.socket.sendall(reset + _frame(_PING, 0, 0, bytes(8)))
+        reset = frame(_RST_STREAM, 0, self.stream, _CANCEL.to_bytes(4, "big"))
+        self.socket.sendall(reset + frame(_PING, 0, 0, bytes(8)))
         while not any(frame.kind == _PING and frame.flags & _ACK for frame in list(self.frames())):
             pass
 
@@ -126,7 +129,7 @@ class Answers:
 
 def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: int, streams: int) -> Answers:
     """Makes one call for each body (see ``grpc_frame``), with so many connections and streams at a time."""
-    block = _header_block(method)
+    block = header_block(method)
     waiting = iter(bodies)
     selector = selectors.DefaultSelector()
     opened = [Connection(port) for _ in range(connections)]
@@ -161,7 +164,7 @@ def _read_answers(connection: Connection) -> tuple[int, int]:
 
 def first_bytes(connection: Connection, method: str, request: Message, *, needed: int) -> float:
     """Seconds until ``needed`` bytes of a stream have come; then the stream is cancelled."""
-    frames = connection.request(_header_block(method), grpc_frame(request))
+    frames = connection.request(header_block(method), grpc_frame(request))
     started = time.perf_counter()
     connection.socket.sendall(frames)
     received = 0
@@ -179,5 +182,5 @@ def first_bytes(connection: Connection, method: str, request: Message, *, needed
 def stalled(port: int, method: str, request: Message) -> Connection:
     """Opens a stream that nobody reads, with the window that HTTP/2 has by default."""
     connection = Connection(port, _DEFAULT_WINDOW)
-    connection.socket.sendall(connection.request(_header_block(method), grpc_frame(request)))
+    connection.socket.sendall(connection.request(header_block(method), grpc_frame(request)))
     return connection
