@@ -21,8 +21,8 @@ test: .venv/.dev ## run the tests; a part of them: make test ARGS="tests/contrac
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest $(ARGS)
 
-faults: .venv/.dev ## run the fault tests at full size, about 20 minutes; FAULTS_SEED=… repeats a run
-	FAULTS=full $(BIN)/pytest tests/faults --timeout 1200 $(ARGS)
+faults: .venv/.dev ## run the fault tests at full size, within 20 minutes, and tell their figures; FAULTS_SEED=… repeats a run
+	FAULTS=full $(BIN)/pytest tests/faults -v --timeout 300 --session-timeout 1200 $(ARGS)
 
 test-typescript: .venv/.dev ## run the tests of the TypeScript client alone
 	@tools/test-typescript.sh test

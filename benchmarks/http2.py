@@ -40,7 +40,7 @@ def _text(value: str) -> bytes:
 
 
 def header_block(method: str) -> bytes:
-    """Headers of a call in HPACK (RFC 7541), no entry of which is to be remembered."""
+    """Headers of a call to ``Service/Method`` in HPACK (RFC 7541), no entry of which is to be remembered."""
     return b"".join(
         (
             b"\x83\x86",  # :method POST, :scheme http
@@ -53,21 +53,40 @@ def header_block(method: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
+class Frame:
+    """The head of a frame that came."""
+
     kind: int
     flags: int
     stream: int
     length: int
     payload: bytes  # of headers; of all else nobody looks at it
 
+    @property
+    def is_data(self) -> bool:
+        """Whether it carries (a part of) a message."""
+        return self.kind == _DATA
+
+    @property
+    def ends_call(self) -> bool:
+        """Whether it is the last one of its call."""
+        return self.kind in {_DATA, _HEADERS} and bool(self.flags & _END_STREAM)
+
 
 class Connection:
-    """One connection. ``window`` is how many bytes the server may send ahead, on each stream and in all."""
+    """One connection.
 
-    def __init__(self, port: int, window: int = LARGEST_WINDOW) -> None:
+    Args:
+        port: on 127.0.0.1.
+        window: how many bytes the server may send ahead, on each stream and in all.
+        stream_window: the same for a single stream, if that is to differ.
+    """
+
+    def __init__(self, port: int, window: int = LARGEST_WINDOW, stream_window: int | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), _TIMEOUT_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + window.to_bytes(4, "big")
+        on_a_stream = window if stream_window is None else stream_window
+        settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + on_a_stream.to_bytes(4, "big")
         greeting = _PREFACE + frame(_SETTINGS, 0, 0, settings)
         if window > _DEFAULT_WINDOW:
             greeting += frame(_WINDOW_UPDATE, 0, 0, (window - _DEFAULT_WINDOW).to_bytes(4, "big"))
@@ -81,7 +100,7 @@ class Connection:
         headers = frame(_HEADERS, _END_HEADERS, self.stream, header_block)
         return headers + frame(_DATA, _END_STREAM, self.stream, body)
 
-    def frames(self) -> Iterator[_Frame]:
+    def frames(self) -> Iterator[Frame]:
         """Waits for bytes, yields the frames that are whole, and answers what wants an answer."""
         data = self.socket.recv(_READ_BYTES)
         if not data:
@@ -102,14 +121,18 @@ class Connection:
                 raise BenchError("the server broke a call off")
             stream = int.from_bytes(received[position + 5 : position + _HEAD_BYTES], "big")
             payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _HEADERS else b""
-            yield _Frame(kind, flags, stream, length, payload)
+            yield Frame(kind, flags, stream, length, payload)
             position = end
         del received[:position]
 
+    @staticmethod
+    def reset(stream: int) -> bytes:
+        """The frame that cancels a call."""
+        return frame(_RST_STREAM, 0, stream, _CANCEL.to_bytes(4, "big"))
+
     def cancel(self) -> None:
         """Ends the last call, and reads what was on its way until the server has seen that."""
-        reset = frame(_RST_STREAM, 0, self.stream, _CANCEL.to_bytes(4, "big"))
-        self.socket.sendall(reset + frame(_PING, 0, 0, bytes(8)))
+        self.socket.sendall(self.reset(self.stream) + frame(_PING, 0, 0, bytes(8)))
         while not any(frame.kind == _PING and frame.flags & _ACK for frame in list(self.frames())):
             pass
 
@@ -158,8 +181,7 @@ def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: in
 def _read_answers(connection: Connection) -> tuple[int, int]:
     """Reads once; returns how many answers ended, and the bytes of data that came."""
     frames = list(connection.frames())
-    ended = sum(1 for frame in frames if frame.kind in {_DATA, _HEADERS} and frame.flags & _END_STREAM)
-    return ended, sum(frame.length for frame in frames if frame.kind == _DATA)
+    return sum(frame.ends_call for frame in frames), sum(frame.length for frame in frames if frame.is_data)
 
 
 def first_bytes(connection: Connection, method: str, request: Message, *, needed: int) -> float:
@@ -170,9 +192,7 @@ def first_bytes(connection: Connection, method: str, request: Message, *, needed
     received = 0
     while received < needed:
         frames_now = list(connection.frames())
-        received += sum(
-            frame.length for frame in frames_now if frame.kind == _DATA and frame.stream == connection.stream
-        )
+        received += sum(frame.length for frame in frames_now if frame.is_data and frame.stream == connection.stream)
     seconds = time.perf_counter() - started
     connection.cancel()
     time.sleep(_PAUSE_SECONDS)

@@ -5,5 +5,6 @@ has() {
 }
 has redis-server || echo "test: no redis-server, so nothing is tested on Redis (Debian: apt-get install redis-server)"
 has grpcurl || echo "test: no grpcurl, so its tests are skipped (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4)"
+has h2load || echo "test: no h2load, so nothing is tested under its load (Debian: apt-get install nghttp2-client)"
 has openssl || echo "test: no openssl, so nothing is tested over TLS (Debian: apt-get install openssl)"
 exit 0

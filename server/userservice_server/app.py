@@ -25,6 +25,7 @@ from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
 from userservice_server.transport.health import Health
 from userservice_server.transport.interceptors import Settings
+from userservice_server.transport.limits import Limits
 from userservice_server.transport.reflection import enable_reflection
 from userservice_server.transport.session_servicer import SessionServicer
 from userservice_server.transport.user_servicer import UserServicer
@@ -147,7 +148,7 @@ async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> 
 
 
 def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
-    users, sessions = Users(store), Sessions(store)
+    users, sessions, limits = Users(store), Sessions(store), Limits()
     server = grpc.aio.server(
         options=[
             # By default grpc shares a taken port silently; only workers of one service are meant to share.
@@ -159,12 +160,12 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
     )
     handler = partial(
         service_handler,
-        settings=Settings(call_timeout=config.call_timeout, access_log=config.access_log),
+        settings=Settings(call_timeout=config.call_timeout, access_log=config.access_log, limits=limits),
         track=drain.track,
     )
     server.add_generic_rpc_handlers(
         [
-            handler(USER_SERVICE, UserServicer(users, sessions, drain, config.stall_timeout)),
+            handler(USER_SERVICE, UserServicer(users, sessions, drain, limits, config.stall_timeout)),
             handler(SESSION_SERVICE, SessionServicer(sessions)),
         ]
     )

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
 
+import orjson
+
 _WRITE_INTERVAL = 0.05  # seconds; a thread woken for each line would take a third of the time of a single call
 _MAX_LINES = 100_000  # that wait to be written; should nobody read them, the oldest are dropped
 _OF_EVERY_RECORD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "taskName"))
 _formatter = logging.Formatter()
 
-
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
-_entries: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX_LINES)
+_waiting: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX_LINES)
 
 
 def add_line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> None:
@@ -25,12 +25,16 @@ def add_line(created: float, level: str, logger: str, message: str, fields: dict
 
     The access log comes here directly: past the records of ``logging``, which take three times as long as the line.
     """
-    _entries.append((created, level, logger, message, fields))
+    _waiting.append((created, level, logger, message, fields))
 
 
-def _line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> str:
-    time = datetime.fromtimestamp(created, UTC).isoformat()
-    return _encode({"time": time, "level": level, "logger": logger, "message": message, **fields}) + "\n"
+def _encoded(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> bytes:
+    at = datetime.fromtimestamp(created, UTC)
+    line = {"time": at, "level": level, "logger": logger, "message": message, **fields}
+    try:
+        return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half of a surrogate pair, or a number beyond 64 bits
+        return json.dumps(line, default=str).encode() + b"\n"
 
 
 class _Lines(logging.Handler):
@@ -44,11 +48,11 @@ class _Lines(logging.Handler):
 
 
 def _write_lines() -> None:
-    lines = [_line(*_entries.popleft()) for _ in range(len(_entries))]
+    lines = [_encoded(*_waiting.popleft()) for _ in range(len(_waiting))]
     if lines:
         with suppress(OSError, ValueError):  # a full disk or a closed pipe: these lines are lost, later ones may not be
-            sys.stderr.write("".join(lines))
-            sys.stderr.flush()
+            sys.stderr.buffer.write(b"".join(lines))
+            sys.stderr.buffer.flush()
 
 
 def _write_until(ending: Event) -> None:

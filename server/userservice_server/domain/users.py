@@ -7,7 +7,7 @@ from itertools import chain
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import BatchGetUsersResponse
 from userservice_server.domain.entities import Entities
-from userservice_server.domain.listing import pages
+from userservice_server.domain.listing import Shares, pages
 from userservice_server.domain.patch import Patch
 from userservice_server.errors import UserAlreadyExistsError, UserNotFoundError
 from userservice_server.store.keys import Table
@@ -22,6 +22,7 @@ class Users:
 
     def __init__(self, store: RedisStore) -> None:
         self._store = store
+        self._shares = Shares()
         self._users = Entities(store, User, UserNotFoundError, UserAlreadyExistsError)
 
     async def add(self, user_id: str, user: User, attempt: Attempt) -> bytes:
@@ -43,13 +44,19 @@ class Users:
 
     async def list(self, limit: int, cursor: int) -> bytes:
         """Returns one page of users as an encoded ListUsersResponse."""
-        async with aclosing(pages(self._store, self._table(), limit, cursor, read_ahead=False)) as found:
+        async with aclosing(
+            pages(self._store, self._table(), limit, cursor, shares=Shares(), read_ahead=False)
+        ) as found:
             page, _ = await anext(found)
         return page
 
-    def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[tuple[bytes, int]]:
+    async def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[tuple[bytes, int]]:
         """Yields all users as encoded ListUsersChunkedResponses, each with its next_cursor."""
-        return pages(self._store, self._table(), chunk_size, cursor, read_ahead=True)
+        with self._shares as shares:
+            chunks = pages(self._store, self._table(), chunk_size, cursor, shares=shares, read_ahead=True)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
 
     async def get_many(self, user_ids: Sequence[str]) -> bytes:
         """Returns users by name as an encoded BatchGetUsersResponse."""

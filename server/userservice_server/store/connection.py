@@ -1,14 +1,19 @@
 """One connection to Redis that all calls of a process share.
 
-All commands of two turns of the event loop leave in one write, and the replies are matched to them in order. Nobody
-borrows the connection, so a cancelled call leaves nothing behind: its reply is read in its turn and dropped, and can
-never be taken for the answer to somebody else's question.
+The commands of several turns of the event loop leave in one write, a batch, and the replies are matched in order.
+Nobody borrows the connection, so a cancelled call leaves nothing behind: its reply is read in its turn and dropped.
+
+A batch ends with a PING that carries a number of its own, and replies are handed out when that number has come back in
+its place. A reply that nobody asked for (left unread, sent twice) moves all that follow by one place; the batch is then
+refused as a whole and the connection thrown away. No reply is ever taken for the answer to somebody else's question.
 """
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from hiredis import Reader, pack_command
@@ -19,47 +24,92 @@ from redis.exceptions import InvalidResponse, RedisError
 
 from userservice_server.store.failures import translated, unavailable
 
-RECONNECT_PAUSE = 0.25  # seconds between attempts; calls in between fail at once instead of piling up
+RECONNECT_PAUSE = 0.25  # seconds between attempts to connect; calls in between fail at once instead of piling up
 _WATCH_INTERVAL = 0.05  # seconds between looks at the oldest unanswered command
+# When a batch leaves: after so many turns of the event loop that brought no command, or with so many commands. grpc
+# hands over a call every few turns, and a write, the wake-up of Redis and the read that follows were a third of the
+# time of a single call (docs/performance.md). A turn with nothing to do takes microseconds: a lone call waits little.
+_QUIET_TURNS = 6
+_FULL_BATCH = 32
 _NOT_YET = object()  # what the parser gives as long as a reply is not whole
 
-_Unanswered = deque[tuple["asyncio.Future[Any]", float]]
+_numbers = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Commands that leave in one write.
+
+    Attributes:
+        since: when the first of them was given, in the loop's time.
+        commands: encoded.
+        futures: of their replies.
+        mark: what the PING after the last of them is answered with.
+    """
+
+    since: float
+    commands: list[bytes]
+    futures: "list[asyncio.Future[Any]]"
+    mark: bytes
+
+    def hand_out(self, replies: list[Any]) -> None:
+        """Gives each reply to the one who waits for it."""
+        for future, reply in zip(self.futures, replies, strict=True):
+            if future.done():  # its caller was cancelled
+                continue
+            if isinstance(reply, RedisError):
+                future.set_exception(translated(reply))
+                future.exception()  # seen here, in case nobody awaits it any more
+            else:
+                future.set_result(reply)
+
+    def fail(self, cause: BaseException | None) -> None:
+        """Tells all who wait that there will be no reply."""
+        for future in self.futures:
+            if not future.done():
+                future.set_exception(unavailable(cause))
+                future.exception()  # seen here, in case nobody awaits it any more
 
 
 class _Replies(asyncio.Protocol):
-    """Gives replies to the futures that wait for them, in order, as soon as their bytes are there.
+    """Gives replies to the futures that wait for them, a batch at a time, as soon as their bytes are there.
 
     Attributes:
         lost: what happened, as soon as the connection is of no use any more.
     """
 
-    def __init__(self, unanswered: _Unanswered) -> None:
+    def __init__(self, unanswered: deque[_Batch]) -> None:
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._unanswered = unanswered
+        self._replies: list[Any] = []  # of the oldest batch, as far as they have come
         self._parser = Reader(protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOT_YET)
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
         if self.lost.done():
             return
-        parser, unanswered = self._parser, self._unanswered
+        parser = self._parser
         try:
             parser.feed(data)
             while (reply := parser.gets()) is not _NOT_YET:
-                if isinstance(reply, LostError):  # such as LOADING: of no use for now, whatever is asked
-                    raise reply
-                if not unanswered:
-                    raise InvalidResponse("a reply came that nobody asked for")
-                future, _ = unanswered.popleft()
-                if future.done():  # its caller was cancelled
-                    continue
-                if isinstance(reply, RedisError):
-                    future.set_exception(translated(reply))
-                    future.exception()  # seen here, in case nobody awaits it any more
-                else:
-                    future.set_result(reply)
+                self._take(reply)
         except RedisError as error:
             self.connection_lost(error)
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, LostError):  # such as LOADING: of no use for now, whatever is asked
+            raise reply
+        if not self._unanswered:
+            raise InvalidResponse("a reply came that nobody asked for")
+        batch = self._unanswered[0]
+        if len(self._replies) < len(batch.futures):
+            self._replies.append(reply)
+            return
+        if reply != batch.mark:
+            raise reply if isinstance(reply, RedisError) else InvalidResponse("replies came out of place")
+        self._unanswered.popleft()
+        replies, self._replies = self._replies, []
+        batch.hand_out(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -79,8 +129,8 @@ class SharedConnection:
         self._make_connection = make_connection
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
-        self._outbox: list[bytes] = []
-        self._unanswered: _Unanswered = deque()
+        self._next: _Batch | None = None  # what has not left yet
+        self._unanswered: deque[_Batch] = deque()
         self._transport: asyncio.WriteTransport | None = None
         self._task: asyncio.Task[None] | None = None
         self._retry_at = 0.0
@@ -93,18 +143,18 @@ class SharedConnection:
         The future raises StoreUnavailableError or StoreFullError, and ResponseError for what only a bug can cause.
         """
         reply = self._loop.create_future()
-        now = self._loop.time()
         if self._task is None:
-            if self._closed or now < self._retry_at:
+            if self._closed or self._loop.time() < self._retry_at:
                 reply.set_exception(unavailable(self._lost_by))
                 reply.exception()  # seen here, in case nobody awaits it
                 return reply
             self._task = self._loop.create_task(self._live())
-        if not self._outbox:
-            # Not this turn's end but the next one's: grpc hands over one call a turn, and writes are what costs.
-            self._loop.call_soon(self._loop.call_soon, self._flush)
-        self._outbox.append(pack_command(command))  # type: ignore[arg-type]  # its stub allows tuples of one only
-        self._unanswered.append((reply, now))
+        batch = self._next
+        if batch is None:
+            batch = self._next = _Batch(self._loop.time(), [], [], b"%d" % next(_numbers))
+            self._loop.call_soon(self._gather, batch, 0, 0)
+        batch.commands.append(pack_command(command))  # type: ignore[arg-type]  # its stub allows tuples of one only
+        batch.futures.append(reply)
         return reply
 
     async def close(self) -> None:
@@ -126,6 +176,7 @@ class SharedConnection:
         """One connection from its making to its end."""
         connection = self._make_connection()
         self._lost_by = None
+        started = self._loop.time()
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
@@ -138,20 +189,36 @@ class SharedConnection:
         finally:
             if self._task is asyncio.current_task():  # else it was reset, and another may live already
                 self._task = None
-                self._retry_at = self._loop.time() + RECONNECT_PAUSE
+                # One that lived is replaced at once: the calls that were lost with it are being repeated already.
+                self._retry_at = RECONNECT_PAUSE + (started if self._transport else self._loop.time())
                 self._drop()
             await connection.disconnect(nowait=True)
 
+    def _gather(self, batch: _Batch, size: int, quiet_turns: int) -> None:
+        """Looks once a turn whether the batch, which had ``size`` commands a turn ago, is to leave."""
+        if batch is not self._next:
+            return  # it left with the connection's making, or went down with it
+        quiet_turns = quiet_turns + 1 if len(batch.futures) == size else 0
+        if quiet_turns >= _QUIET_TURNS or len(batch.futures) >= _FULL_BATCH:
+            self._flush()
+        else:
+            self._loop.call_soon(self._gather, batch, len(batch.futures), quiet_turns)
+
     def _flush(self) -> None:
-        if self._transport is not None and self._outbox:
-            self._transport.write(b"".join(self._outbox))
-            self._outbox.clear()
+        batch = self._next
+        if self._transport is None or batch is None:
+            return
+        self._next = None
+        self._unanswered.append(batch)
+        batch.commands.append(pack_command(("PING", batch.mark)))  # type: ignore[arg-type]  # as above
+        self._transport.write(b"".join(batch.commands))
+        batch.commands.clear()
 
     async def _watch(self, lost: "asyncio.Future[Exception]") -> None:
         """Raises what ends the connection: its loss, or an overdue reply. One timer for all calls, not one each."""
         while not lost.done():
             await asyncio.wait([lost], timeout=_WATCH_INTERVAL)
-            if self._unanswered and self._loop.time() - self._unanswered[0][1] > self._timeout:
+            if self._unanswered and self._loop.time() - self._unanswered[0].since > self._timeout:
                 raise TimeoutError("a reply is overdue")
         raise lost.result()
 
@@ -161,11 +228,11 @@ class SharedConnection:
             self._transport.abort()
             self._transport = None
         unanswered, self._unanswered = self._unanswered, deque()
-        self._outbox.clear()
-        for future, _ in unanswered:
-            if not future.done():
-                future.set_exception(unavailable(self._lost_by))
-                future.exception()  # seen here, in case nobody awaits it any more
+        if self._next is not None:
+            unanswered.append(self._next)
+            self._next = None
+        for batch in unanswered:
+            batch.fail(self._lost_by)
 
 
 def _taken_over(connection: AbstractConnection, replies: _Replies) -> asyncio.WriteTransport:

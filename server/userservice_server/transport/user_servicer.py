@@ -1,6 +1,5 @@
 """UserService on the wire: checks what comes in, and hands it to the domain."""
 
-import asyncio
 from contextlib import aclosing
 
 from userservice.v1 import user_service_pb2 as pb
@@ -13,15 +12,17 @@ from userservice_server.domain.validation import Checker
 from userservice_server.errors import ReaderStalledError, ServerShuttingDownError
 from userservice_server.transport.call import Call
 from userservice_server.transport.drain import Drain
+from userservice_server.transport.limits import Limit, Limits, TimeIsUpError
 
 
 class UserServicer:
     """Methods by the names of the RPCs; protos/userservice/v1/user_service.proto says what each does."""
 
-    def __init__(self, users: Users, sessions: Sessions, drain: Drain, stall_timeout: float) -> None:
+    def __init__(self, users: Users, sessions: Sessions, drain: Drain, limits: Limits, stall_timeout: float) -> None:
         self._users = users
         self._sessions = sessions
         self._drain = drain
+        self._limits = limits
         self._stall_timeout = stall_timeout
 
     async def AddUser(self, request: pb.AddUserRequest, _call: Call) -> bytes:
@@ -71,24 +72,27 @@ class UserServicer:
         with Checker() as check:
             chunk_size = check.chunk_size(request.chunk_size)
             cursor = check.cursor(request.cursor)
-        call.log_fields["chunks"] = 0
         # Apart, because grpc forgets whether it was sent when a first write is given up.
         await call.context.send_initial_metadata(())
-        async with aclosing(self._users.stream(chunk_size, cursor)) as chunks:
-            async for chunk, next_cursor in chunks:
-                await self._write(call, chunk, next_cursor)
-                call.log_fields["chunks"] += 1
-                if next_cursor and self._drain.started:
-                    raise ServerShuttingDownError("the server shuts down; resume elsewhere", next_cursor=next_cursor)
-        return b""
-
-    async def _write(self, call: Call, chunk: bytes, next_cursor: int) -> None:
-        """Sends a chunk as soon as the reader has room for it (HTTP/2 flow control), but does not wait for ever."""
+        sent, next_cursor = 0, cursor
         try:
-            async with asyncio.timeout(self._stall_timeout):
-                await call.context.write(chunk)
-        except TimeoutError:
+            # Waits for the reader as long as it takes chunks (HTTP/2 flow control), but not for ever for one of them.
+            with Limit(self._limits, self._stall_timeout) as patience:
+                async with aclosing(self._users.stream(chunk_size, cursor)) as chunks:
+                    async for chunk, next_cursor in chunks:
+                        patience.put_off()
+                        await call.context.write(chunk)
+                        patience.rest()
+                        sent += 1
+                        if self._drain.started and next_cursor:
+                            raise ServerShuttingDownError(
+                                "the server shuts down; resume elsewhere", next_cursor=next_cursor
+                            )
+        except TimeIsUpError:
             raise ReaderStalledError("the stream was not read for too long", next_cursor=next_cursor) from None
+        finally:
+            call.log_fields["chunks"] = sent
+        return b""
 
     async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, _call: Call) -> bytes:
         with Checker() as check:

@@ -1,0 +1,45 @@
+"""How ranges are cut into responses, and how large these may be."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from userservice_server.domain import listing
+from userservice_server.domain.listing import MAX_RESPONSE_BYTES, Shares
+
+MOST = 1000
+sizes = st.integers(1, 12)
+records = st.lists(st.integers(1, 700).map(bytes), max_size=40)
+
+
+@given(records, sizes, st.booleans())
+def test_responses_hold_as_many_records_as_fit(records: list[bytes], size: int, at_end: bool) -> None:  # noqa: FBT001
+    stops = listing._stops(records, sum(map(len, records)), size, MOST, at_end=at_end)
+    room = MOST - listing._TRAILER_BYTES
+    for start, stop in zip([0, *stops], stops, strict=False):
+        held = records[start:stop]
+        if not records:
+            continue
+        assert 1 <= len(held) <= size
+        assert len(held) == 1 or sum(map(len, held)) <= room
+        if stop < len(records):
+            assert len(held) == size or sum(map(len, records[start : stop + 1])) > room, "closed too early"
+    left = records[stops[-1] if stops else 0 :]
+    if at_end:
+        assert stops
+        assert not left
+    else:
+        assert len(left) < size
+        assert len(left) <= 1 or sum(map(len, left)) <= room, "one more response was full"
+
+
+def test_few_streams_have_responses_of_full_size_and_many_share() -> None:
+    shares = Shares()
+    assert shares.response_bytes == MAX_RESPONSE_BYTES
+    with shares, shares, shares, shares:
+        assert shares.response_bytes == MAX_RESPONSE_BYTES
+        full = shares.read_bytes
+        with shares:
+            assert shares.response_bytes < MAX_RESPONSE_BYTES
+    entered = [shares.__enter__() for _ in range(100)]
+    assert len(entered) * (2 * shares.response_bytes + 2 * shares.read_bytes) <= 50 << 20
+    assert shares.read_bytes < full
