@@ -30,7 +30,8 @@ _TIMEOUT_SECONDS = 60.0
 _PAUSE_SECONDS = 0.01  # after a cancelled stream: its last read of the store must not meet the next one's
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One frame as it goes over the wire."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
@@ -59,6 +60,7 @@ class Frame:
     flags: int
     stream: int
     length: int
+    payload: bytes  # of headers; of all else nobody looks at it
 
     @property
     def is_data(self) -> bool:
@@ -85,9 +87,9 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         on_a_stream = window if stream_window is None else stream_window
         settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + on_a_stream.to_bytes(4, "big")
-        greeting = _PREFACE + _frame(_SETTINGS, 0, 0, settings)
+        greeting = _PREFACE + frame(_SETTINGS, 0, 0, settings)
         if window > _DEFAULT_WINDOW:
-            greeting += _frame(_WINDOW_UPDATE, 0, 0, (window - _DEFAULT_WINDOW).to_bytes(4, "big"))
+            greeting += frame(_WINDOW_UPDATE, 0, 0, (window - _DEFAULT_WINDOW).to_bytes(4, "big"))
         self.socket.sendall(greeting)
         self.stream = -1
         self._received = bytearray()
@@ -95,8 +97,8 @@ class Connection:
     def request(self, header_block: bytes, body: bytes) -> bytes:
         """The frames of the next call."""
         self.stream += 2
-        headers = _frame(_HEADERS, _END_HEADERS, self.stream, header_block)
-        return headers + _frame(_DATA, _END_STREAM, self.stream, body)
+        headers = frame(_HEADERS, _END_HEADERS, self.stream, header_block)
+        return headers + frame(_DATA, _END_STREAM, self.stream, body)
 
     def frames(self) -> Iterator[Frame]:
         """Waits for bytes, yields the frames that are whole, and answers what wants an answer."""
@@ -113,23 +115,24 @@ class Connection:
                 break
             kind, flags = received[position + 3], received[position + 4]
             if kind in {_SETTINGS, _PING} and not flags & _ACK:
-                payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _PING else b""
-                self.socket.sendall(_frame(kind, _ACK, 0, payload))
+                pinged = bytes(received[position + _HEAD_BYTES : end]) if kind == _PING else b""
+                self.socket.sendall(frame(kind, _ACK, 0, pinged))
             elif kind in {_RST_STREAM, _GOAWAY}:
                 raise BenchError("the server broke a call off")
             stream = int.from_bytes(received[position + 5 : position + _HEAD_BYTES], "big")
-            yield Frame(kind, flags, stream, length)
+            payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _HEADERS else b""
+            yield Frame(kind, flags, stream, length, payload)
             position = end
         del received[:position]
 
     @staticmethod
     def reset(stream: int) -> bytes:
         """The frame that cancels a call."""
-        return _frame(_RST_STREAM, 0, stream, _CANCEL.to_bytes(4, "big"))
+        return frame(_RST_STREAM, 0, stream, _CANCEL.to_bytes(4, "big"))
 
     def cancel(self) -> None:
         """Ends the last call, and reads what was on its way until the server has seen that."""
-        self.socket.sendall(self.reset(self.stream) + _frame(_PING, 0, 0, bytes(8)))
+        self.socket.sendall(self.reset(self.stream) + frame(_PING, 0, 0, bytes(8)))
         while not any(frame.kind == _PING and frame.flags & _ACK for frame in list(self.frames())):
             pass
 

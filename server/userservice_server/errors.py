@@ -91,7 +91,15 @@ class ReaderStalledError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """More calls are running than the server takes on; nothing was done."""
+    """More calls are running than the server takes on; nothing was done.
+
+    Attributes:
+        retry_after: seconds after which the caller's turn to try again comes.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class DeadlineExceededError(ServiceError):

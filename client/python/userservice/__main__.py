@@ -13,6 +13,7 @@ SERVER_MODULES = frozenset(
         "grpc_health",
         "grpc_reflection",
         "hiredis",
+        "orjson",
         "redis",
         "userservice_server",
         "uuid_utils",

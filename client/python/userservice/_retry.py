@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
 from typing import NoReturn
 
@@ -89,7 +88,10 @@ class Attempts:
             self._give_up(error, cause)
         # Never past the deadline: the last attempt is to come near its end, not long before it.
         ceiling = min(_FIRST_DELAY * 2 ** min(self._failures - 1, _DOUBLINGS), _LONGEST_DELAY, room)
-        jitter = random.uniform(0, ceiling)  # noqa: S311 - spreads load, guards nothing
+        # Imported here because most programs never try again, and it takes 1 ms to load.
+        from random import uniform  # noqa: PLC0415
+
+        jitter = uniform(0, ceiling)  # noqa: S311 - spreads load, guards nothing
         await asyncio.sleep((error.retry_delay or 0.0) + jitter)
 
     def _give_up(self, error: UserServiceError, cause: BaseException | None) -> NoReturn:

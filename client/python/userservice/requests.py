@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict, TypeVar, cast
-from uuid import uuid4
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -108,6 +107,9 @@ def merge_fields(mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any])
 def with_request_id(fields: dict[str, Any]) -> dict[str, Any]:
     """Names the write, unless the caller did, so that a retry of it is applied once."""
     if fields.get("request_id") is None:
+        # Imported here because it brings the module platform along: 2 ms, and a program that only reads needs neither.
+        from uuid import uuid4  # noqa: PLC0415
+
         fields["request_id"] = str(uuid4())
     return fields
 

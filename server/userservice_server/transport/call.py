@@ -18,7 +18,7 @@ class Call:
         context: grpc's side of the call.
         is_stream: whether the RPC answers with a stream.
         request_id: names the call in log lines and in error details.
-        is_refused: whether the server runs too many calls to run this one.
+        refused_for: seconds after which to try again, if the server runs too many calls to run this one.
         code: how the call ended.
         log_fields: what handlers add to the access log; no personal data.
     """
@@ -27,7 +27,7 @@ class Call:
     context: Context
     is_stream: bool
     request_id: str = ""
-    is_refused: bool = False
+    refused_for: float | None = None
     code: grpc.StatusCode = grpc.StatusCode.OK
     log_fields: dict[str, Any] = field(default_factory=dict)
 

@@ -4,6 +4,9 @@ import asyncio
 
 from userservice_server.transport.call import Call, Handler
 
+_SOONEST_RETURN = 0.2  # seconds after which the first of those refused may try again
+_RETURNS_PER_SECOND = 500  # the others follow one by one; at once, they would be a load of their own (operations.md)
+
 
 class Drain:
     """Knows the calls under way, and whether the server is about to end.
@@ -19,6 +22,7 @@ class Drain:
         self.started = False
         self._max_calls = max_calls
         self._running = 0
+        self._last_return = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -27,7 +31,7 @@ class Drain:
 
         async def tracked(call: Call, request: bytes) -> bytes:
             if self._running >= self._max_calls:
-                call.is_refused = True  # told further in, where failures are
+                call.refused_for = self._next_return()  # told further in, where failures are
                 return await handler(call, request)
             self._running += 1
             self._idle.clear()
@@ -39,6 +43,12 @@ class Drain:
                     self._idle.set()
 
         return tracked
+
+    def _next_return(self) -> float:
+        """Seconds after which a caller that is refused now is to try again: each in a turn of its own."""
+        now = asyncio.get_running_loop().time()
+        self._last_return = max(self._last_return + 1 / _RETURNS_PER_SECOND, now + _SOONEST_RETURN)
+        return self._last_return - now
 
     async def finish(self, grace: float) -> None:
         """Waits until no call is under way, ``grace`` seconds at the most."""

@@ -151,8 +151,8 @@ def admission(handler: Handler, _settings: Settings) -> Handler:
     """Refuses a call that is one too many, before anything is done for it; drain.py counts."""
 
     async def admitted(call: Call, request: bytes) -> bytes:
-        if call.is_refused:
-            raise OverloadedError("the server runs as many calls as it takes on; try again later")
+        if call.refused_for is not None:
+            raise OverloadedError("the server runs as many calls as it takes on; try again later", call.refused_for)
         return await handler(call, request)
 
     return admitted

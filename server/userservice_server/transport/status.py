@@ -23,7 +23,7 @@ class Row:
     Attributes:
         code: the gRPC status code.
         reason: ErrorInfo.reason.
-        retry_ms: RetryInfo.retry_delay in milliseconds, where a retry may help.
+        retry_ms: RetryInfo.retry_delay in milliseconds, where a retry may help; OVERLOADED brings its own.
         metadata: gives ErrorInfo.metadata.
     """
 
@@ -54,7 +54,7 @@ TABLE: dict[type[Exception], Row] = {
         grpc.StatusCode.UNAVAILABLE, "SERVER_SHUTTING_DOWN", retry_ms=100, metadata=_next_cursor
     ),
     errors.ReaderStalledError: Row(grpc.StatusCode.UNAVAILABLE, "READER_STALLED", retry_ms=100, metadata=_next_cursor),
-    errors.OverloadedError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", retry_ms=200),
+    errors.OverloadedError: Row(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     errors.DeadlineExceededError: Row(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
 }
 BUG = Row(grpc.StatusCode.INTERNAL, "INTERNAL")
@@ -77,9 +77,10 @@ def status_of(error: Exception, request_id: str) -> tuple[grpc.StatusCode, Statu
                 ]
             )
         )
-    if row.retry_ms is not None:
+    retry_ms = round(error.retry_after * 1000) if isinstance(error, errors.OverloadedError) else row.retry_ms
+    if retry_ms is not None:
         delay = Duration()
-        delay.FromMilliseconds(row.retry_ms)
+        delay.FromMilliseconds(retry_ms)
         details.append(RetryInfo(retry_delay=delay))
     status = Status(code=row.code.value[0], message=BUG_MESSAGE if row is BUG else str(error))
     for detail in details:
