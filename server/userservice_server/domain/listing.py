@@ -1,26 +1,23 @@
 """The streaming path: ranges of records, read ahead and joined into responses of bounded size."""
 
-import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import accumulate
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-from userservice_server.domain.records import id_field, listing, record_id
+from userservice_server.domain.records import id_field, record_id, total_size_field
 from userservice_server.store.keys import Table
 from userservice_server.store.redis_store import RedisStore
 
-T = TypeVar("T")
-
 MAX_RESPONSE_BYTES = 1 << 20
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
-_READ_BYTES = 256 << 10  # what one read of Redis aims at; a stream holds three reads at the most
+_READ_BYTES = 1 << 20  # what one read of Redis aims at; a stream holds two reads at the most
 _STREAMS_BYTES = 4 << 20  # of responses of all streams of a process, see Shares
 _MIN_SHARE_BYTES = 16 << 10
 _FIRST_READ = 128  # records, as long as their size is not known
-_MAX_READ = 2048  # records: should the largest follow small ones, a read is 128 MiB, once
+_MAX_READ = 5000  # records: should the largest follow small ones, a read is 320 MiB, once
 
 
 class Shares:
@@ -59,11 +56,11 @@ class Shares:
 
 async def pages(
     store: RedisStore, table: Table, size: int, cursor: int, *, shares: Shares, read_ahead: bool
-) -> AsyncGenerator[tuple[bytes, int]]:
-    """Yields encoded responses, each with its next_cursor, up to the newest record at the start.
+) -> AsyncGenerator[tuple[bytes, bytes]]:
+    """Yields encoded responses, each with its field next_cursor, up to the newest record at the start.
 
     A response holds ``size`` records, fewer at the end or where one more would exceed ``shares.response_bytes``. The
-    last one, and only it, has a next_cursor of 0; there is always at least one. Ids never change and a record keeps
+    last one, and only it, has no next_cursor; there is always at least one. Ids never change and a record keeps
     its place when it is replaced, so going through the ids upwards meets each record that stays exactly once.
 
     Args:
@@ -72,26 +69,24 @@ async def pages(
         size: the most records in one response.
         cursor: the id to start after.
         shares: how large responses and reads may be.
-        read_ahead: whether to fetch the next ranges while one is sent.
+        read_ahead: whether to fetch the next range while this one is sent.
     """
     total = store.size(table)
-    ranges = _ranges(store, table, size, cursor, shares)
-    async with aclosing(_ahead(ranges) if read_ahead else ranges) as found:
+    async with aclosing(_ranges(store, table, size, cursor, shares, read_ahead=read_ahead)) as ranges:
         waiting: list[bytes] = []
-        async for records, at_end in found:
+        async for records, at_end in ranges:
             waiting += records
             records.clear()  # what is sent is not to be kept here
-            total_size, start = await total, 0
+            size_field, start = total_size_field(await total), 0
             for stop in _stops(waiting, size, shares.response_bytes, at_end=at_end):
-                is_last = at_end and stop == len(waiting)
-                next_cursor = 0 if is_last else record_id(waiting[stop - 1])
-                yield _response(waiting, start, stop, total_size, is_last=is_last), next_cursor
+                cursor_field = b"" if at_end and stop == len(waiting) else id_field(waiting[stop - 1])
+                yield _response(waiting, start, stop, cursor_field + size_field), cursor_field
                 start = stop
             del waiting[:start]
 
 
 async def _ranges(
-    store: RedisStore, table: Table, size: int, cursor: int, shares: Shares
+    store: RedisStore, table: Table, size: int, cursor: int, shares: Shares, *, read_ahead: bool
 ) -> AsyncGenerator[tuple[list[bytes], bool]]:
     """Yields ranges of records, and whether it is the last, up to the newest record at the start."""
     # Both leave in one write and are answered in this order: whatever is added later is not waited for.
@@ -101,43 +96,20 @@ async def _ranges(
         newest_id = max(map(record_id, await newest), default=0)
         while True:
             records = await reading
-            at_end = len(records) < count or record_id(records[-1]) >= newest_id
-            while records and record_id(records[-1]) > newest_id:
-                records.pop()  # added since the start
-            read += len(records)
-            if not at_end:
-                cursor = record_id(records[-1])
-                count = _next_count(size, read, sum(map(len, records)) // len(records) + 1, shares.read_bytes)
-            yield records, at_end
-            if at_end:
+            if len(records) < count or record_id(records[-1]) >= newest_id:
+                while records and record_id(records[-1]) > newest_id:
+                    records.pop()  # added since the start
+                yield records, True
                 return
-            reading = store.range(table, cursor, count)
+            cursor, read = record_id(records[-1]), read + count
+            count = _next_count(size, read, sum(map(len, records)) // count + 1, shares.read_bytes)
+            if read_ahead:
+                reading = store.range(table, cursor, count)
+            yield records, False
+            if not read_ahead:
+                reading = store.range(table, cursor, count)
     finally:
         reading.cancel()  # its reply is read in its turn and dropped
-
-
-async def _ahead(ranges: AsyncGenerator[T]) -> AsyncGenerator[T]:
-    """Yields the same, but reads on meanwhile: one range waits while the next is on its way, so that Redis is busy."""
-    waiting: asyncio.Queue[T | Exception | None] = asyncio.Queue(1)
-
-    async def read() -> None:
-        try:
-            async for found in ranges:
-                await waiting.put(found)
-            await waiting.put(None)
-        except Exception as error:  # noqa: BLE001 - raised below, where the range is waited for
-            await waiting.put(error)
-
-    reading = asyncio.create_task(read())
-    try:
-        while (found := await waiting.get()) is not None:
-            if isinstance(found, Exception):
-                raise found
-            yield found
-    finally:
-        reading.cancel()
-        await asyncio.wait([reading])
-        await ranges.aclose()
 
 
 def _stops(records: list[bytes], size: int, most_bytes: int, *, at_end: bool) -> list[int]:
@@ -147,7 +119,7 @@ def _stops(records: list[bytes], size: int, most_bytes: int, *, at_end: bool) ->
     or when one more would exceed ``most_bytes``. At the end there is one, be it empty.
     """
     most_bytes -= _TRAILER_BYTES
-    if sum(map(len, records)) <= most_bytes:  # as almost always; no need to look at each record
+    if sum(map(len, records)) <= most_bytes:  # as almost always; no need to know where each record ends
         stops = list(range(size, len(records) + 1, size))
     else:
         stops, offsets, start = [], list(accumulate(map(len, records), initial=0)), 0
@@ -163,11 +135,12 @@ def _stops(records: list[bytes], size: int, most_bytes: int, *, at_end: bool) ->
     return stops
 
 
-def _response(records: list[bytes], start: int, stop: int, total_size: int, *, is_last: bool) -> bytes:
+def _response(records: list[bytes], start: int, stop: int, other_fields: bytes) -> bytes:
     """Joins records into a response, and takes them out of the list: not kept twice while the reader takes its time."""
     parts = records[start:stop]
     records[start:stop] = [b""] * len(parts)
-    return listing(parts, b"" if is_last else id_field(parts[-1]), total_size)
+    parts.append(other_fields)
+    return b"".join(parts)
 
 
 def _next_count(size: int, read: int, average_bytes: int, read_bytes: int) -> int:

@@ -39,12 +39,16 @@ def varint(value: int) -> bytes:
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     """Returns the number at ``position`` and the position after it."""
-    value = shift = 0
+    value, shift = data[position], 7
+    position += 1
+    if value < 0x80:  # noqa: PLR2004 - the high bit says that more follows
+        return value, position
+    value &= 0x7F
     while True:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the high bit says that more follows
+        if byte < 0x80:  # noqa: PLR2004 - as above
             return value, position
         shift += 7
 
@@ -104,17 +108,17 @@ def decode(entity: type[Entity], record: bytes) -> Entity:
 
 def id_field(record: bytes) -> bytes:
     """Returns the field of the id as it stands in a record: of a listing response the same bytes are next_cursor."""
-    start = _id_position(record)
-    return record[start : _read_varint(record, start + 1)[1]]
+    start = end = _id_position(record)
+    while record[end + 1] > 0x7F:  # noqa: PLR2004 - the high bit says that more follows
+        end += 1
+    return record[start : end + 2]
 
 
-def listing(records: list[bytes], cursor_field: bytes, total_size: int) -> bytes:
-    """Encodes a listing response. Zeros are left out, as proto3 does.
+def cursor_of(field: bytes) -> int:
+    """Returns the number in a field next_cursor, which is empty for 0."""
+    return _read_varint(field, 1)[0] if field else 0
 
-    Args:
-        records: its records; the rest of the response is added to them, so that everything is copied once.
-        cursor_field: next_cursor encoded, empty for 0.
-        total_size: how many records there are in all.
-    """
-    records += (cursor_field, TOTAL_SIZE_TAG + varint(total_size) if total_size else b"")
-    return b"".join(records)
+
+def total_size_field(total_size: int) -> bytes:
+    """Encodes the field total_size of a listing response. Zero is left out, as proto3 does."""
+    return TOTAL_SIZE_TAG + varint(total_size) if total_size else b""

@@ -50,8 +50,8 @@ class Users:
             page, _ = await anext(found)
         return page
 
-    async def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[tuple[bytes, int]]:
-        """Yields all users as encoded ListUsersChunkedResponses, each with its next_cursor."""
+    async def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[tuple[bytes, bytes]]:
+        """Yields all users as encoded ListUsersChunkedResponses, each with its field next_cursor, empty at the end."""
         with self._shares as shares:
             chunks = pages(self._store, self._table(), chunk_size, cursor, shares=shares, read_ahead=True)
             async with aclosing(chunks):

@@ -6,6 +6,7 @@ from userservice.v1 import user_service_pb2 as pb
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.attempts import attempt_of
 from userservice_server.domain.patch import Patch, patched_fields
+from userservice_server.domain.records import cursor_of
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import MUTABLE_FIELDS, Users
 from userservice_server.domain.validation import Checker
@@ -74,21 +75,23 @@ class UserServicer:
             cursor = check.cursor(request.cursor)
         # Apart, because grpc forgets whether it was sent when a first write is given up.
         await call.context.send_initial_metadata(())
-        sent, next_cursor = 0, cursor
+        sent, cursor_field = 0, b""
         try:
             # Waits for the reader as long as it takes chunks (HTTP/2 flow control), but not for ever for one of them.
             with Limit(self._limits, self._stall_timeout) as patience:
                 async with aclosing(self._users.stream(chunk_size, cursor)) as chunks:
-                    async for chunk, next_cursor in chunks:
+                    async for chunk, cursor_field in chunks:
                         patience.put_off()
                         await call.context.write(chunk)
                         patience.rest()
                         sent += 1
-                        if self._drain.started and next_cursor:
+                        if self._drain.started and cursor_field:
+                            next_cursor = cursor_of(cursor_field)
                             raise ServerShuttingDownError(
                                 "the server shuts down; resume elsewhere", next_cursor=next_cursor
                             )
         except TimeIsUpError:
+            next_cursor = cursor_of(cursor_field)
             raise ReaderStalledError("the stream was not read for too long", next_cursor=next_cursor) from None
         finally:
             call.log_fields["chunks"] = sent

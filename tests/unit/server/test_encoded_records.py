@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import GetUserResponse, ListUsersResponse
-from userservice_server.domain.records import decode, frame, id_field, is_named, listing, name_field, record_id
+from userservice_server.domain.records import (
+    cursor_of,
+    decode,
+    frame,
+    id_field,
+    is_named,
+    name_field,
+    record_id,
+    total_size_field,
+)
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
 ids = st.integers(1, 2**53)
@@ -42,14 +51,14 @@ def test_names_that_begin_alike_are_told_apart(other: str) -> None:
     assert not is_named(frame(User(user_id="user12", id=7)), other, "")
 
 
-@given(st.lists(st.tuples(names, ids), max_size=20), st.booleans(), st.integers(0, 2**53))
-def test_a_listing_is_its_records_joined(users: list[tuple[str, int]], is_last: bool, total_size: int) -> None:  # noqa: FBT001
-    records = [frame(User(user_id=name, id=number)) for name, number in users]
-    cursor_field = b"" if is_last or not records else id_field(records[-1])
-    response = ListUsersResponse.FromString(listing(list(records), cursor_field, total_size))
-    assert [(user.user_id, user.id) for user in response.users] == users
-    assert response.next_cursor == (users[-1][1] if cursor_field else 0)
-    assert response.total_size == total_size
+@given(names, ids, st.integers(0, 2**53))
+def test_a_listing_is_its_records_joined_and_its_other_fields(name: str, number: int, total_size: int) -> None:
+    record = frame(User(user_id=name, id=number))
+    cursor_field = id_field(record)
+    response = ListUsersResponse.FromString(record + record + cursor_field + total_size_field(total_size))
+    assert [(user.user_id, user.id) for user in response.users] == [(name, number)] * 2
+    assert (response.next_cursor, response.total_size) == (number, total_size)
+    assert (cursor_of(cursor_field), cursor_of(b"")) == (number, 0)
 
 
 @given(names)
