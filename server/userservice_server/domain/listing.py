@@ -72,23 +72,26 @@ async def pages(
         read_ahead: whether to fetch the next range while this one is sent.
     """
     total = store.size(table)
-    async with aclosing(_ranges(store, table, size, cursor, shares, read_ahead=read_ahead)) as ranges:
-        waiting: list[bytes] = []
-        async for records, at_end in ranges:
-            waiting += records
-            records.clear()  # what is sent is not to be kept here
-            size_field, start = total_size_field(await total), 0
-            for stop in _stops(waiting, size, shares.response_bytes, at_end=at_end):
-                cursor_field = b"" if at_end and stop == len(waiting) else id_field(waiting[stop - 1])
-                yield _response(waiting, start, stop, cursor_field + size_field), cursor_field
-                start = stop
-            del waiting[:start]
+    ranges = _ranges(store, table, size, cursor, shares, read_ahead=read_ahead)
+    with shares:
+        async with aclosing(ranges):
+            waiting: list[bytes] = []
+            async for records, records_bytes, at_end in ranges:
+                waiting_bytes = sum(map(len, waiting)) + records_bytes
+                waiting += records
+                records.clear()  # what is sent is not to be kept here
+                size_field, start = total_size_field(await total), 0
+                for stop in _stops(waiting, waiting_bytes, size, shares.response_bytes, at_end=at_end):
+                    cursor_field = b"" if at_end and stop == len(waiting) else id_field(waiting[stop - 1])
+                    yield _response(waiting, start, stop, cursor_field + size_field), cursor_field
+                    start = stop
+                del waiting[:start]
 
 
 async def _ranges(
     store: RedisStore, table: Table, size: int, cursor: int, shares: Shares, *, read_ahead: bool
-) -> AsyncGenerator[tuple[list[bytes], bool]]:
-    """Yields ranges of records, and whether it is the last, up to the newest record at the start."""
+) -> AsyncGenerator[tuple[list[bytes], int, bool]]:
+    """Yields ranges up to the newest record at the start: records, how many bytes they have, whether it is the last."""
     # Both leave in one write and are answered in this order: whatever is added later is not waited for.
     newest, count, read = store.newest(table), min(size, _FIRST_READ), 0
     reading = store.range(table, cursor, count)
@@ -99,27 +102,27 @@ async def _ranges(
             if len(records) < count or record_id(records[-1]) >= newest_id:
                 while records and record_id(records[-1]) > newest_id:
                     records.pop()  # added since the start
-                yield records, True
+                yield records, sum(map(len, records)), True
                 return
-            cursor, read = record_id(records[-1]), read + count
-            count = _next_count(size, read, sum(map(len, records)) // count + 1, shares.read_bytes)
+            cursor, read, records_bytes = record_id(records[-1]), read + count, sum(map(len, records))
+            count = _next_count(size, read, records_bytes // count + 1, shares.read_bytes)
             if read_ahead:
                 reading = store.range(table, cursor, count)
-            yield records, False
+            yield records, records_bytes, False
             if not read_ahead:
                 reading = store.range(table, cursor, count)
     finally:
         reading.cancel()  # its reply is read in its turn and dropped
 
 
-def _stops(records: list[bytes], size: int, most_bytes: int, *, at_end: bool) -> list[int]:
+def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int, *, at_end: bool) -> list[int]:
     """Positions after the last record of each response that can be made of ``records``.
 
     What is left over stays for the next range, unless there is none: a response is full when it has ``size`` records,
     or when one more would exceed ``most_bytes``. At the end there is one, be it empty.
     """
     most_bytes -= _TRAILER_BYTES
-    if sum(map(len, records)) <= most_bytes:  # as almost always; no need to know where each record ends
+    if records_bytes <= most_bytes:  # as almost always; no need to know where each record ends
         stops = list(range(size, len(records) + 1, size))
     else:
         stops, offsets, start = [], list(accumulate(map(len, records), initial=0)), 0

@@ -50,13 +50,9 @@ class Users:
             page, _ = await anext(found)
         return page
 
-    async def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[tuple[bytes, bytes]]:
+    def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[tuple[bytes, bytes]]:
         """Yields all users as encoded ListUsersChunkedResponses, each with its field next_cursor, empty at the end."""
-        with self._shares as shares:
-            chunks = pages(self._store, self._table(), chunk_size, cursor, shares=shares, read_ahead=True)
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield chunk
+        return pages(self._store, self._table(), chunk_size, cursor, shares=self._shares, read_ahead=True)
 
     async def get_many(self, user_ids: Sequence[str]) -> bytes:
         """Returns users by name as an encoded BatchGetUsersResponse."""

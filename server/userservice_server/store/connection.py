@@ -31,6 +31,7 @@ _WATCH_INTERVAL = 0.05  # seconds between looks at the oldest unanswered command
 # time of a single call (docs/performance.md). A turn with nothing to do takes microseconds: a lone call waits little.
 QUIET_TURNS = 6
 _FULL_BATCH = 32
+_READ_BYTES = 256 << 10  # of one read from the socket
 _NOT_YET = object()  # what the parser gives as long as a reply is not whole
 
 _numbers = itertools.count(1)
@@ -71,7 +72,7 @@ class _Batch:
                 future.exception()  # seen here, in case nobody awaits it any more
 
 
-class _Replies(asyncio.Protocol):
+class _Replies(asyncio.BufferedProtocol):
     """Gives replies to the futures that wait for them, a batch at a time, as soon as their bytes are there.
 
     Attributes:
@@ -81,16 +82,21 @@ class _Replies(asyncio.Protocol):
     def __init__(self, unanswered: deque[_Batch]) -> None:
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._unanswered = unanswered
+        self._buffer = bytearray(_READ_BYTES)
         self._replies: list[Any] = []  # of the oldest batch, as far as they have come
         self._parser = Reader(protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOT_YET)
 
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - the protocol's signature
+        """Called by the loop, for a place to read into."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Called by the loop, when it has read."""
         if self.lost.done():
             return
         parser = self._parser
         try:
-            parser.feed(data)
+            parser.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # its stub knows no buffers
             while (reply := parser.gets()) is not _NOT_YET:
                 self._take(reply)
         except RedisError as error:
