@@ -37,7 +37,7 @@ class Config:
     listen: str = "127.0.0.1:50051"
     redis_url: str | None = None
     data_dir: Path = Path("userservice-data")
-    fsync: str = "everysec"
+    fsync: str = "always"
     key_prefix: str = "userservice"
     workers: int = 1
     store_timeout: float = 3.0
@@ -55,7 +55,7 @@ class Config:
             raise ConfigError(f"--listen must be HOST:PORT with a port from 0 to {_MAX_PORT}")
         if not _KEY_PREFIX.fullmatch(self.key_prefix):
             raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
-        if self.redis_url is not None and self.fsync != "everysec":
+        if self.redis_url is not None and self.fsync != "always":
             raise ConfigError("--fsync is for the embedded store; set appendfsync in the Redis of --redis-url")
         for field in fields(self):
             value = getattr(self, field.name)
