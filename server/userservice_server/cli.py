@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from userservice_server.app import ServiceEndedError, run_server
 from userservice_server.check import Report, check
@@ -78,9 +79,12 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
 @_setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @_setting("log-level", click.Choice(["debug", "info", "warning", "error"]), "Of the log, JSON lines on standard error.")
 @_setting("access-log", bool, "true: log every call; false: only those that fail.")
-def serve(**settings: Any) -> None:
+@click.pass_context
+def serve(context: click.Context, /, **settings: Any) -> None:
     """Serve until SIGTERM or SIGINT."""
     config = Config(**settings)
+    if config.redis_url is not None and context.get_parameter_source("fsync") is not ParameterSource.DEFAULT:
+        raise ConfigError("--fsync is for the embedded store; set appendfsync in the Redis of --redis-url")
     run = run_server if config.workers == 1 else run_workers
 
     def ready(port: int) -> None:

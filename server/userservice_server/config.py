@@ -55,8 +55,6 @@ class Config:
             raise ConfigError(f"--listen must be HOST:PORT with a port from 0 to {_MAX_PORT}")
         if not _KEY_PREFIX.fullmatch(self.key_prefix):
             raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
-        if self.redis_url is not None and self.fsync != "always":
-            raise ConfigError("--fsync is for the embedded store; set appendfsync in the Redis of --redis-url")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
