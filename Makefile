@@ -8,7 +8,7 @@ export PYTHON
 
 EDGE_TESTS ?= tests/unit tests/contract
 
-.PHONY: help run test test-typescript test-oldest test-newest faults bench check-typescript demo lint format types generate check-generated breaking lock build clean
+.PHONY: help run test test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate check-generated breaking lock build clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: .venv/.dev ## run the tests; a part of them: make test ARGS="tests/contrac
 
 faults: .venv/.dev ## run the fault tests at full size, within 20 minutes, and tell their figures; FAULTS_SEED=… repeats a run
 	FAULTS=full $(BIN)/pytest tests/faults -v --timeout 300 --session-timeout 1200 $(ARGS)
+
+mutations: .venv/.dev ## take each defence out of a copy of the code and see its test fail; some: make mutations ARGS="ping-mark"
+	@cd tests && ../$(BIN)/python -m mutations $(ARGS)
 
 test-typescript: .venv/.dev ## run the tests of the TypeScript client alone
 	@tools/test-typescript.sh test

@@ -1,0 +1,129 @@
+"""Takes one defence after the other out of a copy of the code, and sees whether its test fails.
+
+`python -m mutations` in tests/, or `make mutations`; with names, only those. Exit code 1: a test did not notice.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("server", "client/python")
+_SECONDS = 240
+_SHORT = {"FAULTS", "FAULTS_SEED", "FAULTS_SOAK_SECONDS"}  # unset: the sizes of an ordinary run, and any seed
+_FAILED = 1  # pytest's exit code for tests that failed; others mean that none was run
+
+
+class UnusableError(Exception):
+    """A mutation cannot be made or shown; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One defence, how it is taken out, and the test that is to notice.
+
+    Attributes:
+        name: what it is called by.
+        taken_out: the defence, in words.
+        changes: file, the text to be found there exactly once, and what is put in its place.
+        test: arguments of pytest.
+        tries: how often the test may be run until it fails, where chance draws what happens.
+    """
+
+    name: str
+    taken_out: str
+    changes: tuple[tuple[str, str, str], ...]
+    test: tuple[str, ...]
+    tries: int
+
+    @classmethod
+    def parse(cls, name: str, entry: dict[str, Any]) -> "Mutation":
+        changes = tuple((change["file"], change["find"], change["put"]) for change in entry["changes"])
+        return cls(name, entry["taken_out"], changes, tuple(entry["test"]), entry.get("tries", 1))
+
+    def apply(self, folder: Path) -> None:
+        for file, find, put in self.changes:
+            path = folder / file
+            text = path.read_text()
+            if (count := text.count(find)) != 1:
+                raise UnusableError(f"{self.name}: {file} has this {count} times, not once: {find!r}")
+            changed = text.replace(find, put)
+            if path.suffix == ".py":
+                compile(changed, file, "exec")  # else every test would fail, and nothing would be shown
+            path.write_text(changed)
+
+
+def load() -> dict[str, Mutation]:
+    with (Path(__file__).parent / "mutations.toml").open("rb") as file:
+        return {name: Mutation.parse(name, entry) for name, entry in tomllib.load(file).items()}
+
+
+def copy(folder: Path) -> None:
+    for part in COPIED:
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """One in which the copy is imported instead of the code, by pytest and by the services that it starts."""
+    kept = {name: value for name, value in os.environ.items() if name not in _SHORT}
+    made = {**kept, "PYTHONPATH": os.pathsep.join(str(folder / part) for part in COPIED)}
+    look = "import userservice, userservice_server as server; print(userservice.__file__, server.__file__)"
+    shown = subprocess.run([sys.executable, "-c", look], env=made, cwd=ROOT, capture_output=True, text=True, check=True)
+    if not all(Path(file).is_relative_to(folder) for file in shown.stdout.split()):
+        raise UnusableError(f"the copy in {folder} is not what is imported: {shown.stdout}")
+    return made
+
+
+def run(mutation: Mutation) -> str | None:
+    """Returns how the test failed, or None if it never did."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as made:
+        folder = Path(made).resolve()
+        copy(folder)
+        mutation.apply(folder)
+        variables = environment(folder)
+        for _ in range(mutation.tries):
+            if (failure := failure_of(mutation, variables)) is not None:
+                return failure
+    return None
+
+
+def failure_of(mutation: Mutation, variables: dict[str, str]) -> str | None:
+    options = ["-x", "-q", "--tb=short", "--color=no", "--timeout", str(_SECONDS), "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *mutation.test]
+    ended = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ended.returncode == 0 and " passed" in ended.stdout:
+        return None
+    said = [line[1:].strip() for line in ended.stdout.splitlines() if line.startswith("E  ")]
+    if ended.returncode != _FAILED or not said:
+        raise UnusableError(f"{mutation.name}: pytest ended with {ended.returncode}:\n{ended.stdout[-3000:]}")
+    return said[0]
+
+
+def main() -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="mutations", description="Takes defences out and sees their tests fail.")
+    parser.add_argument("names", nargs="*", help="those to run; all of them without")
+    known = load()
+    names = parser.parse_args().names or list(known)
+    if unknown := set(names) - set(known):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    survivors = 0
+    for name in names:
+        try:
+            failure = run(known[name])
+        except UnusableError as error:
+            sys.exit(f"error: {error}")
+        survivors += failure is None
+        print(f"{name}: {'SURVIVED' if failure is None else f'failed, as it should: {failure}'}", flush=True)  # noqa: T201
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
