@@ -73,7 +73,7 @@ async def test_between_client_and_service(seed: int, dice: random.Random) -> Non
 
 async def test_between_service_and_redis(seed: int) -> None:
     """Each lost reply takes the connection that all calls share with it."""
-    writes = sized(120, 10_000)
+    writes = sized(120, 3000)
     with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:
         proxy.lose_reply_after = proxy.chance(LOST, b"userservice:{0}:request:")
         lived = await live_many(service.address, writes, 16)
