@@ -351,7 +351,7 @@ class ListUsersChunkedRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
     """The most users in one message. Optional. 0 means 100; above 10 000 counts as 10 000; negative is an error. A
-    message closes early where one more user would exceed 1 MiB.
+    message closes early where one more user would exceed 1 MiB, or less than that while many streams run.
     """
     cursor: _builtins.int
     """Where to start: the next_cursor of a message of an earlier stream, or the id of the last user seen. Optional;

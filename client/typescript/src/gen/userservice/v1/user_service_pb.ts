@@ -355,7 +355,7 @@ export const ListUsersResponseSchema: GenMessage<ListUsersResponse> = /*@__PURE_
 export type ListUsersChunkedRequest = Message<"userservice.v1.ListUsersChunkedRequest"> & {
   /**
    * The most users in one message. Optional. 0 means 100; above 10 000 counts as 10 000; negative is an error. A
-   * message closes early where one more user would exceed 1 MiB.
+   * message closes early where one more user would exceed 1 MiB, or less than that while many streams run.
    *
    * @generated from field: int32 chunk_size = 1;
    */
