@@ -7,7 +7,7 @@ from itertools import repeat
 from typing import Any
 
 import grpc
-from harness.connections import Stubs, connect, health
+from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.population import add_users
 from harness.proxies import Proxy
@@ -128,5 +128,8 @@ async def test_replies_that_nobody_asked_for_are_given_to_nobody(seed: int, dice
             assert set(outcomes) == {"right", "STORE_UNAVAILABLE"}
             assert proxy.accepted > 2, "the connections that could no longer be trusted were kept"
 
-            await asyncio.to_thread(until, lambda: health(service.address) == "SERVING")
-            assert set(await make_calls(stubs, dice, 100, 0.0, kinds)) == {"right"}
+            # The last stray reply may have ended a connection just now, and calls fail until the next one is tried.
+            async with asyncio.timeout(10):
+                while (found := set(await make_calls(stubs, dice, 100, 0.0, kinds))) != {"right"}:
+                    assert found <= {"right", "STORE_UNAVAILABLE"}
+                    await asyncio.sleep(0.1)
