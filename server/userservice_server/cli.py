@@ -69,7 +69,9 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
     "redis-url", str, "Redis or Valkey to use: redis://, rediss:// or unix://. Without it, an embedded one is run."
 )
 @_setting("data-dir", click.Path(path_type=Path), "Where the embedded store keeps its data.")
-@_setting("fsync", click.Choice(["always", "everysec"]), "When the embedded store forces writes to disk.")
+@_setting(
+    "fsync", click.Choice(["always", "everysec"]), "When the embedded store forces writes to disk: always or everysec."
+)
 @_setting("key-prefix", str, "What all keys in Redis begin with.")
 @_setting("workers", click.IntRange(1, 256), "Processes that serve, all on the one port.")
 @_setting("store-timeout", click.FloatRange(0.1, 60), "Seconds that Redis may take to connect, and to answer.")
@@ -77,7 +79,11 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
 @_setting("stall-timeout", click.FloatRange(0.1, 86400), "Seconds that a stream waits for its reader, then ends.")
 @_setting("max-calls", click.IntRange(1, 1_000_000), "Calls that run at once, in each process; more are refused.")
 @_setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
-@_setting("log-level", click.Choice(["debug", "info", "warning", "error"]), "Of the log, JSON lines on standard error.")
+@_setting(
+    "log-level",
+    click.Choice(["debug", "info", "warning", "error"]),
+    "Of the log, JSON lines on standard error: debug, info, warning or error.",
+)
 @_setting("access-log", bool, "true: log every call; false: only those that fail.")
 @click.pass_context
 def serve(context: click.Context, /, **settings: Any) -> None:
@@ -112,7 +118,8 @@ def _store_ended(store: EmbeddedStore) -> str | None:
 def check_command(*, show_keys: bool, **settings: Any) -> None:
     """Verify that a store is consistent, reading only. Exit codes: 0 it is, 1 findings, 2 it cannot be checked.
 
-    The store may be in use meanwhile. That of a running service without --redis-url is unix://DATA_DIR/store.sock.
+    The store may be in use meanwhile. That of a running service without --redis-url is
+    unix:///PATH/OF/DATA_DIR/store.sock, with an absolute path. --redis-url, or its variable, goes before --data-dir.
     """
     config = Config(**settings)
     with ExitStack() as resources:

@@ -30,8 +30,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),
     # A full batch: 1000 users of 64 KiB of metadata and less than 4 KiB for the rest. gRPC's default is 4 MiB.
     ("grpc.max_receive_message_length", 1000 * (64 + 4) * _KIB),
-    # Error details travel in trailing metadata, twice: with a violation for each of the 1000 names of a batch, 110 KiB
-    # were seen. gRPC's default is 8 KiB.
+    # Error details travel in trailing metadata, twice. The service keeps below gRPC's default of 8 KiB; proxies on the
+    # way may add to it.
     ("grpc.max_metadata_size", 512 * _KIB),
     # Left to itself gRPC widens the flow-control window as fast as the server can send: a slow reader of a stream
     # was found to have 4 to 6 MB waiting in the client. A fixed window of 1 MiB, the size of the largest chunk, holds

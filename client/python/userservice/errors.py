@@ -65,7 +65,7 @@ class InvalidArgumentError(UserServiceError):
     """A request has bad fields: refused by the service, or by the client before anything was sent.
 
     Attributes:
-        violations: Every bad field of the request, never only the first.
+        violations: The bad fields of the request, never only the first; the service names 25 at the most.
     """
 
     code = grpc.StatusCode.INVALID_ARGUMENT

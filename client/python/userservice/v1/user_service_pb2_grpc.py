@@ -28,11 +28,12 @@ if _version_not_supported:
 class UserServiceStub(object):
     """Manages users and lists their sessions.
 
-    Every error carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with every bad field of the request at once;
-    an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
+    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
+    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
+    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
     (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
+    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     def __init__(self, channel):
@@ -86,11 +87,12 @@ class UserServiceStub(object):
 class UserServiceServicer(object):
     """Manages users and lists their sessions.
 
-    Every error carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with every bad field of the request at once;
-    an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
+    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
+    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
+    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
     (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
+    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     def AddUser(self, request, context):
@@ -229,11 +231,12 @@ def add_UserServiceServicer_to_server(servicer, server):
 class UserService(object):
     """Manages users and lists their sessions.
 
-    Every error carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with every bad field of the request at once;
-    an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
+    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
+    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
+    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
     (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
+    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     @staticmethod

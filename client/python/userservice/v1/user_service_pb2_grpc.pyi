@@ -29,11 +29,12 @@ GRPC_VERSION: str
 class UserServiceStub:
     """Manages users and lists their sessions.
 
-    Every error carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with every bad field of the request at once;
-    an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
+    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
+    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
+    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
     (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
+    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     @_typing.overload
@@ -95,11 +96,12 @@ class UserServiceStub:
 class UserServiceAsyncStub(UserServiceStub):
     """Manages users and lists their sessions.
 
-    Every error carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with every bad field of the request at once;
-    an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
+    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
+    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
+    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
     (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
+    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -157,11 +159,12 @@ class UserServiceAsyncStub(UserServiceStub):
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages users and lists their sessions.
 
-    Every error carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with every bad field of the request at once;
-    an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
+    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
+    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
+    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
     (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
+    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     @_abc_1.abstractmethod
