@@ -26,6 +26,7 @@ IDS = 100
 CALLERS = 48
 CALLS_A_ROUND = 400
 HOT = 10  # ids, of which a round takes some, so that callers meet
+FEWEST_UNKNOWN = 6  # outcomes; with fewer a run shows nothing, and goes on
 _ANSWERS = {"USER_ALREADY_EXISTS": "exists", "USER_NOT_FOUND": "missing"}
 
 
@@ -112,7 +113,7 @@ async def test_calls_under_faults_are_linearizable(seed: int, dice: random.Rando
     ):
         async with connect(service.address) as stubs:
             proxy.lose_reply_after = proxy.chance(0.004, b"EVALSHA")
-            while answers.total() < calls and time.monotonic() < end:
+            while (answers.total() < calls or answers[UNKNOWN] < FEWEST_UNKNOWN) and time.monotonic() < end:
                 number += 1
                 round_ = Round(stubs, dice, number)
                 await round_.run()
@@ -122,7 +123,7 @@ async def test_calls_under_faults_are_linearizable(seed: int, dice: random.Rando
                     assert states[user_id], f"no order of its calls explains what was seen of {user_id}"
             assert await asyncio.to_thread(lambda: check(store.url, "userservice", 5).findings) == []
         print(f"{answers.total()} calls, {dict(answers)}, {proxy.lost} replies lost")  # noqa: T201 - the figure
-        assert answers[UNKNOWN] > 5
+        assert answers[UNKNOWN] >= FEWEST_UNKNOWN
         assert min(answers[kind] for kind in ("ok", "exists", "missing", "value")) > answers.total() / 50
 
 

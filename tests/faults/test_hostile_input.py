@@ -184,7 +184,8 @@ async def test_fuzzed_requests(service: Service, store: Store, dice: random.Rand
             for user in users:
                 assert user.metadata is not None
                 assert await manager.get(user.user_id) == user
-                assert len(await manager.get_sessions(user.user_id)) >= 0
+                sessions = await manager.get_sessions(user.user_id)
+                assert {session.user_id for session in sessions} <= {user.user_id}
 
 
 async def code_of(channel: grpc.aio.Channel, path: str, request: bytes, *, is_stream: bool, **more: object) -> str:
