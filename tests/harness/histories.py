@@ -1,5 +1,6 @@
 """Whether what concurrent callers saw of one user can be explained by some order of their calls (linearizability)."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +70,7 @@ def final_states(events: Iterable[Event], before: Iterable[State]) -> set[State]
     may also never take effect.
     """
     ordered = sorted(events, key=lambda event: event.called)
+    optional = _mask(event.answer == UNKNOWN for event in ordered)
     everything = (1 << len(ordered)) - 1
     seen: set[tuple[int, State]] = set()
     found: set[State] = set()
@@ -80,24 +82,33 @@ def final_states(events: Iterable[Event], before: Iterable[State]) -> set[State]
         seen.add(place)
         assert len(seen) < 2_000_000, "too many orders to go through: the history says nothing"
         done, state = place
-        if done == everything:
+        if done | optional == everything:
             found.add(state)
-            continue
         waiting += _next(ordered, done, state)
     return found
 
 
+def _mask(flags: Iterable[bool]) -> int:
+    return sum(1 << number for number, flag in enumerate(flags) if flag)
+
+
 def _next(ordered: list[Event], done: int, state: State) -> list[tuple[int, State]]:
-    """What can come next: any call that was made before the first return of those that are not done."""
+    """What can come next: any call that was made before the first return of those that must still be done."""
     left = [(number, event) for number, event in enumerate(ordered) if not done >> number & 1]
-    first_return = min(event.returned for _, event in left)
+    first_return = min((event.returned for _, event in left if event.answer != UNKNOWN), default=math.inf)
     places: list[tuple[int, State]] = []
     for number, event in left:
         if event.called > first_return:
             break
         answer, after = event.step(state)
         if event.answer == UNKNOWN:
-            places.append((done | 1 << number, state))
-        if event.answer in (UNKNOWN, answer):
-            places.append((done | 1 << number, after))
+            if after != state:
+                places.append((done | 1 << number, after))
+        elif event.answer == answer:
+            # What can no longer take effect counts as done.
+            over = _mask(other.answer == UNKNOWN and other.returned < event.called for other in ordered)
+            place = (done | over | 1 << number, after)
+            if after == state and done | over == done:
+                return [place]  # it changes nothing, so it may as well be the next: no other order explains more
+            places.append(place)
     return places
