@@ -15,7 +15,6 @@ from userservice_server.config import Config, ConfigError
 from userservice_server.listen import reserved_port
 from userservice_server.logs import logging_to_stderr
 
-_READY_SECONDS = 60.0
 _BEYOND_GRACE_SECONDS = 5.0
 _WATCH_SECONDS = 0.2
 _SPAWN = multiprocessing.get_context("spawn")  # a forked child of a process that has run grpc can hang
@@ -39,8 +38,9 @@ def run_workers(config: Config, redis_url: str, ready: Callable[[int], None], en
         try:
             readiness = [_started_worker(config, redis_url, workers) for _ in range(config.workers)]
             for connection in readiness:
-                _await_ready(connection)
-            ready(port)
+                _await_ready(connection, lambda: stopped or bool(ended()))
+            if not stopped and not ended():
+                ready(port)
             while not stopped and not ended() and not wait([worker.sentinel for worker in workers], _WATCH_SECONDS):
                 pass
             lost = bool(wait([worker.sentinel for worker in workers], 0)) and not stopped
@@ -61,13 +61,17 @@ def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess])
     return receiver
 
 
-def _await_ready(connection: "Connection[None, int | str]") -> None:
+def _await_ready(connection: "Connection[None, int | str]", is_over: Callable[[], bool]) -> None:
+    """Waits until a worker serves, which can take as long as a store takes to load, or until nobody needs it to."""
     with closing(connection):
+        while not connection.poll(_WATCH_SECONDS):
+            if is_over():
+                return
         try:
-            answer = connection.recv() if connection.poll(_READY_SECONDS) else "a worker did not start in time"
+            answer = connection.recv()
         except EOFError:
             answer = "a worker ended while it started"
-    if isinstance(answer, str):
+    if isinstance(answer, str) and not is_over():
         raise ConfigError(answer)
 
 

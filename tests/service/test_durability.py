@@ -54,6 +54,8 @@ async def test_a_kill_of_service_and_store_together_keeps_every_acknowledged_use
         async with connect(service.address) as stubs:
             writing = [asyncio.create_task(_add_until_cut(stubs, acknowledged, worker)) for worker in range(16)]
             await asyncio.sleep(1)
+            while len(acknowledged) <= 100 and not all(task.done() for task in writing):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             await asyncio.to_thread(service.kill)
             await asyncio.gather(*writing)
         wait_until_gone(store_pid)
@@ -87,6 +89,7 @@ async def test_a_kill_of_the_service_alone_takes_the_store_along(tmp_path: Path)
 def test_a_service_can_start_right_after_a_kill(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         os.kill(service.pid, signal.SIGKILL)
+        service.wait()
         with Service(data_dir=tmp_path) as second:
             assert second.stop() == 0
 

@@ -23,7 +23,7 @@ async def test_two_workers_serve_one_store_and_stop(tmp_path: Path) -> None:
         assert len(workers_of(service)) == 2
         async with connect(service.address) as stubs:
             added = await add_users(stubs, [f"u{number}" for number in range(100)])
-        for _ in range(10):  # each a connection of its own, given to one of the two
+        for _ in range(20):  # each a connection of its own, given to one of the two
             async with connect(service.address) as stubs:
                 assert (await stubs.users.GetUser(GetUserRequest(user_id="u7"))).user == added["u7"]
                 assert set(names(await read_chunks(stubs, chunk_size=30))) == set(added)

@@ -16,7 +16,8 @@ _TRAILER_BYTES = 32  # room for next_cursor and total_size
 _READ_BYTES = 1 << 20  # what one read of Redis aims at; a stream holds two reads at the most
 _STREAMS_BYTES = 4 << 20  # of responses of all streams of a process, see Shares
 _MIN_SHARE_BYTES = 16 << 10
-_FIRST_READ = 128  # records, as long as their size is not known
+_LARGEST_RECORD_BYTES = 68 << 10  # 64 KiB of metadata, and the rest
+_FIRST_READ = 128  # records at the most: more would keep the first response waiting
 _MAX_READ = 5000  # records: should the largest follow small ones, a read is 320 MiB, once
 
 
@@ -25,9 +26,13 @@ class Shares:
 
     A reader that does not read keeps a response in memory, which grpc cannot take back, and the reads behind it. A few
     streams have responses and reads of full size; of very many, each has smaller ones.
+
+    Attributes:
+        record_bytes: what a record had on average where one was read last: a guess for the first read of a stream.
     """
 
     def __init__(self) -> None:
+        self.record_bytes = _LARGEST_RECORD_BYTES
         self._running = 0
 
     def __enter__(self) -> Self:
@@ -93,7 +98,8 @@ async def _ranges(
 ) -> AsyncGenerator[tuple[list[bytes], int, bool]]:
     """Yields ranges up to the newest record at the start: records, how many bytes they have, whether it is the last."""
     # Both leave in one write and are answered in this order: whatever is added later is not waited for.
-    newest, count, read = store.newest(table), min(size, _FIRST_READ), 0
+    count = max(1, min(size, _FIRST_READ, shares.read_bytes // shares.record_bytes))
+    newest, read = store.newest(table), 0
     reading = store.range(table, cursor, count)
     try:
         newest_id = max(map(record_id, await newest), default=0)
@@ -105,7 +111,8 @@ async def _ranges(
                 yield records, sum(map(len, records)), True
                 return
             cursor, read, records_bytes = record_id(records[-1]), read + count, sum(map(len, records))
-            count = _next_count(size, read, records_bytes // count + 1, shares.read_bytes)
+            shares.record_bytes = records_bytes // count + 1
+            count = _next_count(size, read, shares.record_bytes, shares.read_bytes)
             if read_ahead:
                 reading = store.range(table, cursor, count)
             yield records, records_bytes, False

@@ -3,7 +3,7 @@
 The commands of several turns of the event loop leave in one write, a batch, and the replies are matched in order.
 Nobody borrows the connection, so a cancelled call leaves nothing behind: its reply is read in its turn and dropped.
 
-A batch ends with a PING that carries a number of its own, and replies are handed out when that number has come back in
+A batch ends with an ECHO that carries a number of its own, and replies are handed out when that number has come back in
 its place. A reply that nobody asked for (left unread, sent twice) moves all that follow by one place; the batch is then
 refused as a whole and the connection thrown away. No reply is ever taken for the answer to somebody else's question.
 """
@@ -45,7 +45,7 @@ class _Batch:
         since: when the first of them was given, in the loop's time.
         commands: encoded.
         futures: of their replies.
-        mark: what the PING after the last of them is answered with.
+        mark: what the ECHO after the last of them is answered with.
     """
 
     since: float
@@ -174,6 +174,7 @@ class SharedConnection:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        self._drop()  # of a task that never ran, too
 
     def reset(self) -> None:
         """Throws the connection away: what it answers can no longer be trusted. The next command makes a new one."""
@@ -216,11 +217,12 @@ class SharedConnection:
 
     def _flush(self) -> None:
         batch = self._next
-        if self._transport is None or batch is None:
-            return
+        if batch is None or self._transport is None or self._transport.is_closing():
+            return  # with a lost connection, the batch goes down in _drop
         self._next = None
         self._unanswered.append(batch)
-        batch.commands.append(pack_command(("PING", batch.mark)))  # type: ignore[arg-type]  # as above
+        # Not PING: while Redis refuses writes for a full disk (MISCONF), it refuses that too, and still answers reads.
+        batch.commands.append(pack_command(("ECHO", batch.mark)))  # type: ignore[arg-type]  # as above
         self._transport.write(b"".join(batch.commands))
         batch.commands.clear()
 

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoPermissionError, NoScriptError, RedisError, ResponseError
 
-from userservice_server.errors import StoreUnavailableError
+from userservice_server.errors import StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
 from userservice_server.store.connection import SharedConnection
 from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
@@ -125,6 +125,8 @@ class RedisStore:
             raise UnsuitableStoreError("the Redis user lacks permissions: docs/operations.md lists them") from error
         except MovedError as error:
             raise UnsuitableStoreError("a Redis Cluster is not supported") from error
+        except StoreFullError as error:
+            raise UnsuitableStoreError("the store is not marked as one yet, and has no memory left for that") from error
         except ResponseError as error:
             raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
 

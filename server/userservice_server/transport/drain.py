@@ -5,6 +5,7 @@ import asyncio
 from userservice_server.transport.call import Call, Handler
 
 _SOONEST_RETURN = 0.2  # seconds after which the first of those refused may try again
+_LATEST_RETURN = 8.0  # later turns are given to nobody, for a manager gives up 10 s after its first try; it starts over
 _RETURNS_PER_SECOND = 500  # the others follow one by one; at once, they would be a load of their own (operations.md)
 
 
@@ -47,7 +48,8 @@ class Drain:
     def _next_return(self) -> float:
         """Seconds after which a caller that is refused now is to try again: each in a turn of its own."""
         now = asyncio.get_running_loop().time()
-        self._last_return = max(self._last_return + 1 / _RETURNS_PER_SECOND, now + _SOONEST_RETURN)
+        soonest, turn = now + _SOONEST_RETURN, self._last_return + 1 / _RETURNS_PER_SECOND
+        self._last_return = turn if soonest < turn <= now + _LATEST_RETURN else soonest
         return self._last_return - now
 
     async def finish(self, grace: float) -> None:

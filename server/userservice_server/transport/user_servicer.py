@@ -79,6 +79,7 @@ class UserServicer:
         try:
             # Waits for the reader as long as it takes chunks (HTTP/2 flow control), but not for ever for one of them.
             with Limit(self._limits, self._stall_timeout) as patience:
+                patience.rest()
                 async with aclosing(self._users.stream(chunk_size, cursor)) as chunks:
                     async for chunk, cursor_field in chunks:
                         patience.put_off()

@@ -24,12 +24,12 @@ async def test_what_ends_in_time_is_left_alone() -> None:
 
 async def test_a_limit_put_off_or_at_rest_does_not_end_anything() -> None:
     limits = Limits()
-    with Limit(limits, 0.15) as limit:
+    with Limit(limits, 0.6) as limit:
         limit.rest()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         for _ in range(4):
             limit.put_off()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
 
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
