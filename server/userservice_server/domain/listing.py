@@ -1,11 +1,11 @@
 """The streaming path: ranges of records, read ahead and joined into responses of bounded size."""
 
 from bisect import bisect_right
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from itertools import accumulate
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from userservice_server.domain.records import id_field, record_id, total_size_field
 from userservice_server.store.keys import Table
@@ -59,14 +59,19 @@ class Shares:
         return max(_STREAMS_BYTES // max(self._running, 1), _MIN_SHARE_BYTES)
 
 
+Page: TypeAlias = tuple[bytes, bytes]
+"""An encoded response, and its field next_cursor, which is empty at the end."""
+
+
 async def pages(
     store: RedisStore, table: Table, size: int, cursor: int, *, shares: Shares, read_ahead: bool
-) -> AsyncGenerator[tuple[bytes, bytes]]:
-    """Yields encoded responses, each with its field next_cursor, up to the newest record at the start.
+) -> AsyncGenerator[Iterator[Page]]:
+    """Yields the pages of one range after the other, up to the newest record at the start.
 
-    A response holds ``size`` records, fewer at the end or where one more would exceed ``shares.response_bytes``. The
-    last one, and only it, has no next_cursor; there is always at least one. Ids never change and a record keeps
-    its place when it is replaced, so going through the ids upwards meets each record that stays exactly once.
+    Those of a range need no waiting; they have to be taken before the next range is asked for. A page holds ``size``
+    records, fewer at the end or where one more would exceed ``shares.response_bytes``. The last one, and only it, has
+    no next_cursor; there is always at least one. Ids never change and a record keeps its place when it is replaced, so
+    going through the ids upwards meets each record that stays exactly once.
 
     Args:
         store: where the records are.
@@ -85,12 +90,26 @@ async def pages(
                 waiting_bytes = sum(map(len, waiting)) + records_bytes
                 waiting += records
                 records.clear()  # what is sent is not to be kept here
-                size_field, start = total_size_field(await total), 0
-                for stop in _stops(waiting, waiting_bytes, size, shares.response_bytes, at_end=at_end):
-                    cursor_field = b"" if at_end and stop == len(waiting) else id_field(waiting[stop - 1])
-                    yield _response(waiting, start, stop, cursor_field + size_field), cursor_field
-                    start = stop
-                del waiting[:start]
+                stops = _stops(waiting, waiting_bytes, size, shares.response_bytes, at_end=at_end)
+                yield _pages(waiting, stops, total_size_field(await total), at_end=at_end)
+                del waiting[: stops[-1] if stops else 0]
+
+
+async def first_page(store: RedisStore, table: Table, size: int, cursor: int) -> bytes:
+    """Returns the first of ``pages`` alone."""
+    async with aclosing(pages(store, table, size, cursor, shares=Shares(), read_ahead=False)) as ranges:
+        async for found in ranges:
+            for page, _ in found:
+                return page
+    raise AssertionError("there is always a page")
+
+
+def _pages(records: list[bytes], stops: list[int], size_field: bytes, *, at_end: bool) -> Iterator[Page]:
+    start = 0
+    for stop in stops:
+        cursor_field = b"" if at_end and stop == len(records) else id_field(records[stop - 1])
+        yield _response(records, start, stop, cursor_field + size_field), cursor_field
+        start = stop
 
 
 async def _ranges(

@@ -1,11 +1,9 @@
 """Sessions: what each RPC of SessionService does, apart from its transport, and the listing of a user's sessions."""
 
-from contextlib import aclosing
-
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_service_pb2 import GetUserSessionsResponse
 from userservice_server.domain.entities import Entities
-from userservice_server.domain.listing import Shares, pages
+from userservice_server.domain.listing import first_page
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.records import CorruptRecordError
 from userservice_server.errors import SessionAlreadyExistsError, SessionNotFoundError, UserNotFoundError
@@ -41,8 +39,7 @@ class Sessions:
         """Returns one page of the sessions of a user as an encoded GetUserSessionsResponse."""
         table = self._store.keys.sessions(user_id)
         owner = self._store.has_owner(table)
-        async with aclosing(pages(self._store, table, limit, cursor, shares=Shares(), read_ahead=False)) as found:
-            page, _ = await anext(found)
+        page = await first_page(self._store, table, limit, cursor)
         if not await owner:
             raise UserNotFoundError("the user does not exist")
         self._check_owner(page, user_id)

@@ -1,13 +1,12 @@
 """Users: what each RPC of UserService does, apart from its transport."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from itertools import chain
 
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import BatchGetUsersResponse
 from userservice_server.domain.entities import Entities
-from userservice_server.domain.listing import Shares, pages
+from userservice_server.domain.listing import Page, Shares, first_page, pages
 from userservice_server.domain.patch import Patch
 from userservice_server.errors import UserAlreadyExistsError, UserNotFoundError
 from userservice_server.store.keys import Table
@@ -44,14 +43,10 @@ class Users:
 
     async def list(self, limit: int, cursor: int) -> bytes:
         """Returns one page of users as an encoded ListUsersResponse."""
-        async with aclosing(
-            pages(self._store, self._table(), limit, cursor, shares=Shares(), read_ahead=False)
-        ) as found:
-            page, _ = await anext(found)
-        return page
+        return await first_page(self._store, self._table(), limit, cursor)
 
-    def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[tuple[bytes, bytes]]:
-        """Yields all users as encoded ListUsersChunkedResponses, each with its field next_cursor, empty at the end."""
+    def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[Iterator[Page]]:
+        """Yields all users as encoded ListUsersChunkedResponses, one range after the other, as ``pages`` does."""
         return pages(self._store, self._table(), chunk_size, cursor, shares=self._shares, read_ahead=True)
 
     async def get_many(self, user_ids: Sequence[str]) -> bytes:
