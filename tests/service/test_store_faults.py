@@ -177,7 +177,7 @@ async def test_who_watches_health_is_told(fragile: Store) -> None:
 async def test_a_store_that_is_loading(durable: Store) -> None:
     async with serving(durable) as (service, stubs):
         added = await add_users(stubs, ["ada"])
-        durable.restart_slowly(5)
+        durable.restart_slowly(4)
         await asyncio.to_thread(until, durable.is_loading)
         await health_is(service, "NOT_SERVING")
         assert durable.is_loading()
