@@ -31,8 +31,8 @@ class Shares:
         record_bytes: what a record had on average where one was read last: a guess for the first read of a stream.
     """
 
-    def __init__(self) -> None:
-        self.record_bytes = _LARGEST_RECORD_BYTES
+    def __init__(self, record_bytes: int = _LARGEST_RECORD_BYTES) -> None:
+        self.record_bytes = record_bytes
         self._running = 0
 
     def __enter__(self) -> Self:
@@ -97,7 +97,8 @@ async def pages(
 
 async def first_page(store: RedisStore, table: Table, size: int, cursor: int) -> bytes:
     """Returns the first of ``pages`` alone."""
-    async with aclosing(pages(store, table, size, cursor, shares=Shares(), read_ahead=False)) as ranges:
+    shares = Shares(_READ_BYTES // _FIRST_READ)  # most pages come with the first read
+    async with aclosing(pages(store, table, size, cursor, shares=shares, read_ahead=False)) as ranges:
         async for found in ranges:
             for page, _ in found:
                 return page

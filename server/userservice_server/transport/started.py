@@ -7,7 +7,7 @@ from typing import Any
 class Started:
     """Runs a coroutine up to its first wait at once; the rest is run when this is awaited, which has to follow.
 
-    A task would do the same, for a turn of the loop and a tenth of the time of a small chunk.
+    A task would begin only in the next turn of the event loop.
 
     Raises:
         BaseException: what the coroutine raises before its first wait.
