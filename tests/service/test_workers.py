@@ -9,6 +9,7 @@ from harness.connections import connect, health
 from harness.population import add_users, names, read_chunks
 from harness.programs import command_line, descendants, wait_until_gone
 from harness.services import Service
+from harness.stores import Store
 from harness.waiting import until
 
 from userservice.v1.user_service_pb2 import GetUserRequest
@@ -55,3 +56,14 @@ def test_workers_do_not_outlive_a_supervisor_that_was_killed(tmp_path: Path) -> 
         service.wait()
         for pid in family:
             wait_until_gone(pid)
+
+
+def test_stopped_while_the_store_loads_they_do_not_wait_for_it() -> None:
+    with Store(append_only=True) as store:
+        store.restart_slowly(8)
+        until(store.is_loading)
+        with Service("--workers", "2", redis_url=store.url, wait=False) as service:
+            until(lambda: len(workers_of(service)) == 2)
+            assert service.stop() == 0
+            assert store.is_loading(), "they waited"
+            assert not service.stdout
