@@ -100,7 +100,7 @@ async def test_cancelled_calls_leave_nothing_behind(seed: int, dice: random.Rand
     ):
         async with connect(service.address) as stubs:
             await populate(stubs)
-            before = await asyncio.to_thread(service.inside)
+            before = await asyncio.to_thread(service.at_rest)
             outcomes = await make_calls(
                 stubs, dice, calls, CANCELLED, ["get", "get", "update", "batch", "session", "list"]
             )

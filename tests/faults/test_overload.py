@@ -1,6 +1,7 @@
 """More calls than the server takes on: the excess is refused at once, and the rest go on as if nothing were."""
 
 import asyncio
+import math
 import statistics
 import time
 from collections import Counter
@@ -20,8 +21,9 @@ from userservice.v1.user_service_pb2 import GetUserRequest
 
 MAX_CALLS = 8
 DEFAULT_MAX_CALLS = 1000
-PAUSE = 0.02  # seconds between a refusal and the next try
-LATENCY = 0.05  # seconds that the store takes, so that a busy machine can offer four times what the server takes on
+PAUSE = 0.05  # seconds between a refusal and the next try
+LATENCY = 0.1  # seconds that the store takes, so that a busy machine can offer four times what the server takes on
+QUICK = 0.05  # seconds in which the half of all refusals comes, at least
 
 
 async def offer(stubs: Stubs, seconds: float) -> tuple[Counter[str], list[float]]:
@@ -62,60 +64,70 @@ async def capacity(stubs: Stubs, seconds: float) -> float:
 
 
 async def test_four_times_the_capacity() -> None:
-    seconds = sized(1, 5)
+    seconds = sized(2, 5)
+    share, quick = 0.0, math.inf
     with (
         Store() as store,
-        Proxy(store.socket, latency=LATENCY) as proxy,
+        Proxy(store.socket) as proxy,
         Service("--max-calls", str(MAX_CALLS), redis_url=proxy.url) as service,
     ):
+        proxy.latency = LATENCY
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada"])
             # One round of three has to do: this is about the server, and whoever else uses the machine counts too.
             for _ in range(3):
                 share, quick = await measured(stubs, seconds)
-                if share >= 0.9 and quick < LATENCY:
+                if share >= 0.9 and quick < QUICK:
                     return
     raise AssertionError(f"{share:.0%} of the peak was left, and a refusal took {quick:.3f} s")
 
 
 async def measured(stubs: Stubs, seconds: float) -> tuple[float, float]:
-    """Returns which share of the peak is left under four times that load, and the median time of a refusal."""
+    """Returns which share of the peak is left under four times that load, and the median time of a refusal.
+
+    Nothing is shown, and no share told, when the machine was too busy to offer as much.
+    """
     peak = await capacity(stubs, seconds)
     outcomes, refusals = await offer(stubs, seconds)
-    useful, quick = outcomes["answered"] / seconds, statistics.median(refusals)
+    useful, quick = outcomes["answered"] / seconds, statistics.median(refusals) if refusals else math.inf
     print(f"peak {peak:.0f}/s, useful {useful:.0f}/s, {len(refusals)} refused in {quick * 1e3:.1f} ms")  # noqa: T201
-    assert set(outcomes) == {"answered", "RESOURCE_EXHAUSTED OVERLOADED"}
-    assert len(refusals) > 3 * outcomes["answered"], "there was no overload"
-    return useful / peak, quick
+    assert set(outcomes) <= {"answered", "RESOURCE_EXHAUSTED OVERLOADED"}
+    overloaded = len(refusals) > 3 * outcomes["answered"]
+    return (useful / peak if overloaded else 0.0), quick
 
 
 def test_four_thousand_callers_at_the_default_setting() -> None:
     """At full size, by callers who come back when they are told to, and a store so slow that it is what limits."""
     request, method, seconds = GetUserRequest(user_id="u1"), "UserService/GetUser", sized(2, 5)
-    with Store() as store, Proxy(store.socket, latency=0.5) as proxy, Service(redis_url=proxy.url) as service:
+    share, quick = 0.0, math.inf
+    with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
         fill(store, ["u1"])
+        proxy.latency = 0.5
         for _ in range(3):
-            peak = load(service.port, method, request, DEFAULT_MAX_CALLS, seconds, lead_in=2)
+            peak = load(service.port, method, request, DEFAULT_MAX_CALLS, seconds, lead_in=1)
             over = load(service.port, method, request, 4 * DEFAULT_MAX_CALLS, seconds, lead_in=2)
             assert not peak.refusals
+            if not (peak.answered and over.refusals):
+                continue  # too busy a machine to offer that many, so nothing is shown
             assert set(over.reasons) == {"8 OVERLOADED"}
             assert min(over.delays) >= 0.2
-            quick = statistics.median(over.refusals)
+            share, quick = over.rate / peak.rate, statistics.median(over.refusals)
             print(  # noqa: T201
                 f"peak {peak.rate:.0f}/s, useful {over.rate:.0f}/s, {len(over.refusals) / seconds:.0f}/s refused in "
                 f"{quick * 1e3:.1f} ms, to come back after {min(over.delays):.1f} to {max(over.delays):.1f} s"
             )
-            if over.rate >= 0.9 * peak.rate and quick < 0.1:
+            if share >= 0.9 and quick < 2 * QUICK:
                 return
-    raise AssertionError(f"{over.rate / peak.rate:.0%} of the peak was left, and a refusal took {quick:.3f} s")
+    raise AssertionError(f"{share:.0%} of the peak was left, and a refusal took {quick:.3f} s")
 
 
 async def test_the_manager_tries_again_until_it_has_its_turn() -> None:
     with (
         Store() as store,
-        Proxy(store.socket, latency=LATENCY) as proxy,
+        Proxy(store.socket) as proxy,
         Service("--max-calls", "4", redis_url=proxy.url) as service,
     ):
+        proxy.latency = LATENCY
         async with UserManager(service.address, timeout=30) as manager:
             users = await asyncio.gather(*(manager.add(user_id=f"u{number}") for number in range(40)))
             assert len({user.id for user in users}) == 40

@@ -143,8 +143,7 @@ async def test_nothing_stays_of_calls_and_streams(dice: random.Random) -> None:
         with InstrumentedService("--access-log", "false", redis_url=store.url) as service:
             soak = Soak(service, dice)
             expected = await soak.run(CALLS // 20, STREAMS // 20)  # to be warm
-            await asyncio.sleep(0.5)
-            inside, before = await asyncio.to_thread(service.inside), resident(service.pid)
+            inside, before = await asyncio.to_thread(service.at_rest), resident(service.pid)
             soak.cancelled.clear()
             started = time.monotonic()
             codes = await soak.run(CALLS, STREAMS)

@@ -20,20 +20,20 @@ class Proxy:
     """Forwards a port of 127.0.0.1 to a TCP port or a Unix socket. Runs in a thread of its own.
 
     `delay` holds back every reply for a random time up to that many seconds, and with it those behind it; `latency` is
-    the time that each takes, whatever is before it. When `lose_reply_after` says yes to what a client has sent, that is
-    still delivered, the reply is thrown away and the connection is closed: the far end did its work, and the client
-    cannot know. Where `hold_before` says yes to what a client has sent, that is not delivered, and where `hold_after`
-    does, it is delivered, and nothing that comes back is; `held` tells that it has come to that, and the connection
-    stays so until its client goes away. Where `double_reply` says yes to what comes back, the client gets it twice.
-    While `black_hole` is set, nothing is delivered either way, and nobody is told; what is sent meanwhile is delivered
-    when that is over, or never if `swallow` is set.
+    the time that each takes, whatever is before it, and may be raised at any time. When `lose_reply_after` says yes to
+    what a client has sent, that is still delivered, the reply is thrown away and the connection is closed: the far end
+    did its work, and the client cannot know. Where `hold_before` says yes to what a client has sent, that is not
+    delivered, and where `hold_after` does, it is delivered, and nothing that comes back is; `held` tells that it has
+    come to that, and the connection stays so until its client goes away. Where `double_reply` says yes to what comes
+    back, the client gets it twice. While `black_hole` is set, nothing is delivered either way, and nobody is told; what
+    is sent meanwhile is delivered when that is over, or never if `swallow` is set.
     """
 
-    def __init__(self, target: int | Path, *, delay: float = 0, latency: float = 0, seed: int = 0) -> None:
+    def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
         self._target = target
         self._random = random.Random(seed)  # noqa: S311 - a seeded stream of faults, no secret
         self.delay = delay
-        self._latency = latency
+        self.latency = 0.0
         self.lose_reply_after: Rule = never
         self.hold_before: Rule = never
         self.hold_after: Rule = never
@@ -175,8 +175,8 @@ class Proxy:
             if self.double_reply(data):
                 self.doubled += 1
                 data *= 2
-            if self._latency:
-                self._loop.call_later(self._latency, writer.write, data)
+            if self.latency:
+                self._loop.call_later(self.latency, writer.write, data)
                 continue
             writer.write(data)
             await writer.drain()

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,16 @@ class InstrumentedService(Service):
         answers = until(lambda: [line for line in self.stdout if line.startswith("inside: ")][self._asked - 1 :])
         counts: dict[str, int] = json.loads(answers[0].removeprefix("inside: "))
         return counts
+
+    def at_rest(self) -> dict[str, int]:
+        """How many it has once nothing is under way any more."""
+        last = self.inside()
+        for _ in range(100):
+            time.sleep(0.1)
+            before, last = last, self.inside()
+            if last == before:
+                return last
+        raise AssertionError(f"the service is never at rest: {last}")
 
 
 def resident(pid: int) -> int:

@@ -147,9 +147,10 @@ def test_fsync_is_not_taken_for_a_setting_of_somebody_elses_redis() -> None:
 async def test_a_stream_waits_for_a_slow_store_longer_than_for_its_reader() -> None:
     with (
         Store() as store,
-        Proxy(store.socket, latency=0.3) as proxy,
+        Proxy(store.socket) as proxy,
         Service("--stall-timeout", "0.1", redis_url=proxy.url) as service,
     ):
+        proxy.latency = 0.3
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada", "bob"])
             assert sorted(names(await read_chunks(stubs, chunk_size=1))) == ["ada", "bob"]

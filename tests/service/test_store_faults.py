@@ -36,7 +36,6 @@ from userservice.v1.user_service_pb2 import (
 )
 
 SERVICES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
-QUICK = ("--store-timeout", "0.5")
 
 
 @pytest.fixture(params=sorted(BACKENDS))
@@ -103,7 +102,7 @@ def writes(stubs: Stubs) -> list[Awaitable[Any]]:
 
 @contextlib.asynccontextmanager
 async def serving(store: Store, *arguments: str) -> AsyncIterator[tuple[Service, Stubs]]:
-    with Service(*QUICK, *arguments, redis_url=store.url) as service:
+    with Service(*arguments, redis_url=store.url) as service:
         async with connect(service.address) as stubs:
             yield service, stubs
         assert await asyncio.to_thread(service.stop) == 0
@@ -144,7 +143,7 @@ async def test_a_manager_does_not_notice_a_restart_of_the_store(durable: Store) 
 
 
 async def test_a_store_that_hangs_and_goes_on(fragile: Store) -> None:
-    async with serving(fragile) as (service, stubs):
+    async with serving(fragile, "--store-timeout", "1") as (service, stubs):
         added = await add_users(stubs, ["ada", *(f"u{number}" for number in range(50))])
         fragile.freeze()
         try:
@@ -291,7 +290,7 @@ async def test_scripts_that_the_store_forgot_are_sent_again(backend: str) -> Non
 
 def test_a_call_over_its_time_is_ended_by_the_server(fragile: Store) -> None:
     """With a caller that would wait for longer."""
-    arguments = ("--store-timeout", "20", "--call-timeout", "0.5")
+    arguments = ("--store-timeout", "20", "--call-timeout", "1")
     with Service(*arguments, redis_url=fragile.url) as service, connect_blocking(service.address) as stubs:
         stubs.users.AddUser(AddUserRequest(user_id="ada"))
         fragile.freeze()
