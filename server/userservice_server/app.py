@@ -19,7 +19,7 @@ from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.listen import cannot_listen, reserved_port
-from userservice_server.store.failures import why
+from userservice_server.store.failures import is_final, why
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
@@ -123,7 +123,10 @@ async def _serve_store(
 
 
 async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> RedisStore:
-    """Waits for the store: a while for one that does not answer, as long as it takes for one that is loading."""
+    """Waits for the store: a while for one that does not answer, as long as it takes for one that is loading.
+
+    One that refuses the password, or shows a certificate that nobody vouches for, is not waited for.
+    """
     try:
         store = RedisStore(redis_url, key_prefix=config.key_prefix, timeout=config.store_timeout)
     except ValueError:
@@ -138,7 +141,7 @@ async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> 
             raise ConfigError(str(error)) from error
         except StoreUnavailableError as error:
             is_loading = isinstance(error.__cause__, BusyLoadingError)
-            if not is_loading and asyncio.get_running_loop().time() > deadline:
+            if is_final(error) or (not is_loading and asyncio.get_running_loop().time() > deadline):
                 await store.close()
                 raise ConfigError(f"the store at --redis-url does not answer: {why(error)}") from error
             await asyncio.sleep(_STORE_RETRY_SECONDS)

@@ -1,5 +1,8 @@
 """Where exceptions of redis-py end: what they mean to the service."""
 
+from collections.abc import Iterator
+from ssl import SSLCertVerificationError
+
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -59,8 +62,7 @@ _WORDS: dict[type[BaseException], str] = {
 
 def why(error: BaseException) -> str:
     """The system's own words for what failed, if there are any: texts of redis-py can quote addresses."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, AuthenticationError):
             return "it refuses the user name or password"
         if isinstance(cause, NoPermissionError):
@@ -69,5 +71,16 @@ def why(error: BaseException) -> str:
             return cause.strerror
         if cause.__cause__ is None and cause.__context__ is None:
             return _WORDS.get(type(cause), "no answer in time")
-        cause = cause.__cause__ or cause.__context__
     return "no answer"
+
+
+def is_final(error: BaseException) -> bool:
+    """Tells whether it will be the same for as long as nobody changes the URL, the account or the certificate."""
+    return any(isinstance(cause, (AuthenticationError, SSLCertVerificationError)) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
