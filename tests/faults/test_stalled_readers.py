@@ -74,7 +74,7 @@ async def test_a_hundred_stalled_streams_of_large_users(store_of_large_users: St
 
 async def assert_cheap(store: Store, chunk_size: int) -> None:
     """Has many streams stall, and looks at what that costs the server and others."""
-    with InstrumentedService("--stall-timeout", "4", redis_url=store.url) as service:
+    with InstrumentedService("--stall-timeout", str(sized(3, 4)), redis_url=store.url) as service:
         async with connect(service.address) as other:
             async for _ in other.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=1000)):
                 pass  # so that what a first stream leaves behind is there already

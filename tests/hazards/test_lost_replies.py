@@ -18,7 +18,7 @@ from harness.stores import Store
 from userservice import SyncUserManager, UserManager
 from userservice.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, UpdateUserRequest
 
-ROUNDS = 25
+ROUNDS = 15
 PROBABILITY = 0.2
 
 
