@@ -113,6 +113,23 @@ async def test_cancelled_calls_leave_nothing_behind(seed: int, dice: random.Rand
         assert await asyncio.to_thread(service.stop) == 0
 
 
+async def test_a_connection_with_replies_left_unread_is_thrown_away() -> None:
+    """One that comes while nobody waits for anything, so that no answer is refused for it."""
+    with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
+        async with connect(service.address) as stubs:
+            await populate(stubs)
+            for thrown_away in range(1, 4):
+                doubled, before = proxy.doubled, proxy.accepted
+                proxy.double_reply = lambda reply: b"user7" in reply
+                assert await ask(stubs, "user7", "user8", "get", None) == "right"
+                proxy.double_reply = lambda _: False
+                assert proxy.doubled == doubled + 1
+                await asyncio.to_thread(until, lambda before=before: proxy.accepted > before)
+                async with asyncio.timeout(10):
+                    while (found := await ask(stubs, "user8", "user9", "get", None)) != "right":
+                        assert found == "STORE_UNAVAILABLE", thrown_away
+
+
 async def test_replies_that_nobody_asked_for_are_given_to_nobody(seed: int, dice: random.Random) -> None:
     calls = sized(2000, 20_000)
     with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:

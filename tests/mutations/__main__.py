@@ -1,6 +1,7 @@
 """Takes one defence after the other out of a copy of the code, and sees whether its test fails.
 
-`python -m mutations` in tests/, or `make mutations`; with names, only those. Exit code 1: a test did not notice.
+`python -m mutations` in tests/, or `make mutations`; with names, only those. Exit code 1: a test did not notice, or
+could not be tried.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def copy(folder: Path) -> None:
 def environment(folder: Path) -> dict[str, str]:
     """One in which the copy is imported instead of the code, by pytest and by the services that it starts."""
     kept = {name: value for name, value in os.environ.items() if name not in _SHORT}
-    made = {**kept, "PYTHONPATH": os.pathsep.join(str(folder / part) for part in COPIED)}
+    made = {**kept, "COLUMNS": "240", "PYTHONPATH": os.pathsep.join(str(folder / part) for part in COPIED)}
     look = "import userservice, userservice_server as server; print(userservice.__file__, server.__file__)"
     shown = subprocess.run([sys.executable, "-c", look], env=made, cwd=ROOT, capture_output=True, text=True, check=True)
     if not all(Path(file).is_relative_to(folder) for file in shown.stdout.split()):
@@ -100,7 +101,9 @@ def failure_of(mutation: Mutation, variables: dict[str, str]) -> str | None:
     ended = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode == 0 and " passed" in ended.stdout:
         return None
+    # A group of exceptions has no line that starts so, only that of the summary.
     said = [line[1:].strip() for line in ended.stdout.splitlines() if line.startswith("E  ")]
+    said += [line.partition(" - ")[2] for line in ended.stdout.splitlines() if line.startswith("FAILED ")]
     if ended.returncode != _FAILED or not said:
         raise UnusableError(f"{mutation.name}: pytest ended with {ended.returncode}:\n{ended.stdout[-3000:]}")
     return said[0]
@@ -114,15 +117,17 @@ def main() -> int:
     names = parser.parse_args().names or list(known)
     if unknown := set(names) - set(known):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    survivors = 0
+    unnoticed = 0
     for name in names:
         try:
             failure = run(known[name])
         except UnusableError as error:
-            sys.exit(f"error: {error}")
-        survivors += failure is None
-        print(f"{name}: {'SURVIVED' if failure is None else f'failed, as it should: {failure}'}", flush=True)  # noqa: T201
-    return 1 if survivors else 0
+            outcome = f"error: {error}"
+        else:
+            outcome = "SURVIVED" if failure is None else f"failed, as it should: {failure}"
+        unnoticed += not outcome.startswith("failed")
+        print(f"{name}: {outcome}", flush=True)  # noqa: T201
+    return 1 if unnoticed else 0
 
 
 if __name__ == "__main__":

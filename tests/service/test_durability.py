@@ -9,6 +9,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import grpc
+import pytest
+import redis
 from harness.connections import Stubs, connect, connect_blocking
 from harness.population import add_users, names, read_chunks, struct
 from harness.programs import wait_until_gone
@@ -34,6 +36,15 @@ def test_a_restart_finds_everything_as_it_was(tmp_path: Path) -> None:
         later = stubs.users.AddUser(AddUserRequest(user_id="bob")).user
         assert later.id > user.id
         assert service.stop() == 0
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [((), "always"), (("--fsync", "everysec"), "everysec")])
+def test_the_embedded_store_forces_to_disk_as_it_is_told(
+    tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    with Service(*arguments, data_dir=tmp_path), redis.Redis(unix_socket_path=f"{tmp_path}/store.sock") as client:
+        settings = client.config_get("append*")
+    assert (settings["appendonly"], settings["appendfsync"]) == ("yes", expected)
 
 
 async def _add_until_cut(stubs: Stubs, acknowledged: list[str], worker: int) -> None:

@@ -18,6 +18,7 @@ from harness.stores import Store
 from harness.waiting import until
 
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
+from userservice_server.store.keys import LAYOUT_VERSION
 
 SERVICES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
 
@@ -128,6 +129,21 @@ def test_a_store_of_another_layout_is_refused(a_store: Store) -> None:
     assert "99" in assert_refused("--key-prefix", "future", redis_url=a_store.url)
     with a_store.client() as client:
         assert client.hgetall("future:layout") == {b"version": b"99", b"partitions": b"1"}
+
+
+def test_a_store_is_marked_in_one_command() -> None:
+    """Between two, the power may go."""
+    with Store() as store, Service(redis_url=store.url), store.client() as client:
+        assert client.hlen("userservice:layout") == 2
+        assert client.info("commandstats")["cmdstat_hset"]["calls"] == 1
+
+
+def test_half_a_mark_is_completed(a_store: Store) -> None:
+    with a_store.client() as client:
+        client.hset("half:layout", "version", LAYOUT_VERSION)
+        with Service("--key-prefix", "half", redis_url=a_store.url) as service:
+            assert health(service.address) == "SERVING"
+        assert set(client.hgetall("half:layout")) == {b"version", b"partitions"}
 
 
 @pytest.mark.parametrize("made", ["a file", "below a file"])
