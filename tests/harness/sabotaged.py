@@ -6,13 +6,15 @@ What is raised stands for a bug: an exception of any kind, with a text that nobo
 import os
 from typing import Any, NoReturn
 
+import grpc
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import ResponseError
 
 from userservice_server import cli
 from userservice_server.domain import listing, sessions, users
 from userservice_server.store import redis_store
-from userservice_server.transport import handlers
+from userservice_server.transport import handlers, user_servicer
+from userservice_server.transport.call import Call
 
 CANARY = os.environ.get("CANARY", "")
 
@@ -60,6 +62,11 @@ async def fail_while_streaming(*_: object, **__: object) -> Any:
     fail()
 
 
+async def abort(_servicer: object, _request: object, call: Call) -> NoReturn:
+    """A handler that ends the call past the table of errors."""
+    await call.context.abort(grpc.StatusCode.DATA_LOSS, "decided")
+
+
 def sabotage(where: str) -> None:
     match where:
         case "decoding":
@@ -74,6 +81,8 @@ def sabotage(where: str) -> None:
             redis_store.RedisStore._run = fail_later  # type: ignore[method-assign]
             listing.record_id = fail  # type: ignore[attr-defined, assignment]
             redis_store.RedisStore.newest = fail  # type: ignore[method-assign, assignment]
+        case "aborted":
+            user_servicer.UserServicer.GetUser = abort  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

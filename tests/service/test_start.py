@@ -113,14 +113,15 @@ def test_a_redis_that_is_not_there_is_refused() -> None:
     assert "canary" not in line
 
 
-def test_a_wrong_password_is_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize("account", [":canary@", "canary:canary@", ""])
+def test_a_wrong_password_is_refused_and_not_repeated(account: str) -> None:
     with Store(port=0, options=["--requirepass", "right"]) as store:
-        line = assert_refused(redis_url=f"unix://:canary@{store.socket}")
+        line = assert_refused(redis_url=f"unix://{account}{store.socket}")
         with store.client(password="right") as client:  # noqa: S106 - guards nothing
             tries = sum(entry["count"] for entry in client.acl_log())
     assert "refuses the user name or password" in line
     assert "canary" not in line
-    assert tries == 1, "waiting makes no password right"
+    assert tries <= 1, "waiting makes no password right"
 
 
 def test_a_store_of_another_layout_is_refused(a_store: Store) -> None:

@@ -12,7 +12,6 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
-    ResponseError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as LostError
@@ -24,9 +23,7 @@ from userservice_server.errors import StoreFullError, StoreUnavailableError
 _STATE_CLASSES = (ReadOnlyError, ClusterDownError, TryAgainError)
 _STATES = (
     "BUSY",
-    "MASTERDOWN",
     "MISCONF",
-    "NOAUTH",
     "NOREPLICAS",
     "UNKILLABLE",
 )
@@ -40,14 +37,15 @@ def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
 
 
 def translated(error: RedisError) -> Exception:
-    """What an error reply means: the service's own error, or the reply's itself where only a bug can cause it."""
+    """What an error reply means: the service's own error, or the reply's itself where only a bug can cause it.
+
+    Not of those that redis-py takes for the end of a connection, such as LOADING and NOAUTH: connection.py does.
+    """
     if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM "):
         full = StoreFullError("the store has no memory left")
         full.__cause__ = error
         return full
     if isinstance(error, _STATE_CLASSES) or str(error).startswith(_STATES):
-        return unavailable(error)
-    if not isinstance(error, ResponseError):  # redis-py takes LOADING and its like for the end of a connection
         return unavailable(error)
     return error
 
