@@ -1,11 +1,12 @@
 """Takes one defence after the other out of a copy of the code, and sees whether its test fails.
 
 `python -m mutations` in tests/, or `make mutations`; with names, only those. Exit code 1: a test did not notice, or
-could not be tried.
+could not be tried. A run of all of them writes what was seen into docs/reliability.md.
 """
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "reliability.md"
 COPIED = ("server", "client/python")
+_TABLE = re.compile(r"(?<=<!-- mutations: written by make mutations -->\n).*?(?=<!-- end of mutations -->)", re.DOTALL)
+_OF_THIS_RUN = re.compile(
+    rf"{ROOT}/|/tmp/\S*/|<locals>\.|<lambda>| at 0x[0-9a-f]+"
+)  # differs each time, or says nothing
+_LONGEST_FAILURE = 140
 _SECONDS = 60
 _SHORT = {"FAULTS", "FAULTS_SEED", "FAULTS_SOAK_SECONDS"}  # unset: the sizes of an ordinary run, and any seed
+EXPECTED = "failed, as it should: "
 _FAILED = 1  # pytest's exit code for tests that failed; others mean that none was run
 
 
@@ -106,7 +114,23 @@ def failure_of(mutation: Mutation, variables: dict[str, str]) -> str | None:
     said += [line.partition(" - ")[2] for line in ended.stdout.splitlines() if line.startswith("FAILED ")]
     if ended.returncode != _FAILED or not said:
         raise UnusableError(f"{mutation.name}: pytest ended with {ended.returncode}:\n{ended.stdout[-3000:]}")
-    return said[0]
+    failure = " ".join(said[:3]) if said[0].endswith("terminated with:") else said[0]  # grpc's errors have several
+    return _OF_THIS_RUN.sub("", failure)
+
+
+def table(outcomes: dict[str, str]) -> str:
+    """What was seen, as Markdown."""
+    lines = ["| taken out (name) | in | test in `tests/` | what was seen |", "|---|---|---|---|"]
+    known = load()
+    for name, outcome in outcomes.items():
+        mutation = known[name]
+        file, test = mutation.changes[0][0].rpartition("/")[2], mutation.test[0].removeprefix("tests/")
+        seen = outcome.removeprefix(EXPECTED)
+        seen = seen if len(seen) <= _LONGEST_FAILURE else f"{seen[:_LONGEST_FAILURE]}…"
+        # As code, so that nothing in it is taken for Markdown; the bar still is.
+        seen = seen.replace("`", "'").replace("|", "\\|")
+        lines.append(f"| {mutation.taken_out} (`{name}`) | `{file}` | `{test}` | `{seen}` |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -114,20 +138,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="mutations", description="Takes defences out and sees their tests fail.")
     parser.add_argument("names", nargs="*", help="those to run; all of them without")
     known = load()
-    names = parser.parse_args().names or list(known)
+    given = parser.parse_args().names
+    names = given or list(known)
     if unknown := set(names) - set(known):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    unnoticed = 0
+    outcomes: dict[str, str] = {}
     for name in names:
         try:
             failure = run(known[name])
         except UnusableError as error:
             outcome = f"error: {error}"
         else:
-            outcome = "SURVIVED" if failure is None else f"failed, as it should: {failure}"
-        unnoticed += not outcome.startswith("failed")
+            outcome = "SURVIVED" if failure is None else f"{EXPECTED}{failure}"
+        outcomes[name] = outcome
         print(f"{name}: {outcome}", flush=True)  # noqa: T201
-    return 1 if unnoticed else 0
+    if not given:
+        text = DOCUMENT.read_text()
+        DOCUMENT.write_text(_TABLE.sub(lambda _: table(outcomes), text))
+    return 0 if all(outcome.startswith(EXPECTED) for outcome in outcomes.values()) else 1
 
 
 if __name__ == "__main__":

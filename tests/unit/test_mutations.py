@@ -1,9 +1,10 @@
 """Each entry of tests/mutations can still be made: its text is there, once, and its test exists."""
 
+import re
 from pathlib import Path
 
 import pytest
-from mutations.__main__ import COPIED, ROOT, Mutation, copy, load
+from mutations.__main__ import COPIED, DOCUMENT, ROOT, Mutation, copy, load
 
 
 @pytest.fixture
@@ -17,3 +18,8 @@ def test_a_mutation_can_be_made(mutation: Mutation, copied: Path) -> None:
     mutation.apply(copied)
     assert all(file.startswith(COPIED) for file, _, _ in mutation.changes)
     assert (ROOT / mutation.test[0]).is_file()
+
+
+def test_the_document_has_each_of_them_and_no_other() -> None:
+    told = re.findall(r"^\| .* \(`([a-z-]+)`\) \| .* \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert told == list(load())
