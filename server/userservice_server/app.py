@@ -77,9 +77,9 @@ async def serve(config: Config, redis_url: str, ready: Callable[[int], None], en
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    store = await _opened_store(config, redis_url, stop)
+    store = await _opened_store(config, redis_url, lambda: stop.is_set() or bool(ended()))
     try:
-        if not stop.is_set():  # else it was stopped while it waited for the store
+        if not stop.is_set() and not ended():  # else it was to end while it waited for the store
             await _serve_store(config, store, ready, ended, stop)
     finally:
         await store.close()
@@ -122,7 +122,7 @@ async def _serve_store(
         task.result()  # raises what ended it, if that was a failure
 
 
-async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> RedisStore:
+async def _opened_store(config: Config, redis_url: str, is_over: Callable[[], bool]) -> RedisStore:
     """Waits for the store: a while for one that does not answer, as long as it takes for one that is loading.
 
     One that refuses the password, or shows a certificate that nobody vouches for, is not waited for.
@@ -133,7 +133,8 @@ async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> 
         # Not quoted: it can hold a password.
         raise ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH") from None
     deadline = asyncio.get_running_loop().time() + _STORE_START_SECONDS
-    while not stop.is_set():
+    is_told = False
+    while not is_over():
         try:
             await store.open()
         except UnsuitableStoreError as error:
@@ -144,6 +145,9 @@ async def _opened_store(config: Config, redis_url: str, stop: asyncio.Event) -> 
             if is_final(error) or (not is_loading and asyncio.get_running_loop().time() > deadline):
                 await store.close()
                 raise ConfigError(f"the store at --redis-url does not answer: {why(error)}") from error
+            if is_loading and not is_told:
+                is_told = True
+                logger.info("waiting for the store, which is loading its data")
             await asyncio.sleep(_STORE_RETRY_SECONDS)
         else:
             break
@@ -183,8 +187,8 @@ def _bound_port(server: grpc.aio.Server, config: Config) -> int:
         reserved_port(config).close()
     try:
         return server.add_insecure_port(config.listen)
-    except RuntimeError:  # taken just now
-        raise cannot_listen(config) from None
+    except RuntimeError:
+        raise cannot_listen(config, "taken just now") from None
 
 
 async def _until_ended(ended: Callable[[], str | None]) -> None:

@@ -5,7 +5,7 @@ transaction, so that a service that writes meanwhile causes no false alarm.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from userservice_server.store.failures import why
 from userservice_server.store.keys import LAYOUT_VERSION, MAX_PARTITIONS, Keys, Table
 
 MAX_ID = 1 << 53
+_END_LOOKS, _END_PAUSE = 10, 0.05
 _PAGE = 256  # records a read: 16 MiB at the most
 _REQUEST_TTL_MS = 600_000
 _FINGERPRINT_BYTES = 16
@@ -64,8 +65,14 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
 
-def check(url: str, key_prefix: str, timeout: float) -> Report:
+def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | None] = lambda: None) -> Report:
     """Checks the store at ``url`` under ``key_prefix``.
+
+    Args:
+        url: where it is.
+        key_prefix: what its keys begin with.
+        timeout: seconds that connecting and each reply may take.
+        ended: says why the store ended, if it did.
 
     Raises:
         ConfigError: there is no store, none under this prefix, or one of a layout that this version does not know.
@@ -82,7 +89,16 @@ def check(url: str, key_prefix: str, timeout: float) -> Report:
             _wait_for_loading(client)
             return _Check(client, key_prefix).run()
         except RedisError as error:
-            raise ConfigError(f"the store at --redis-url cannot be read: {why(error)}") from error
+            raise ConfigError(_reason(ended) or f"the store at --redis-url cannot be read: {why(error)}") from error
+
+
+def _reason(ended: Callable[[], str | None]) -> str | None:
+    """What ``ended`` says, be it a moment later: the connection to a store that ends is lost a little earlier."""
+    for _ in range(_END_LOOKS):
+        if reason := ended():
+            return reason
+        time.sleep(_END_PAUSE)
+    return None
 
 
 def _wait_for_loading(client: Redis) -> None:

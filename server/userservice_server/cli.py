@@ -1,5 +1,6 @@
 """The command line: ``userservice serve`` and ``userservice check``."""
 
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ EXIT_FINDINGS = 1
 MAX_SHOWN = 1000  # findings
 _DEFAULTS = Config()
 
+logger = logging.getLogger("userservice")
+
 
 def main() -> None:
     """Runs the command line. Exit codes: 0 done as asked, 1 ended by itself or findings, 2 cannot start as told."""
@@ -43,7 +46,7 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="userservice")
 def cli() -> None:
     """The User service: users and their sessions, over gRPC, kept in Redis or Valkey."""
@@ -92,21 +95,31 @@ def serve(context: click.Context, /, **settings: Any) -> None:
     if config.redis_url is not None and context.get_parameter_source("fsync") is not ParameterSource.DEFAULT:
         raise ConfigError("--fsync is for the embedded store; set appendfsync in the Redis of --redis-url")
     run = run_server if config.workers == 1 else run_workers
+    is_ready = False
 
     def ready(port: int) -> None:
+        nonlocal is_ready
+        is_ready = True
         click.echo(f"userservice listening on {config.host}:{port}")
 
     with logging_to_stderr(config.log_level):
         if config.redis_url is not None:
-            run(config, config.redis_url, ready, lambda: None)
+            run(config, config.redis_url, ready, _has_not_ended)
             return
         with EmbeddedStore(config.data_dir, config.fsync) as store:
-            run(config, store.url, ready, lambda: _store_ended(store))
 
+            def ready_with_store(port: int) -> None:
+                logger.info("the embedded store runs", extra={"socket": str(store.socket)})
+                if store.has_cut_its_log():
+                    logger.warning("an unfinished command was cut off the append-only file, as after a power cut")
+                ready(port)
 
-def _store_ended(store: EmbeddedStore) -> str | None:
-    code = store.poll()
-    return None if code is None else f"the embedded store ended by itself (exit code {code})"
+            try:
+                run(config, store.url, ready_with_store, store.ended)
+            except ServiceEndedError as error:
+                if is_ready:
+                    raise
+                raise ConfigError(str(error)) from error
 
 
 @cli.command("check")
@@ -118,20 +131,28 @@ def _store_ended(store: EmbeddedStore) -> str | None:
 def check_command(*, show_keys: bool, **settings: Any) -> None:
     """Verify that a store is consistent, reading only. Exit codes: 0 it is, 1 findings, 2 it cannot be checked.
 
+    With --data-dir a store is started there for it, which leaves the data as they are.
+
     The store may be in use meanwhile. That of a running service without --redis-url is
     unix:///PATH/OF/DATA_DIR/store.sock, with an absolute path. --redis-url, or its variable, goes before --data-dir.
     """
     config = Config(**settings)
     with ExitStack() as resources:
-        url = config.redis_url
+        url, ended = config.redis_url, _has_not_ended
         if url is None:
             if not (config.data_dir / "appendonlydir").is_dir():
                 raise ConfigError(f"there is no store in --data-dir {config.data_dir}")
-            url = resources.enter_context(EmbeddedStore(config.data_dir, config.fsync)).url
-        report = check(url, config.key_prefix, config.store_timeout)
+            store = resources.enter_context(EmbeddedStore(config.data_dir, config.fsync, as_it_is=True))
+            url, ended = store.url, store.ended
+        report = check(url, config.key_prefix, config.store_timeout, ended)
     _tell(report, show_keys=show_keys)
     if report.findings:
         sys.exit(EXIT_FINDINGS)
+
+
+def _has_not_ended() -> str | None:
+    """A store that is not the program's own does not end, it is away."""
+    return None
 
 
 def _tell(report: Report, *, show_keys: bool) -> None:

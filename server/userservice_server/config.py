@@ -7,6 +7,7 @@ from pathlib import Path
 
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_DATABASE_URL = re.compile(r"rediss?://[^/?#]*(/[0-9]*)?/?([?#].*)?", re.DOTALL)
 _MAX_PORT = 65535
 
 
@@ -55,6 +56,8 @@ class Config:
             raise ConfigError(f"--listen must be HOST:PORT with a port from 0 to {_MAX_PORT}")
         if not _KEY_PREFIX.fullmatch(self.key_prefix):
             raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
+        if self.redis_url is not None and not _may_name_a_database(self.redis_url):
+            raise ConfigError("--redis-url must end with the number of a database, as in redis://HOST:PORT/0")
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -69,3 +72,8 @@ class Config:
     def port(self) -> int:
         """The port of ``listen``."""
         return int(self.listen.rpartition(":")[2])
+
+
+def _may_name_a_database(url: str) -> bool:
+    """redis-py takes a path that is no number for database 0. Other URLs, and what else is wrong, are left to it."""
+    return not url.startswith(("redis://", "rediss://")) or _DATABASE_URL.fullmatch(url) is not None

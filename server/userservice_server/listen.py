@@ -25,11 +25,13 @@ def reserved_port(config: Config) -> socket.socket:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
-    except (OSError, UnicodeError):  # UnicodeError: a host that IDNA cannot encode
-        raise cannot_listen(config) from None
+    except OSError as error:
+        raise cannot_listen(config, error.strerror or "no such address") from None
+    except UnicodeError:
+        raise cannot_listen(config, "IDNA cannot encode the host") from None
     return reserved
 
 
-def cannot_listen(config: Config) -> ConfigError:
+def cannot_listen(config: Config, why: str) -> ConfigError:
     """The error for an address that cannot be had."""
-    return ConfigError(f"--listen {config.listen} cannot be had: taken, or not an address of this machine")
+    return ConfigError(f"--listen {config.listen} cannot be had: {why}")

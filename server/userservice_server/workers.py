@@ -43,13 +43,16 @@ def run_workers(config: Config, redis_url: str, ready: Callable[[int], None], en
                 ready(port)
             while not stopped and not ended() and not wait([worker.sentinel for worker in workers], _WATCH_SECONDS):
                 pass
-            lost = bool(wait([worker.sentinel for worker in workers], 0)) and not stopped
+            ends = [] if stopped else wait([worker.sentinel for worker in workers], 0)
+            lost = [worker for worker in workers if worker.sentinel in ends]
         finally:
             _end(workers, config.grace)
     if reason := ended():
         raise ServiceEndedError(reason)
     if lost:
-        raise ServiceEndedError("a worker ended by itself")
+        # A negative code is the number of the signal: -9 often is the kernel's, for want of memory.
+        reasons = [f"process {worker.pid}: exit code {worker.exitcode}" for worker in lost]
+        raise ServiceEndedError(f"a worker ended by itself ({'; '.join(reasons)})")
 
 
 def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess]) -> "Connection[None, int | str]":

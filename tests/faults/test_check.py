@@ -1,6 +1,7 @@
 """`userservice check`: silent on a sound store, and loud about each way in which one can be unsound."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from harness.connections import connect
-from harness.population import add_users
+from harness.population import add_users, names, read_chunks
 from harness.services import Service, clean_environment
 from harness.stores import Store
 
@@ -297,3 +298,39 @@ async def test_an_embedded_store_at_rest_and_in_use(tmp_path: Path) -> None:
         assert (code, "in use" in err) == (2, True)
         service.stop()
     assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 request records: 0 findings\n")
+
+
+async def test_an_embedded_store_that_was_cut_off_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+    with Service(data_dir=tmp_path) as service:
+        async with connect(service.address) as stubs:
+            await add_users(stubs, ["ada"])
+            await add_users(stubs, ["bob"])
+        service.stop()
+        assert not any(line["level"] == "WARNING" for line in service.log)
+    [written] = (tmp_path / "appendonlydir").glob("*.incr.aof")
+    os.truncate(written, written.stat().st_size - 3)
+    before = written.read_bytes()
+    code, out, err = run("--data-dir", tmp_path)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "in the midst of a command" in err
+    assert written.read_bytes() == before
+
+    with Service(data_dir=tmp_path) as service:
+        async with connect(service.address) as stubs:
+            assert names(await read_chunks(stubs)) == ["ada"]
+        service.stop()
+        assert ["cut off" in line["message"] for line in service.log if line["level"] == "WARNING"] == [True]
+    assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 request records: 0 findings\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--workers", "2"]])
+def test_an_embedded_store_that_cannot_be_read_is_told(tmp_path: Path, arguments: list[str]) -> None:
+    with Service(data_dir=tmp_path) as service:
+        service.stop()
+    [written] = (tmp_path / "appendonlydir").glob("*.incr.aof")
+    written.write_bytes(written.read_bytes() + b"no command")
+    expected = f"userservice: error: the embedded store ended by itself (exit code 1); {tmp_path}/store.log says why"
+    assert run("--data-dir", tmp_path) == (2, "", f"{expected}\n")
+    with Service(*arguments, data_dir=tmp_path, wait=False) as service:
+        assert service.wait(30) == 2
+        assert service.stderr == [expected]

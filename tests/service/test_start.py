@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import grpc
 import pytest
@@ -99,7 +100,7 @@ def test_an_address_that_is_none_is_refused(listen: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0"],
+    ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0", "redis://:canary@127.0.0.1/users"],
 )
 def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
     line = assert_refused(redis_url=url)
@@ -122,6 +123,43 @@ def test_a_wrong_password_is_refused_and_not_repeated(account: str) -> None:
     assert "refuses the user name or password" in line
     assert "canary" not in line
     assert tries <= 1, "waiting makes no password right"
+
+
+def test_a_database_that_is_not_there_is_refused(a_store: Store) -> None:
+    line = assert_refused(redis_url=f"unix://{a_store.socket}?db=99")
+    assert "no database of that number" in line
+
+
+def test_what_is_not_redis_is_refused() -> None:
+    def answer() -> None:
+        with listener.accept()[0] as connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = Thread(target=answer)
+        answering.start()
+        line = assert_refused(redis_url=f"redis://127.0.0.1:{listener.getsockname()[1]}/0")
+        answering.join()
+    assert "does not speak the protocol of Redis" in line
+
+
+def test_keys_of_somebody_else_under_the_prefix_are_refused(a_store: Store) -> None:
+    with a_store.client() as client:
+        client.set("theirs:layout", "x")
+        assert "not of this service" in assert_refused("--key-prefix", "theirs", redis_url=a_store.url)
+        assert client.get("theirs:layout") == b"x"
+
+
+def test_a_new_store_is_told_so_that_a_mistyped_prefix_shows(a_store: Store) -> None:
+    for expected in (1, 0):
+        with Service("--key-prefix", "mistyped", redis_url=a_store.url) as service:
+            assert service.stop() == 0
+        assert sum(line.get("layout_key") == "mistyped:layout" for line in service.log) == expected
+
+
+def test_a_file_in_the_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "store.log").mkdir()
+    assert "store.log" in assert_refused(data_dir=tmp_path)
 
 
 def test_a_store_of_another_layout_is_refused(a_store: Store) -> None:

@@ -17,7 +17,7 @@ _READ_BYTES = 1 << 20  # what one read of Redis aims at; a stream holds two read
 _STREAMS_BYTES = 4 << 20  # of responses of all streams of a process, see Shares
 _MIN_SHARE_BYTES = 16 << 10
 _LARGEST_RECORD_BYTES = 68 << 10  # 64 KiB of metadata, and the rest
-_FIRST_READ = 128  # records at the most: more would keep the first response waiting
+_FIRST_READ = 128  # records at the most, of a stream or a page: more would keep the first response waiting
 _MAX_READ = 5000  # records: should the largest follow small ones, a read is 320 MiB, once
 
 
@@ -91,7 +91,10 @@ async def pages(
                 waiting += records
                 records.clear()  # what is sent is not to be kept here
                 stops = _stops(waiting, waiting_bytes, size, shares.response_bytes, at_end=at_end)
-                yield _pages(waiting, stops, total_size_field(await total), at_end=at_end)
+                found = _pages(waiting, stops, total_size_field(await total), at_end=at_end)
+                yield found
+                if next(found, None) is not None:
+                    raise AssertionError("the pages of a range have to be taken before the next is asked for")
                 del waiting[: stops[-1] if stops else 0]
 
 

@@ -148,7 +148,7 @@ class SharedConnection:
         self._closed = False
 
     def send(self, *command: bytes | str | int) -> "asyncio.Future[Any]":
-        """Sends a command with those of this turn and the next; returns a future of the reply, as bytes undecoded.
+        """Sends a command with those given at about the same time; returns a future of the reply, as bytes undecoded.
 
         The future raises StoreUnavailableError or StoreFullError, and ResponseError for what only a bug can cause.
         """

@@ -21,6 +21,7 @@ _STOP_SECONDS = 30.0
 _LOCK_SECONDS = 5.0  # how long a store whose service was killed may take to follow it
 
 _SOCKET_NAME = "store.sock"
+_MOST_SAID = 1 << 20  # bytes of its log: what it says while it starts is at the beginning
 _MAX_SOCKET_PATH = 100  # bytes: what the address of a Unix socket has room for, rounded down
 
 # Runs before the server, in the same process: asks Linux to end the server when the service dies, however that dies.
@@ -39,11 +40,21 @@ os.execv(program[0], program)
 
 
 class EmbeddedStore:
-    """A Valkey or Redis server that runs as long as the ``with`` block."""
+    """A Valkey or Redis server that runs as long as the ``with`` block.
 
-    def __init__(self, data_dir: Path, fsync: str) -> None:
+    Args:
+        data_dir: where its files are.
+        fsync: when it forces writes to disk.
+        as_it_is: leave the append-only file alone: not even what a power cut left unfinished at its end is cut off, so
+            with such an end the server does not start.
+    """
+
+    def __init__(self, data_dir: Path, fsync: str, *, as_it_is: bool = False) -> None:
         self._data_dir = data_dir.absolute()
         self._fsync = fsync
+        self._as_it_is = as_it_is
+        self._socket = self._data_dir / _SOCKET_NAME
+        self._log_start = 0  # where the lines of this run begin
 
     def __enter__(self) -> Self:
         """Starts the server and waits until it listens.
@@ -53,12 +64,14 @@ class EmbeddedStore:
         """
         program = _server_program()
         self._lock = _locked(self._data_dir)
-        self._socket = self._data_dir / _SOCKET_NAME
-        if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
-            self._socket = Path(tempfile.mkdtemp(prefix="userservice-")) / _SOCKET_NAME
-        self._socket.unlink(missing_ok=True)  # left by one that was killed
         try:
+            if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
+                self._socket = Path(tempfile.mkdtemp(prefix="userservice-")) / _SOCKET_NAME
+            self._socket.unlink(missing_ok=True)  # left by one that was killed
             self._process = self._started(program)
+        except OSError as error:
+            self._clean_up()
+            raise _unusable(self._data_dir, error) from None
         except BaseException:
             self._clean_up()
             raise
@@ -85,9 +98,29 @@ class EmbeddedStore:
     def _log(self) -> Path:
         return self._data_dir / "store.log"
 
-    def poll(self) -> int | None:
-        """The server's exit code, or None while it runs."""
-        return self._process.poll()
+    @property
+    def socket(self) -> Path:
+        """Its Unix socket: in the data directory, or elsewhere where the path of that is too long for one."""
+        return self._socket
+
+    def ended(self) -> str | None:
+        """Why it ended by itself, or None while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        if self._as_it_is and "Unexpected end of file" in self._said():
+            return "the append-only file ends in the midst of a command, as after a power cut; serve cuts that off"
+        return f"the embedded store ended by itself (exit code {code}); {self._log} says why"
+
+    def has_cut_its_log(self) -> bool:
+        """Whether it cut an unfinished command off the end of its append-only file when it started."""
+        return "aof-load-truncated is enabled" in self._said()
+
+    def _said(self) -> str:
+        """What it wrote into its log in this run."""
+        with self._log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read(_MOST_SAID).decode(errors="replace")
 
     def _started(self, program: str) -> "subprocess.Popen[bytes]":
         options = {
@@ -102,9 +135,12 @@ class EmbeddedStore:
             "logfile": str(self._log),
             "loglevel": "warning",
         }
+        if self._as_it_is:
+            options |= {"aof-load-truncated": "no", "auto-aof-rewrite-percentage": "0"}
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
         follower = [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid())]
         with self._log.open("ab") as log:
+            self._log_start = log.tell()
             process = subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
                 [*follower, program, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -116,7 +152,7 @@ class EmbeddedStore:
         deadline = time.monotonic() + _START_SECONDS
         while not self._socket.exists():
             if process.poll() is not None:
-                raise ConfigError(f"the embedded store did not start; {self._log} says why")
+                raise ConfigError(self.ended())
             if time.monotonic() > deadline:
                 process.kill()
                 process.wait()
@@ -125,9 +161,10 @@ class EmbeddedStore:
         return process
 
     def _clean_up(self) -> None:
-        self._socket.unlink(missing_ok=True)
-        if self._socket.parent != self._data_dir:
-            self._socket.parent.rmdir()
+        with suppress(OSError):  # told of when it was to be used
+            self._socket.unlink(missing_ok=True)
+            if self._socket.parent != self._data_dir:
+                self._socket.parent.rmdir()
         os.close(self._lock)
 
 
@@ -153,7 +190,7 @@ def _locked(data_dir: Path) -> int:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"--data-dir {data_dir} cannot be used: {error.strerror}") from None
+        raise _unusable(data_dir, error) from None
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -166,9 +203,18 @@ def _locked(data_dir: Path) -> int:
                 raise ConfigError(f"--data-dir {data_dir} is in use by another userservice (process {owner})") from None
             time.sleep(0.05)
         else:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            except OSError as error:
+                os.close(descriptor)
+                raise _unusable(data_dir, error) from None
             return descriptor
+
+
+def _unusable(data_dir: Path, error: OSError) -> ConfigError:
+    file = f" ({Path(os.fsdecode(error.filename)).name})" if error.filename else ""
+    return ConfigError(f"--data-dir {data_dir} cannot be used: {error.strerror}{file}")
 
 
 def _is_running(process_id: str) -> bool:

@@ -7,6 +7,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
+    InvalidResponse,
     MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
@@ -21,12 +22,13 @@ from userservice_server.errors import StoreFullError, StoreUnavailableError
 # Error replies that tell of the state of Redis, not of a mistake in the command: classes that redis-py has for them,
 # and the first words of the others.
 _STATE_CLASSES = (ReadOnlyError, ClusterDownError, TryAgainError)
-_STATES = (
-    "BUSY",
-    "MISCONF",
-    "NOREPLICAS",
-    "UNKILLABLE",
-)
+_STATES = {
+    "BUSY": "a script keeps it busy",
+    "MISCONF": "it cannot write its data to disk, and refuses writes",
+    "NOREPLICAS": "it has too few replicas, and refuses writes",
+    "UNKILLABLE": "a script keeps it busy",
+}
+_NO_SUCH_DATABASE = ("DB index is out of range", "invalid DB index")
 
 
 def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
@@ -45,36 +47,48 @@ def translated(error: RedisError) -> Exception:
         full = StoreFullError("the store has no memory left")
         full.__cause__ = error
         return full
-    if isinstance(error, _STATE_CLASSES) or str(error).startswith(_STATES):
+    if isinstance(error, _STATE_CLASSES) or str(error).startswith(tuple(_STATES)):
         return unavailable(error)
     return error
 
 
-_WORDS: dict[type[BaseException], str] = {
+_OF_CLASSES: dict[type[BaseException], str] = {
+    AuthenticationError: "it refuses the user name or password",
+    NoPermissionError: "its user lacks permissions, which docs/operations.md lists",
     ReadOnlyError: "it is a read-only replica",
     BusyLoadingError: "it is loading its data",
     MasterDownError: "it is a replica whose master is away",
-    LostError: "it closed the connection",
+    InvalidResponse: "it does not speak the protocol of Redis",
 }
+_OF_TEXTS = {**_STATES, **dict.fromkeys(_NO_SUCH_DATABASE, "it has no database of that number")}
 
 
 def why(error: BaseException) -> str:
-    """The system's own words for what failed, if there are any: texts of redis-py can quote addresses."""
-    for cause in _causes(error):
-        if isinstance(cause, AuthenticationError):
-            return "it refuses the user name or password"
-        if isinstance(cause, NoPermissionError):
-            return "its user lacks permissions, which docs/operations.md lists"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        if cause.__cause__ is None and cause.__context__ is None:
-            return _WORDS.get(type(cause), "no answer in time")
-    return "no answer"
+    """What failed, in words of ours or the system's: texts of redis-py can quote addresses."""
+    causes = list(_causes(error))
+    words = next(filter(None, map(_words, causes)), None)
+    return words or ("it closed the connection" if type(causes[-1]) is LostError else "no answer in time")
+
+
+def _words(cause: BaseException) -> str | None:
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    if not isinstance(cause, RedisError):
+        return None
+    of_text = next((words for start, words in _OF_TEXTS.items() if str(cause).startswith(start)), None)
+    return of_text or next((words for kind, words in _OF_CLASSES.items() if isinstance(cause, kind)), None)
 
 
 def is_final(error: BaseException) -> bool:
     """Tells whether it will be the same for as long as nobody changes the URL, the account or the certificate."""
-    return any(isinstance(cause, (AuthenticationError, SSLCertVerificationError)) for cause in _causes(error))
+    return any(
+        isinstance(cause, (AuthenticationError, InvalidResponse, SSLCertVerificationError)) or _is_of_database(cause)
+        for cause in _causes(error)
+    )
+
+
+def _is_of_database(error: BaseException) -> bool:
+    return isinstance(error, RedisError) and str(error).startswith(_NO_SUCH_DATABASE)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,6 +1,7 @@
 """The store of records on Redis or Valkey: tables of encoded records that are added, read and replaced by name."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,8 @@ from userservice_server.store import scripts
 from userservice_server.store.connection import SharedConnection
 from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
 from userservice_server.store.scripts import Script
+
+logger = logging.getLogger("userservice.store")
 
 PARTITIONS = 1  # one Redis needs no more; a cluster would
 
@@ -117,8 +120,7 @@ class RedisStore:
             StoreUnavailableError: it cannot be reached, or is loading.
         """
         try:
-            for script in scripts.ALL:
-                await self._calls.send("SCRIPT", "LOAD", script.text)
+            await self._load_scripts()
             await self._check_layout()
             await self._check_eviction()
         except NoPermissionError as error:
@@ -127,6 +129,15 @@ class RedisStore:
             raise UnsuitableStoreError("a Redis Cluster is not supported") from error
         except StoreFullError as error:
             raise UnsuitableStoreError("the store is not marked as one yet, and has no memory left for that") from error
+        except ResponseError as error:
+            raise UnsuitableStoreError("what the store has under the key prefix is not of this service") from error
+
+    async def _load_scripts(self) -> None:
+        try:
+            for script in scripts.ALL:
+                await self._calls.send("SCRIPT", "LOAD", script.text)
+        except (NoPermissionError, MovedError):
+            raise
         except ResponseError as error:
             raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
 
@@ -140,6 +151,8 @@ class RedisStore:
                 part for pair, value in zip(needed.items(), found, strict=True) if value is None for part in pair
             ]
             await self._calls.send("HSET", self.keys.layout, *missing)
+            # Whoever has mistyped the prefix or the database sees it here.
+            logger.info("a new, empty store was made", extra={"layout_key": self.keys.layout.decode()})
             found = await self._calls.send("HMGET", self.keys.layout, *needed)
         for (name, wanted), value in zip(needed.items(), found, strict=True):
             if value != str(wanted).encode():

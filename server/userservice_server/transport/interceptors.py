@@ -174,6 +174,7 @@ def deadline(handler: Handler, settings: Settings) -> Handler:
     return limited
 
 
+# Around all of it is Drain.track (handlers.py), which counts the call and sets what admission refuses by.
 CHAIN: tuple[Interceptor, ...] = (
     request_id,  # first: everything after it speaks of the call by this name
     access_log,  # outside errors, so that it sees the code that the caller sees
