@@ -100,7 +100,7 @@ def test_an_address_that_is_none_is_refused(listen: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0", "redis://:canary@127.0.0.1/users"],
+    ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0"],
 )
 def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
     line = assert_refused(redis_url=url)
@@ -125,6 +125,14 @@ def test_a_wrong_password_is_refused_and_not_repeated(account: str) -> None:
     assert tries <= 1, "waiting makes no password right"
 
 
+@pytest.mark.parametrize("path", ["users", "0x", "0/1"])
+def test_a_path_that_is_no_database_is_refused(path: str) -> None:
+    """redis-py takes it for database 0."""
+    line = assert_refused(redis_url=f"redis://:canary@127.0.0.1:1/{path}")
+    assert "number of a database" in line
+    assert "canary" not in line
+
+
 def test_a_database_that_is_not_there_is_refused(a_store: Store) -> None:
     line = assert_refused(redis_url=f"unix://{a_store.socket}?db=99")
     assert "no database of that number" in line
@@ -134,6 +142,8 @@ def test_what_is_not_redis_is_refused() -> None:
     def answer() -> None:
         with listener.accept()[0] as connection:
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            while connection.recv(4096):  # to its end: what is closed unread is reset
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         answering = Thread(target=answer)
