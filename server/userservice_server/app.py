@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.exceptions import BusyLoadingError
 
 from userservice.v1 import session_service_pb2, user_service_pb2
-from userservice_server.config import Config, ConfigError
+from userservice_server.config import Config, ConfigError, unreadable_redis_url
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
@@ -76,6 +76,7 @@ async def serve(config: Config, redis_url: str, ready: Callable[[int], None], en
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which workers are started with, see workers.py
 
     store = await _opened_store(config, redis_url, lambda: stop.is_set() or bool(ended()))
     try:
@@ -130,8 +131,7 @@ async def _opened_store(config: Config, redis_url: str, is_over: Callable[[], bo
     try:
         store = RedisStore(redis_url, key_prefix=config.key_prefix, timeout=config.store_timeout)
     except ValueError:
-        # Not quoted: it can hold a password.
-        raise ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH") from None
+        raise unreadable_redis_url() from None
     deadline = asyncio.get_running_loop().time() + _STORE_START_SECONDS
     is_told = False
     while not is_over():

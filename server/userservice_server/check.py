@@ -4,6 +4,7 @@ Everything is read in pages, so Redis is never busy for long, and what looks wro
 transaction, so that a service that writes meanwhile causes no false alarm.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ from redis.retry import Retry
 
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
-from userservice_server.config import ConfigError
+from userservice_server.config import ConfigError, unreadable_redis_url
 from userservice_server.domain.records import FRAME_TAG, ID_TAG, name_field, varint
 from userservice_server.store.failures import why
 from userservice_server.store.keys import LAYOUT_VERSION, MAX_PARTITIONS, Keys, Table
 
 MAX_ID = 1 << 53
+_MOST_DIGITS = 20  # beyond any number that the service writes; int() refuses thousands of them
 _END_LOOKS, _END_PAUSE = 10, 0.05
 _PAGE = 256  # records a read: 16 MiB at the most
 _REQUEST_TTL_MS = 600_000
@@ -38,6 +40,8 @@ _TYPES = {
     "session_ids": b"hash",
     "request": b"string",
 }
+
+_OF_A_LONGER_PREFIX = re.compile(rb"[A-Za-z0-9_.:-]+:(layout$|\{[0-9]+\}:)")  # another service's, such as PREFIX:test
 
 T = TypeVar("T")
 
@@ -81,9 +85,9 @@ def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | N
         client = Redis.from_url(
             url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=timeout, socket_connect_timeout=timeout
         )
-    except ValueError:
-        # Not quoted: it can hold a password.
-        raise ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH") from None
+        client.connection_pool.make_connection()  # is not connected: only sees whether it takes the options of the URL
+    except (ValueError, TypeError, RedisError):
+        raise unreadable_redis_url() from None
     with client:
         try:
             _wait_for_loading(client)
@@ -163,7 +167,7 @@ class _Check:
 
     def _key(self, key: bytes, kind: bytes) -> None:
         """Checks a key that the scan came upon."""
-        if key == self._keys.layout:
+        if key == self._keys.layout or _OF_A_LONGER_PREFIX.match(key, len(self._prefix) + 1):
             return
         place, _, rest = key.removeprefix(f"{self._prefix}:".encode()).partition(b":")
         role, _, name = rest.partition(b":")
@@ -346,7 +350,7 @@ def _row_of(table: Table, entry: bytes) -> tuple[bytes | str, ...]:
 
 
 def _number(text: bytes) -> int | None:
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def _score(score: float) -> str:

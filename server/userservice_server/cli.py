@@ -1,6 +1,7 @@
 """The command line: ``userservice serve`` and ``userservice check``."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -106,6 +107,9 @@ def serve(context: click.Context, /, **settings: Any) -> None:
         if config.redis_url is not None:
             run(config, config.redis_url, ready, _has_not_ended)
             return
+        # Until app.serve has its own: so that a store that is being started is stopped in order, too.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit())
         with EmbeddedStore(config.data_dir, config.fsync) as store:
 
             def ready_with_store(port: int) -> None:

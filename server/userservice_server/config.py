@@ -4,10 +4,12 @@ import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_DATABASE_URL = re.compile(r"rediss?://[^/?#]*(/[0-9]*)?/?([?#].*)?", re.DOTALL)
+_DATABASE_PATH = re.compile(r"(/[0-9]*)?/?")
+_URL_OPTIONS = frozenset(("db", "username", "password"))
 _MAX_PORT = 65535
 
 
@@ -56,8 +58,8 @@ class Config:
             raise ConfigError(f"--listen must be HOST:PORT with a port from 0 to {_MAX_PORT}")
         if not _KEY_PREFIX.fullmatch(self.key_prefix):
             raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
-        if self.redis_url is not None and not _may_name_a_database(self.redis_url):
-            raise ConfigError("--redis-url must end with the number of a database, as in redis://HOST:PORT/0")
+        if self.redis_url is not None:
+            _check_redis_url(self.redis_url)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -74,6 +76,20 @@ class Config:
         return int(self.listen.rpartition(":")[2])
 
 
-def _may_name_a_database(url: str) -> bool:
-    """redis-py takes a path that is no number for database 0. Other URLs, and what else is wrong, are left to it."""
-    return not url.startswith(("redis://", "rediss://")) or _DATABASE_URL.fullmatch(url) is not None
+def unreadable_redis_url() -> ConfigError:
+    """The error for a URL that is none; not quoted, for it can hold a password."""
+    return ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH")
+
+
+def _check_redis_url(url: str) -> None:
+    """Raises ConfigError for what redis-py would take for something else, or stumble over when it connects."""
+    try:
+        parts = urlsplit(url)
+        _ = (parts.hostname or "").encode("idna"), parts.port
+        options = parse_qs(parts.query, keep_blank_values=True)
+    except ValueError:  # UnicodeError is one, too
+        raise unreadable_redis_url() from None
+    if parts.scheme in ("redis", "rediss") and not _DATABASE_PATH.fullmatch(parts.path):
+        raise ConfigError("--redis-url must end with the number of a database, as in redis://HOST:PORT/0")
+    if any(name not in _URL_OPTIONS and not name.startswith("ssl_") for name in options):
+        raise ConfigError("--redis-url may have the options db, username, password and those that begin with ssl_")

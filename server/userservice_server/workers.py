@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -58,7 +58,12 @@ def run_workers(config: Config, redis_url: str, ready: Callable[[int], None], en
 def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess]) -> "Connection[None, int | str]":
     receiver, sender = _SPAWN.Pipe(duplex=False)
     worker = _SPAWN.Process(target=_work, args=(config, redis_url, sender), daemon=False)
-    worker.start()
+    # Ctrl-C reaches the whole group. A worker has nothing to take it with until app.serve, which unblocks it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     workers.append(worker)
     sender.close()
     return receiver
@@ -85,11 +90,15 @@ def _work(config: Config, redis_url: str, sender: "Connection[int | str, None]")
     def ended() -> str | None:
         return None if supervisor is None or supervisor.is_alive() else "the supervisor ended"
 
+    def tell(answer: int | str) -> None:
+        with suppress(OSError):  # the supervisor was stopped meanwhile, and listens no more
+            sender.send(answer)
+
     with logging_to_stderr(config.log_level):
         try:
-            run_server(config, redis_url, sender.send, ended)
+            run_server(config, redis_url, tell, ended)
         except ConfigError as error:
-            sender.send(str(error))
+            tell(str(error))
         except ServiceEndedError:
             return
 

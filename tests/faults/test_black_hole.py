@@ -116,6 +116,21 @@ async def test_the_service_is_well_soon_after(what_was_sent: str, holes: list[fl
     assert slowest < RECOVERY
 
 
+async def test_the_service_is_well_again_with_a_store_that_is_slow() -> None:
+    """Its handshake alone takes as long as a connection through a black hole is waited for."""
+    with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
+        async with connect(service.address) as stubs:
+            await add_users(stubs, ["ada"])
+            proxy.latency = 0.4
+            store.kill()
+            await asyncio.to_thread(until, lambda: health(service.address) == "NOT_SERVING")
+            store.start()
+            await asyncio.to_thread(until, lambda: health(service.address) == "SERVING")
+            before = proxy.accepted
+            await asyncio.gather(*(answers(stubs) for _ in range(20)))
+            assert proxy.accepted == before, "live connections are thrown away"
+
+
 async def recovery(proxy: Proxy, service: Service, stubs: Stubs, seconds: float) -> float:
     """How many seconds after the end of a black hole of that many all is well, in the same process."""
     process = service.pid

@@ -111,6 +111,10 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         lambda client, _: client.hset(P + "user_ids", "u7", "seven"),
         ["row {u7}: the index says no number for its name", "index entry no number: there is no row with this id"],
     ),
+    "an index entry of very many digits": (
+        lambda client, _: client.hset(P + "user_ids", "u7", "9" * 5000),
+        ["row {u7}: the index says no number for its name", "index entry no number: there is no row with this id"],
+    ),
     "a row twice": (
         lambda client, users: client.zadd(P + "users", {row_of(client, users["u7"]) + b"": users["u7"].id + 64}),
         [
@@ -277,6 +281,13 @@ def test_what_is_no_store_of_ours_cannot_be_checked(store: Store) -> None:
     [
         (["--redis-url", "redis://:secret@127.0.0.1:1/0"], "Connection refused"),
         (["--data-dir", "{nowhere}"], "there is no store in --data-dir"),
+        (["--redis-url", "redis://:secret@127.0.0.1:1/0?retry=3"], "may have the options"),
+        (["--redis-url", "redis://:secret@127.0.0.1:1/0?protocol=3"], "may have the options"),
+        (["--redis-url", "rediss://:secret@127.0.0.1:1/0?ssl_cert_reqs=bogus"], "must be a URL"),
+        (["--redis-url", "redis://:secret@127.0.0.1:1/0?db=x"], "must be a URL"),
+        (["--redis-url", "redis://:secret@a..b:1/0"], "must be a URL"),
+        (["--redis-url", "redis://:secret@[::1/0"], "must be a URL"),
+        (["--redis-url", "redis://:secret@127.0.0.1:1/users"], "number of a database"),
     ],
 )
 def test_what_cannot_be_checked_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -287,6 +298,14 @@ def test_what_cannot_be_checked_is_one_line(tmp_path: Path, arguments: list[str]
     assert "secret" not in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_service_with_a_longer_prefix_is_another(store: Store) -> None:
+    with store.client() as client:
+        client.hset("userservice:test:layout", mapping={"version": 1, "partitions": 1})
+        client.set("userservice:test:{0}:last_id", 1)
+    assert check(store.url, "userservice", 5).findings == []
+    assert check(store.url, "userservice:test", 5).findings == []
 
 
 async def test_an_embedded_store_at_rest_and_in_use(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Starting the service, and being told in one line why it does not start."""
 
+import os
 import re
 import socket
 import subprocess
@@ -100,7 +101,7 @@ def test_an_address_that_is_none_is_refused(listen: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0"],
+    ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0", "redis://:canary@127.0.0.1:1/0?retry=3"],
 )
 def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
     line = assert_refused(redis_url=url)
@@ -165,6 +166,10 @@ def test_a_new_store_is_told_so_that_a_mistyped_prefix_shows(a_store: Store) -> 
         with Service("--key-prefix", "mistyped", redis_url=a_store.url) as service:
             assert service.stop() == 0
         assert sum(line.get("layout_key") == "mistyped:layout" for line in service.log) == expected
+
+
+def test_a_data_directory_that_no_url_can_name_is_refused(tmp_path: Path) -> None:
+    assert "UTF-8" in assert_refused(data_dir=Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
 
 
 def test_a_file_in_the_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class _Batch:
     """Commands that leave in one write.
 
     Attributes:
-        since: when the first of them was given, in the loop's time.
+        since: when it left, in the loop's time; until then, when the first of them was given.
         commands: encoded.
         futures: of their replies.
         mark: what the ECHO after the last of them is answered with.
@@ -167,6 +167,12 @@ class SharedConnection:
         batch.futures.append(reply)
         return reply
 
+    @property
+    def waits_for(self) -> float:
+        """For how many seconds the oldest command without a reply has been waiting."""
+        oldest = self._unanswered[0] if self._unanswered else self._next
+        return 0.0 if oldest is None else self._loop.time() - oldest.since
+
     async def close(self) -> None:
         """Ends the connection. Commands without a reply fail."""
         self._closed = True
@@ -220,6 +226,7 @@ class SharedConnection:
         if batch is None or self._transport is None or self._transport.is_closing():
             return  # with a lost connection, the batch goes down in _drop
         self._next = None
+        batch.since = self._loop.time()  # connecting has a time of its own
         self._unanswered.append(batch)
         # Not PING: while Redis refuses writes for a full disk (MISCONF), it refuses that too, and still answers reads.
         batch.commands.append(pack_command(("ECHO", batch.mark)))  # type: ignore[arg-type]  # as above

@@ -62,6 +62,10 @@ class EmbeddedStore:
         Raises:
             ConfigError: there is no server program, or the data directory cannot be used or is in use.
         """
+        try:
+            str(self._data_dir).encode()
+        except UnicodeEncodeError:
+            raise ConfigError("--data-dir must be a path in UTF-8: a URL names the store in it") from None
         program = _server_program()
         self._lock = _locked(self._data_dir)
         try:
@@ -149,16 +153,22 @@ class EmbeddedStore:
                 start_new_session=True,  # Ctrl-C is for the service, which then stops its store in order
                 pass_fds=(self._lock,),  # holds the lock as long as either of the two lives
             )
+        try:
+            self._await_socket(process)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return process
+
+    def _await_socket(self, process: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + _START_SECONDS
         while not self._socket.exists():
             if process.poll() is not None:
-                raise ConfigError(self.ended())
+                raise ConfigError(f"the embedded store did not start; {self._log} says why")
             if time.monotonic() > deadline:
-                process.kill()
-                process.wait()
                 raise ConfigError(f"the embedded store did not listen within {_START_SECONDS:g} s")
             time.sleep(0.01)
-        return process
 
     def _clean_up(self) -> None:
         with suppress(OSError):  # told of when it was to be used

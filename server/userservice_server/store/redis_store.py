@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Self
 
 from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoPermissionError, NoScriptError, RedisError, ResponseError
@@ -109,6 +110,8 @@ class RedisStore:
             raise ValueError("the URL has an option that is not known") from error
         self.keys = Keys(key_prefix, PARTITIONS)
         # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
+        self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
+        self._timeout = timeout
         self._calls = SharedConnection(pool.make_connection, timeout)
         self._bulk = SharedConnection(pool.make_connection, timeout, quiet_turns=0)
 
@@ -134,8 +137,8 @@ class RedisStore:
 
     async def _load_scripts(self) -> None:
         try:
-            for script in scripts.ALL:
-                await self._calls.send("SCRIPT", "LOAD", script.text)
+            for loading in [self._calls.send("SCRIPT", "LOAD", script.text) for script in scripts.ALL]:
+                await loading
         except (NoPermissionError, MovedError):
             raise
         except ResponseError as error:
@@ -182,6 +185,24 @@ class RedisStore:
         if list(answers) != [b"PONG", b"PONG"]:  # somebody else's replies
             self.distrust()
             raise StoreUnavailableError("the store is not available")
+
+    async def greet(self) -> None:
+        """Returns if Redis answers on a new connection, made for that, else raises StoreUnavailableError."""
+        connection = self._make_connection()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command("PING")
+                await connection.read_response()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailableError("the store is not available") from error
+        finally:
+            await connection.disconnect(nowait=True)
+
+    @property
+    def waits_for(self) -> float:
+        """For how many seconds the oldest call without a reply has been waiting."""
+        return max(self._calls.waits_for, self._bulk.waits_for)
 
     def distrust(self) -> None:
         """Throws the connections away, after an answer that cannot be right."""

@@ -11,7 +11,7 @@ from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
 
 PING_INTERVAL = 0.5  # seconds
-_PATIENCE_WHILE_AWAY = 1.0  # seconds until a connection to a store that was away is given up for a new one
+_GREETING_INTERVAL = 1.0  # seconds between attempts to reach a store that is away
 OVERALL = ""  # the name under which the protocol asks for the server as a whole
 
 logger = logging.getLogger("userservice.health")
@@ -49,17 +49,45 @@ class Health:
         if self._serving is not False:
             await self._store.ping()
             return
-        # What is sent while a network swallows everything is never answered. A store that is back has to be found soon,
-        # so nobody waits for the full time of a reply here.
+        # What is sent while a network swallows everything is never answered. So where new connections are, whoever has
+        # waited for much longer than they took waits in vain. A store that is merely slow is given its time.
+        patience = _GREETING_INTERVAL + 2 * await self._greeted()
+        if self._store.waits_for > patience:
+            self._store.distrust()
         try:
-            async with asyncio.timeout(_PATIENCE_WHILE_AWAY):
+            async with asyncio.timeout(patience):
                 await self._store.ping()
-                await self._store.open()  # it may have lost its last second, or be another one
+            await self._store.open()  # it may have lost its last second, or be another one
         except UnsuitableStoreError as error:
             raise StoreUnavailableError("the store cannot be used as it is") from error
         except TimeoutError as error:
             self._store.distrust()
             raise StoreUnavailableError("the store is not available") from error
+
+    async def _greeted(self) -> float:
+        """Tries new connections until one is answered; returns how many seconds that took.
+
+        One that a network has swallowed is not waited for before the next is tried: a store that is back has to be
+        found soon.
+        """
+        loop = asyncio.get_running_loop()
+
+        async def attempt() -> float:
+            started = loop.time()
+            await self._store.greet()
+            return loop.time() - started
+
+        attempts: set[asyncio.Task[float]] = set()
+        try:
+            while True:
+                attempts.add(asyncio.create_task(attempt()))
+                done, _ = await asyncio.wait(attempts, timeout=_GREETING_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+                for ended in done:
+                    return ended.result()
+        finally:
+            for task in attempts:
+                task.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
 
     async def end(self) -> None:
         """Tells everybody that asks that the server is about to end; final."""
