@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -59,6 +60,7 @@ def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess])
     receiver, sender = _SPAWN.Pipe(duplex=False)
     worker = _SPAWN.Process(target=_work, args=(config, redis_url, sender), daemon=False)
     # Ctrl-C reaches the whole group. A worker has nothing to take it with until app.serve, which unblocks it.
+    resource_tracker.ensure_running()  # else the first start makes it run, and unblocks signals after that
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         worker.start()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import grpc
 import pytest
 from harness.connections import connect_blocking, health
 from harness.failures import failure_of
-from harness.programs import descendants
+from harness.programs import descendants, wait_until_gone
 from harness.services import Service
 from harness.stores import Store
 from harness.waiting import until
@@ -166,6 +167,17 @@ def test_a_new_store_is_told_so_that_a_mistyped_prefix_shows(a_store: Store) -> 
         with Service("--key-prefix", "mistyped", redis_url=a_store.url) as service:
             assert service.stop() == 0
         assert sum(line.get("layout_key") == "mistyped:layout" for line in service.log) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_while_it_starts_its_store_it_leaves_neither_behind(tmp_path: Path, number: int) -> None:
+    with Service(data_dir=tmp_path, wait=False) as service:
+        [store] = until(lambda: descendants(service.pid), every=0.001)
+        service.send(number)
+        assert service.wait(30) == 0
+        assert [line for line in service.stderr if not line.startswith("{")] == []
+    wait_until_gone(store)
+    assert not (tmp_path / "store.sock").exists()
 
 
 def test_a_data_directory_that_no_url_can_name_is_refused(tmp_path: Path) -> None:

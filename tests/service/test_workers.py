@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 from harness.connections import connect, health
@@ -69,3 +70,15 @@ def test_stopped_while_the_store_loads_they_do_not_wait_for_it() -> None:
             assert service.stop() == 0
             assert store.is_loading(), "they waited"
             assert not service.stdout
+
+
+def test_ctrl_c_while_workers_start_is_an_end_in_order() -> None:
+    """It reaches the whole group, and a worker that is being started has no handler yet."""
+    with Store() as store:
+        for moment in (0, 0.05, 0.1, 0.15):
+            with Service("--workers", "2", redis_url=store.url, wait=False) as service:
+                until(lambda service=service: workers_of(service), every=0.001)
+                time.sleep(moment)
+                os.killpg(service.pid, signal.SIGINT)
+                assert service.wait(30) == 0
+                assert [line for line in service.stderr if not line.startswith("{")] == []
