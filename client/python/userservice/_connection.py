@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from userservice._address import parse_address
+from userservice._forks import forks
 from userservice._methods import Method
 from userservice._retry import Attempts, check_timeout
 from userservice._status import error_from_call
@@ -92,12 +93,13 @@ class Connection:
 
         Raises:
             ManagerClosedError: If the connection was closed.
-            RuntimeError: If the channel belongs to another event loop.
+            RuntimeError: If the channel belongs to another event loop, or the process was forked while gRPC was in use.
         """
         if self._closed:
             raise ManagerClosedError("the manager is closed")
         loop = asyncio.get_running_loop()
         if self._channel is None:
+            forks.refuse()
             self._channel, self._loop = self._open(), loop
         elif self._loop is not loop:
             raise RuntimeError("this manager belongs to another event loop; make one in each loop")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, Future
+from contextvars import Context
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+from userservice._forks import forks
 from userservice.errors import ManagerClosedError
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _EXIT_GRACE = 5.0
 """Seconds that the end of the program waits for a loop that nobody stopped."""
@@ -21,16 +23,13 @@ _EXIT_GRACE = 5.0
 class Portal:
     """One event loop in one thread, both started by the first call. Any number of threads may call.
 
-    Not started before the first call, so a program may make its managers and then fork. A fork afterwards leaves the
-    child without the thread, which is noticed and refused.
+    Not started before the first call, so a program may make its managers and then fork. A fork while a portal runs
+    leaves the child without the threads that gRPC needs, for new portals too; so there all of them refuse.
     """
 
     def __init__(self) -> None:
-        # Reentrant: the garbage collector can end another stream, which posts its end, in the middle of a post.
-        self._lock = threading.RLock()
         self._worker: _Worker | None = None
         self._closed = False
-        self._pid = 0
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs a coroutine on the loop and waits for its result.
@@ -39,10 +38,9 @@ class Portal:
 
         Raises:
             ManagerClosedError: If the portal was closed before or meanwhile.
-            RuntimeError: If the process was forked since the first call.
+            RuntimeError: If the process was forked while a portal ran, this one or another.
         """
-        loop = self._started().loop
-        future = asyncio.run_coroutine_threadsafe(work(), loop)
+        future = self._started().submit(work)
         try:
             return future.result()
         except CancelledError:
@@ -53,67 +51,119 @@ class Portal:
             raise
 
     def post(self, action: Callable[[], object]) -> None:
-        """Runs a short function on the loop soon, and does not wait. Does nothing if the loop does not run."""
-        with self._lock:
-            if self._worker is not None and not self._closed and self._pid == os.getpid():
-                self._worker.loop.call_soon_threadsafe(action)
+        """Runs a short function on the loop soon, and does not wait. Does nothing if the loop does not run.
+
+        Takes no lock: the garbage collector may end a stream, which posts, anywhere, the loop's own thread included.
+        """
+        # In a forked child the loop's wake-up socket is the parent's.
+        if self._worker is not None and not forks.broken:
+            self._worker.loop.call_soon_threadsafe(action)
 
     def _started(self) -> _Worker:
-        with self._lock:
+        forks.refuse()  # first, because in a forked child nothing else may be touched
+        with forks.starting:
             if self._closed:
                 raise ManagerClosedError("the manager is closed")
             if self._worker is None:
                 self._worker = _Worker()
-                self._pid = os.getpid()
                 # For programs that forget to close: at exit, or when the last reference to the portal goes.
-                weakref.finalize(self, self._worker.stop, self._pid, _EXIT_GRACE)
-            elif self._pid != os.getpid():
-                raise RuntimeError("this manager was used before the process forked; make one in each process")
+                weakref.finalize(self, self._worker.stop, _EXIT_GRACE)
             return self._worker
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs a last coroutine, stops the loop and waits for its thread. Safe to call twice."""
-        with self._lock:
+        """Runs a last coroutine, stops the loop and waits for its thread. Safe to call twice.
+
+        Calls that run, or that find the loop just before it stops, end with ManagerClosedError.
+        """
+        if forks.broken:
+            return
+        with forks.starting:
             closed, self._closed = self._closed, True
-        if closed or self._worker is None or self._pid != os.getpid():
+        if closed or self._worker is None:
             return
         try:
-            asyncio.run_coroutine_threadsafe(last(), self._worker.loop).result()
+            self._worker.submit(last).result()
+        except (CancelledError, ManagerClosedError):
+            pass  # stopped already, by the end of the program
         finally:
-            self._worker.stop(self._pid, None)
+            self._worker.stop(None)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that may be given work when it is closed, and drops it.
+
+    gRPC has one queue of events for all event loops of a process. Whichever loop comes first takes what there is and
+    hands it to the loop that it is for. That one may be closed by then, with what its cancelled calls still were to
+    be told; the error would be raised in the other loop, which has nothing to do with it.
+    """
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self, context)
 
 
 class _Worker:
     """The loop and its thread. Knows nothing of the portal, so that it does not keep it alive."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = _Loop()
         self.loop.set_exception_handler(_handle)
         self._stopping = asyncio.Event()
+        self._ended = threading.Event()
         # A daemon, because interpreter exit waits for other threads before anything could stop them.
-        self._thread = threading.Thread(
-            target=_serve, args=(self.loop, self._stopping), name="userservice-client", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="userservice-client", daemon=True)
         self._thread.start()
+        forks.portals.add(self)
 
-    def stop(self, pid: int, timeout: float | None) -> None:
+    def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Begins a coroutine on the loop. The future is cancelled when the loop ends before the coroutine.
+
+        Raises:
+            ManagerClosedError: If the loop has ended.
+        """
+        if self._ended.is_set():
+            raise ManagerClosedError("the manager is closed")
+        coroutine = work()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        # Looked at again because it may have ended in between. The thread says so before its last turn: either that
+        # turn finds what was posted, or this finds that it said so. A lock would not do, since a signal's handler can
+        # close the manager in this very thread.
+        if self._ended.is_set():
+            self._thread.join()
+            future.cancel()
+            coroutine.close()  # does nothing if it was run
+        return future
+
+    def stop(self, timeout: float | None) -> None:
         """Stops the loop, cancelling what runs on it, and waits for the thread, at most so many seconds."""
         # In a forked child there is no thread to stop, and the loop's wake-up socket is the parent's.
-        if pid != os.getpid() or self.loop.is_closed():
+        if forks.broken:
             return
         self.loop.call_soon_threadsafe(self._stopping.set)
         # The garbage collector may call this in any thread, even the loop's own.
         if self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
+    def _serve(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+                try:
+                    runner.run(self._wait())
+                finally:
+                    self._ended.set()
+                    # Begins what was posted until then; the runner's end cancels it, which ends the waiting futures.
+                    runner.run(asyncio.sleep(0))
+        finally:
+            forks.portals.discard(self)
 
-def _serve(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(_wait(stopping))
-
-
-async def _wait(stopping: asyncio.Event) -> None:
-    await stopping.wait()
+    async def _wait(self) -> None:
+        await self._stopping.wait()
 
 
 def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

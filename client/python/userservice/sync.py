@@ -27,8 +27,9 @@ ManagerT = TypeVar("ManagerT", bound=Manager)
 class SyncManager(Generic[ManagerT]):
     """A blocking client of one service. Connects at its first call; `close`, or leaving `with`, ends it.
 
-    Any number of threads may share it. It may be made before a fork if its first call comes after; a fork later is
-    refused with RuntimeError at the next call.
+    Any number of threads may share it. It may be made before a fork if its first call comes after. gRPC does not
+    survive a fork while any manager is in use: then every call of every manager in the child raises RuntimeError. Close
+    managers, once their calls have ended, before forking, or start processes by spawn.
     """
 
     _manager_class: type[ManagerT]

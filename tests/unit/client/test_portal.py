@@ -1,12 +1,15 @@
 import asyncio
-import os
+import inspect
 import threading
 import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
 from userservice import ManagerClosedError
-from userservice._portal import Portal
+from userservice._portal import Portal, _Worker
 
 
 async def nothing() -> None:
@@ -15,6 +18,10 @@ async def nothing() -> None:
 
 async def long() -> None:
     await asyncio.sleep(30)
+
+
+async def running_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
 
 
 def test_no_thread_before_the_first_call_and_none_after_close() -> None:
@@ -101,14 +108,97 @@ def test_an_interrupt_cancels_the_coroutine(monkeypatch: pytest.MonkeyPatch) -> 
     portal.close(nothing)
 
 
-def test_a_fork_after_the_first_call_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_posted_to_a_closed_loop_is_dropped() -> None:
+    """gRPC does so from the loops of others, where the error would be printed."""
+    portal = Portal()
+    loop = portal.run(running_loop)
+    portal.close(nothing)
+    ran: list[int] = []
+    loop.call_soon_threadsafe(ran.append, 1)
+    portal.post(lambda: ran.append(2))
+    assert ran == []
+
+
+def test_closed_between_the_look_at_the_loop_and_the_post(monkeypatch: pytest.MonkeyPatch) -> None:
     portal = Portal()
     portal.run(nothing)
-    pid = os.getpid()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: pid + 1)
-        with pytest.raises(RuntimeError, match="forked"):
-            portal.run(nothing)
+    coroutines: list[Coroutine[Any, Any, None]] = []
+
+    def work() -> Coroutine[Any, Any, None]:
+        coroutines.append(nothing())
+        return coroutines[0]
+
+    def late(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> Future[None]:
+        monkeypatch.undo()
         portal.close(nothing)
-    assert any(thread.name == "userservice-client" for thread in threading.enumerate())
-    del portal
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", late)
+    with pytest.raises(ManagerClosedError):
+        portal.run(work)
+    assert inspect.getcoroutinestate(coroutines[0]) == inspect.CORO_CLOSED, "it would be reported as never awaited"
+
+
+def test_posted_between_the_last_turn_of_the_loop_and_its_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    portal = Portal()
+    loop = portal.run(running_loop)
+    looked, turned, posted = threading.Event(), threading.Event(), threading.Event()
+    post, close = asyncio.run_coroutine_threadsafe, loop.close
+
+    def late_post(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> Future[None]:
+        if threading.current_thread() is not caller:
+            return post(coroutine, loop)
+        looked.set()
+        assert turned.wait(5)
+        future = post(coroutine, loop)
+        posted.set()
+        return future
+
+    def late_close() -> None:
+        turned.set()
+        assert posted.wait(5)
+        close()
+
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            portal.run(nothing)
+        except ManagerClosedError as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=call, daemon=True)
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", late_post)
+    monkeypatch.setattr(loop, "close", late_close)
+    caller.start()
+    assert looked.wait(5)
+    portal.close(nothing)
+    caller.join(5)
+    assert len(errors) == 1, "the caller waits for ever"
+
+
+def test_posted_just_before_the_last_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = _Worker()
+    say_so = worker._ended.set
+    futures: list[Future[None]] = []
+
+    def late() -> None:
+        futures.append(worker.submit(long))
+        say_so()
+
+    monkeypatch.setattr(worker._ended, "set", late)
+    worker.stop(5)
+    assert futures[0].cancelled()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_loop_that_died_is_a_closed_one() -> None:
+    async def leave() -> None:
+        raise SystemExit
+
+    portal = Portal()
+    with pytest.raises(SystemExit):
+        portal.run(leave)
+    with pytest.raises(ManagerClosedError):
+        portal.run(nothing)
+    portal.close(nothing)

@@ -1,0 +1,75 @@
+"""A program that forks, and says what a call in the child came to: `forking.py ADDRESS CASE`."""
+
+import asyncio
+import os
+import sys
+import traceback
+
+from userservice import SyncUserManager, UserManager
+from userservice._portal import Portal
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _get(manager: UserManager) -> str:
+    return (await manager.get("u1")).user_id
+
+
+def _prepare(case: str, address: str, manager: SyncUserManager) -> object:
+    """Does what a case wants done before the fork. Returns what has to be kept alive."""
+    if case in {"open", "closed"}:
+        manager.get("u1")
+    if case == "closed":
+        manager.close()
+    if case == "closed in mid stream":
+        chunks = manager.list_chunked(chunk_size=1)
+        next(chunks)
+        manager.close()
+        return chunks
+    if case == "asyncio":
+        loop, user_manager = asyncio.new_event_loop(), UserManager(address)
+        loop.run_until_complete(_get(user_manager))
+        return loop, user_manager
+    if case == "portal":
+        portal = Portal()
+        portal.run(_nothing)
+        return portal
+    return None
+
+
+def main(address: str, case: str) -> None:
+    manager = SyncUserManager(address)
+    kept = _prepare(case, address, manager)
+    child = os.fork()
+    if child == 0:
+        try:
+            for each in (manager, SyncUserManager(address, timeout=2)):
+                try:
+                    _say(repr(each.get("u1").user_id))
+                except Exception as error:  # noqa: BLE001 - said, whatever it is
+                    _say(repr(error))
+                each.close()
+            try:
+                _say(repr(asyncio.run(_get(UserManager(address, timeout=2)))))
+            except Exception as error:  # noqa: BLE001 - as above
+                _say(repr(error))
+            _say("done")
+        except BaseException:  # noqa: BLE001 - nothing may leave the child by the parent's way
+            traceback.print_exc()
+        os._exit(0)
+    os.waitpid(child, 0)
+    if case == "open":
+        _say(f"parent {manager.get('u1').user_id}")
+    manager.close()
+    del kept
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,53 @@
+"""gRPC does not survive a fork: a call in the child would wait for ever, past its deadline, so it is refused."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from harness import forking
+from harness.programs import Program
+from harness.services import Service, clean_environment
+
+REFUSED = "RuntimeError('a manager, or other asyncio gRPC, was used before the process forked: close managers, "
+
+
+def forked(service: Service, case: str) -> Program:
+    return Program([sys.executable, Path(forking.__file__), service.address, case], clean_environment())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "open",
+        # Its last events were for nobody, and gRPC goes on to wait for them.
+        "closed in mid stream",
+        # Not even gRPC in it yet.
+        "portal",
+        "asyncio",
+    ],
+)
+def test_no_manager_works_in_a_child_if_one_was_in_use(large_service: Service, case: str) -> None:
+    with forked(large_service, case) as program:
+        program.wait_for("stdout", "^done$")
+        assert [line.startswith(REFUSED) for line in program.stdout] == [True, True, True, False], program.stdout
+        assert program.wait() == 0
+
+
+def test_the_manager_of_the_parent_goes_on(large_service: Service) -> None:
+    with forked(large_service, "open") as program:
+        program.wait_for("stdout", "^parent u1$")
+        assert program.wait() == 0
+
+
+def test_managers_work_in_a_child_if_all_were_closed(large_service: Service) -> None:
+    with forked(large_service, "closed") as program:
+        program.wait_for("stdout", "^done$")
+        assert program.stdout == ["ManagerClosedError('the manager is closed')", "'u1'", "'u1'", "done"]
+        assert program.wait() == 0
+
+
+def test_managers_work_in_a_child_if_none_was_used(large_service: Service) -> None:
+    with forked(large_service, "unused") as program:
+        program.wait_for("stdout", "^done$")
+        assert program.stdout == ["'u1'", "'u1'", "'u1'", "done"]
+        assert program.wait() == 0
