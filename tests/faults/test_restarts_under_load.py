@@ -92,9 +92,11 @@ async def test_sigterm_under_load(store: Store) -> None:
             await asyncio.sleep(0.05)
     finally:
         running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
-        service.__exit__()
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+        finally:
+            service.__exit__()
     print(f"{stopped} stops, {load.calls} calls, {resumed} streams ended, exit within {slowest:.2f} s")  # noqa: T201
     assert resumed > 0, "no stream was met"
     assert slowest < GRACE + 1

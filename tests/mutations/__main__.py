@@ -21,7 +21,7 @@ DOCUMENT = ROOT / "docs" / "reliability.md"
 COPIED = ("server", "client/python")
 _TABLE = re.compile(r"(?<=<!-- mutations: written by make mutations -->\n).*?(?=<!-- end of mutations -->)", re.DOTALL)
 _OF_THIS_RUN = re.compile(
-    rf"{ROOT}/|/tmp/\S*/|<locals>\.|<lambda>| at 0x[0-9a-f]+"
+    rf"{ROOT}/|/tmp/\S*/|\.<locals>|\.<lambda>| at 0x[0-9a-f]+"
 )  # differs each time, or says nothing
 _LONGEST_FAILURE = 140
 _SECONDS = 60
