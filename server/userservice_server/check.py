@@ -69,14 +69,14 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
 
-def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | None] = lambda: None) -> Report:
+def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | None] | None = None) -> Report:
     """Checks the store at ``url`` under ``key_prefix``.
 
     Args:
         url: where it is.
         key_prefix: what its keys begin with.
         timeout: seconds that connecting and each reply may take.
-        ended: says why the store ended, if it did.
+        ended: says why the store ended, if it did; for one that this program runs.
 
     Raises:
         ConfigError: there is no store, none under this prefix, or one of a layout that this version does not know.
@@ -93,7 +93,9 @@ def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | N
             _wait_for_loading(client)
             return _Check(client, key_prefix).run()
         except RedisError as error:
-            raise ConfigError(_reason(ended) or f"the store at --redis-url cannot be read: {why(error)}") from error
+            raise ConfigError(
+                (ended and _reason(ended)) or f"the store at --redis-url cannot be read: {why(error)}"
+            ) from error
 
 
 def _reason(ended: Callable[[], str | None]) -> str | None:

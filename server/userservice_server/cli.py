@@ -105,7 +105,7 @@ def serve(context: click.Context, /, **settings: Any) -> None:
 
     with logging_to_stderr(config.log_level):
         if config.redis_url is not None:
-            run(config, config.redis_url, ready, _has_not_ended)
+            run(config, config.redis_url, ready, lambda: None)
             return
         # Until app.serve has its own: so that a store that is being started is stopped in order, too.
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -142,7 +142,7 @@ def check_command(*, show_keys: bool, **settings: Any) -> None:
     """
     config = Config(**settings)
     with ExitStack() as resources:
-        url, ended = config.redis_url, _has_not_ended
+        url, ended = config.redis_url, None
         if url is None:
             if not (config.data_dir / "appendonlydir").is_dir():
                 raise ConfigError(f"there is no store in --data-dir {config.data_dir}")
@@ -152,11 +152,6 @@ def check_command(*, show_keys: bool, **settings: Any) -> None:
     _tell(report, show_keys=show_keys)
     if report.findings:
         sys.exit(EXIT_FINDINGS)
-
-
-def _has_not_ended() -> str | None:
-    """A store that is not the program's own does not end, it is away."""
-    return None
 
 
 def _tell(report: Report, *, show_keys: bool) -> None:

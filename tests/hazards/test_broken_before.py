@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness.connections import Stubs, connect
+from harness.connections import Stubs, connect, connect_blocking
 from harness.failures import failure_of
 from harness.population import add_users, names, read_chunks
 from harness.proxies import Proxy
@@ -154,6 +154,18 @@ async def test_a_stream_waits_for_a_slow_store_longer_than_for_its_reader() -> N
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada", "bob"])
             assert sorted(names(await read_chunks(stubs, chunk_size=1))) == ["ada", "bob"]
+
+
+def test_connecting_and_answering_have_a_store_timeout_each() -> None:
+    with Store() as store, Proxy(store.socket) as proxy:
+        proxy.latency = 0.6
+        with (
+            Service("--store-timeout", "1", redis_url=proxy.url) as service,
+            connect_blocking(service.address) as stubs,
+        ):
+            with pytest.raises(grpc.RpcError) as raised:
+                stubs.users.GetUser(GetUserRequest(user_id="nobody"), timeout=10)
+            assert failure_of(raised.value).reason == "USER_NOT_FOUND"
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.connections import connect_blocking, health
+from harness.proxies import Proxy
 from harness.services import Service
 from harness.stores import BACKENDS, Store, free_port
 from harness.tools import require
@@ -99,8 +100,10 @@ def test_tls(tls_port: int, certificates: Certificates) -> None:
 
 
 def test_tls_with_a_certificate_that_nobody_vouches_for(tls_port: int) -> None:
-    with Service(redis_url=f"rediss://:{PASSWORD}@localhost:{tls_port}/0", wait=False) as service:
-        assert service.wait(30) == 2
-        [line] = service.stderr
+    with Proxy(tls_port) as proxy:
+        with Service(redis_url=f"rediss://:{PASSWORD}@localhost:{proxy.port}/0", wait=False) as service:
+            assert service.wait(30) == 2
+            [line] = service.stderr
+        assert proxy.accepted == 1, "waiting makes no certificate right"
     assert line.startswith("userservice: error: ")
     assert PASSWORD not in line

@@ -13,7 +13,7 @@ class Forks:
     thread: calls there would wait for ever, past every deadline, so they are refused.
 
     Attributes:
-        portals: what holds loops with gRPC in them.
+        loops: those with gRPC in them that blocking managers run.
         broken: whether this is such a child.
         starting: held while a portal starts.
     """
@@ -21,7 +21,7 @@ class Forks:
     def __init__(self) -> None:
         # Reentrant: a signal's handler can close a manager in the middle of another's start.
         self.starting = threading.RLock()
-        self.portals: set[object] = set()
+        self.loops: set[object] = set()
         self.broken = False
         self._polling = False
         if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
@@ -37,11 +37,11 @@ class Forks:
 
     def _before_fork(self) -> None:
         # gRPC's thread outlives our loops if they were closed while calls ran, and asyncio managers have it too. It
-        # has no public name; were it called otherwise one day, open managers would still be known by their portals.
+        # has no public name; were it called otherwise one day, open managers would still be known by their loops.
         self._polling = any(thread.name.endswith("(_poll_wrapper)") for thread in threading.enumerate())
 
     def _after_fork(self) -> None:
-        self.broken = self.broken or self._polling or bool(self.portals)
+        self.broken = self.broken or self._polling or bool(self.loops)
         # Another thread may have held it; that thread is not here.
         self.starting = threading.RLock()
 

@@ -119,7 +119,7 @@ class _Worker:
         # A daemon, because interpreter exit waits for other threads before anything could stop them.
         self._thread = threading.Thread(target=self._serve, name="userservice-client", daemon=True)
         self._thread.start()
-        forks.portals.add(self)
+        forks.loops.add(self.loop)
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Begins a coroutine on the loop. The future is cancelled when the loop ends before the coroutine.
@@ -160,7 +160,7 @@ class _Worker:
                     # Begins what was posted until then; the runner's end cancels it, which ends the waiting futures.
                     runner.run(asyncio.sleep(0))
         finally:
-            forks.portals.discard(self)
+            forks.loops.discard(self.loop)
 
     async def _wait(self) -> None:
         await self._stopping.wait()

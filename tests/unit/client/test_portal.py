@@ -2,7 +2,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
@@ -22,6 +22,21 @@ async def long() -> None:
 
 async def running_loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
+
+
+class Caller(threading.Thread):
+    """Runs something on a portal, and notes whether it is told that the manager is closed."""
+
+    def __init__(self, portal: Portal, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        super().__init__(daemon=True)
+        self._portal, self._work = portal, work
+        self.is_refused = False
+
+    def run(self) -> None:
+        try:
+            self._portal.run(self._work)
+        except ManagerClosedError:
+            self.is_refused = True
 
 
 def test_no_thread_before_the_first_call_and_none_after_close() -> None:
@@ -53,20 +68,12 @@ def test_a_forgotten_portal_ends_its_thread() -> None:
 def test_closing_ends_calls_of_other_threads() -> None:
     portal = Portal()
     portal.run(nothing)
-    errors: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            portal.run(long)
-        except ManagerClosedError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
+    caller = Caller(portal, long)
+    caller.start()
     time.sleep(0.1)
     portal.close(nothing)
-    thread.join(5)
-    assert len(errors) == 1
+    caller.join(5)
+    assert caller.is_refused
 
 
 def test_many_threads_share_one_loop() -> None:
@@ -159,22 +166,14 @@ def test_posted_between_the_last_turn_of_the_loop_and_its_close(monkeypatch: pyt
         assert posted.wait(5)
         close()
 
-    errors: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            portal.run(nothing)
-        except ManagerClosedError as error:
-            errors.append(error)
-
-    caller = threading.Thread(target=call, daemon=True)
+    caller = Caller(portal, nothing)
     monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", late_post)
     monkeypatch.setattr(loop, "close", late_close)
     caller.start()
     assert looked.wait(5)
     portal.close(nothing)
     caller.join(5)
-    assert len(errors) == 1, "the caller waits for ever"
+    assert caller.is_refused, "the caller waits for ever"
 
 
 def test_posted_just_before_the_last_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
