@@ -1,7 +1,8 @@
-"""Takes one defence after the other out of a copy of the code, and sees whether its test fails.
+"""Disables each safeguard in a copy of the code, one after the other, and checks that its test fails.
 
-`python -m mutations` in tests/, or `make mutations`; with names, only those. Exit code 1: a test did not notice, or
-could not be tried. A run of all of them writes what was seen into docs/reliability.md.
+`python -m mutations` in tests/, or `make mutations`; with names, only those. The *.toml files beside this one define
+the mutations, one file for each part of the code. Exit code 1: a test passed without its safeguard, or could not run.
+Every run writes the rows of its mutations into docs/mutation-tests.md.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = ROOT / "docs" / "reliability.md"
+DOCUMENT = ROOT / "docs" / "mutation-tests.md"
 COPIED = ("server", "client/python")
 _TABLE = re.compile(r"(?<=<!-- mutations: written by make mutations -->\n).*?(?=<!-- end of mutations -->)", re.DOTALL)
+ROW = re.compile(r"^\| .* \(`([a-z0-9-]+)`\) \| .* \|$", re.MULTILINE)
 _OF_THIS_RUN = re.compile(
     rf"{ROOT}/|/tmp/\S*/|\.<locals>|\.<lambda>| at 0x[0-9a-f]+"
 )  # differs each time, or says nothing
@@ -70,8 +72,14 @@ class Mutation:
 
 
 def load() -> dict[str, Mutation]:
-    with (Path(__file__).parent / "mutations.toml").open("rb") as file:
-        return {name: Mutation.parse(name, entry) for name, entry in tomllib.load(file).items()}
+    """Returns all mutations by name, in the order of the files and of the entries within them."""
+    known: dict[str, Mutation] = {}
+    for path in sorted(Path(__file__).parent.glob("*.toml")):
+        for name, entry in tomllib.loads(path.read_text()).items():
+            if name in known:
+                raise UnusableError(f"{path.name}: there is another mutation {name}")
+            known[name] = Mutation.parse(name, entry)
+    return known
 
 
 def copy(folder: Path) -> None:
@@ -118,12 +126,14 @@ def failure_of(mutation: Mutation, variables: dict[str, str]) -> str | None:
     return _OF_THIS_RUN.sub("", failure)
 
 
-def table(outcomes: dict[str, str]) -> str:
-    """What was seen, as Markdown."""
-    lines = ["| taken out (name) | in | test in `tests/` | what was seen |", "|---|---|---|---|"]
-    known = load()
-    for name, outcome in outcomes.items():
-        mutation = known[name]
+def table(outcomes: dict[str, str], rows: dict[str, str]) -> str:
+    """Returns the table in Markdown: new rows for ``outcomes``, the present ``rows`` for the other mutations."""
+    lines = ["| defence removed (name) | in | test in `tests/` | what was seen |", "|---|---|---|---|"]
+    for name, mutation in load().items():
+        outcome = outcomes.get(name)
+        if outcome is None:
+            lines += [rows[name]] if name in rows else []
+            continue
         file, test = mutation.changes[0][0].rpartition("/")[2], mutation.test[0].removeprefix("tests/")
         seen = outcome.removeprefix(EXPECTED)
         seen = seen if len(seen) <= _LONGEST_FAILURE else f"{seen[:_LONGEST_FAILURE]}…"
@@ -138,8 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="mutations", description="Takes defences out and sees their tests fail.")
     parser.add_argument("names", nargs="*", help="those to run; all of them without")
     known = load()
-    given = parser.parse_args().names
-    names = given or list(known)
+    names = parser.parse_args().names or list(known)
     if unknown := set(names) - set(known):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     outcomes: dict[str, str] = {}
@@ -152,9 +161,9 @@ def main() -> int:
             outcome = "SURVIVED" if failure is None else f"{EXPECTED}{failure}"
         outcomes[name] = outcome
         print(f"{name}: {outcome}", flush=True)  # noqa: T201
-    if not given:
-        text = DOCUMENT.read_text()
-        DOCUMENT.write_text(_TABLE.sub(lambda _: table(outcomes), text))
+    text = DOCUMENT.read_text()
+    rows = {row[1]: row[0] for row in ROW.finditer(text)}
+    DOCUMENT.write_text(_TABLE.sub(lambda _: table(outcomes, rows), text))
     return 0 if all(outcome.startswith(EXPECTED) for outcome in outcomes.values()) else 1
 
 
