@@ -8,7 +8,7 @@ export PYTHON
 
 EDGE_TESTS ?= tests/unit tests/contract
 
-.PHONY: help run test test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate check-generated breaking lock build clean
+.PHONY: help run test test-all test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate check-generated breaking lock build clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,11 @@ run: .venv/.server ## set up on first use, then serve on 127.0.0.1:50051; more s
 	@exec $(BIN)/userservice serve $(ARGS)
 
 test: .venv/.dev ## run the tests; a part of them: make test ARGS="tests/contract -k stream"
+	@tools/check-tools.sh
+	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
+	$(BIN)/pytest -m "not long" $(ARGS)
+
+test-all: .venv/.dev ## run all tests, also the long ones that need other toolchains (30 minutes at most); ARGS as for make test
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest $(ARGS)
