@@ -8,7 +8,7 @@ export PYTHON
 
 EDGE_TESTS ?= tests/unit tests/contract
 
-.PHONY: help run test test-all test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate check-generated breaking lock build clean
+.PHONY: help run test test-all test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate check-generated breaking lock build version clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ build: .venv/.dev ## make the wheel in dist/ and check it
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@tools/check-wheel.sh dist/*.whl
+
+version: ## set the version of both packages: make version VERSION=1.2.3
+	@tools/set-version.sh "$(VERSION)"
 
 clean: ## remove environments, caches and builds; data stays
 	rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
