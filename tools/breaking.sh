@@ -1,11 +1,9 @@
 #!/bin/sh
-# Compares the protos with every version of them in this branch's history, so that a break cannot slip in over two commits.
+# Compares the protos with every earlier version of them in this branch's history, so that a break cannot slip in over two
+# commits. The first version that counts is the one that added `go_package`: nothing was released before it.
 set -eu
 cd "$(dirname "$0")/.."
 buf=${BUF:-.venv/bin/buf}
-# Commits whose protos were drafts that no caller ever saw.
-drafts="cfb07a2320496739a84cfa064f9ae027ee305931"
-
 if [ -z "$(git rev-parse --quiet --verify HEAD 2>/dev/null)" ]; then
     echo "breaking: no history to compare with"
     exit 0
@@ -14,8 +12,8 @@ older=$(mktemp -d)
 trap 'rm -rf "$older"' EXIT
 compared=0
 for commit in $(git log --first-parent --format=%H -- protos); do
-    case " $drafts " in *" $commit "*) continue ;; esac
     git rev-parse --quiet --verify "$commit:protos" >/dev/null || continue
+    git grep --quiet '^option go_package' "$commit" -- protos || break
     rm -rf "$older/protos"
     git archive "$commit" protos | tar -x -C "$older"
     if ! "$buf" breaking protos --against "$older/protos"; then
