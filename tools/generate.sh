@@ -1,8 +1,10 @@
 #!/bin/sh
-# Generates the Python stubs, with types, into the folder given (client/python by default).
+# Generates from the protos: the Python stubs with their types, the exception classes of both clients, and the table of errors
+# in README. The files go into the repository, or into the same places below the folder given.
 set -eu
 cd "$(dirname "$0")/.."
-out=${1:-client/python}
+root=${1:-.}
+out=$root/client/python
 python=${PYTHON:-.venv-codegen/bin/python}
 bin=$(dirname "$python")
 plugins="--plugin=protoc-gen-mypy=$bin/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$bin/protoc-gen-mypy_grpc"
@@ -10,3 +12,4 @@ mkdir -p "$out/userservice/v1"
 rm -f "$out"/userservice/v1/*_pb2*.py*
 "$python" -m grpc_tools.protoc $plugins -Iprotos --python_out="$out" --mypy_out=quiet:"$out" protos/userservice/v1/*.proto
 "$python" -m grpc_tools.protoc $plugins -Iprotos --grpc_python_out="$out" --mypy_grpc_out=quiet:"$out" protos/userservice/v1/*_service.proto
+"$python" tools/generate_errors.py "$root"

@@ -1,14 +1,21 @@
-"""What can go wrong, in the service's own terms. transport/status.py says how each is told to callers."""
+"""The expected failures of calls, without gRPC. transport/status.py maps each to a status by its reason."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Base of every expected failure of a call.
+    """Base class of every expected failure of a call.
 
     The text of these errors is sent to callers: it names fields and limits, never a value, an address or the text of
     another exception. A cause that is worth a log line is chained with ``raise ... from``.
+
+    Attributes:
+        reason: the error reason, a value of ``ErrorReason`` in protos/userservice/v1/error_reason.proto without its
+            prefix. Its rule there says the status code and whether a retry helps.
     """
+
+    reason: ClassVar[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,8 @@ class InvalidFieldsError(ServiceError):
             8 KiB. The text says how many there are beyond its own.
     """
 
+    reason = "INVALID_FIELD"
+
     MAX_REPORTED = 25
     _MAX_IN_TEXT = 8
 
@@ -41,41 +50,61 @@ class InvalidFieldsError(ServiceError):
 class UserNotFoundError(ServiceError):
     """No user has the user_id asked for."""
 
+    reason = "USER_NOT_FOUND"
+
 
 class SessionNotFoundError(ServiceError):
     """The user has no session with the session_id asked for."""
+
+    reason = "SESSION_NOT_FOUND"
 
 
 class UserAlreadyExistsError(ServiceError):
     """A user with this user_id exists."""
 
+    reason = "USER_ALREADY_EXISTS"
+
 
 class SessionAlreadyExistsError(ServiceError):
     """The user has a session with this session_id."""
+
+    reason = "SESSION_ALREADY_EXISTS"
 
 
 class EtagMismatchError(ServiceError):
     """The etag in the request is not the current one; nothing was changed."""
 
+    reason = "ETAG_MISMATCH"
+
 
 class UpdateConflictError(ServiceError):
     """Other writers were faster, too many times in a row; nothing was changed."""
+
+    reason = "UPDATE_CONFLICT"
 
 
 class RequestIdReusedError(ServiceError):
     """The request_id was used for a different request within the last ten minutes; nothing was changed."""
 
+    reason = "REQUEST_ID_REUSED"
+
 
 class StoreUnavailableError(ServiceError):
     """The store is away, slow, loading or read-only. A write may or may not have been applied."""
+
+    reason = "STORE_UNAVAILABLE"
 
 
 class StoreFullError(ServiceError):
     """The store has no memory left; nothing was changed."""
 
+    reason = "STORE_FULL"
+
 
 class ServerShuttingDownError(ServiceError):
     """The server ends this stream between two messages, to be resumed from ``next_cursor``."""
+
+    reason = "SERVER_SHUTTING_DOWN"
 
     def __init__(self, message: str, *, next_cursor: int) -> None:
         super().__init__(message)
@@ -84,6 +113,8 @@ class ServerShuttingDownError(ServiceError):
 
 class ReaderStalledError(ServiceError):
     """The reader of a stream has not taken anything for too long; ``next_cursor`` follows what is on its way to it."""
+
+    reason = "READER_STALLED"
 
     def __init__(self, message: str, *, next_cursor: int) -> None:
         super().__init__(message)
@@ -97,6 +128,8 @@ class OverloadedError(ServiceError):
         retry_after: seconds after which the caller's turn to try again comes.
     """
 
+    reason = "OVERLOADED"
+
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -104,3 +137,5 @@ class OverloadedError(ServiceError):
 
 class DeadlineExceededError(ServiceError):
     """The call took longer than the server allows."""
+
+    reason = "DEADLINE_EXCEEDED"

@@ -9,14 +9,7 @@ from typing import NoReturn
 
 import grpc
 
-from userservice.errors import (
-    DeadlineExceededError,
-    ManagerClosedError,
-    OverloadedError,
-    UnavailableError,
-    UpdateConflictError,
-    UserServiceError,
-)
+from userservice.errors import DeadlineExceededError, ManagerClosedError, UserServiceError
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 1.0
@@ -35,14 +28,14 @@ def check_timeout(timeout: float) -> float:
 
 
 def worth_retrying(error: UserServiceError) -> bool:
-    """Tells whether the same call may succeed a moment later.
+    """Returns whether the same call may succeed later.
 
-    Every call of the service can safely be repeated: reads change nothing, and writes carry a request_id. So the only
-    question is whether it helps. UNAVAILABLE and OVERLOADED say so. An error without a reason is not the service's own:
-    gRPC or a proxy made it up, and a connection that is cut while a call runs can show as INTERNAL or CANCELLED (a
-    stream reset, see gRPC's HTTP/2 mapping) or as UNKNOWN with "Stream removed".
+    Every call can be repeated safely: reads change nothing, and writes carry a request_id. The class of the error says
+    whether its reason is one that the managers retry. An error without a reason does not come from the service: gRPC or
+    a proxy made it. A connection that is cut during a call can show as INTERNAL or CANCELLED (a stream reset, see
+    gRPC's HTTP/2 mapping) or as UNKNOWN with "Stream removed"; these are retried as well.
     """
-    if isinstance(error, (UnavailableError, UpdateConflictError, OverloadedError)):
+    if error.retried:
         return True
     if error.reason or isinstance(error, ManagerClosedError):
         return False

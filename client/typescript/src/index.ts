@@ -1,29 +1,9 @@
 /** The client of the User service: `UserManager` and `SessionManager`. */
 
 export type { CallOptions, ManagerOptions, TlsOptions } from "./connection.js";
-export {
-  DeadlineExceededError,
-  type ErrorDetails,
-  EtagMismatchError,
-  type FieldViolation,
-  InternalError,
-  InvalidArgumentError,
-  ManagerClosedError,
-  OverloadedError,
-  ReaderStalledError,
-  RequestIdReusedError,
-  ServerShuttingDownError,
-  SessionAlreadyExistsError,
-  SessionNotFoundError,
-  type StatusCode,
-  StoreFullError,
-  StoreUnavailableError,
-  UnavailableError,
-  UpdateConflictError,
-  UserAlreadyExistsError,
-  UserNotFoundError,
-  UserServiceError,
-} from "./errors.js";
+export * from "./error_base.js";
+export * from "./error_classes.js";
+export { ManagerClosedError } from "./errors.js";
 export type { ConditionalWriteOptions, WriteOptions } from "./manager.js";
 export type { Metadata, MetadataInput, MetadataValue } from "./metadata.js";
 export type {

@@ -2,14 +2,7 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 
-import {
-  DeadlineExceededError,
-  ManagerClosedError,
-  OverloadedError,
-  UnavailableError,
-  UpdateConflictError,
-  UserServiceError,
-} from "./errors.js";
+import { DeadlineExceededError, ManagerClosedError, UserServiceError } from "./errors.js";
 
 const FIRST_DELAY_MS = 50;
 const LONGEST_DELAY_MS = 1000;
@@ -30,15 +23,15 @@ export function checkTimeout(timeoutMs: number): number {
 }
 
 /**
- * Tells whether the same call may succeed a moment later.
+ * Returns whether the same call may succeed later.
  *
- * Every call of the service can safely be repeated: reads change nothing, and writes carry a request_id. So the only
- * question is whether it helps. UNAVAILABLE says so. An error without a reason is not the service's own: gRPC or a
- * proxy made it up, and a connection that is cut while a call runs can show as INTERNAL or CANCELLED (a stream reset,
- * see gRPC's HTTP/2 mapping) or as UNKNOWN with "Stream removed".
+ * Every call can be repeated safely: reads change nothing, and writes carry a request_id. The class of the error says
+ * whether its reason is one that the managers retry. An error without a reason does not come from the service: gRPC or a
+ * proxy made it. A connection that is cut during a call can show as INTERNAL or CANCELLED (a stream reset, see gRPC's
+ * HTTP/2 mapping) or as UNKNOWN with "Stream removed"; these are retried as well.
  */
 export function worthRetrying(error: unknown): error is UserServiceError {
-  if (error instanceof UnavailableError || error instanceof UpdateConflictError || error instanceof OverloadedError) {
+  if (error instanceof UserServiceError && error.retried) {
     return true;
   }
   if (!(error instanceof UserServiceError) || error.reason !== "" || error instanceof ManagerClosedError) {

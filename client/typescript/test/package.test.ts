@@ -108,6 +108,7 @@ describe("the package", () => {
       "SessionAlreadyExistsError",
       "SessionManager",
       "SessionNotFoundError",
+      "StoreChangedError",
       "StoreFullError",
       "StoreUnavailableError",
       "UnavailableError",

@@ -17,7 +17,7 @@ ALL_CLASSES = [
     value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.UserServiceError)
 ]
 
-# The table of the service's contract, and what a draining server sends.
+# The rows of the contract, written apart from the enum that the classes are generated from.
 TABLE = [
     (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "InvalidArgumentError"),
     (grpc.StatusCode.NOT_FOUND, "USER_NOT_FOUND", "UserNotFoundError"),
@@ -29,6 +29,8 @@ TABLE = [
     (grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED", "RequestIdReusedError"),
     (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "StoreUnavailableError"),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL", "StoreFullError"),
+    (grpc.StatusCode.FAILED_PRECONDITION, "STORE_CHANGED", "StoreChangedError"),
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "DeadlineExceededError"),
     (grpc.StatusCode.INTERNAL, "INTERNAL", "InternalError"),
     (grpc.StatusCode.UNAVAILABLE, "SERVER_SHUTTING_DOWN", "ServerShuttingDownError"),
     (grpc.StatusCode.UNAVAILABLE, "READER_STALLED", "ReaderStalledError"),

@@ -31,6 +31,7 @@ NAMES = [
     "SessionManager",
     "SessionNotFoundError",
     "SessionPage",
+    "StoreChangedError",
     "StoreFullError",
     "StoreUnavailableError",
     "SyncSessionManager",
