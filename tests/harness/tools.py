@@ -31,6 +31,8 @@ _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "redis-server": (lambda: _on_path("redis-server"), "apt-get install redis-server"),
     "grpcurl": (_grpcurl, "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"),
     "h2load": (lambda: _on_path("h2load"), "apt-get install nghttp2-client"),
+    "go": (lambda: _on_path("go"), "https://go.dev/doc/install"),
+    "mvn": (lambda: _on_path("mvn"), "apt-get install maven default-jdk-headless"),
     "openssl": (lambda: _on_path("openssl"), "apt-get install openssl"),
 }
 

@@ -1,0 +1,121 @@
+"""The programs in examples/ run as their descriptions say."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from harness.population import fill
+from harness.services import Service, clean_environment
+from harness.stores import Store
+from harness.tools import missing, require
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+USERS = 2500
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with Store() as store, Service(redis_url=store.url) as service:
+        fill(store, [f"user{number}" for number in range(USERS)])
+        yield service
+        assert service.stop() == 0
+
+
+def module(path: Path) -> ModuleType:
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # noqa: PT018 - one condition for the type checker
+    loaded = module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_the_export_job_continues_after_an_interruption(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, file = module(EXAMPLES / "export_job" / "export_users.py"), tmp_path / "users.jsonl"
+    chunks = job.SyncUserManager.list_chunked
+
+    def two_chunks(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for number, chunk in enumerate(chunks(*arguments, **options)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield chunk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job.SyncUserManager, "list_chunked", two_chunks)
+        with pytest.raises(KeyboardInterrupt):
+            job.export(service.address, file)
+    part = tmp_path / "users.jsonl.part"
+    with part.open("ab") as out:
+        out.write(b'{"user_id": "of a chunk that was not compl')
+    assert not file.exists()
+    assert job.export(service.address, file) == USERS - 2000
+    names = [json.loads(line)["user_id"] for line in file.read_text().splitlines()]
+    assert len(names) == len(set(names)) == USERS
+    assert [path.name for path in tmp_path.iterdir()] == ["users.jsonl"]
+
+
+def run(command: list[str | Path], folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_go_client_is_generated_by_plain_protoc_and_runs(service: Service) -> None:
+    go, folder = require("go"), EXAMPLES / "go"
+    environment = clean_environment() | {"PROTOC": f"{protoc_python()} -m grpc_tools.protoc"}
+    run([folder / "generate.sh"], folder, environment)
+    printed = run([go, "run", ".", service.address], folder, environment)
+    assert printed.splitlines() == [
+        "added go-example map[plan:pro]",
+        "get nobody: USER_NOT_FOUND",
+        f"streamed {USERS + 1} users",
+    ]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_java_client_is_built_by_maven_and_runs(service: Service) -> None:
+    maven, folder = require("mvn"), EXAMPLES / "java"
+    command: list[str | Path] = [
+        maven,
+        "-q",
+        "-B",
+        "-Dstyle.color=never",
+        "compile",
+        "exec:java",
+        f"-Dexec.args={service.address}",
+    ]
+    printed = run(command, folder, dict(os.environ))
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in printed.splitlines()]
+    assert [line for line in lines if line] == [
+        "added java-example",
+        "get nobody: USER_NOT_FOUND",
+        f"streamed {USERS + 1} users",
+    ]
+
+
+def protoc_python() -> Path:
+    """The Python that has grpcio-tools: of the environment for code generation."""
+    python = ROOT / ".venv-codegen" / "bin" / "python"
+    if not python.is_file():
+        missing("the environment for code generation is not set up (make .venv-codegen/.done)")
+    return python
+
+
+def test_the_examples_are_all_listed() -> None:
+    listed = (EXAMPLES / "README.md").read_text()
+    folders = [path.name for path in EXAMPLES.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))]
+    assert all(f"[{name}]({name})" in listed for name in folders)
