@@ -21,6 +21,7 @@ from userservice_server.errors import StoreUnavailableError
 from userservice_server.listen import cannot_listen, reserved_port
 from userservice_server.store.failures import is_final, why
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
+from userservice_server.transport.admission import Admission
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
 from userservice_server.transport.health import Health
@@ -95,7 +96,7 @@ async def _serve_store(
     ended: Callable[[], str | None],
     stop: asyncio.Event,
 ) -> None:
-    health, drain = Health(store, SERVICE_NAMES), Drain(config.max_calls)
+    health, drain = Health(store, SERVICE_NAMES), Drain()
     server = _server(config, store, health, drain)
     port = _bound_port(server, config)
     await health.look()  # before the first answer: until then it knows no service
@@ -167,8 +168,14 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
     )
     handler = partial(
         service_handler,
-        settings=Settings(call_timeout=config.call_timeout, access_log=config.access_log, limits=limits),
-        track=drain.track,
+        settings=Settings(
+            call_timeout=config.call_timeout,
+            stall_timeout=config.stall_timeout,
+            access_log=config.access_log,
+            limits=limits,
+            drain=drain,
+            admission=Admission(config.max_calls),
+        ),
     )
     server.add_generic_rpc_handlers(
         [

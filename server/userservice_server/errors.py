@@ -126,13 +126,15 @@ class OverloadedError(ServiceError):
 
     Attributes:
         retry_after: seconds after which the caller's turn to try again comes.
+        limit: name of the limit that was reached, for the log.
     """
 
     reason = "OVERLOADED"
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float, *, limit: str) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.limit = limit
 
 
 class DeadlineExceededError(ServiceError):

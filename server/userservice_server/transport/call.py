@@ -2,11 +2,60 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class Load(Enum):
+    """What a call occupies while it runs. admission.py limits each."""
+
+    CALL = "a unary call"
+    STREAM = "a call with a stream of requests or responses"
+    PROBE = "a health check, which the server answers even when it is overloaded"
+    WATCH = "a stream of health changes"
+    REFLECTION = "a stream of reflection requests"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rpc:
+    """A method of a service.
+
+    Attributes:
+        name: short name, such as ``GetUser``.
+        streams_requests: whether the caller sends a stream of requests.
+        streams_responses: whether the server sends a stream of responses.
+        options: the options that the proto sets on the method, extensions included.
+        load: what a call of the method occupies.
+    """
+
+    name: str
+    streams_requests: bool
+    streams_responses: bool
+    options: Message
+    load: Load
+
+    @classmethod
+    def described_by(cls, method: MethodDescriptor, load: Load | None = None) -> Self:
+        """Reads a method's descriptor; ``load`` follows from the shape of the RPC unless it is given."""
+        is_stream = method.client_streaming or method.server_streaming
+        return cls(
+            name=method.name,
+            streams_requests=method.client_streaming,
+            streams_responses=method.server_streaming,
+            options=method.GetOptions(),
+            load=load or (Load.STREAM if is_stream else Load.CALL),
+        )
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether requests or responses are a stream."""
+        return self.streams_requests or self.streams_responses
 
 
 @dataclass(slots=True, eq=False)
@@ -14,23 +63,24 @@ class Call:
     """What the server knows of a call.
 
     Attributes:
-        method: short name of the RPC, such as ``GetUser``.
+        rpc: the method that is called.
         context: grpc's side of the call.
-        is_stream: whether the RPC answers with a stream.
-        request_id: names the call in log lines and in error details.
-        refused_for: seconds after which to try again, if the server runs too many calls to run this one.
+        call_id: identifies the call. Callers know it as the header ``x-request-id`` and as ``RequestInfo.request_id``,
+            the log has it as ``request_id``. It has nothing to do with the field ``request_id`` of a write, which is
+            the write's idempotency key.
         code: how the call ended.
         log_fields: what handlers add to the access log; no personal data.
     """
 
-    method: str
+    rpc: Rpc
     context: Context
-    is_stream: bool
-    request_id: str = ""
-    refused_for: float | None = None
+    call_id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
     log_fields: dict[str, Any] = field(default_factory=dict)
 
 
-Handler = Callable[[Call, bytes], Awaitable[bytes]]
-"""Answers a call, given the encoded request, with the encoded response; of a stream that is the last thing, empty."""
+Request = TypeVar("Request")
+"""What a handler receives: the encoded request, or an async iterator over the decoded requests of a stream."""
+
+Handler = Callable[[Call, Request], Awaitable[bytes]]
+"""Answers a call with the encoded response; writes the responses of a stream to the context and returns ``b""``."""

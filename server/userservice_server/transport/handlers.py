@@ -1,57 +1,125 @@
 """From the methods of a servicer to handlers of grpc, by way of the service's descriptor."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Self
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from userservice_server.errors import InvalidFieldsError, Violation
-from userservice_server.transport.call import Call, Context, Handler
+from userservice_server.errors import InvalidFieldsError, ReaderStalledError, Violation
+from userservice_server.transport.call import Call, Context, Load, Rpc
 from userservice_server.transport.interceptors import Settings, intercepted
+from userservice_server.transport.limits import Limit, TimeIsUpError
 
 MAX_REQUEST_BYTES = 1 << 20  # the largest that can be right, a full BatchGetUsers, has about a quarter of this
 
+Decoder = Callable[[bytes], Message]
+
 Method = Callable[[Any, Call], Awaitable[bytes]]
-"""A method of a servicer: takes the decoded request, returns the encoded response."""
+"""A method of a servicer. Takes the decoded request, or an async iterator over the decoded requests of a stream.
+
+Returns the encoded response. Where responses are a stream, it writes them to ``call.context`` and returns ``b""``.
+"""
 
 
 def service_handler(
-    service: ServiceDescriptor, servicer: object, settings: Settings, track: Callable[[Handler], Handler]
+    service: ServiceDescriptor, servicer: object, settings: Settings, loads: Mapping[str, Load] | None = None
 ) -> grpc.GenericRpcHandler:
     """Makes the handlers of all RPCs of ``service``, which ``servicer`` implements by their names.
 
     grpc hands over and takes bytes: a response is mostly made of stored bytes, and a request that cannot be decoded is
     the caller's mistake, to be told as such.
+
+    Args:
+        service: describes the RPCs: their shapes, messages and options.
+        servicer: has one method for each RPC.
+        settings: what the interceptors need.
+        loads: what calls occupy, by the names of the RPCs for which it does not follow from their shape.
     """
-    handlers = {method.name: _method_handler(method, servicer, settings, track) for method in service.methods}
+    handlers = {
+        method.name: _grpc_handler(method, getattr(servicer, method.name), settings, (loads or {}).get(method.name))
+        for method in service.methods
+    }
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _method_handler(
-    method: MethodDescriptor, servicer: object, settings: Settings, track: Callable[[Handler], Handler]
-) -> Any:
-    decoded = _decoded(getattr(servicer, method.name), GetMessageClass(method.input_type))
-    handler = track(intercepted(decoded, settings))
-    name = method.name
-
-    if method.server_streaming:
-
-        async def stream(request: bytes, context: Context) -> None:
-            await handler(Call(name, context, is_stream=True), request)
-
-        return grpc.unary_stream_rpc_method_handler(stream)
-
-    async def unary(request: bytes, context: Context) -> bytes:
-        return await handler(Call(name, context, is_stream=False), request)
-
-    return grpc.unary_unary_rpc_method_handler(unary)
+def _grpc_handler(descriptor: MethodDescriptor, method: Method, settings: Settings, load: Load | None) -> Any:
+    """Makes the handler of one RPC, of the shape that its descriptor says."""
+    rpc = Rpc.described_by(descriptor, load)
+    decode = _decoder(GetMessageClass(descriptor.input_type))
+    if rpc.streams_requests:
+        return _of_request_stream(rpc, method, decode, settings)
+    return _of_one_request(rpc, method, decode, settings)
 
 
-def _decoded(method: Method, request_class: type[Message]) -> Handler:
-    async def handle(call: Call, request: bytes) -> bytes:
+def _of_one_request(rpc: Rpc, method: Method, decode: Decoder, settings: Settings) -> Any:
+    async def decoded(call: Call, request: bytes) -> bytes:
+        return await method(decode(request), call)
+
+    handler = intercepted(decoded, rpc, settings)
+
+    async def unary_unary(request: bytes, context: Context) -> bytes:
+        return await handler(Call(rpc, context), request)
+
+    async def unary_stream(request: bytes, context: Context) -> None:
+        await handler(Call(rpc, context), request)
+
+    if rpc.streams_responses:
+        return grpc.unary_stream_rpc_method_handler(unary_stream)
+    return grpc.unary_unary_rpc_method_handler(unary_unary)
+
+
+def _of_request_stream(rpc: Rpc, method: Method, decode: Decoder, settings: Settings) -> Any:
+    async def iterated(call: Call, requests: AsyncIterator[Message]) -> bytes:
+        return await method(requests, call)
+
+    handler = intercepted(iterated, rpc, settings)
+
+    # grpc's own iterator is not used: it is an async generator, which outlives the call if it is not read to its end.
+    async def stream_unary(_requests: object, context: Context) -> bytes:
+        return await handler(Call(rpc, context), _Requests(context, decode, settings))
+
+    async def stream_stream(_requests: object, context: Context) -> None:
+        await handler(Call(rpc, context), _Requests(context, decode, settings))
+
+    if rpc.streams_responses:
+        return grpc.stream_stream_rpc_method_handler(stream_stream)
+    return grpc.stream_unary_rpc_method_handler(stream_unary)
+
+
+class _Requests:
+    """The decoded requests of a stream, each read when it is asked for.
+
+    Raises:
+        InvalidFieldsError: a request is too large, or cannot be decoded.
+        ReaderStalledError: the caller sent nothing for ``--stall-timeout``.
+    """
+
+    def __init__(self, context: Context, decode: Decoder, settings: Settings) -> None:
+        self._context = context
+        self._decode = decode
+        self._limits = settings.limits
+        self._stall_timeout = settings.stall_timeout
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        try:
+            with Limit(self._limits, self._stall_timeout):
+                request: object = await self._context.read()
+        except TimeIsUpError:
+            text = f"stream closed: the client sent nothing for {self._stall_timeout:g} s"
+            raise ReaderStalledError(text, next_cursor=0) from None
+        if not isinstance(request, bytes):  # grpc.aio.EOF
+            raise StopAsyncIteration
+        return self._decode(request)
+
+
+def _decoder(request_class: type[Message]) -> Decoder:
+    def decode(request: bytes) -> Message:
         if len(request) > MAX_REQUEST_BYTES:  # before it is decoded, which would hold up all other calls
             description = f"must be at most {MAX_REQUEST_BYTES} bytes encoded, is {len(request)}"
             raise InvalidFieldsError([Violation("request", description)])
@@ -63,6 +131,6 @@ def _decoded(method: Method, request_class: type[Message]) -> Handler:
             raise InvalidFieldsError([Violation("request", description)]) from None
         # Else Structs would carry them into records, where they can be nested too deep for a list to be read.
         message.DiscardUnknownFields()
-        return await method(message, call)
+        return message
 
-    return handle
+    return decode

@@ -11,26 +11,29 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 from google.rpc.status_pb2 import Status
 
 from userservice_server.errors import DeadlineExceededError, OverloadedError, ServiceError, StoreUnavailableError
 from userservice_server.logs import add_line
-from userservice_server.transport.call import Call, Handler
+from userservice_server.transport.admission import Admission, Budget
+from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
+from userservice_server.transport.drain import Drain
 from userservice_server.transport.limits import Limit, Limits, TimeIsUpError
 from userservice_server.transport.status import DETAILS_KEY, status_of
 
 access_logger = logging.getLogger("userservice.access")
 error_logger = logging.getLogger("userservice.errors")
 
-REQUEST_ID_KEY = "x-request-id"
+CALL_ID_KEY = "x-request-id"
 _ABORT_SECONDS = 1.0
 _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
 _process = secrets.token_hex(6)
 _numbers = itertools.count(1)
+_DRAINED = frozenset((Load.CALL, Load.STREAM))  # the others have no end of their own, or are repeated soon anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +42,64 @@ class Settings:
 
     Attributes:
         call_timeout: seconds that a unary call may take at the most, whatever its caller allows.
+        stall_timeout: seconds that the other side of a stream may keep it waiting.
         access_log: whether every call is logged, or only those that fail.
         limits: watches the time of calls.
+        drain: counts the calls that the server waits for when it shuts down.
+        admission: limits the calls that run at once.
     """
 
     call_timeout: float
+    stall_timeout: float
     access_log: bool
     limits: Limits
+    drain: Drain
+    admission: Admission
 
 
-Interceptor = Callable[[Handler, Settings], Handler]
+class Interceptor(Protocol):
+    """A link of the chain: wraps the handler of an RPC, once when the server starts."""
+
+    def __call__(self, handler: Handler[Request], rpc: Rpc, settings: Settings, /) -> Handler[Request]:
+        """Returns the handler that calls ``handler``, or ``handler`` itself if the RPC does not need the link."""
 
 
-def request_id(handler: Handler, _settings: Settings) -> Handler:
-    """Names the call: by the caller's ``x-request-id`` if that is fit for a log line, else by a number."""
+def tracking(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
+    """Counts the running calls that a shutdown waits for."""
+    if rpc.load not in _DRAINED:
+        return handler
+    drain = settings.drain
 
-    async def named(call: Call, request: bytes) -> bytes:
+    async def tracked(call: Call, request: Request) -> bytes:
+        drain.enter()
+        try:
+            return await handler(call, request)
+        finally:
+            drain.leave()
+
+    return tracked
+
+
+def call_id(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler[Request]:
+    """Gives the call its id: the caller's ``x-request-id`` if that is fit for a log line, else a number."""
+
+    async def named(call: Call, request: Request) -> bytes:
         for key, value in call.context.invocation_metadata() or ():
-            if key == REQUEST_ID_KEY and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
-                call.request_id = value
+            if key == CALL_ID_KEY and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
+                call.call_id = value
                 break
         else:
-            call.request_id = f"{_process}-{next(_numbers)}"
+            call.call_id = f"{_process}-{next(_numbers)}"
         return await handler(call, request)
 
     return named
 
 
-def access_log(handler: Handler, settings: Settings) -> Handler:
-    """Logs how each call ended: no field of a request or a record, no address."""
+def access_log(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
+    """Logs how each call ended: no field of a request or a record, no address. Of health checks, logs failures only."""
+    logs_success = settings.access_log and rpc.load is not Load.PROBE
 
-    async def logged(call: Call, request: bytes) -> bytes:
+    async def logged(call: Call, request: Request) -> bytes:
         started = time.perf_counter()
         try:
             response = await handler(call, request)
@@ -81,7 +111,7 @@ def access_log(handler: Handler, settings: Settings) -> Handler:
         except BaseException:
             _log_call(call, started)
             raise
-        if settings.access_log:
+        if logs_success:
             _log_call(call, started)
         return response
 
@@ -92,19 +122,19 @@ def _log_call(call: Call, started: float) -> None:
     if not access_logger.isEnabledFor(logging.INFO):
         return
     fields = {
-        "method": call.method,
+        "method": call.rpc.name,
         "code": call.code.name,
-        "request_id": call.request_id,
+        "request_id": call.call_id,
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
         **call.log_fields,
     }
     add_line(time.time(), "INFO", access_logger.name, "call", fields)
 
 
-def errors(handler: Handler, _settings: Settings) -> Handler:
+def errors(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler[Request]:
     """Tells the caller of every failure by the table in status.py, and nothing else of it."""
 
-    async def told(call: Call, request: bytes) -> bytes:
+    async def told(call: Call, request: Request) -> bytes:
         try:
             return await handler(call, request)
         except ServiceError as error:
@@ -120,7 +150,7 @@ def errors(handler: Handler, _settings: Settings) -> Handler:
         except Exception as error:  # noqa: BLE001 - that is its task: no other text may reach a caller
             failure = error
             _log_bug(call, error)
-        call.code, status = status_of(failure, call.request_id)
+        call.code, status = status_of(failure, call.call_id)
         await _abort(call, status)
         raise AssertionError("abort raises")
 
@@ -134,7 +164,7 @@ async def _abort(call: Call, status: Status) -> None:
     but nothing of the server's need be kept until then, so the handler ends as if cancelled.
     """
     try:
-        async with asyncio.timeout(_ABORT_SECONDS if call.is_stream else None):
+        async with asyncio.timeout(_ABORT_SECONDS if call.rpc.streams_responses else None):
             await call.context.abort(call.code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
     except TimeoutError:
         raise asyncio.CancelledError from None
@@ -143,27 +173,40 @@ async def _abort(call: Call, status: Status) -> None:
 def _log_bug(call: Call, error: Exception) -> None:
     # Where, not what: the text of an exception, and of those it came from, can hold anything.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    fields = {"method": call.method, "request_id": call.request_id, "exception": type(error).__name__, "frames": frames}
+    fields = {"method": call.rpc.name, "request_id": call.call_id, "exception": type(error).__name__, "frames": frames}
     error_logger.error("bug", extra=fields)
 
 
-def admission(handler: Handler, _settings: Settings) -> Handler:
-    """Refuses a call that is one too many, before anything is done for it; drain.py counts."""
+def admission(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
+    """Rejects a call that exceeds a limit of admission.py, before anything is done for it."""
+    for budget in reversed(settings.admission.budgets(rpc.load)):
+        handler = _admitted(handler, budget)
+    return handler
 
-    async def admitted(call: Call, request: bytes) -> bytes:
-        if call.refused_for is not None:
-            raise OverloadedError("the server runs as many calls as it takes on; try again later", call.refused_for)
-        return await handler(call, request)
+
+def _admitted(handler: Handler[Request], budget: Budget) -> Handler[Request]:
+    async def admitted(call: Call, request: Request) -> bytes:
+        try:
+            connection = budget.take(call.context)
+        except OverloadedError as error:
+            call.log_fields["limit"] = error.limit
+            raise
+        try:
+            return await handler(call, request)
+        finally:
+            budget.give_back(connection)
 
     return admitted
 
 
-def deadline(handler: Handler, settings: Settings) -> Handler:
+def deadline(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
     """Ends a unary call that takes too long. A caller's own, earlier deadline is held by grpc, which cancels."""
+    if rpc.is_stream:
+        return handler
 
-    async def limited(call: Call, request: bytes) -> bytes:
+    async def limited(call: Call, request: Request) -> bytes:
         remaining = call.context.time_remaining()
-        if call.is_stream or (remaining is not None and remaining <= settings.call_timeout):
+        if remaining is not None and remaining <= settings.call_timeout:
             return await handler(call, request)
         try:
             with Limit(settings.limits, settings.call_timeout):
@@ -174,18 +217,18 @@ def deadline(handler: Handler, settings: Settings) -> Handler:
     return limited
 
 
-# Around all of it is Drain.track (handlers.py), which counts the call and sets what admission refuses by.
 CHAIN: tuple[Interceptor, ...] = (
-    request_id,  # first: everything after it speaks of the call by this name
+    tracking,  # outermost: a call runs until it has been answered and logged, also if it is rejected
+    call_id,  # before all that refers to the call by its id
     access_log,  # outside errors, so that it sees the code that the caller sees
     errors,  # outside all that may fail
-    admission,  # as early as its refusal can be told
-    deadline,  # innermost: its failure is told like any other
+    admission,  # as early as its rejection becomes a status
+    deadline,  # innermost: its failure becomes a status like any other
 )
 
 
-def intercepted(handler: Handler, settings: Settings) -> Handler:
-    """Puts the chain around a handler."""
+def intercepted(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
+    """Puts the chain around the handler of an RPC."""
     for interceptor in reversed(CHAIN):
-        handler = interceptor(handler, settings)
+        handler = interceptor(handler, rpc, settings)
     return handler

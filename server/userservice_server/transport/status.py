@@ -39,13 +39,13 @@ def _retry_ms(error: Exception, rule: ErrorRule) -> int:
     return round(error.retry_after * 1000) if isinstance(error, errors.OverloadedError) else rule.retry_delay_ms
 
 
-def status_of(error: Exception, request_id: str) -> tuple[grpc.StatusCode, Status]:
+def status_of(error: Exception, call_id: str) -> tuple[grpc.StatusCode, Status]:
     """Returns the status for a failed call. The text of an unexpected exception is left out."""
     reason = error.reason if isinstance(error, errors.ServiceError) else BUG
     rule = RULES[reason]
     details: list[Message] = [
         ErrorInfo(reason=reason, domain=DOMAIN, metadata=_metadata(error)),
-        RequestInfo(request_id=request_id),
+        RequestInfo(request_id=call_id),
     ]
     if isinstance(error, errors.InvalidFieldsError):
         details.append(

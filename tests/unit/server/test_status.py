@@ -5,7 +5,6 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RequestInfo
 
 from userservice_server import errors
-from userservice_server.transport.interceptors import CHAIN
 from userservice_server.transport.status import BUG, RULES, status_of
 
 NOT_YET_RAISED = {"STORE_CHANGED"}
@@ -33,10 +32,3 @@ def test_the_status_of_a_bug_has_no_text_of_the_exception() -> None:
     status.details[1].Unpack(request)
     assert (info.domain, info.reason) == ("userservice", "INTERNAL")
     assert request.request_id == "request-1"
-
-
-@pytest.mark.parametrize("outer", range(len(CHAIN) - 1))
-def test_the_chain_has_its_order(outer: int) -> None:
-    names = ["request_id", "access_log", "errors", "admission", "deadline"]
-    assert CHAIN[outer].__name__ == names[outer]
-    assert [interceptor.__name__ for interceptor in CHAIN] == names

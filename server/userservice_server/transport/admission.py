@@ -1,0 +1,111 @@
+"""Limits how many calls run at once, so that neither a slow store nor the streams of one caller block everyone else."""
+
+import asyncio
+from collections import Counter
+
+from userservice_server.errors import OverloadedError
+from userservice_server.transport.call import Context, Load
+
+_STREAM_SHARE = 2  # streams may be one of so many of the calls; the rest is kept for unary calls
+_CONNECTION_SHARE = 4  # a connection may have one of so many of the streams: behind a proxy, it serves many callers
+_MOST_WATCHES, _MOST_WATCHES_PER_CONNECTION = 1000, 100
+_MOST_REFLECTIONS, _MOST_REFLECTIONS_PER_CONNECTION = 100, 25
+
+_SOONEST_RETURN = 0.2  # seconds after which the first of those rejected may retry
+_LATEST_RETURN = 8.0  # later turns are given to nobody, for a manager gives up 10 s after its first try; it starts over
+_RETURNS_PER_SECOND = 500  # the others follow one by one; at once, they would be a load of their own (operations.md)
+
+
+class Turns:
+    """Spreads the retries of rejected callers over time: each has a turn of its own."""
+
+    def __init__(self) -> None:
+        self._last_return = 0.0
+
+    def next(self) -> float:
+        """Returns the seconds after which a caller that is rejected now may retry."""
+        now = asyncio.get_running_loop().time()
+        soonest, turn = now + _SOONEST_RETURN, self._last_return + 1 / _RETURNS_PER_SECOND
+        self._last_return = turn if soonest < turn <= now + _LATEST_RETURN else soonest
+        return self._last_return - now
+
+
+class Budget:
+    """The most calls of one kind that run at once, in this process and on one connection.
+
+    Args:
+        name: names the limit in the log; with the suffix ``_per_connection``, the one on a connection.
+        what: names the calls to callers.
+        turns: when rejected callers may retry.
+        most: number of calls in this process.
+        most_per_connection: number of calls on one connection; None: not limited.
+    """
+
+    def __init__(self, name: str, what: str, turns: Turns, most: int, most_per_connection: int | None = None) -> None:
+        self._name = name
+        self._what = what
+        self._turns = turns
+        self._most = most
+        self._most_per_connection = most_per_connection
+        self._running = 0
+        self._running_on: Counter[str] = Counter()
+
+    def take(self, context: Context) -> str:
+        """Counts a call that starts; returns what ``give_back`` needs to know of it.
+
+        Raises:
+            OverloadedError: as many calls are running as the limit allows.
+        """
+        if self._running >= self._most:
+            text = f"too many concurrent {self._what}: the limit is {self._most}; retry later"
+            raise OverloadedError(text, self._turns.next(), limit=self._name)
+        connection = ""
+        if self._most_per_connection is not None and (connection := _connection_of(context)):
+            if self._running_on[connection] >= self._most_per_connection:
+                text = f"too many concurrent {self._what} on this connection: the limit is {self._most_per_connection}"
+                raise OverloadedError(f"{text}; retry later", self._turns.next(), limit=f"{self._name}_per_connection")
+            self._running_on[connection] += 1
+        self._running += 1
+        return connection
+
+    def give_back(self, connection: str) -> None:
+        """Counts the end of a call."""
+        self._running -= 1
+        if connection:
+            self._running_on[connection] -= 1
+            if not self._running_on[connection]:
+                del self._running_on[connection]
+
+
+def _connection_of(context: Context) -> str:
+    """Identifies the connection of a call by the address and port of its other end; empty where there is no port."""
+    peer = context.peer()
+    return peer if peer.startswith(("ipv4:", "ipv6:")) else ""
+
+
+class Admission:
+    """The limits on running calls in this process.
+
+    Args:
+        max_calls: calls of the service's own RPCs that may run at once; at most a part of them are streams.
+    """
+
+    def __init__(self, max_calls: int) -> None:
+        turns = Turns()
+        streams = max(1, max_calls // _STREAM_SHARE)
+        calls = Budget("calls", "calls", turns, max_calls)
+        self._budgets: dict[Load, tuple[Budget, ...]] = {
+            Load.CALL: (calls,),
+            Load.STREAM: (Budget("streams", "streams", turns, streams, max(1, streams // _CONNECTION_SHARE)), calls),
+            Load.PROBE: (),
+            Load.WATCH: (
+                Budget("health_watches", "health watches", turns, _MOST_WATCHES, _MOST_WATCHES_PER_CONNECTION),
+            ),
+            Load.REFLECTION: (
+                Budget("reflection", "reflection streams", turns, _MOST_REFLECTIONS, _MOST_REFLECTIONS_PER_CONNECTION),
+            ),
+        }
+
+    def budgets(self, load: Load) -> tuple[Budget, ...]:
+        """Returns the limits that apply to a call, the narrowest first."""
+        return self._budgets[load]

@@ -1,0 +1,19 @@
+"""When callers that are rejected are to come back."""
+
+import asyncio
+
+import pytest
+
+from userservice_server.transport import admission
+from userservice_server.transport.admission import Turns
+
+
+async def test_each_rejected_caller_has_a_turn_of_its_own_and_none_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)  # all are rejected in one moment
+    turns = Turns()
+    delays = [round(turns.next(), 6) for _ in range(20_000)]
+    assert min(delays) >= admission._SOONEST_RETURN
+    assert max(delays) <= admission._LATEST_RETURN
+    first = delays[:1000]
+    assert first == sorted(first)
+    assert first[-1] > first[0] + 1, "they come back all at once"
