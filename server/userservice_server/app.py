@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.exceptions import BusyLoadingError
 
 from userservice.v1 import session_service_pb2, user_service_pb2
@@ -21,19 +20,22 @@ from userservice_server.errors import StoreUnavailableError
 from userservice_server.listen import cannot_listen, reserved_port
 from userservice_server.store.failures import is_final, why
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
+from userservice_server.transport import health_servicer, reflection_servicer
 from userservice_server.transport.admission import Admission
+from userservice_server.transport.descriptors import HEALTH, POOL, REFLECTION_V1, REFLECTION_V1ALPHA
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
 from userservice_server.transport.health import Health
 from userservice_server.transport.interceptors import Settings
 from userservice_server.transport.limits import Limits
-from userservice_server.transport.reflection import enable_reflection
+from userservice_server.transport.reflection_servicer import ReflectionServicer
 from userservice_server.transport.session_servicer import SessionServicer
 from userservice_server.transport.user_servicer import UserServicer
 
 USER_SERVICE = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
+_STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
 
 _STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
 _STORE_RETRY_SECONDS = 0.1
@@ -177,15 +179,16 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
             admission=Admission(config.max_calls),
         ),
     )
+    reflected = ReflectionServicer((*SERVICE_NAMES, *(service.full_name for service in _STANDARD_SERVICES)), POOL)
     server.add_generic_rpc_handlers(
         [
             handler(USER_SERVICE, UserServicer(users, sessions, drain, limits, config.stall_timeout)),
             handler(SESSION_SERVICE, SessionServicer(sessions)),
+            handler(HEALTH, health.servicer, loads=health_servicer.LOADS),
+            handler(REFLECTION_V1, reflected, loads=reflection_servicer.LOADS),
+            handler(REFLECTION_V1ALPHA, reflected, loads=reflection_servicer.LOADS),
         ]
     )
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    enable_reflection((*SERVICE_NAMES, health_name), server)
     return server
 
 

@@ -4,11 +4,11 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from grpc_health.v1.health import aio as health_aio
-from grpc_health.v1.health_pb2 import HealthCheckResponse
-
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
+from userservice_server.transport import health_servicer
+from userservice_server.transport.descriptors import HEALTH
+from userservice_server.transport.health_servicer import HealthServicer
 
 PING_INTERVAL = 0.5  # seconds
 _GREETING_INTERVAL = 1.0  # seconds between attempts to reach a store that is away
@@ -25,7 +25,7 @@ class Health:
     """
 
     def __init__(self, store: RedisStore, services: Iterable[str]) -> None:
-        self.servicer = health_aio.HealthServicer()
+        self.servicer = HealthServicer(HEALTH)
         self._store = store
         self._services = (OVERALL, *services)
         self._serving: bool | None = None
@@ -91,15 +91,15 @@ class Health:
 
     async def end(self) -> None:
         """Tells everybody that asks that the server is about to end; final."""
-        await self.servicer.enter_graceful_shutdown()
+        self.servicer.end()
 
     async def _set(self, *, serving: bool, cause: BaseException | None = None) -> None:
         if serving is self._serving:
             return
         self._serving = serving
-        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
+        status = health_servicer.SERVING if serving else health_servicer.NOT_SERVING
         for service in self._services:
-            await self.servicer.set(service, status)
+            self.servicer.set(service, status)
         # The type alone: the text of a connection's error can hold an address or a password.
         log = logger.info if serving else logger.warning
         log("the store %s", "answers" if serving else "is away", extra={"cause": type(cause).__name__} if cause else {})
