@@ -44,8 +44,8 @@ def grpcurl(service: Service) -> Grpcurl:
 
 def test_list_names_every_service(grpcurl: Grpcurl) -> None:
     listed = grpcurl.show("list").splitlines()
-    assert {USERS, SESSIONS, "grpc.health.v1.Health"} < set(listed)
-    assert any(name.startswith("grpc.reflection.") for name in listed)
+    reflection = {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
+    assert set(listed) == {USERS, SESSIONS, "grpc.health.v1.Health", *reflection}
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,22 @@ def test_describe_shows_the_fields_of_a_message(grpcurl: Grpcurl) -> None:
     described = grpcurl.show("describe", "userservice.v1.User")
     assert "string user_id = 1;" in described
     assert ".google.protobuf.Struct metadata = 7;" in described
+
+
+def test_describe_shows_what_errors_consist_of(grpcurl: Grpcurl) -> None:
+    for name in ("Status", "ErrorInfo", "BadRequest", "RequestInfo", "RetryInfo", "QuotaFailure"):
+        assert grpcurl.show("describe", f"google.rpc.{name}").startswith(f"google.rpc.{name} is a message:")
+
+
+def test_health_and_reflection_are_described_as_in_their_public_protos(grpcurl: Grpcurl) -> None:
+    health = grpcurl.show("describe", "grpc.health.v1.Health")
+    assert "rpc List ( .grpc.health.v1.HealthListRequest ) returns ( .grpc.health.v1.HealthListResponse );" in health
+    assert "map<string, .grpc.health.v1.HealthCheckResponse> statuses = 1;" in grpcurl.show(
+        "describe", "grpc.health.v1.HealthListResponse"
+    )
+    request = "grpc.reflection.v1.ServerReflectionRequest"
+    assert f"stream .{request} ) returns" in grpcurl.show("describe", "grpc.reflection.v1.ServerReflection")
+    assert ".grpc.reflection.v1.ExtensionRequest file_containing_extension = 5;" in grpcurl.show("describe", request)
 
 
 def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
@@ -122,6 +138,11 @@ def test_an_error_is_readable(grpcurl: Grpcurl) -> None:
 @pytest.mark.parametrize("name", ["", USERS, SESSIONS])
 def test_health_can_be_asked_for(grpcurl: Grpcurl, name: str) -> None:
     assert grpcurl.call("grpc.health.v1.Health/Check", service=name) == {"status": "SERVING"}
+
+
+def test_health_of_all_services_can_be_listed(grpcurl: Grpcurl) -> None:
+    statuses = {name: {"status": "SERVING"} for name in ("", USERS, SESSIONS)}
+    assert grpcurl.call("grpc.health.v1.Health/List") == {"statuses": statuses}
 
 
 def test_health_of_an_unknown_service_is_not_found(grpcurl: Grpcurl) -> None:
