@@ -81,7 +81,11 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
 @_setting("store-timeout", click.FloatRange(0.1, 60), "Seconds that Redis may take to connect, and to answer.")
 @_setting("call-timeout", click.FloatRange(0.1, 3600), "Seconds that a call may take; streams may take longer.")
 @_setting("stall-timeout", click.FloatRange(0.1, 86400), "Seconds that a stream waits for its reader, then ends.")
-@_setting("max-calls", click.IntRange(1, 1_000_000), "Calls that run at once, in each process; more are refused.")
+@_setting(
+    "max-calls",
+    click.IntRange(1, 1_000_000),
+    "Concurrent calls of each process, at most half of them streams; more are rejected.",
+)
 @_setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @_setting(
     "log-level",

@@ -31,7 +31,7 @@ class Config:
         store_timeout: seconds that Redis may take to connect and to answer.
         call_timeout: seconds that a unary call may take.
         stall_timeout: seconds that the reader of a stream may let it wait.
-        max_calls: calls that a process runs at once, streams among them; more are refused.
+        max_calls: concurrent calls of a process, at most half of them streams; more are rejected.
         grace: seconds that running calls get at the end.
         log_level: of the log on standard error.
         access_log: whether successful calls are logged too.
