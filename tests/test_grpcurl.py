@@ -76,6 +76,7 @@ def test_describe_shows_the_fields_of_a_message(grpcurl: Grpcurl) -> None:
 def test_describe_shows_what_errors_consist_of(grpcurl: Grpcurl) -> None:
     for name in ("Status", "ErrorInfo", "BadRequest", "RequestInfo", "RetryInfo", "QuotaFailure"):
         assert grpcurl.show("describe", f"google.rpc.{name}").startswith(f"google.rpc.{name} is a message:")
+    assert "ERROR_REASON_USER_NOT_FOUND" in grpcurl.show("describe", "userservice.v1.ErrorReason")
 
 
 def test_health_and_reflection_are_described_as_in_their_public_protos(grpcurl: Grpcurl) -> None:

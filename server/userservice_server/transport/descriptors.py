@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from userservice.v1 import session_service_pb2, user_service_pb2
+from userservice.v1 import error_reason_pb2, session_service_pb2, user_service_pb2
 
 
 def _proto(file: FileDescriptor) -> FileDescriptorProto:
@@ -72,11 +72,11 @@ def _with_list(health: FileDescriptorProto) -> FileDescriptorProto:
 
 
 def _with_details(service: FileDescriptorProto) -> FileDescriptorProto:
-    """Makes a file of services import the error details, which travel as Any, so that no field refers to them.
+    """Makes a file of services import the error details, to which no field refers because they travel as Any.
 
     Clients such as grpcui look up nothing but the files of the services and what these import.
     """
-    service.dependency.append(error_details_pb2.DESCRIPTOR.name)
+    service.dependency.extend((error_details_pb2.DESCRIPTOR.name, error_reason_pb2.DESCRIPTOR.name))
     return service
 
 
