@@ -17,9 +17,17 @@ from dataclasses import dataclass
 import grpc
 from google.rpc.status_pb2 import Status
 
-from userservice_server.errors import DeadlineExceededError, OverloadedError, ServiceError, StoreUnavailableError
+from userservice_server.errors import (
+    DeadlineExceededError,
+    InvalidFieldsError,
+    OverloadedError,
+    ServiceError,
+    StoreUnavailableError,
+    Violation,
+)
 from userservice_server.logs import add_line
 from userservice_server.transport.call import Call, Handler
+from userservice_server.transport.channel_options import MAX_HEADER_BYTES
 from userservice_server.transport.limits import Limit, Limits, TimeIsUpError
 from userservice_server.transport.status import DETAILS_KEY, status_of
 
@@ -27,6 +35,7 @@ access_logger = logging.getLogger("userservice.access")
 error_logger = logging.getLogger("userservice.errors")
 
 REQUEST_ID_KEY = "x-request-id"
+_HEADER_OVERHEAD = 32  # per header, as HTTP/2 counts in SETTINGS_MAX_HEADER_LIST_SIZE
 _ABORT_SECONDS = 1.0
 _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
 _process = secrets.token_hex(6)
@@ -55,7 +64,7 @@ def request_id(handler: Handler, _settings: Settings) -> Handler:
     """Names the call: by the caller's ``x-request-id`` if that is fit for a log line, else by a number."""
 
     async def named(call: Call, request: bytes) -> bytes:
-        for key, value in call.context.invocation_metadata() or ():
+        for key, value in call.headers:
             if key == REQUEST_ID_KEY and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
                 call.request_id = value
                 break
@@ -147,6 +156,21 @@ def _log_bug(call: Call, error: Exception) -> None:
     error_logger.error("bug", extra=fields)
 
 
+def headers(handler: Handler, _settings: Settings) -> Handler:
+    """Rejects a call with too large headers, at one fixed size; see channel_options.py for grpc's own limit."""
+
+    async def bounded(call: Call, request: bytes) -> bytes:
+        size = 0
+        for key, value in call.headers:  # a loop, because sum() takes twice as long
+            size += len(key) + len(value) + _HEADER_OVERHEAD
+        if size > MAX_HEADER_BYTES:
+            description = f"must be at most {MAX_HEADER_BYTES} bytes (key + value + {_HEADER_OVERHEAD} each), is {size}"
+            raise InvalidFieldsError([Violation("headers", description)])
+        return await handler(call, request)
+
+    return bounded
+
+
 def admission(handler: Handler, _settings: Settings) -> Handler:
     """Refuses a call that is one too many, before anything is done for it; drain.py counts."""
 
@@ -179,6 +203,7 @@ CHAIN: tuple[Interceptor, ...] = (
     request_id,  # first: everything after it speaks of the call by this name
     access_log,  # outside errors, so that it sees the code that the caller sees
     errors,  # outside all that may fail
+    headers,  # before admission: a retry of such a call would be rejected again
     admission,  # as early as its refusal can be told
     deadline,  # innermost: its failure is told like any other
 )
