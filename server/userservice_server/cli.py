@@ -82,6 +82,16 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
 @_setting("call-timeout", click.FloatRange(0.1, 3600), "Seconds that a call may take; streams may take longer.")
 @_setting("stall-timeout", click.FloatRange(0.1, 86400), "Seconds that a stream waits for its reader, then ends.")
 @_setting("max-calls", click.IntRange(1, 1_000_000), "Calls that run at once, in each process; more are refused.")
+@_setting(
+    "max-connection-age",
+    click.FloatRange(0, 604_800),
+    "Seconds after which a connection is replaced, 10 % more or less; 0: never.",
+)
+@_setting(
+    "max-connection-age-grace",
+    click.FloatRange(1, 604_800),
+    "Seconds that calls on a replaced connection may still take.",
+)
 @_setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @_setting(
     "log-level",

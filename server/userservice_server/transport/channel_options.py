@@ -12,6 +12,7 @@ MAX_HEADER_BYTES = 16 << 10
 _GRPC_HEADER_BYTES = 256 << 10
 _MAX_MESSAGE_BYTES = 4 << 20
 _MIN_PING_INTERVAL_MS = 4000
+_MIN_CONCURRENT_STREAMS = 1000
 _MAX_PENDING_CALLS = 100_000
 _MAX_PENDING_SECONDS = 3600
 
@@ -24,6 +25,23 @@ def server_options(config: Config) -> list[tuple[str, int]]:
         *_PINGS,
         *_SIZES,
         *_QUEUE,
+        # Without a limit, one connection that opens streams, or opens and resets them, as fast as it can takes more
+        # than 700 MiB within 4 s; with it, 30 MiB (docs/operations.md). A client holds further calls back by itself.
+        # Not below --max-calls, so that one connection can use the whole service.
+        ("grpc.max_concurrent_streams", max(_MIN_CONCURRENT_STREAMS, config.max_calls)),
+        *_connection_age(config),
+    ]
+
+
+def _connection_age(config: Config) -> list[tuple[str, int]]:
+    # A client behind a load balancer that balances connections, not calls, uses one replica for as long as its
+    # connection lasts. At the age, grpc sends GOAWAY: new calls go to a new connection, running ones stay on the old
+    # one until the grace is over.
+    if not config.max_connection_age:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", round(config.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(config.max_connection_age_grace * 1000)),
     ]
 
 
