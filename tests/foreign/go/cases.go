@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -140,7 +139,7 @@ func steady(address string, arguments []string) (any, error) {
 	outcomes := map[string]int{}
 	end := time.Now().Add(time.Duration(number(arguments[0])) * time.Second)
 	for time.Now().Before(end) {
-		_, err := users.ListUsers(context.Background(), &userservicev1.ListUsersRequest{Limit: 1}, grpc.WaitForReady(true))
+		_, err := users.ListUsers(context.Background(), &userservicev1.ListUsersRequest{Limit: 1})
 		outcomes[outcomeOf(err).Code]++
 		time.Sleep(2 * time.Millisecond)
 	}
