@@ -48,6 +48,7 @@ async def size_of_other_headers(stubs: Stubs) -> int:
     """Bytes that count beside the value of `x-large`; the error says how many there are in all."""
     failure = await failure_with(stubs, 2 * LIMIT)
     assert failure
+    assert failure.fields == ["headers"], failure
     return int(failure.violations[0][1].rpartition(" is ")[2]) - 2 * LIMIT
 
 
