@@ -26,7 +26,7 @@ def server_options(config: Config) -> list[tuple[str, int]]:
         *_SIZES,
         *_QUEUE,
         # Without a limit, one connection that opens streams, or opens and resets them, as fast as it can takes more
-        # than 700 MiB within 4 s; with it, 30 MiB (docs/operations.md). A client holds further calls back by itself.
+        # than 700 MiB within 4 s; with it, 40 MiB (docs/operations.md). A client holds further calls back by itself.
         # Not below --max-calls, so that one connection can use the whole service.
         ("grpc.max_concurrent_streams", max(_MIN_CONCURRENT_STREAMS, config.max_calls)),
         *_connection_age(config),
