@@ -22,6 +22,7 @@ from userservice_server.store.failures import is_final, why
 from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
 from userservice_server.transport import health_servicer, reflection_servicer
 from userservice_server.transport.admission import Admission
+from userservice_server.transport.channel_options import server_options
 from userservice_server.transport.descriptors import HEALTH, POOL, REFLECTION_V1, REFLECTION_V1ALPHA
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
@@ -30,6 +31,7 @@ from userservice_server.transport.interceptors import Settings
 from userservice_server.transport.limits import Limits
 from userservice_server.transport.reflection_servicer import ReflectionServicer
 from userservice_server.transport.session_servicer import SessionServicer
+from userservice_server.transport.unknown_methods import UnknownMethods
 from userservice_server.transport.user_servicer import UserServicer
 
 USER_SERVICE = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
@@ -40,7 +42,6 @@ _STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
 _STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
 _STORE_RETRY_SECONDS = 0.1
 _WATCH_SECONDS = 0.2
-_MAX_PENDING = 100_000
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -159,15 +160,7 @@ async def _opened_store(config: Config, redis_url: str, is_over: Callable[[], bo
 
 def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
     users, sessions, limits = Users(store), Sessions(store), Limits()
-    server = grpc.aio.server(
-        options=[
-            # By default grpc shares a taken port silently; only workers of one service are meant to share.
-            ("grpc.so_reuseport", int(config.workers > 1)),
-            # grpc's own bounds refuse calls at random and without details; --max-calls is ours.
-            ("grpc.server.max_pending_requests", _MAX_PENDING),
-            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-        ]
-    )
+    server = grpc.aio.server(options=server_options(config))
     handler = partial(
         service_handler,
         settings=Settings(
@@ -189,6 +182,7 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
             handler(REFLECTION_V1ALPHA, reflected, loads=reflection_servicer.LOADS),
         ]
     )
+    server.add_generic_rpc_handlers([UnknownMethods()])  # the last one: grpc asks handlers in order
     return server
 
 

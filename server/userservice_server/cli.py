@@ -86,6 +86,16 @@ def _setting(name: str, kind: object, description: str) -> Callable[[Command], C
     click.IntRange(1, 1_000_000),
     "Concurrent calls of each process, at most half of them streams; more are rejected.",
 )
+@_setting(
+    "max-connection-age",
+    click.FloatRange(0, 604_800),
+    "Seconds after which a connection is replaced, 10 % more or less; 0: never.",
+)
+@_setting(
+    "max-connection-age-grace",
+    click.FloatRange(1, 604_800),
+    "Seconds that calls on a replaced connection may still take.",
+)
 @_setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @_setting(
     "log-level",

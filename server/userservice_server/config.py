@@ -32,6 +32,8 @@ class Config:
         call_timeout: seconds that a unary call may take.
         stall_timeout: seconds that the reader of a stream may let it wait.
         max_calls: concurrent calls of a process, at most half of them streams; more are rejected.
+        max_connection_age: seconds after which clients are told to connect again; 0 means never.
+        max_connection_age_grace: seconds that calls on such a connection may still take.
         grace: seconds that running calls get at the end.
         log_level: of the log on standard error.
         access_log: whether successful calls are logged too.
@@ -47,6 +49,8 @@ class Config:
     call_timeout: float = 10.0
     stall_timeout: float = 300.0
     max_calls: int = 1000
+    max_connection_age: float = 0.0
+    max_connection_age_grace: float = 600.0
     grace: float = 10.0
     log_level: str = "info"
     access_log: bool = True

@@ -226,7 +226,14 @@ async def test_bytes_that_are_no_http2(service: Service, dice: random.Random) ->
 
 
 # Size of a header's value, and of a request's body, to what becomes of the call.
-HEADERS = {1000: {"OK"}, 6000: {"OK"}, 17_000: {"RESOURCE_EXHAUSTED"}, 100_000: {"RESOURCE_EXHAUSTED", "UNAVAILABLE"}}
+HEADERS = {
+    1000: {"OK"},
+    16_000: {"OK"},
+    17_000: {"INVALID_ARGUMENT"},
+    250_000: {"INVALID_ARGUMENT"},
+    300_000: {"RESOURCE_EXHAUSTED"},
+    3_000_000: {"RESOURCE_EXHAUSTED", "UNAVAILABLE"},
+}
 BODIES = {
     65_521: "OK",
     65_522: "INVALID_ARGUMENT",

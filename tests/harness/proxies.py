@@ -61,6 +61,10 @@ class Proxy:
     def url(self) -> str:
         return f"redis://{self.address}/0"
 
+    def target(self) -> int | Path:
+        """Returns the port or socket that the next connection leads to."""
+        return self._target
+
     def chance(self, probability: float, matching: bytes) -> Rule:
         """Returns a rule that says yes, with that probability, to requests that hold the given bytes."""
         return lambda sent: matching in sent and self._random.random() < probability
@@ -113,10 +117,11 @@ class Proxy:
             writer.close()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if isinstance(self._target, Path):
-            far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+        target = self.target()
+        if isinstance(target, Path):
+            far_reader, far_writer = await asyncio.open_unix_connection(target)
         else:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
         self._writers |= {writer, far_writer}
         losing, holding = asyncio.Event(), asyncio.Event()
         directions = [

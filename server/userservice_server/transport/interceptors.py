@@ -17,10 +17,18 @@ from typing import Protocol
 import grpc
 from google.rpc.status_pb2 import Status
 
-from userservice_server.errors import DeadlineExceededError, OverloadedError, ServiceError, StoreUnavailableError
+from userservice_server.errors import (
+    DeadlineExceededError,
+    InvalidFieldsError,
+    OverloadedError,
+    ServiceError,
+    StoreUnavailableError,
+    Violation,
+)
 from userservice_server.logs import add_line
 from userservice_server.transport.admission import Admission, Budget
 from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
+from userservice_server.transport.channel_options import MAX_HEADER_BYTES
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.limits import Limit, Limits, TimeIsUpError
 from userservice_server.transport.status import DETAILS_KEY, status_of
@@ -29,10 +37,12 @@ access_logger = logging.getLogger("userservice.access")
 error_logger = logging.getLogger("userservice.errors")
 
 CALL_ID_KEY = "x-request-id"
+_HEADER_OVERHEAD = 32  # per header, as HTTP/2 counts in SETTINGS_MAX_HEADER_LIST_SIZE
 _ABORT_SECONDS = 1.0
 _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
 _process = secrets.token_hex(6)
 _numbers = itertools.count(1)
+_WITHOUT_HEADER_LIMIT = frozenset((Load.PROBE, Load.WATCH))  # a probe must not fail because a proxy adds headers
 _DRAINED = frozenset((Load.CALL, Load.STREAM))  # the others have no end of their own, or are repeated soon anyway
 
 
@@ -84,7 +94,7 @@ def call_id(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handle
     """Gives the call its id: the caller's ``x-request-id`` if that is fit for a log line, else a number."""
 
     async def named(call: Call, request: Request) -> bytes:
-        for key, value in call.context.invocation_metadata() or ():
+        for key, value in call.headers:
             if key == CALL_ID_KEY and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
                 call.call_id = value
                 break
@@ -177,6 +187,23 @@ def _log_bug(call: Call, error: Exception) -> None:
     error_logger.error("bug", extra=fields)
 
 
+def headers(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler[Request]:
+    """Rejects a call with too large headers, at one fixed size; see channel_options.py for grpc's own limit."""
+    if rpc.load in _WITHOUT_HEADER_LIMIT:
+        return handler
+
+    async def bounded(call: Call, request: Request) -> bytes:
+        size = 0
+        for key, value in call.headers:  # a loop, because sum() takes twice as long
+            size += len(key) + len(value) + _HEADER_OVERHEAD
+        if size > MAX_HEADER_BYTES:
+            description = f"must be at most {MAX_HEADER_BYTES} bytes (key + value + {_HEADER_OVERHEAD} each), is {size}"
+            raise InvalidFieldsError([Violation("headers", description)])
+        return await handler(call, request)
+
+    return bounded
+
+
 def admission(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
     """Rejects a call that exceeds a limit of admission.py, before anything is done for it."""
     for budget in reversed(settings.admission.budgets(rpc.load)):
@@ -222,6 +249,7 @@ CHAIN: tuple[Interceptor, ...] = (
     call_id,  # before all that refers to the call by its id
     access_log,  # outside errors, so that it sees the code that the caller sees
     errors,  # outside all that may fail
+    headers,  # before admission: a retry of such a call would be rejected again
     admission,  # as early as its rejection becomes a status
     deadline,  # innermost: its failure becomes a status like any other
 )
