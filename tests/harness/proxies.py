@@ -26,11 +26,12 @@ class Proxy:
     delivered, and where `hold_after` does, it is delivered, and nothing that comes back is; `held` tells that it has
     come to that, and the connection stays so until its client goes away. Where `double_reply` says yes to what comes
     back, the client gets it twice. While `black_hole` is set, nothing is delivered either way, and nobody is told; what
-    is sent meanwhile is delivered when that is over, or never if `swallow` is set.
+    is sent meanwhile is delivered when that is over, or never if `swallow` is set. `target` may be changed: that applies
+    to new connections, as when a name leads to another server.
     """
 
     def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
-        self._target = target
+        self.target = target
         self._random = random.Random(seed)  # noqa: S311 - a seeded stream of faults, no secret
         self.delay = delay
         self.latency = 0.0
@@ -113,10 +114,10 @@ class Proxy:
             writer.close()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if isinstance(self._target, Path):
-            far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+        if isinstance(self.target, Path):
+            far_reader, far_writer = await asyncio.open_unix_connection(self.target)
         else:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
         self._writers |= {writer, far_writer}
         losing, holding = asyncio.Event(), asyncio.Event()
         directions = [
