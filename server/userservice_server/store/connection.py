@@ -25,7 +25,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import InvalidResponse, RedisError
 
-from userservice_server.store.failures import is_unfit, translated, unavailable
+from userservice_server.store.failures import translated, unavailable
 
 Send = Callable[..., "asyncio.Future[Any]"]  # takes the parts of a command
 
@@ -58,14 +58,12 @@ class _Batch:
     futures: "list[asyncio.Future[Any]]"
     mark: bytes
 
-    def hand_out(self, replies: list[Any], on_unfit: Callable[[], None]) -> None:
-        """Delivers each reply to its future; calls ``on_unfit`` for a reply that another server might not give."""
+    def hand_out(self, replies: list[Any]) -> None:
+        """Delivers each reply to its future."""
         for future, reply in zip(self.futures, replies, strict=True):
             if future.done():  # its caller was cancelled
                 continue
             if isinstance(reply, RedisError):
-                if is_unfit(reply):
-                    on_unfit()
                 future.set_exception(translated(reply))
                 future.exception()  # marks it as retrieved, in case nobody awaits it any more
             else:
@@ -86,10 +84,9 @@ class _Replies(asyncio.BufferedProtocol):
         lost: the reason why the connection cannot be used any more, once there is one.
     """
 
-    def __init__(self, unanswered: deque[_Batch], on_unfit: Callable[[], None]) -> None:
+    def __init__(self, unanswered: deque[_Batch]) -> None:
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._unanswered = unanswered
-        self._on_unfit = on_unfit
         self._buffer = bytearray(_READ_BYTES)
         self._replies: list[Any] = []  # of the oldest batch, as far as they have come
         self._parser = Reader(protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOT_YET)
@@ -123,7 +120,7 @@ class _Replies(asyncio.BufferedProtocol):
             raise reply if isinstance(reply, RedisError) else InvalidResponse("replies out of order")
         self._unanswered.popleft()
         replies, self._replies = self._replies, []
-        batch.hand_out(replies, self._on_unfit)
+        batch.hand_out(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -137,7 +134,6 @@ class SharedConnection:
     Args:
         make_connection: returns a new, unconnected connection of redis-py, which does the handshake.
         admit: checks the server over a new connection; if it raises, the connection is closed. Commands wait for it.
-        on_unfit: called when a reply shows that the server cannot do what calls need (see ``is_unfit``).
         timeout: limit in seconds for connecting and for each reply; then the connection is closed.
         quiet_turns: a batch is sent after this number of turns of the event loop without a new command.
     """
@@ -146,13 +142,11 @@ class SharedConnection:
         self,
         make_connection: Callable[[], AbstractConnection],
         admit: Callable[[Send], Awaitable[None]],
-        on_unfit: Callable[[], None],
         timeout: float,
         quiet_turns: int = QUIET_TURNS,
     ) -> None:
         self._make_connection = make_connection
         self._admit = admit
-        self._on_unfit = on_unfit
         self._timeout = timeout
         self._quiet_turns = quiet_turns
         self._loop = asyncio.get_running_loop()
@@ -221,7 +215,7 @@ class SharedConnection:
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
-            replies = _Replies(self._unanswered, self._on_unfit)
+            replies = _Replies(self._unanswered)
             transport = _taken_over(connection, replies)
             admission = self._loop.create_task(self._open(transport, replies, task))
             await self._watch(replies.lost)

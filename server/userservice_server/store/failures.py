@@ -59,8 +59,7 @@ def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
     return error
 
 
-def is_unfit(reply: RedisError) -> bool:
-    """Returns whether an error reply means that the server cannot do what calls need, but another server might."""
+def _is_unfit(reply: RedisError) -> bool:
     return isinstance(reply, tuple(_UNFIT_CLASSES)) or str(reply).startswith(tuple(_UNFIT_TEXTS))
 
 
@@ -74,7 +73,7 @@ def translated(error: RedisError) -> Exception:
         full = StoreFullError("the store has no memory left")
         full.__cause__ = error
         return full
-    return unavailable(error) if is_unfit(error) else error
+    return unavailable(error) if _is_unfit(error) else error
 
 
 _OF_CLASSES: dict[type[BaseException], str] = {

@@ -15,7 +15,7 @@ from redis.exceptions import MovedError, NoPermissionError, NoScriptError, Redis
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
-from userservice_server.store.connection import QUIET_TURNS, Send, SharedConnection
+from userservice_server.store.connection import Send, SharedConnection
 from userservice_server.store.failures import UnsuitableStoreError, unavailable
 from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
 from userservice_server.store.scripts import Script
@@ -84,7 +84,6 @@ class RedisStore:
 
     Attributes:
         keys: the names of the keys.
-        suspected: set when a reply shows that the server cannot do what calls need. Supervision then checks.
     """
 
     def __init__(self, url: str, *, key_prefix: str, timeout: float) -> None:
@@ -114,19 +113,15 @@ class RedisStore:
         # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
         self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
         self._timeout = timeout
-        self.suspected = asyncio.Event()
         self._retired: set[asyncio.Task[None]] = set()  # of connections that still have replies to deliver
         self._calls, self._bulk = self._pair()
 
     def _pair(self) -> tuple[SharedConnection, SharedConnection]:
         """Returns the connection for calls and the one for bulk reads, not connected yet."""
-
-        def connection(quiet_turns: int) -> SharedConnection:
-            return SharedConnection(
-                self._make_connection, self._check, self.suspected.set, self._timeout, quiet_turns=quiet_turns
-            )
-
-        return connection(QUIET_TURNS), connection(0)
+        return (
+            SharedConnection(self._make_connection, self._check, self._timeout),
+            SharedConnection(self._make_connection, self._check, self._timeout, quiet_turns=0),
+        )
 
     async def open(self) -> None:
         """Connects; returns if Redis has passed the checks (see ``_check``).

@@ -19,7 +19,6 @@ from userservice_server.store.redis_store import RedisStore
 _START_SECONDS = 5.0  # limit at the start for a store that does not answer, such as one that starts beside the service
 _START_RETRY_SECONDS = 0.1
 PROBE_INTERVAL = 0.5  # seconds
-_SUSPICION_PAUSE = 0.1  # seconds between probes at the least, however many calls fail
 _RENEW_INTERVAL = 0.5  # seconds between attempts to make new connections while the store is unavailable
 _MAX_ATTEMPTS = 8  # at once: an attempt that a network swallows must not delay the next
 
@@ -89,13 +88,12 @@ class Supervision:
         """Supervises the store until cancelled."""
         while True:
             if await self.check():
-                await self._pause()
+                await asyncio.sleep(PROBE_INTERVAL)
             else:
                 await self._recover()
 
     async def check(self) -> bool:
         """Probes the connections that calls use, and publishes the result."""
-        self._store.suspected.clear()
         try:
             await self._store.probe()
         except StoreUnavailableError as error:
@@ -103,15 +101,6 @@ class Supervision:
             return False
         await self._up()
         return True
-
-    async def _pause(self) -> None:
-        """Waits until the next probe is due: at once after a suspicious reply, but never in a tight loop."""
-        await asyncio.sleep(_SUSPICION_PAUSE)
-        try:
-            async with asyncio.timeout(PROBE_INTERVAL - _SUSPICION_PAUSE):
-                await self._store.suspected.wait()
-        except TimeoutError:
-            pass
 
     async def _recover(self) -> None:
         """Makes new connections until some pass the probe; then calls use these.
