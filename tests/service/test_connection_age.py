@@ -31,7 +31,7 @@ class Balancer(Proxy):
         self._turns = cycle(range(1_000_000))
         super().__init__(ports[0])
 
-    def target(self) -> int:
+    def next_target(self) -> int:
         return self.ports[next(self._turns) % len(self.ports)]
 
 

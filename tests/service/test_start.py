@@ -122,7 +122,7 @@ def test_a_wrong_password_is_refused_and_not_repeated(account: str) -> None:
         line = assert_refused(redis_url=f"unix://{account}{store.socket}")
         with store.client(password="right") as client:  # noqa: S106 - guards nothing
             tries = sum(entry["count"] for entry in client.acl_log())
-    assert "refuses the user name or password" in line
+    assert "rejected the user name or password" in line
     assert "canary" not in line
     assert tries <= 1, "waiting makes no password right"
 
@@ -137,7 +137,7 @@ def test_a_path_that_is_no_database_is_refused(path: str) -> None:
 
 def test_a_database_that_is_not_there_is_refused(a_store: Store) -> None:
     line = assert_refused(redis_url=f"unix://{a_store.socket}?db=99")
-    assert "no database of that number" in line
+    assert "no database with this number" in line
 
 
 def test_what_is_not_redis_is_refused() -> None:
@@ -152,7 +152,7 @@ def test_what_is_not_redis_is_refused() -> None:
         answering.start()
         line = assert_refused(redis_url=f"redis://127.0.0.1:{listener.getsockname()[1]}/0")
         answering.join()
-    assert "does not speak the protocol of Redis" in line
+    assert "does not speak the Redis protocol" in line
 
 
 def test_keys_of_somebody_else_under_the_prefix_are_refused(a_store: Store) -> None:

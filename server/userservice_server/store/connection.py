@@ -1,19 +1,22 @@
 """One connection to Redis that all calls of a process share.
 
-The commands of several turns of the event loop leave in one write, a batch, and the replies are matched in order.
-Nobody borrows the connection, so a cancelled call leaves nothing behind: its reply is read in its turn and dropped.
+The commands of several turns of the event loop leave in one write, a batch, and replies are matched in order. Callers
+do not borrow the connection, so a cancelled call leaves nothing behind: its reply is read in its place and dropped.
 
-A batch ends with an ECHO that carries a number of its own, and replies are handed out when that number has come back in
-its place. A reply that nobody asked for (left unread, sent twice) moves all that follow by one place; the batch is then
-refused as a whole and the connection thrown away. No reply is ever taken for the answer to somebody else's question.
+A batch ends with an ECHO that carries a number of its own, and replies are delivered only if that number returns in its
+place. An unexpected reply (left unread, sent twice) shifts all later replies by one; the batch is then discarded and
+the connection closed. So no caller ever receives the reply to another caller's command.
+
+Every new connection is checked (`admit`) before it carries the first command of a call.
 """
 
 import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from hiredis import Reader, pack_command
@@ -23,6 +26,8 @@ from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import InvalidResponse, RedisError
 
 from userservice_server.store.failures import translated, unavailable
+
+Send = Callable[..., "asyncio.Future[Any]"]  # takes the parts of a command
 
 RECONNECT_PAUSE = 0.25  # seconds between attempts to connect; calls in between fail at once instead of piling up
 _WATCH_INTERVAL = 0.05  # seconds between looks at the oldest unanswered command
@@ -39,13 +44,13 @@ _numbers = itertools.count(1)
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Commands that leave in one write.
+    """Commands that are sent in one write.
 
     Attributes:
-        since: when it left, in the loop's time; until then, when the first of them was given.
-        commands: encoded.
-        futures: of their replies.
-        mark: what the ECHO after the last of them is answered with.
+        since: the loop's time at which the batch was sent; before that, the time of its first command.
+        commands: the encoded commands.
+        futures: the futures of their replies.
+        mark: the argument of the ECHO that ends the batch.
     """
 
     since: float
@@ -54,29 +59,29 @@ class _Batch:
     mark: bytes
 
     def hand_out(self, replies: list[Any]) -> None:
-        """Gives each reply to the one who waits for it."""
+        """Delivers each reply to its future."""
         for future, reply in zip(self.futures, replies, strict=True):
             if future.done():  # its caller was cancelled
                 continue
             if isinstance(reply, RedisError):
                 future.set_exception(translated(reply))
-                future.exception()  # seen here, in case nobody awaits it any more
+                future.exception()  # marks it as retrieved, in case nobody awaits it any more
             else:
                 future.set_result(reply)
 
     def fail(self, cause: BaseException | None) -> None:
-        """Tells all who wait that there will be no reply."""
+        """Fails the futures that have no reply."""
         for future in self.futures:
             if not future.done():
                 future.set_exception(unavailable(cause))
-                future.exception()  # seen here, in case nobody awaits it any more
+                future.exception()  # marks it as retrieved, in case nobody awaits it any more
 
 
 class _Replies(asyncio.BufferedProtocol):
-    """Gives replies to the futures that wait for them, a batch at a time, as soon as their bytes are there.
+    """Parses replies and delivers them, a batch at a time.
 
     Attributes:
-        lost: what happened, as soon as the connection is of no use any more.
+        lost: the reason why the connection cannot be used any more, once there is one.
     """
 
     def __init__(self, unanswered: deque[_Batch]) -> None:
@@ -87,11 +92,11 @@ class _Replies(asyncio.BufferedProtocol):
         self._parser = Reader(protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOT_YET)
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - the protocol's signature
-        """Called by the loop, for a place to read into."""
+        """Called by the loop: returns the buffer to read into."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Called by the loop, when it has read."""
+        """Called by the loop after a read."""
         if self.lost.done():
             return
         parser = self._parser
@@ -103,16 +108,16 @@ class _Replies(asyncio.BufferedProtocol):
             self.connection_lost(error)
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, LostError):  # such as LOADING: of no use for now, whatever is asked
+        if isinstance(reply, LostError):  # such as LOADING or NOAUTH: the server rejects every command
             raise reply
         if not self._unanswered:
-            raise InvalidResponse("a reply came that nobody asked for")
+            raise InvalidResponse("a reply without a command")
         batch = self._unanswered[0]
         if len(self._replies) < len(batch.futures):
             self._replies.append(reply)
             return
         if reply != batch.mark:
-            raise reply if isinstance(reply, RedisError) else InvalidResponse("replies came out of place")
+            raise reply if isinstance(reply, RedisError) else InvalidResponse("replies out of order")
         self._unanswered.popleft()
         replies, self._replies = self._replies, []
         batch.hand_out(replies)
@@ -124,39 +129,46 @@ class _Replies(asyncio.BufferedProtocol):
 
 
 class SharedConnection:
-    """Sends commands over one connection, and connects again by itself when that is lost.
+    """Sends commands over one connection, and connects again when the connection is lost and a command is sent.
 
     Args:
-        make_connection: gives a new, unconnected connection of redis-py, which does the handshake (TLS, AUTH, SELECT).
-        timeout: seconds that connecting and each reply may take; then the connection is given up.
-        quiet_turns: after how many turns of the event loop that brought no command a batch leaves.
+        make_connection: returns a new, unconnected connection of redis-py, which does the handshake.
+        admit: checks the server over a new connection; if it raises, the connection is closed. Commands wait for it.
+        timeout: limit in seconds for connecting and for each reply; then the connection is closed.
+        quiet_turns: a batch is sent after this number of turns of the event loop without a new command.
     """
 
     def __init__(
-        self, make_connection: Callable[[], AbstractConnection], timeout: float, quiet_turns: int = QUIET_TURNS
+        self,
+        make_connection: Callable[[], AbstractConnection],
+        admit: Callable[[Send], Awaitable[None]],
+        timeout: float,
+        quiet_turns: int = QUIET_TURNS,
     ) -> None:
         self._make_connection = make_connection
+        self._admit = admit
         self._timeout = timeout
         self._quiet_turns = quiet_turns
         self._loop = asyncio.get_running_loop()
-        self._next: _Batch | None = None  # what has not left yet
+        self._next: _Batch | None = None  # not sent yet
         self._unanswered: deque[_Batch] = deque()
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport: asyncio.WriteTransport | None = None  # of an admitted connection
         self._task: asyncio.Task[None] | None = None
         self._retry_at = 0.0
         self._lost_by: BaseException | None = None
         self._closed = False
 
     def send(self, *command: bytes | str | int) -> "asyncio.Future[Any]":
-        """Sends a command with those given at about the same time; returns a future of the reply, as bytes undecoded.
+        """Sends a command, in one batch with those sent at about the same time; returns a future of the reply.
 
-        The future raises StoreUnavailableError or StoreFullError, and ResponseError for what only a bug can cause.
+        The reply consists of undecoded bytes. The future raises StoreUnavailableError or StoreFullError, and
+        ResponseError if only a bug can cause the reply.
         """
         reply = self._loop.create_future()
         if self._task is None:
             if self._closed or self._loop.time() < self._retry_at:
                 reply.set_exception(unavailable(self._lost_by))
-                reply.exception()  # seen here, in case nobody awaits it
+                reply.exception()  # marks it as retrieved, in case nobody awaits it
                 return reply
             self._task = self._loop.create_task(self._live())
         batch = self._next
@@ -167,54 +179,83 @@ class SharedConnection:
         batch.futures.append(reply)
         return reply
 
-    @property
-    def waits_for(self) -> float:
-        """For how many seconds the oldest command without a reply has been waiting."""
-        oldest = self._unanswered[0] if self._unanswered else self._next
-        return 0.0 if oldest is None else self._loop.time() - oldest.since
+    def retire(self) -> "asyncio.Task[None] | None":
+        """Closes the connection as soon as the commands sent over it are answered.
+
+        Returns:
+            The task that ends then, or None if the connection is closed already.
+        """
+        self._closed = True
+        if self._transport is None:  # never connected: nothing was sent, and the commands can fail at once
+            self.reset()
+        return self._task
 
     async def close(self) -> None:
-        """Ends the connection. Commands without a reply fail."""
+        """Closes the connection. Commands without a reply fail."""
         self._closed = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self._drop()  # of a task that never ran, too
+        self._drop()  # also after a task that never ran
 
     def reset(self) -> None:
-        """Throws the connection away: what it answers can no longer be trusted. The next command makes a new one."""
+        """Closes the connection, because its replies cannot be trusted any more. The next command makes a new one."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
         self._drop()
 
     async def _live(self) -> None:
-        """One connection from its making to its end."""
+        """Makes one connection and serves it until it ends."""
         connection = self._make_connection()
         self._lost_by = None
         started = self._loop.time()
+        task, transport, admission = asyncio.current_task(), None, None
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
             replies = _Replies(self._unanswered)
-            self._transport = _taken_over(connection, replies)
-            self._flush()
+            transport = _taken_over(connection, replies)
+            admission = self._loop.create_task(self._open(transport, replies, task))
             await self._watch(replies.lost)
-        except (RedisError, OSError, TimeoutError) as lost:
+        except Exception as lost:  # noqa: BLE001 - whatever fails, also in the checks, ends this connection
             self._lost_by = lost
         finally:
-            if self._task is asyncio.current_task():  # else it was reset, and another may live already
+            if admission is not None:
+                admission.cancel()
+            if self._task is task:  # else it was reset, and there may be a new connection already
                 self._task = None
-                # One that lived is replaced at once: the calls that were lost with it are being repeated already.
+                # An admitted connection is replaced at once: the calls that it lost are being repeated already.
                 self._retry_at = RECONNECT_PAUSE + (started if self._transport else self._loop.time())
                 self._drop()
+            if transport is not None:
+                transport.abort()
             await connection.disconnect(nowait=True)
 
+    async def _open(
+        self, transport: asyncio.WriteTransport, replies: _Replies, task: "asyncio.Task[None] | None"
+    ) -> None:
+        """Lets calls use the connection once the server has passed the checks."""
+        try:
+            await self._admit(partial(self._send_ahead, transport))
+        except Exception as unfit:  # noqa: BLE001 - as in _live, which raises it again
+            replies.connection_lost(unfit)
+        else:
+            if self._task is task:  # else it was reset in this very turn
+                self._transport = transport
+                self._flush()
+
+    def _send_ahead(self, transport: asyncio.WriteTransport, *command: bytes | str | int) -> "asyncio.Future[Any]":
+        """Sends a command of the checks, ahead of the commands that wait for them."""
+        reply = self._loop.create_future()
+        self._write(transport, _Batch(0, [pack_command(command)], [reply], b"%d" % next(_numbers)))  # type: ignore[arg-type]  # as above
+        return reply
+
     def _gather(self, batch: _Batch, size: int, quiet_turns: int) -> None:
-        """Looks once a turn whether the batch, which had ``size`` commands a turn ago, is to leave."""
+        """Called once a turn: sends the batch if it is full, or still has the ``size`` that it had some turns ago."""
         if batch is not self._next:
-            return  # it left with the connection's making, or went down with it
+            return  # already flushed on connect, or failed with the connection
         quiet_turns = quiet_turns + 1 if len(batch.futures) == size else 0
         if quiet_turns >= self._quiet_turns or len(batch.futures) >= _FULL_BATCH:
             self._flush()
@@ -224,25 +265,30 @@ class SharedConnection:
     def _flush(self) -> None:
         batch = self._next
         if batch is None or self._transport is None or self._transport.is_closing():
-            return  # with a lost connection, the batch goes down in _drop
+            return  # if the connection is lost, _drop fails the batch
         self._next = None
-        batch.since = self._loop.time()  # connecting has a time of its own
+        self._write(self._transport, batch)
+
+    def _write(self, transport: asyncio.WriteTransport, batch: _Batch) -> None:
+        batch.since = self._loop.time()  # the time to connect is limited separately
         self._unanswered.append(batch)
-        # Not PING: while Redis refuses writes for a full disk (MISCONF), it refuses that too, and still answers reads.
+        # Not PING: a server whose disk is full (MISCONF) rejects PING as well as writes, but still answers reads.
         batch.commands.append(pack_command(("ECHO", batch.mark)))  # type: ignore[arg-type]  # as above
-        self._transport.write(b"".join(batch.commands))
+        transport.write(b"".join(batch.commands))
         batch.commands.clear()
 
     async def _watch(self, lost: "asyncio.Future[Exception]") -> None:
         """Raises what ends the connection: its loss, or an overdue reply. One timer for all calls, not one each."""
         while not lost.done():
             await asyncio.wait([lost], timeout=_WATCH_INTERVAL)
+            if self._closed and not self._unanswered and self._next is None:
+                return  # retired, and drained
             if self._unanswered and self._loop.time() - self._unanswered[0].since > self._timeout:
                 raise TimeoutError("a reply is overdue")
         raise lost.result()
 
     def _drop(self) -> None:
-        """Parts with the transport and fails what is unanswered."""
+        """Closes the transport and fails all commands without a reply."""
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -255,9 +301,9 @@ class SharedConnection:
 
 
 def _taken_over(connection: AbstractConnection, replies: _Replies) -> asyncio.WriteTransport:
-    """Has all that comes after the handshake given to ``replies``, past the streams that redis-py reads from.
+    """Connects the transport to ``replies`` after the handshake, and so bypasses the streams of redis-py.
 
-    Those wake a task for every piece of at most 64 KiB, and have it pass each reply through several coroutines.
+    The streams wake a task for every piece of at most 64 KiB, and pass each reply through several coroutines.
     """
     reader, writer = cast("Any", connection)._reader, cast("Any", connection)._writer  # noqa: SLF001 - no public way
     transport: asyncio.WriteTransport = writer.transport

@@ -1,9 +1,10 @@
-"""Where exceptions of redis-py end: what they mean to the service."""
+"""Maps the exceptions of redis-py to the service's own errors, and explains them to the operator."""
 
 from collections.abc import Iterator
 from ssl import SSLCertVerificationError
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
@@ -19,58 +20,81 @@ from redis.exceptions import ConnectionError as LostError
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 
-# Error replies that tell of the state of Redis, not of a mistake in the command: classes that redis-py has for them,
-# and the first words of the others.
-_STATE_CLASSES = (ReadOnlyError, ClusterDownError, TryAgainError)
-_STATES = {
-    "BUSY": "a script keeps it busy",
-    "MISCONF": "it cannot write its data to disk, and refuses writes",
-    "NOREPLICAS": "it has too few replicas, and refuses writes",
-    "UNKILLABLE": "a script keeps it busy",
+# Error replies that describe the server, not a mistake in the command: the server rejects the command without executing
+# it, and another server at the same address may execute it. redis-py has classes for some of them (and removes the
+# error code from their texts); the others are recognised by how their texts begin.
+_WRITES_REJECTED = "the server is a read-only replica"
+_NO_MASTER = "the server is a replica that has lost its primary"
+_NO_PERMISSION = "the server's user lacks permissions; docs/operations.md lists them"
+_CLUSTER = "the server is part of a Redis Cluster"
+_UNFIT_CLASSES: dict[type[BaseException], str] = {
+    ReadOnlyError: _WRITES_REJECTED,
+    MasterDownError: _NO_MASTER,  # before ClusterDownError, its base class
+    ClusterDownError: _CLUSTER,
+    TryAgainError: _CLUSTER,
+    AskError: _CLUSTER,  # MOVED too
+    NoPermissionError: _NO_PERMISSION,
+}
+_BUSY = "a script keeps the server busy"
+_UNFIT_TEXTS = {
+    "BUSY ": _BUSY,
+    "UNKILLABLE ": _BUSY,
+    "MISCONF ": "the server cannot write its data to disk and rejects writes",
+    "NOREPLICAS ": "the server has too few replicas and rejects writes",
+    # A command inside a script was rejected: Redis 7.0, then Redis 7.2 and Valkey.
+    "The user executing the script can't": _NO_PERMISSION,
+    "ACL failure in script": _NO_PERMISSION,
 }
 _NO_SUCH_DATABASE = ("DB index is out of range", "invalid DB index")
 
 
+class UnsuitableStoreError(Exception):
+    """The server answers, but its store cannot be used. The text is meant for the operator."""
+
+
 def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
-    """The error for a store that does not answer. The cause is for the log."""
+    """Returns the error for a store that is unavailable. The cause is for the log."""
     error = StoreUnavailableError("the store is not available")
     error.__cause__ = cause
     return error
 
 
-def translated(error: RedisError) -> Exception:
-    """What an error reply means: the service's own error, or the reply's itself where only a bug can cause it.
+def _is_unfit(reply: RedisError) -> bool:
+    return isinstance(reply, tuple(_UNFIT_CLASSES)) or str(reply).startswith(tuple(_UNFIT_TEXTS))
 
-    Not of those that redis-py takes for the end of a connection, such as LOADING and NOAUTH: connection.py does.
+
+def translated(error: RedisError) -> Exception:
+    """Returns the service's own error for an error reply, or the reply itself if only a bug can cause it.
+
+    Replies that redis-py treats as the end of a connection, such as LOADING and NOAUTH, never get here: connection.py
+    closes the connection.
     """
     if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM "):
         full = StoreFullError("the store has no memory left")
         full.__cause__ = error
         return full
-    if isinstance(error, _STATE_CLASSES) or str(error).startswith(tuple(_STATES)):
-        return unavailable(error)
-    return error
+    return unavailable(error) if _is_unfit(error) else error
 
 
 _OF_CLASSES: dict[type[BaseException], str] = {
-    AuthenticationError: "it refuses the user name or password",
-    NoPermissionError: "its user lacks permissions, which docs/operations.md lists",
-    ReadOnlyError: "it is a read-only replica",
-    BusyLoadingError: "it is loading its data",
-    MasterDownError: "it is a replica whose master is away",
-    InvalidResponse: "it does not speak the protocol of Redis",
+    AuthenticationError: "the server rejected the user name or password",
+    BusyLoadingError: "the server is loading its data",
+    InvalidResponse: "the server does not speak the Redis protocol",
+    **_UNFIT_CLASSES,
 }
-_OF_TEXTS = {**_STATES, **dict.fromkeys(_NO_SUCH_DATABASE, "it has no database of that number")}
+_OF_TEXTS = {**_UNFIT_TEXTS, **dict.fromkeys(_NO_SUCH_DATABASE, "the server has no database with this number")}
 
 
 def why(error: BaseException) -> str:
-    """What failed, in words of ours or the system's: texts of redis-py can quote addresses."""
+    """Returns the reason of a failure in our own or the system's words: texts of redis-py can contain addresses."""
     causes = list(_causes(error))
     words = next(filter(None, map(_words, causes)), None)
-    return words or ("it closed the connection" if type(causes[-1]) is LostError else "no answer in time")
+    return words or ("the server closed the connection" if type(causes[-1]) is LostError else "no answer in time")
 
 
 def _words(cause: BaseException) -> str | None:
+    if isinstance(cause, UnsuitableStoreError):
+        return str(cause)
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     if not isinstance(cause, RedisError):
@@ -79,8 +103,13 @@ def _words(cause: BaseException) -> str | None:
     return of_text or next((words for kind, words in _OF_CLASSES.items() if isinstance(cause, kind)), None)
 
 
+def is_loading(error: BaseException) -> bool:
+    """Returns whether the server is only loading its data, which ends by itself."""
+    return any(isinstance(cause, BusyLoadingError) for cause in _causes(error))
+
+
 def is_final(error: BaseException) -> bool:
-    """Tells whether it will be the same for as long as nobody changes the URL, the account or the certificate."""
+    """Returns whether retrying is pointless until the URL, the account or the certificate changes."""
     return any(
         isinstance(cause, (AuthenticationError, InvalidResponse, SSLCertVerificationError)) or _is_of_database(cause)
         for cause in _causes(error)

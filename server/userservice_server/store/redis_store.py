@@ -15,7 +15,8 @@ from redis.exceptions import MovedError, NoPermissionError, NoScriptError, Redis
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
-from userservice_server.store.connection import SharedConnection
+from userservice_server.store.connection import Send, SharedConnection
+from userservice_server.store.failures import UnsuitableStoreError, unavailable
 from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
 from userservice_server.store.scripts import Script
 
@@ -75,14 +76,14 @@ class Attempt:
 NO_ATTEMPT = Attempt("", b"")
 
 
-class UnsuitableStoreError(Exception):
-    """The store answers but cannot be used as it is. The text is meant for the operator."""
-
-
 class RedisStore:
     """Tables of records in Redis.
 
-    Raises StoreUnavailableError where Redis is away, slow, loading or read-only, and StoreFullError where it is full.
+    Methods raise StoreUnavailableError if Redis is unavailable, slow, loading or read-only, and StoreFullError if it is
+    full.
+
+    Attributes:
+        keys: the names of the keys.
     """
 
     def __init__(self, url: str, *, key_prefix: str, timeout: float) -> None:
@@ -112,61 +113,84 @@ class RedisStore:
         # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
         self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
         self._timeout = timeout
-        self._calls = SharedConnection(pool.make_connection, timeout)
-        self._bulk = SharedConnection(pool.make_connection, timeout, quiet_turns=0)
+        self._retired: set[asyncio.Task[None]] = set()  # of connections that still have replies to deliver
+        self._calls, self._bulk = self._pair()
+
+    def _pair(self) -> tuple[SharedConnection, SharedConnection]:
+        """Returns the connection for calls and the one for bulk reads, not connected yet."""
+        return (
+            SharedConnection(self._make_connection, self._check, self._timeout),
+            SharedConnection(self._make_connection, self._check, self._timeout, quiet_turns=0),
+        )
 
     async def open(self) -> None:
-        """Checks that this Redis can hold the store, and marks it as one on its first use.
+        """Connects; returns if Redis has passed the checks (see ``_check``).
 
         Raises:
-            UnsuitableStoreError: it is too old, is part of a cluster, may evict users, or holds another layout.
-            StoreUnavailableError: it cannot be reached, or is loading.
+            UnsuitableStoreError: Redis is too old, is part of a cluster, may evict users, or holds another layout.
+            StoreUnavailableError: Redis cannot be reached, or is loading.
+        """
+        for connection in (self._calls, self._bulk):  # in turn, so that a wrong password is tried once only
+            try:
+                await connection.send("ECHO", "")
+            except StoreUnavailableError as error:
+                if isinstance(error.__cause__, UnsuitableStoreError):
+                    raise error.__cause__ from error.__cause__.__cause__
+                raise
+
+    async def _check(self, send: Send) -> None:
+        """Checks a new connection: that its Redis can hold the store. Marks Redis as a store on its first use.
+
+        Raises as ``open`` does.
         """
         try:
-            await self._load_scripts()
-            await self._check_layout()
-            await self._check_eviction()
-        except NoPermissionError as error:
-            raise UnsuitableStoreError("the Redis user lacks permissions: docs/operations.md lists them") from error
-        except MovedError as error:
-            raise UnsuitableStoreError("a Redis Cluster is not supported") from error
+            await self._load_scripts(send)
+            await self._check_layout(send)
+            await self._check_eviction(send)
+        except StoreUnavailableError as error:
+            if isinstance(error.__cause__, NoPermissionError):
+                text = "the Redis user lacks permissions: docs/operations.md lists them"
+                raise UnsuitableStoreError(text) from error.__cause__
+            if isinstance(error.__cause__, MovedError):
+                raise UnsuitableStoreError("a Redis Cluster is not supported") from error.__cause__
+            raise
         except StoreFullError as error:
             raise UnsuitableStoreError("the store is not marked as one yet, and has no memory left for that") from error
         except ResponseError as error:
             raise UnsuitableStoreError("what the store has under the key prefix is not of this service") from error
 
-    async def _load_scripts(self) -> None:
+    async def _load_scripts(self, send: Send) -> None:
         try:
-            for loading in [self._calls.send("SCRIPT", "LOAD", script.text) for script in scripts.ALL]:
+            for loading in [send("SCRIPT", "LOAD", script.text) for script in scripts.ALL]:
                 await loading
-        except (NoPermissionError, MovedError):
-            raise
         except ResponseError as error:
             raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
 
-    async def _check_layout(self) -> None:
+    async def _check_layout(self, send: Send) -> None:
         needed = {"version": LAYOUT_VERSION, "partitions": PARTITIONS}
         # Reading comes first, so that a read-only replica of a store can serve reads.
-        found = await self._calls.send("HMGET", self.keys.layout, *needed)
+        found = await send("HMGET", self.keys.layout, *needed)
         if None in found:
             # In one command, so that no crash leaves half of it.
             missing = [
                 part for pair, value in zip(needed.items(), found, strict=True) if value is None for part in pair
             ]
-            await self._calls.send("HSET", self.keys.layout, *missing)
+            await send("HSET", self.keys.layout, *missing)
             # Whoever has mistyped the prefix or the database sees it here.
             logger.info("a new, empty store was made", extra={"layout_key": self.keys.layout.decode()})
-            found = await self._calls.send("HMGET", self.keys.layout, *needed)
+            found = await send("HMGET", self.keys.layout, *needed)
         for (name, wanted), value in zip(needed.items(), found, strict=True):
             if value != str(wanted).encode():
                 text = (value or b"").decode(errors="replace")
                 raise UnsuitableStoreError(f"the store has layout {name} {text}, this service needs {wanted}")
 
-    async def _check_eviction(self) -> None:
+    async def _check_eviction(self, send: Send) -> None:
         try:
-            lines = (await self._calls.send("INFO", "memory")).decode().splitlines()
-        except NoPermissionError:
-            return  # a permission that the service itself has no need of
+            lines = (await send("INFO", "memory")).decode().splitlines()
+        except StoreUnavailableError as error:
+            if isinstance(error.__cause__, NoPermissionError):
+                return  # the service itself does not need this permission
+            raise
         info = dict(line.split(":", 1) for line in lines if ":" in line)
         policy = info.get("maxmemory_policy", "")
         if policy.startswith("allkeys") and info.get("maxmemory") != "0":
@@ -174,38 +198,48 @@ class RedisStore:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await asyncio.gather(self._calls.close(), self._bulk.close())
+        for task in self._retired:
+            task.cancel()
+        await asyncio.gather(self._calls.close(), self._bulk.close(), *self._retired, return_exceptions=True)
 
-    async def ping(self) -> None:
-        """Returns if Redis answers on both connections, else raises StoreUnavailableError."""
+    async def probe(self) -> None:
+        """Returns if Redis executes writes on both connections, else raises StoreUnavailableError. Writes nothing."""
+        await self._probe(self._calls, self._bulk)
+
+    async def renew(self) -> None:
+        """Makes new connections, which resolves the address again, and uses them from now on if they pass the probe.
+
+        Until then, and if they do not pass, the present connections stay in use: they may still serve reads.
+
+        Raises:
+            StoreUnavailableError: the new connections did not pass.
+        """
+        fresh = self._pair()
         try:
-            answers = await asyncio.gather(self._calls.send("PING"), self._bulk.send("PING"))
-        except RedisError as error:
-            raise StoreUnavailableError("the store is not available") from error
-        if list(answers) != [b"PONG", b"PONG"]:  # somebody else's replies
-            self.distrust()
-            raise StoreUnavailableError("the store is not available")
+            await self._probe(*fresh)
+        except BaseException:
+            await asyncio.gather(*(connection.close() for connection in fresh))
+            raise
+        old, (self._calls, self._bulk) = (self._calls, self._bulk), fresh
+        for connection in old:
+            if task := connection.retire():
+                self._retired.add(task)
+                task.add_done_callback(self._retired.discard)
 
-    async def greet(self) -> None:
-        """Returns if Redis answers on a new connection, made for that, else raises StoreUnavailableError."""
-        connection = self._make_connection()
-        try:
-            async with asyncio.timeout(self._timeout):
-                await connection.connect()  # type: ignore[no-untyped-call]
-                await connection.send_command("PING")
-                await connection.read_response()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailableError("the store is not available") from error
-        finally:
-            await connection.disconnect(nowait=True)
-
-    @property
-    def waits_for(self) -> float:
-        """For how many seconds the oldest call without a reply has been waiting."""
-        return max(self._calls.waits_for, self._bulk.waits_for)
+    async def _probe(self, *connections: SharedConnection) -> None:
+        # In turn: while Redis holds back writes (CLIENT PAUSE WRITE, as in a planned failover), the first connection
+        # waits, and the reads of the second are not held back with it.
+        for connection in connections:
+            try:
+                answer = await self._run(connection, scripts.PROBE, (self.keys.layout,), ())
+            except RedisError as error:
+                raise unavailable(error) from error
+            if answer not in (0, 1):  # the reply to another command
+                connection.reset()
+                raise unavailable(None)
 
     def distrust(self) -> None:
-        """Throws the connections away, after an answer that cannot be right."""
+        """Closes the connections, after a reply that cannot be right. The next command makes new ones."""
         self._calls.reset()
         self._bulk.reset()
 

@@ -31,5 +31,6 @@ GET = Script.load("get.lua")
 BATCH_GET = Script.load("batch_get.lua")
 REPLACE = Script.load("replace.lua")
 DELETE = Script.load("delete.lua")
+PROBE = Script.load("probe.lua")
 
-ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE)
+ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, PROBE)
