@@ -5,7 +5,7 @@ from harness.foreign import ForeignClient
 from harness.services import Service
 from harness.waiting import until
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]  # the first test builds the clients
 
 
 def test_calls_and_errors(client: ForeignClient, service: Service) -> None:

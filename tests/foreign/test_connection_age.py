@@ -6,7 +6,7 @@ from harness.proxies import Proxy
 from harness.services import Service
 from harness.stores import Store
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]  # the first test builds the clients
 
 SECONDS = 6
 

@@ -19,7 +19,7 @@ from harness.stores import Store
 from benchmarks.http2 import Connection, frame
 from userservice.v1.user_service_pb2 import ListUsersChunkedRequest, ListUsersRequest
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]  # the first test builds the clients
 
 SECONDS = 65
 USERS = 1600
