@@ -31,5 +31,7 @@ GET = Script.load("get.lua")
 BATCH_GET = Script.load("batch_get.lua")
 REPLACE = Script.load("replace.lua")
 DELETE = Script.load("delete.lua")
+CREATE = Script.load("create.lua")
+UPGRADE = Script.load("upgrade.lua")
 
-ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE)
+ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, CREATE, UPGRADE)
