@@ -155,7 +155,8 @@ class StoreLayout:
         try:
             found = await self._complete() or await self._settled()
         except LayoutError as error:
-            self._log_fault(str(error))
+            if self.identity is not UNKNOWN:  # else the server is starting, and ends with this text
+                self._log_fault(str(error))
             raise
         if self.fault:
             logger.info("the store can be used again")
