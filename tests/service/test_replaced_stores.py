@@ -324,7 +324,7 @@ async def test_a_replica_that_is_promoted_is_the_same_store(store: Store, stubs:
 
 
 async def test_servers_agree_on_one_new_store() -> None:
-    """Servers (and workers, which are the same to a store) that all notice at once: one store is made, and all of them use it."""
+    """Servers, or workers, that notice at the same time: one store is made, and all of them use it."""
     with Store() as store, Service(redis_url=store.url) as one, Service(redis_url=store.url) as two:
         async with connect(one.address) as first, connect(two.address) as second:
             for number in range(5):
