@@ -153,10 +153,10 @@ class _Check:
         """Checks what the store says of itself; returns the number of its partitions."""
         key = f"{self._prefix}:layout".encode()
         [kind] = self._read([("TYPE", key)])
-        if kind == b"none" and (partitions := self._partitions_without_layout()):
-            self._find("the layout is missing", key)
-            return partitions
         if kind == b"none":
+            if at_least := self._partitions_without_layout():
+                self._find("the layout is missing", key)
+                return at_least
             raise ConfigError(f"there is no store under the key prefix {self._prefix}")
         layout = self._read([("HGETALL", key)])[0] if kind == b"hash" else {}
         version, partitions = (_number(layout.get(name, b"")) for name in (b"version", b"partitions"))

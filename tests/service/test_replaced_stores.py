@@ -246,6 +246,14 @@ async def test_a_write_is_the_first_to_notice(store: Store, service: Service, st
     assert health(service.address) == "SERVING"
 
 
+async def test_a_first_stream_after_it_was_emptied_is_empty(store: Store, stubs: Stubs) -> None:
+    """It has sent nothing yet, so it can begin again. Several times, for health may notice first."""
+    for _ in range(5):
+        await add_ada(stubs)
+        store.empty()
+        assert names(await read_chunks(stubs)) == []
+
+
 @pytest.mark.parametrize("name", REPLACED)
 async def test_another_complete_store_is_used_and_told(store: Store, service: Service, stubs: Stubs, name: str) -> None:
     fill(store, CROWD[:10])
