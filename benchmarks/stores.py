@@ -40,10 +40,12 @@ class Store:
 
     def fill(self, count: int) -> None:
         """Adds users as the service does, by its script."""
-        self.redis.hset(_KEYS.layout, mapping={"version": LAYOUT_VERSION, "partitions": 1})
+        keys = (_KEYS.layout, _TABLE.store_id, _TABLE.rows, _TABLE.index, _TABLE.last_id)
+        arguments = (LAYOUT_VERSION, 1, secrets.token_hex(16), "")
+        _, store_id, _ = self.redis.execute_command("EVAL", scripts.CREATE.text, len(keys), *keys, *arguments)
         self.redis.script_load(scripts.ADD.text)
-        keys = (_TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.request_prefix)
-        head = ("EVALSHA", scripts.ADD.sha1, len(keys), *keys)
+        of_add = (_TABLE.store_id, _TABLE.layout, _TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.request_prefix)
+        head = ("EVALSHA", scripts.ADD.sha1, len(of_add), *of_add, store_id)
         for start in range(0, count, _BATCH):
             self._pipe(
                 [

@@ -23,19 +23,20 @@ from userservice_server.config import ConfigError, unreadable_redis_url
 from userservice_server.domain.records import FRAME_TAG, ID_TAG, name_field, varint
 from userservice_server.store.failures import why
 from userservice_server.store.keys import LAYOUT_VERSION, MAX_PARTITIONS, Keys, Table
+from userservice_server.wire.ids import MAX_ID
 
-MAX_ID = 1 << 53
 _MOST_DIGITS = 20  # beyond any number that the service writes; int() refuses thousands of them
 _END_LOOKS, _END_PAUSE = 10, 0.05
 _PAGE = 256  # records a read: 16 MiB at the most
-_REQUEST_TTL_MS = 600_000
 _FINGERPRINT_BYTES = 16
 _OUTCOME_LETTERS = b"KENPMVR"
+_LAYOUT_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id"}
 _TYPES = {
     "layout": b"hash",
     "users": b"zset",
     "user_ids": b"hash",
     "last_id": b"string",
+    "store_id": b"string",
     "sessions": b"zset",
     "session_ids": b"hash",
     "request": b"string",
@@ -123,10 +124,12 @@ class _Check:
         self._client = client
         self._prefix = key_prefix
         self._report = Report()
+        self._has_id = False  # the store, unlike one of the first release
         self._seen: set[bytes] = set()  # tables of sessions, which a scan may name twice
 
     def run(self) -> Report:
         self._keys = Keys(self._prefix, self._layout())
+        self._store_id()
         for table in self._keys.all_users():
             if self._has_types({table.rows: b"zset", table.index: b"hash", table.last_id: b"string"}):
                 self._report.users += self._table(table, User)
@@ -151,6 +154,9 @@ class _Check:
         key = f"{self._prefix}:layout".encode()
         [kind] = self._read([("TYPE", key)])
         if kind == b"none":
+            if at_least := self._partitions_without_layout():
+                self._find("the layout is missing", key)
+                return at_least
             raise ConfigError(f"there is no store under the key prefix {self._prefix}")
         layout = self._read([("HGETALL", key)])[0] if kind == b"hash" else {}
         version, partitions = (_number(layout.get(name, b"")) for name in (b"version", b"partitions"))
@@ -158,9 +164,36 @@ class _Check:
             raise ConfigError(f"the store's layout is of a version that is not known here, not {LAYOUT_VERSION}")
         if partitions is None or not 1 <= partitions <= MAX_PARTITIONS:
             raise ConfigError(f"the store's number of partitions is not one from 1 to {MAX_PARTITIONS}")
-        if extra := len(layout) - 2:
+        if extra := len(layout.keys() - _LAYOUT_FIELDS):
             self._find(f"the layout has {extra} fields that are not known", key)
         return partitions
+
+    def _partitions_without_layout(self) -> int:
+        """Returns how many partitions there are at least, by keys that every store has; 0 if there is no such key."""
+        tables = Keys(self._prefix, MAX_PARTITIONS).all_users()
+        found = self._read([("EXISTS", table.store_id, table.rows, table.index, table.last_id) for table in tables])
+        return max((number for number, exists in enumerate(found, 1) if exists), default=0)
+
+    def _store_id(self) -> None:
+        """Checks that layout and partitions have one store id; a store of the first release has none anywhere."""
+        tables = self._keys.all_users()
+        places = {table.store_id: b"string" for table in tables} | {self._keys.layout: b"hash"}
+        if not self._has_types(places):
+            return
+        # At once, for a service may give the store its id meanwhile, in one step.
+        reading = [("HGET", self._keys.layout, "store_id"), *(("GET", table.store_id) for table in tables)]
+        expected, *ids = self._read(reading, at_once=True)
+        if expected is None and not any(ids):
+            return
+        self._has_id = True
+        if expected is None and b"none" not in self._read([("TYPE", self._keys.layout)]):
+            self._find("the layout has no store id", self._keys.layout)
+        expected = expected or next(filter(None, ids))
+        for table, store_id in zip(tables, ids, strict=True):
+            if store_id is None:
+                self._find(f"partition {table.partition} has no store id", table.store_id)
+            elif store_id != expected:
+                self._find(f"partition {table.partition} has the id of another store", table.store_id)
 
     def _has_types(self, expected: dict[bytes, bytes]) -> bool:
         """Whether keys are of their types or not there; what is not gets found by the scan."""
@@ -191,8 +224,9 @@ class _Check:
         if recorded is None:
             return
         self._report.requests += 1
-        if not 0 <= ttl <= _REQUEST_TTL_MS:
-            self._find("a request record does not expire within ten minutes", key)
+        # How late is not checked: a store's clock that was set back makes all records expire that much later.
+        if ttl < 0:
+            self._find("a request record does not expire", key)
         letter = recorded[_FINGERPRINT_BYTES : _FINGERPRINT_BYTES + 1]
         if not letter or letter not in _OUTCOME_LETTERS:
             self._find("a request record holds no outcome", key)
@@ -270,7 +304,10 @@ class _Check:
     def _last_id(self, table: Table) -> None:
         newest, last = self._read([("ZRANGE", table.rows, "-1", "-1"), ("GET", table.last_id)], at_once=True)
         [score] = self._read([("ZSCORE", table.rows, newest[0])]) if newest else [None]
-        if score is not None and (_number(last or b"") or -1) < score:
+        if score is None:
+            if last is None and self._has_id and not table.owner:
+                self._find(f"partition {table.partition} has no last id", table.last_id)
+        elif (_number(last or b"") or -1) < score:
             self._find(f"row {_score(score)}: its id is above the last one given out", table.rows)
 
     def _entries(self, table: Table, entries: list[tuple[bytes, bytes]]) -> None:
@@ -316,8 +353,8 @@ class _Record:
             yield "does not begin with name and id"
         if self.id != score:
             yield f"holds the id {self.id}"
-        if not 0 < score < MAX_ID or score != int(score):
-            yield f"its id is not a whole number below {MAX_ID}"
+        if not 0 < score <= MAX_ID or score != int(score):
+            yield f"its id is not a whole number from 1 to {MAX_ID}"
         elif int(score) % MAX_PARTITIONS != table.partition:
             yield f"its id is not one of partition {table.partition}"
         if self.owner != table.owner:

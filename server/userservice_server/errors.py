@@ -95,6 +95,12 @@ class StoreUnavailableError(ServiceError):
     reason = "STORE_UNAVAILABLE"
 
 
+class StoreChangedError(ServiceError):
+    """The store was emptied, replaced or damaged; a write changed nothing, a read cannot be continued."""
+
+    reason = "STORE_CHANGED"
+
+
 class StoreFullError(ServiceError):
     """The store has no memory left; nothing was changed."""
 

@@ -54,7 +54,8 @@ def names(chunks: Iterable[ListUsersChunkedResponse]) -> list[str]:
 def fill(store: Store, user_ids: Iterable[str], **fields: Any) -> dict[str, User]:
     """Puts users into an empty store without a service, some 50 000 a second; returns what was stored.
 
-    Written as the service writes them, which `userservice check` confirms.
+    Written as the service writes them, which `userservice check` confirms. A service that runs on the store expects
+    the new store from its next look on.
     """
     now, ticks = Timestamp(), int((time.time() - 1735689600) * 40000)
     now.GetCurrentTime()
@@ -66,11 +67,18 @@ def fill(store: Store, user_ids: Iterable[str], **fields: Any) -> dict[str, User
     }
     for user in users.values():
         user.etag = user.uuid[:12]
+    store_id = uuid4().hex
     with store.client() as client:
-        client.hset("userservice:layout", mapping={"version": 1, "partitions": 1})
         waiting = iter(users.values())
         while batch := list(islice(waiting, 1000)):
-            client.zadd("userservice:{0}:users", {frame(user): user.id for user in batch})
-            client.hset("userservice:{0}:user_ids", mapping={user.user_id: user.id for user in batch})
-            client.set("userservice:{0}:last_id", batch[-1].id)
+            with client.pipeline() as together:  # else a service would find half a store
+                together.hset(
+                    "userservice:layout",
+                    mapping={"version": 1, "partitions": 1, "store_id": store_id, "lowest_id": 0},
+                )
+                together.set("userservice:{0}:store_id", store_id)
+                together.zadd("userservice:{0}:users", {frame(user): user.id for user in batch})
+                together.hset("userservice:{0}:user_ids", mapping={user.user_id: user.id for user in batch})
+                together.set("userservice:{0}:last_id", batch[-1].id)
+                together.execute()
     return users

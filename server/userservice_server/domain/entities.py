@@ -131,8 +131,8 @@ class Entities(Generic[Entity]):
                 raise InvalidFieldsError(_decode_violations(outcome.payload))
             case Code.REQUEST_ID_REUSED:
                 raise RequestIdReusedError("the request_id was used for another request; nothing was changed")
-            case Code.CONFLICT:
-                raise AssertionError("a conflict is repeated, not concluded")
+            case Code.CONFLICT | Code.STORE_CHANGED | Code.WRONG_CLOCK:
+                raise AssertionError("a conflict is repeated, and the store raises the others")
 
     def _noun(self) -> str:
         return f"the {self.entity.DESCRIPTOR.name.lower()}"

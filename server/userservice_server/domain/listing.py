@@ -122,8 +122,8 @@ async def _ranges(
     """Yields ranges up to the newest record at the start: records, how many bytes they have, whether it is the last."""
     # Both leave in one write and are answered in this order: whatever is added later is not waited for.
     count = max(1, min(size, _FIRST_READ, shares.read_bytes // shares.record_bytes))
-    newest, read = store.newest(table), 0
-    reading = store.range(table, cursor, count)
+    newest, read, identity = store.newest(table), 0, store.identity
+    reading = store.range(table, cursor, count, identity, is_resumed=cursor > 0)
     try:
         newest_id = max(map(record_id, await newest), default=0)
         while True:
@@ -137,10 +137,10 @@ async def _ranges(
             shares.record_bytes = records_bytes // count + 1
             count = _next_count(size, read, shares.record_bytes, shares.read_bytes)
             if read_ahead:
-                reading = store.range(table, cursor, count)
+                reading = store.range(table, cursor, count, identity)
             yield records, records_bytes, False
             if not read_ahead:
-                reading = store.range(table, cursor, count)
+                reading = store.range(table, cursor, count, identity)
     finally:
         reading.cancel()  # its reply is read in its turn and dropped
 

@@ -1,5 +1,7 @@
 """Sessions: what each RPC of SessionService does, apart from its transport, and the listing of a user's sessions."""
 
+from functools import partial
+
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_service_pb2 import GetUserSessionsResponse
 from userservice_server.domain.entities import Entities
@@ -37,6 +39,10 @@ class Sessions:
 
     async def list(self, user_id: str, limit: int, cursor: int) -> bytes:
         """Returns one page of the sessions of a user as an encoded GetUserSessionsResponse."""
+        read = partial(self._page, user_id, limit, cursor)
+        return await (read() if cursor else self._store.reread(read))
+
+    async def _page(self, user_id: str, limit: int, cursor: int) -> bytes:
         table = self._store.keys.sessions(user_id)
         owner = self._store.has_owner(table)
         page = await first_page(self._store, table, limit, cursor)

@@ -1,6 +1,8 @@
 """Users: what each RPC of UserService does, apart from its transport."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from functools import partial
 from itertools import chain
 
 from userservice.v1.user_pb2 import User
@@ -8,9 +10,10 @@ from userservice.v1.user_service_pb2 import BatchGetUsersResponse
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import Page, Shares, first_page, pages
 from userservice_server.domain.patch import Patch
-from userservice_server.errors import UserAlreadyExistsError, UserNotFoundError
+from userservice_server.errors import StoreChangedError, UserAlreadyExistsError, UserNotFoundError
+from userservice_server.store.identity import changed_read
 from userservice_server.store.keys import Table
-from userservice_server.store.redis_store import Attempt, RedisStore
+from userservice_server.store.redis_store import MOST_STORES, Attempt, RedisStore
 
 MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
 _BATCH = 100  # names looked up in one script, so that other callers' commands get their turn in between
@@ -43,17 +46,40 @@ class Users:
 
     async def list(self, limit: int, cursor: int) -> bytes:
         """Returns one page of users as an encoded ListUsersResponse."""
-        return await first_page(self._store, self._table(), limit, cursor)
+        read = partial(first_page, self._store, self._table(), limit, cursor)
+        return await (read() if cursor else self._store.reread(read))
 
     def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[Iterator[Page]]:
         """Yields all users as encoded ListUsersChunkedResponses, one range after the other, as ``pages`` does."""
-        return pages(self._store, self._table(), chunk_size, cursor, shares=self._shares, read_ahead=True)
+        read = partial(pages, self._store, self._table(), chunk_size, cursor, shares=self._shares, read_ahead=True)
+        return read() if cursor else self._restarted(read)
+
+    async def _restarted(self, read: Callable[[], AsyncGenerator[Iterator[Page]]]) -> AsyncGenerator[Iterator[Page]]:
+        """Yields what ``read`` yields; begins again if the store changes before anything was yielded."""
+        is_begun = False
+        for _ in range(MOST_STORES):
+            identity = self._store.identity
+            try:
+                async with aclosing(read()) as ranges:
+                    async for found in ranges:
+                        is_begun = True
+                        yield found
+            except StoreChangedError:
+                if is_begun:
+                    raise
+                await self._store.look_again(identity)
+            else:
+                return
+        raise changed_read()
 
     async def get_many(self, user_ids: Sequence[str]) -> bytes:
         """Returns users by name as an encoded BatchGetUsersResponse."""
+        return await self._store.reread(partial(self._get_many, user_ids))
+
+    async def _get_many(self, user_ids: Sequence[str]) -> bytes:
         batches = [user_ids[start : start + _BATCH] for start in range(0, len(user_ids), _BATCH)]
-        table = self._table()
-        answers = [await self._store.get_many(table, batch) for batch in batches]
+        table, identity = self._table(), self._store.identity  # one store for all batches
+        answers = [await self._store.get_many(table, batch, identity) for batch in batches]
         found: list[bytes] = []
         missing: list[str] = []
         for user_id, record in zip(user_ids, chain.from_iterable(answers), strict=True):

@@ -7,8 +7,10 @@ node and a script may touch them together.
 import zlib
 from dataclasses import dataclass
 
+from userservice_server.wire import ids
+
 LAYOUT_VERSION = 1
-MAX_PARTITIONS = 64  # what the low bits of an id leave room for, see scripts/add.lua
+MAX_PARTITIONS = ids.PARTITIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Table:
     rows: bytes
     index: bytes
     last_id: bytes  # newest id of the partition
+    store_id: bytes  # key of the store's id in the partition; every write checks it
+    layout: bytes  # key of the layout; every write checks that it exists
     request_prefix: bytes  # of the keys that remember request_ids
     partition: int
     owner: str = ""  # the user_id, where the records are a user's sessions
@@ -49,6 +53,8 @@ class Keys:
             rows=f"{tag}:sessions:{user_id}".encode(),
             index=f"{tag}:session_ids:{user_id}".encode(),
             last_id=users.last_id,
+            store_id=users.store_id,
+            layout=self.layout,
             request_prefix=users.request_prefix,
             partition=users.partition,
             owner=user_id,
@@ -61,6 +67,8 @@ class Keys:
             rows=f"{tag}:users".encode(),
             index=f"{tag}:user_ids".encode(),
             last_id=f"{tag}:last_id".encode(),
+            store_id=f"{tag}:store_id".encode(),
+            layout=self.layout,
             request_prefix=f"{tag}:request:".encode(),
             partition=partition,
         )

@@ -2,10 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Self
+from functools import partial
+from operator import eq
+from typing import Any, NamedTuple, Self, TypeVar
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -13,16 +17,31 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoPermissionError, NoScriptError, RedisError, ResponseError
 
-from userservice_server.errors import StoreFullError, StoreUnavailableError
+from userservice_server.errors import StoreChangedError, StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
 from userservice_server.store.connection import Send, SharedConnection
 from userservice_server.store.failures import UnsuitableStoreError, unavailable
-from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
+from userservice_server.store.identity import (
+    UNKNOWN,
+    Check,
+    Checked,
+    Identity,
+    LayoutError,
+    StoreLayout,
+    changed_read,
+    foreign_cursor,
+    is_pair,
+)
+from userservice_server.store.keys import Keys, Table
 from userservice_server.store.scripts import Script
 
 logger = logging.getLogger("userservice.store")
 
 PARTITIONS = 1  # one Redis needs no more; a cluster would
+MOST_STORES = 4  # that a call may meet, one after the other
+_CLOCK_LOG_SECONDS = 60.0  # between two log lines about the store's clock
+
+T = TypeVar("T")
 
 
 class Code(Enum):
@@ -36,6 +55,8 @@ class Code(Enum):
     REFUSED = b"V"
     REQUEST_ID_REUSED = b"R"
     CONFLICT = b"C"
+    STORE_CHANGED = b"S"
+    WRONG_CLOCK = b"T"
 
 
 _CODES = {code.value: code for code in Code}
@@ -76,11 +97,15 @@ class Attempt:
 NO_ATTEMPT = Attempt("", b"")
 
 
+class StoreClockError(Exception):
+    """The store's clock, or the last id given out, leaves no id below 2^53. For the log."""
+
+
 class RedisStore:
     """Tables of records in Redis.
 
-    Methods raise StoreUnavailableError if Redis is unavailable, slow, loading or read-only, and StoreFullError if it is
-    full.
+    Methods raise StoreUnavailableError if Redis is unavailable, slow, loading or read-only, StoreFullError if it is
+    full, and StoreChangedError if it is not the store that the server opened, or has lost keys.
 
     Attributes:
         keys: the names of the keys.
@@ -115,6 +140,9 @@ class RedisStore:
         self._timeout = timeout
         self._retired: set[asyncio.Task[None]] = set()  # of connections that still have replies to deliver
         self._calls, self._bulk = self._pair()
+        self._layout = StoreLayout(self.keys, PARTITIONS)
+        self._looking: asyncio.Task[None] | None = None
+        self._clock_logged_at = -math.inf
 
     def _pair(self) -> tuple[SharedConnection, SharedConnection]:
         """Returns the connection for calls and the one for bulk reads, not connected yet."""
@@ -127,7 +155,8 @@ class RedisStore:
         """Connects; returns if Redis has passed the checks (see ``_check``).
 
         Raises:
-            UnsuitableStoreError: Redis is too old, is part of a cluster, may evict users, or holds another layout.
+            UnsuitableStoreError: Redis is too old, is part of a cluster, may evict users, holds another layout, or
+                lacks keys that every store has.
             StoreUnavailableError: Redis cannot be reached, or is loading.
         """
         for connection in (self._calls, self._bulk):  # in turn, so that a wrong password is tried once only
@@ -139,14 +168,15 @@ class RedisStore:
                 raise
 
     async def _check(self, send: Send) -> None:
-        """Checks a new connection: that its Redis can hold the store. Marks Redis as a store on its first use.
+        """Checks a new connection: that its Redis can hold the store, and which store it is.
 
-        Raises as ``open`` does.
+        Makes a new store in an empty Redis. Raises as ``open`` does, but not for a store that lost keys while the
+        server runs: reads continue as far as they can, and writes are rejected (see ``_write``).
         """
         try:
             await self._load_scripts(send)
-            await self._check_layout(send)
             await self._check_eviction(send)
+            await self._settle(send)
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, NoPermissionError):
                 text = "the Redis user lacks permissions: docs/operations.md lists them"
@@ -154,10 +184,60 @@ class RedisStore:
             if isinstance(error.__cause__, MovedError):
                 raise UnsuitableStoreError("a Redis Cluster is not supported") from error.__cause__
             raise
+        except LayoutError:
+            if self.identity is UNKNOWN:
+                raise
         except StoreFullError as error:
             raise UnsuitableStoreError("the store is not marked as one yet, and has no memory left for that") from error
         except ResponseError as error:
             raise UnsuitableStoreError("what the store has under the key prefix is not of this service") from error
+
+    async def _settle(self, send: Send) -> None:
+        await self._layout.settle(send, partial(_run, send))
+
+    async def _look(self) -> None:
+        """Finds out which store this is, as `StoreLayout.settle` does; calls at the same time share one look."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._settle(self._calls.send))
+            self._looking.add_done_callback(self._looked)
+        await asyncio.shield(self._looking)
+
+    def _looked(self, task: "asyncio.Task[None]") -> None:
+        self._looking = None
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved, in case all who waited for it were cancelled
+
+    @property
+    def identity(self) -> Identity:
+        """Which store the server expects. A read of several commands keeps it from its start to its end."""
+        return self._layout.identity
+
+    async def look_again(self, met: Identity) -> None:
+        """Returns when the server expects a store that can be used, after a call that expected ``met`` found another.
+
+        Raises:
+            StoreChangedError: the store lacks keys that every store has.
+        """
+        if self.identity is not met and not self._layout.fault:
+            return  # another call has looked already
+        try:
+            await self._look()
+        except (LayoutError, StoreFullError, ResponseError) as error:
+            raise StoreChangedError("the store was emptied, replaced or damaged; an operator must act") from error
+
+    async def reread(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Runs a read that depends on nothing read before; repeats it if the store changes during the read.
+
+        Raises:
+            StoreChangedError: the store lacks keys that every store has, or changes again and again.
+        """
+        for _ in range(MOST_STORES):
+            identity = self.identity
+            try:
+                return await read()
+            except StoreChangedError:
+                await self.look_again(identity)
+        raise changed_read()
 
     async def _load_scripts(self, send: Send) -> None:
         try:
@@ -165,24 +245,6 @@ class RedisStore:
                 await loading
         except ResponseError as error:
             raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
-
-    async def _check_layout(self, send: Send) -> None:
-        needed = {"version": LAYOUT_VERSION, "partitions": PARTITIONS}
-        # Reading comes first, so that a read-only replica of a store can serve reads.
-        found = await send("HMGET", self.keys.layout, *needed)
-        if None in found:
-            # In one command, so that no crash leaves half of it.
-            missing = [
-                part for pair, value in zip(needed.items(), found, strict=True) if value is None for part in pair
-            ]
-            await send("HSET", self.keys.layout, *missing)
-            # Whoever has mistyped the prefix or the database sees it here.
-            logger.info("a new, empty store was made", extra={"layout_key": self.keys.layout.decode()})
-            found = await send("HMGET", self.keys.layout, *needed)
-        for (name, wanted), value in zip(needed.items(), found, strict=True):
-            if value != str(wanted).encode():
-                text = (value or b"").decode(errors="replace")
-                raise UnsuitableStoreError(f"the store has layout {name} {text}, this service needs {wanted}")
 
     async def _check_eviction(self, send: Send) -> None:
         try:
@@ -203,8 +265,16 @@ class RedisStore:
         await asyncio.gather(self._calls.close(), self._bulk.close(), *self._retired, return_exceptions=True)
 
     async def probe(self) -> None:
-        """Returns if Redis executes writes on both connections, else raises StoreUnavailableError. Writes nothing."""
+        """Returns if Redis executes writes on both connections and holds the expected store. Writes nothing.
+
+        Raises:
+            StoreUnavailableError: Redis does not.
+        """
         await self._probe(self._calls, self._bulk)
+        try:
+            await self._look()
+        except (LayoutError, StoreFullError, ResponseError) as error:
+            raise unavailable(error) from error
 
     async def renew(self) -> None:
         """Makes new connections, which resolves the address again, and uses them from now on if they pass the probe.
@@ -212,7 +282,7 @@ class RedisStore:
         Until then, and if they do not pass, the present connections stay in use: they may still serve reads.
 
         Raises:
-            StoreUnavailableError: the new connections did not pass.
+            StoreUnavailableError: the new connections did not pass, or the store that they lead to cannot be used.
         """
         fresh = self._pair()
         try:
@@ -225,13 +295,15 @@ class RedisStore:
             if task := connection.retire():
                 self._retired.add(task)
                 task.add_done_callback(self._retired.discard)
+        if self._layout.fault:
+            raise unavailable(LayoutError(self._layout.fault))
 
     async def _probe(self, *connections: SharedConnection) -> None:
         # In turn: while Redis holds back writes (CLIENT PAUSE WRITE, as in a planned failover), the first connection
         # waits, and the reads of the second are not held back with it.
         for connection in connections:
             try:
-                answer = await self._run(connection, scripts.PROBE, (self.keys.layout,), ())
+                answer = await _run(connection.send, scripts.PROBE, (self.keys.layout,), ())
             except RedisError as error:
                 raise unavailable(error) from error
             if answer not in (0, 1):  # the reply to another command
@@ -247,23 +319,45 @@ class RedisStore:
         """Adds a record made of ``head``, the id that the store gives it, and ``tail``."""
         keys = (table.rows, table.index, table.last_id, _request_key(table, attempt), *_owner_key(table))
         arguments = (name, head, tail, attempt.fingerprint, table.partition, table.owner)
-        return await self._outcome(scripts.ADD, keys, arguments)
+        outcome = await self._write(scripts.ADD, table, keys, arguments)
+        if outcome.code is Code.WRONG_CLOCK:
+            raise self._wrong_clock()
+        return outcome
+
+    def _wrong_clock(self) -> StoreUnavailableError:
+        now = time.monotonic()
+        if now >= self._clock_logged_at + _CLOCK_LOG_SECONDS:
+            self._clock_logged_at = now
+            logger.error(
+                "the store's clock is wrong, or was: the next id would be above 2^53, so nothing can be added; "
+                "docs/operations.md, 'The store's clock', says what to do"
+            )
+        error = StoreUnavailableError("the store's clock is wrong, nothing was added; an operator must act")
+        error.__cause__ = StoreClockError()
+        return error
 
     async def get(self, table: Table, name: str) -> Outcome:
         """Reads a record."""
         keys = (table.rows, table.index, *_owner_key(table))
-        return await self._outcome(scripts.GET, keys, (name, table.owner))
+        outcome = await self._outcome(scripts.GET, keys, (name, table.owner))
+        if outcome.code is Code.STORE_CHANGED:
+            raise StoreChangedError("the store has lost data; an operator must act")
+        return outcome
 
-    async def get_many(self, table: Table, names: Sequence[str]) -> "list[bytes | None]":
-        """Reads records; None stands for one that is not there."""
-        records: list[bytes | None] = await self._run(self._bulk, scripts.BATCH_GET, (table.rows, table.index), names)
+    async def get_many(self, table: Table, names: Sequence[str], identity: Identity) -> "list[bytes | None]":
+        """Reads records of one store; None stands for one that is not there."""
+        keys = (table.store_id, table.rows, table.index)
+        arguments: tuple[bytes | str, ...] = (identity.store_id, *names)
+        records: bytes | list[bytes | None] = await _run(self._bulk.send, scripts.BATCH_GET, keys, arguments)
+        if isinstance(records, bytes):
+            raise changed_read()
         return records
 
     async def replace(self, table: Table, name: str, old: bytes, verdict: Outcome, attempt: Attempt) -> Outcome:
         """Concludes a change with ``verdict`` if ``old`` is still the record, else tells what is there instead."""
         keys = (table.rows, table.index, _request_key(table, attempt), *_owner_key(table))
         arguments = (name, old, verdict.encode(), attempt.fingerprint, table.owner)
-        return await self._outcome(scripts.REPLACE, keys, arguments)
+        return await self._write(scripts.REPLACE, table, keys, arguments)
 
     async def delete(
         self, table: Table, name: str, old: bytes, verdict: Outcome, attempt: Attempt, owned: "Table | None" = None
@@ -272,11 +366,32 @@ class RedisStore:
         owned_keys = (owned.rows, owned.index) if owned else ()
         keys = (table.rows, table.index, _request_key(table, attempt), *_owner_key(table), *owned_keys)
         arguments = (name, old, verdict.encode(), attempt.fingerprint, table.owner)
-        return await self._outcome(scripts.DELETE, keys, arguments)
+        return await self._write(scripts.DELETE, table, keys, arguments)
 
-    def range(self, table: Table, after: int, count: int) -> "asyncio.Future[list[bytes]]":
-        """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids."""
-        return self._bulk.send("ZRANGE", table.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
+    def range(
+        self, table: Table, after: int, count: int, identity: Identity, *, is_resumed: bool = False
+    ) -> Checked[list[bytes]]:
+        """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
+
+        Args:
+            table: which records.
+            after: the id to start after.
+            count: the most records.
+            identity: the store that the records, and all that was asked for before them, must come from.
+            is_resumed: whether ``after`` is a cursor that a caller brought along, perhaps from another store.
+        """
+        if is_resumed:
+            identity.check_cursor(after)
+        send = self._bulk.send
+        reply = send("ZRANGE", table.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
+        checks = [
+            Check(send("GET", table.store_id), partial(eq, identity.store_id), changed_read),
+            # Scripts write both together. Without the rows, a store that holds users would look empty.
+            Check(send("EXISTS", table.rows, table.index), is_pair, changed_read),
+        ]
+        if is_resumed and after <= identity.doubtful_until:
+            checks.append(Check(send("ZRANGE", table.rows, after, after, "BYSCORE"), bool, foreign_cursor))
+        return Checked(reply, checks)
 
     def newest(self, table: Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the newest record: a list of one, or of none."""
@@ -290,25 +405,38 @@ class RedisStore:
         """Starts to look whether the owner of the table exists: 1 or 0."""
         return self._bulk.send("HEXISTS", table.owner_index, table.owner)
 
+    async def _write(
+        self, script: Script, table: Table, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+    ) -> Outcome:
+        """Runs a script that writes, in the store that the server expects and in no other.
+
+        A script that meets another store writes nothing, so it is run again if the server is to use that store.
+        """
+        for _ in range(MOST_STORES):
+            identity = self.identity
+            if not self._layout.fault:
+                every_key = (table.store_id, table.layout, *keys)
+                outcome = await self._outcome(script, every_key, (identity.store_id, *arguments))
+                if outcome.code is not Code.STORE_CHANGED:
+                    return outcome
+            await self.look_again(identity)
+        raise StoreChangedError("the store was emptied, replaced or damaged; nothing was changed")
+
     async def _outcome(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Outcome:
-        reply = await self._run(self._calls, script, keys, arguments)
+        reply = await _run(self._calls.send, script, keys, arguments)
         try:
             return Outcome.parse(reply)
         except ValueError:
             self.distrust()
             raise
 
-    async def _run(
-        self,
-        connection: SharedConnection,
-        script: Script,
-        keys: Sequence[bytes],
-        arguments: Sequence[bytes | str | int],
-    ) -> Any:
-        try:
-            return await connection.send("EVALSHA", script.sha1, len(keys), *keys, *arguments)
-        except NoScriptError:  # Redis was restarted, failed over or flushed; the text is sent along, and is known again
-            return await connection.send("EVAL", script.text, len(keys), *keys, *arguments)
+
+async def _run(send: Send, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Any:
+    """Runs a script over the connection of ``send``; returns its reply."""
+    try:
+        return await send("EVALSHA", script.sha1, len(keys), *keys, *arguments)
+    except NoScriptError:  # Redis was restarted, failed over or flushed; the text is sent along, and is known again
+        return await send("EVAL", script.text, len(keys), *keys, *arguments)
 
 
 def _request_key(table: Table, attempt: Attempt) -> bytes:

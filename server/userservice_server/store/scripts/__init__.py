@@ -32,5 +32,7 @@ BATCH_GET = Script.load("batch_get.lua")
 REPLACE = Script.load("replace.lua")
 DELETE = Script.load("delete.lua")
 PROBE = Script.load("probe.lua")
+CREATE = Script.load("create.lua")
+UPGRADE = Script.load("upgrade.lua")
 
-ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, PROBE)
+ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, PROBE, CREATE, UPGRADE)

@@ -1,0 +1,221 @@
+"""Which store this is: its id, and what happens when the store is emptied, replaced or loses keys.
+
+A store gets a random id when it is created. The id is in the layout and in a key of every partition, so that every
+write, range and batch can compare it. The server expects the id that it opened; it expects another one only after
+`StoreLayout.settle` has found a complete store with that id, or made a new one because every partition was empty.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from userservice_server.errors import StoreChangedError
+from userservice_server.store import scripts
+from userservice_server.store.connection import Send
+from userservice_server.store.failures import UnsuitableStoreError
+from userservice_server.store.keys import LAYOUT_VERSION, Keys
+from userservice_server.store.scripts import Script
+from userservice_server.wire.ids import PARTITIONS, id_at
+
+logger = logging.getLogger("userservice.store")
+
+_ID_BYTES = 16
+_FAULT_LOG_SECONDS = 60.0  # between two log lines about one fault
+
+# The outcomes of scripts/_settle.lua that leave a store unusable, in words for the operator.
+_FAULTS = {
+    "no layout": "the store holds data but no layout",
+    "no id": "the store holds data but no store id, and is not the store that this server opened",
+    "other ids": "the store ids of the layout and of the partitions differ or are missing",
+    "no last id": "a key last_id of the store is missing",
+    "no rows": "one of the keys users and user_ids of the store is missing",
+    "wrong clock": "the store's clock is wrong: its ids would be above 2^53",
+}
+_WHERE_TO_READ = "docs/operations.md, 'An emptied or replaced store', says what to do"
+
+Run = Callable[[Script, Sequence[bytes], Sequence[bytes | str | int]], Awaitable[Any]]
+T = TypeVar("T")
+
+
+class LayoutError(UnsuitableStoreError):
+    """The store is of another layout, or lacks keys that every store has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the server knows about the store that it expects.
+
+    Attributes:
+        store_id: the store's id.
+        lowest_id: the store gives out no lower id; 0 if that is unknown, as in a store of the first release.
+        doubtful_until: ids up to this one may be of a store that this one replaced while the server ran.
+    """
+
+    store_id: bytes
+    lowest_id: int = 0
+    doubtful_until: int = 0
+
+    def check_cursor(self, cursor: int) -> None:
+        """Raises StoreChangedError for a cursor that only another store can have given out."""
+        # Below PARTITIONS there are no ids at all, so such a number is no cursor of another store either.
+        if PARTITIONS <= cursor < self.lowest_id:
+            raise foreign_cursor()
+
+
+UNKNOWN = Identity(b"")  # before a store is opened; no store has it
+
+
+def foreign_cursor() -> StoreChangedError:
+    """Returns the error for a cursor of another store."""
+    return StoreChangedError("the cursor belongs to a store that was emptied or replaced; start again without a cursor")
+
+
+def changed_read() -> StoreChangedError:
+    """Returns the error for a read that met another store than the one it began with."""
+    return StoreChangedError("the store was emptied or replaced during the call; start again from the beginning")
+
+
+def is_pair(existing: int) -> bool:
+    """Returns whether both or neither of two keys exist that every script writes together."""
+    return existing in (0, 2)
+
+
+class Check(NamedTuple):
+    """A reply, the test that it must pass, and the error if it does not."""
+
+    reply: "asyncio.Future[Any]"
+    is_expected: Callable[[Any], bool]
+    error: Callable[[], StoreChangedError]
+
+
+class Checked(Generic[T]):
+    """A reply that is delivered only if the replies of its checks are as expected.
+
+    Args:
+        reply: the reply to deliver.
+        checks: replies to commands that were sent right after the one of ``reply``, in the same write.
+    """
+
+    def __init__(self, reply: "asyncio.Future[T]", checks: Sequence[Check]) -> None:
+        self._reply = reply
+        self._checks = checks
+
+    def __await__(self) -> Generator[Any, None, T]:
+        reply = yield from self._reply.__await__()
+        for check in self._checks:
+            if not check.is_expected((yield from check.reply.__await__())):
+                raise check.error()
+        return reply
+
+    def cancel(self) -> None:
+        """Drops the replies. They are read in their turn."""
+        self._reply.cancel()
+        for check in self._checks:
+            check.reply.cancel()
+
+
+class StoreLayout:
+    """The layout of a store, as far as a server needs to know it.
+
+    Args:
+        keys: the names of the store's keys.
+        partitions: the number of partitions that the server needs.
+
+    Attributes:
+        identity: the store that the server expects.
+        fault: why the store could not be used when it was last looked at; empty if it could.
+    """
+
+    def __init__(self, keys: Keys, partitions: int) -> None:
+        self.identity = UNKNOWN
+        self.fault = ""
+        self._has_layout = False
+        self._keys = keys
+        self._partitions = partitions
+        self._log_again_at = 0.0
+
+    async def settle(self, send: Send, run: Run) -> None:
+        """Finds out which store this is; makes one where every partition is empty.
+
+        Args:
+            send: sends a command over the connection whose store is looked at.
+            run: runs a script with keys and arguments over that connection.
+
+        Raises:
+            LayoutError: the store is of another layout, or lacks keys that every store has.
+            redis.exceptions.ResponseError: a key is of another type.
+        """
+        try:
+            found = await self._complete(send) or await self._settled(run)
+        except LayoutError as error:
+            if self.identity is not UNKNOWN:  # else the server is starting, and ends with this text
+                self._log_fault(str(error))
+            raise
+        if self.fault:
+            logger.info("the store can be used again")
+            self.fault = ""
+        self._expect(*found)
+
+    async def _complete(self, send: Send) -> tuple[str, Identity] | None:
+        """Returns the identity of a complete store by reading alone, so that a read-only replica can serve reads."""
+        needed = {b"version": LAYOUT_VERSION, b"partitions": self._partitions}
+        reading = [send("HMGET", self._keys.layout, *needed, "store_id", "lowest_id")]
+        for table in self._keys.all_users():
+            reading.append(send("GET", table.store_id))
+            reading.append(send("EXISTS", table.rows, table.index))
+            reading.append(send("EXISTS", table.last_id))
+        (*found, store_id, lowest_id), *states = [await reply for reply in reading]
+        for (name, wanted), value in zip(needed.items(), found, strict=True):
+            if value is not None and value != str(wanted).encode():
+                text = value.decode(errors="replace")
+                raise LayoutError(f"the store has layout {name.decode()} {text}, this service needs {wanted}")
+        self._has_layout = any(value is not None for value in (*found, store_id))
+        ids, pairs, last_ids = set(states[::3]), states[1::3], states[2::3]
+        if None in found or store_id is None or ids != {store_id}:
+            return None
+        if not all(map(is_pair, pairs)) or not all(last_ids):
+            return None
+        return "kept", Identity(store_id, int(lowest_id or 0))
+
+    async def _settled(self, run: Run) -> tuple[str, Identity]:
+        """Runs the script that makes or upgrades a store, and says what is wrong with one that is not complete."""
+        keys = [self._keys.layout]
+        for table in self._keys.all_users():
+            keys += [table.store_id, table.rows, table.index, table.last_id]
+        new_id = secrets.token_hex(_ID_BYTES)
+        arguments = (LAYOUT_VERSION, self._partitions, new_id, self.identity.store_id)
+        script = scripts.UPGRADE if self._has_layout else scripts.CREATE
+        outcome, store_id, lowest_id = await run(script, keys, arguments)
+        if fault := _FAULTS.get(outcome.decode()):
+            raise LayoutError(f"{fault}; {_WHERE_TO_READ}")
+        return outcome.decode(), Identity(store_id, int(lowest_id))
+
+    def _expect(self, outcome: str, found: Identity) -> None:
+        """Makes the store that was found the one that the server expects."""
+        expected = self.identity
+        if found.store_id == expected.store_id:
+            return
+        fields = {"layout_key": self._keys.layout.decode()}
+        if expected is UNKNOWN:
+            self.identity = found
+            if outcome == "created":  # whoever has mistyped the prefix or the database sees it here
+                logger.info("a new, empty store was made", extra=fields)
+            elif outcome == "upgraded":
+                logger.info("a store of the first release got a store id", extra=fields)
+        elif outcome == "created":
+            self.identity = found
+            logger.error("the store was emptied or replaced by an empty one; a new store was made in it", extra=fields)
+        else:
+            # Cursors of the store before may still be about. They are below the id of this moment.
+            self.identity = Identity(found.store_id, found.lowest_id, id_at(time.time()))
+            logger.error("the store was replaced by another one, which is used from now on", extra=fields)
+
+    def _log_fault(self, fault: str) -> None:
+        now = time.monotonic()
+        if fault != self.fault or now >= self._log_again_at:
+            self.fault, self._log_again_at = fault, now + _FAULT_LOG_SECONDS
+            logger.error("the store was emptied, replaced or damaged; writes are rejected", extra={"fault": fault})

@@ -1,0 +1,102 @@
+-- Shared by create.lua and upgrade.lua. Settles which store this is: creates a store where there is none, gives an id to a store of the first release, and
+-- otherwise checks that all keys that belong to every store are there. Atomic, so all servers get the same answer.
+-- KEYS[1]: layout
+-- KEYS[2..]: for each partition: store id, rows, index, last id
+-- ARGV[1]: version of the layout
+-- ARGV[2]: number of partitions
+-- ARGV[3]: a random id, used if the store gets one
+-- ARGV[4]: the id that the server expects; empty before it has opened a store. A store without an id that holds users
+--          gets one only then: while the server runs, such a store is not the one that the server opened.
+-- Returns what was done or found, the store's id and the lowest id that it gives out:
+--   created    every partition was empty
+--   upgraded   a store of the first release got its id
+--   kept       the store is complete
+--   no layout | no id | other ids | no last id | no rows   what is wrong; nothing was changed
+local layout = KEYS[1]
+local version, partitions, new_id, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local PARTITION_KEYS = 4
+
+local function partition_keys(partition)
+  return unpack(KEYS, 2 + partition * PARTITION_KEYS, 1 + (partition + 1) * PARTITION_KEYS)
+end
+
+local function is_empty()
+  return redis.call('EXISTS', unpack(KEYS, 2)) == 0
+end
+
+local function create()
+  local first = id_of_now()
+  if first + PARTITIONS * 2 > MAX_ID then
+    return { 'wrong clock', '', '0' }
+  end
+  local lowest = string.format('%.0f', first + PARTITIONS)
+  for partition = 0, partitions - 1 do
+    local store_id_key, _, _, last_id_key = partition_keys(partition)
+    redis.call('SET', store_id_key, new_id)
+    redis.call('SET', last_id_key, string.format('%.0f', first + partition))
+  end
+  redis.call('HSET', layout, 'version', version, 'partitions', partitions, 'store_id', new_id, 'lowest_id', lowest)
+  return { 'created', new_id, lowest }
+end
+
+-- The id that all partitions have: '' if none has one, nil if they differ.
+local function common_id()
+  local common
+  for partition = 0, partitions - 1 do
+    local store_id_key = partition_keys(partition)
+    local id = redis.call('GET', store_id_key) or ''
+    if common and common ~= id then
+      return nil
+    end
+    common = id
+  end
+  return common
+end
+
+local function upgrade()
+  for partition = 0, partitions - 1 do
+    local store_id_key, rows, _, last_id_key = partition_keys(partition)
+    redis.call('SET', store_id_key, new_id)
+    local newest = redis.call('ZRANGE', rows, -1, -1, 'WITHSCORES')[2]
+    redis.call('SET', last_id_key, string.format('%.0f', newest or partition), 'NX')
+  end
+  redis.call('HSET', layout, 'version', version, 'partitions', partitions, 'store_id', new_id)
+  return { 'upgraded', new_id, '0' }
+end
+
+local function lost_key()
+  for partition = 0, partitions - 1 do
+    local _, rows, index, last_id_key = partition_keys(partition)
+    if redis.call('EXISTS', rows, index) == 1 then
+      return 'no rows'
+    end
+    if redis.call('EXISTS', last_id_key) == 0 then
+      return 'no last id'
+    end
+  end
+end
+
+if is_empty() then
+  return create()
+end
+if redis.call('EXISTS', layout) == 0 then
+  return { 'no layout', '', '0' }
+end
+local id, named = common_id(), redis.call('HGET', layout, 'store_id')
+if id == '' and not named then
+  if expected ~= '' then
+    return { 'no id', '', '0' }
+  end
+  return upgrade()
+end
+if not id or id == '' or (named and named ~= id) then
+  return { 'other ids', '', '0' }
+end
+local lost = lost_key()
+if lost then
+  return { lost, '', '0' }
+end
+if not named then -- a server of the first release made the layout again
+  redis.call('HSET', layout, 'version', version, 'partitions', partitions, 'store_id', id)
+end
+return { 'kept', id, redis.call('HGET', layout, 'lowest_id') or '0' }

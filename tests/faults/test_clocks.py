@@ -1,0 +1,161 @@
+"""The clock of the store set wrong, and right again: ids stay positive, in order, below 2^53, and never come twice."""
+
+import logging
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from harness.stores import BACKENDS, Store
+from harness.tools import missing
+from harness.waiting import until
+
+from userservice.v1.user_pb2 import User
+from userservice_server.check import check
+from userservice_server.domain.records import record_id
+from userservice_server.domain.users import Users
+from userservice_server.errors import StoreUnavailableError
+from userservice_server.store import scripts
+from userservice_server.store.redis_store import NO_ATTEMPT, Attempt, RedisStore, UnsuitableStoreError
+from userservice_server.wire import ids
+
+HOUR, YEAR = 3600, 365 * 86_400
+LAST_ID = "userservice:{0}:last_id"
+
+
+class Clock:
+    """A store whose clock can be set."""
+
+    def __init__(self, backend: str, library: Path, file: Path) -> None:
+        self._file = file
+        file.write_bytes(struct.pack("=q", 0))
+        environment = {"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(file)}
+        self.store = Store(backend, environment=environment)
+
+    def shift(self, seconds: int) -> None:
+        """Sets the clock to the right time and so many seconds."""
+        with self._file.open("r+b") as file:
+            file.write(struct.pack("=q", seconds))
+        with self.store.client() as client:  # which keeps the time of its last turn for a while
+            until(lambda: abs(client.time()[0] - time.time() - seconds) < HOUR / 2)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        missing("a C compiler is not installed (apt-get install gcc)")
+    library = tmp_path_factory.mktemp("clock") / "clock.so"
+    source = Path(__file__).parent / "clock_shift.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
+def shared(request: pytest.FixtureRequest, library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clock]:
+    clock = Clock(request.param, library, tmp_path_factory.mktemp("shift") / "seconds")
+    with clock.store:
+        yield clock
+
+
+@pytest.fixture
+def clock(shared: Clock) -> Clock:
+    shared.shift(0)
+    shared.store.empty()
+    return shared
+
+
+@pytest.fixture
+async def store(clock: Clock) -> AsyncIterator[RedisStore]:
+    """Unopened, so that a test can set the clock before the store is created."""
+    store = RedisStore(clock.store.url, key_prefix="userservice", timeout=5)
+    yield store
+    await store.close()
+
+
+async def add(store: RedisStore, user_id: str, attempt: Attempt = NO_ATTEMPT) -> int:
+    return record_id(await Users(store).add(user_id, User(), attempt))
+
+
+def findings(clock: Clock) -> list[str]:
+    return [finding.what for finding in check(clock.store.url, "userservice", 5).findings]
+
+
+async def test_before_2025_ids_are_positive_and_in_order(clock: Clock, store: RedisStore) -> None:
+    clock.shift(-10 * YEAR)
+    await store.open()
+    early = [await add(store, f"u{number}") for number in range(3)]
+    assert early == [64, 128, 192]
+    clock.shift(0)
+    assert await add(store, "late") > early[-1]
+    assert findings(clock) == []
+
+
+async def test_a_clock_that_was_ahead_leaves_a_gap_and_nothing_else(clock: Clock, store: RedisStore) -> None:
+    await store.open()
+    before = await add(store, "before")
+    clock.shift(50 * YEAR)
+    ahead = await add(store, "ahead")
+    assert ahead - before > 49 * YEAR * ids.TICKS_A_SECOND * ids.PARTITIONS
+    clock.shift(0)
+    assert await add(store, "after") == ahead + ids.PARTITIONS
+    assert findings(clock) == []
+
+
+async def test_an_id_above_2_to_53_is_never_given_out(
+    clock: Clock, store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.open()
+    before = await add(store, "before")
+    clock.shift(150 * YEAR)
+    with caplog.at_level(logging.ERROR):
+        for number in range(3):
+            with pytest.raises(StoreUnavailableError, match="the store's clock is wrong"):
+                await add(store, f"ahead{number}")
+    assert [record.levelname for record in caplog.records if "clock" in record.getMessage()] == ["ERROR"]
+    clock.shift(0)
+    assert before < await add(store, "ahead0") <= ids.MAX_ID, "the refused id was remembered"
+    assert findings(clock) == []
+
+
+async def test_the_last_id_below_2_to_53_is_given_out_and_none_after_it(clock: Clock, store: RedisStore) -> None:
+    await store.open()
+    with clock.store.client() as client:
+        client.set(LAST_ID, (ids.MAX_ID + 1) - 2 * ids.PARTITIONS)
+    assert await add(store, "last") == ids.MAX_ID + 1 - ids.PARTITIONS
+    with pytest.raises(StoreUnavailableError, match="clock"):
+        await add(store, "more")
+    assert findings(clock) == []
+
+
+async def test_no_store_is_created_by_such_a_clock(clock: Clock, store: RedisStore) -> None:
+    clock.shift(150 * YEAR)
+    with pytest.raises(UnsuitableStoreError, match="clock is wrong"):
+        await store.open()
+    with clock.store.client() as client:
+        assert client.dbsize() == 0
+    clock.shift(0)
+    await store.open()
+
+
+async def test_an_hour_back_is_no_finding_and_no_disorder(clock: Clock, store: RedisStore) -> None:
+    await store.open()
+    attempt = Attempt("12345678-1234-1234-1234-123456789abc", b"f" * 16)
+    before = await add(store, "before", attempt)
+    clock.shift(-HOUR)
+    assert await add(store, "after") == before + ids.PARTITIONS
+    assert await add(store, "before", attempt) == before
+    with clock.store.client() as client:
+        assert client.pttl("userservice:{0}:request:" + attempt.request_id) > 600_000, "the clock was not set back"
+    assert findings(clock) == []
+
+
+def test_scripts_and_python_agree_on_the_layout_of_ids() -> None:
+    text = scripts.ADD.text.decode()
+    assert f"{ids.EPOCH_SECONDS}, {ids.TICKS_A_SECOND}, 25, {ids.PARTITIONS}" in text
+    assert f"MAX_ID = {ids.MAX_ID} " in text
+    assert ids.id_at(ids.EPOCH_SECONDS + 1) == ids.TICKS_A_SECOND * ids.PARTITIONS
+    assert ids.id_at(0) == 0

@@ -1,0 +1,117 @@
+"""Stores that earlier releases made: they open, are upgraded in place, and keep all that they hold."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.stores import Store
+
+from userservice.v1.user_pb2 import User
+from userservice.v1.user_service_pb2 import GetUserSessionsResponse, ListUsersResponse
+from userservice_server.check import check
+from userservice_server.domain.records import record_id
+from userservice_server.domain.sessions import Sessions
+from userservice_server.domain.users import Users
+from userservice_server.errors import StoreChangedError
+from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "stores"
+P = "userservice:{0}:"
+
+
+def load(store: Store, name: str) -> dict[str, Any]:
+    """Puts the store of a fixture into an empty one; returns what it holds. An append-only file is commands."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(store.socket))
+        connection.sendall((FIXTURES / f"{name}.aof").read_bytes() + b"ECHO done\r\n")
+        read = b""
+        while b"$4\r\ndone\r\n" not in read:
+            more = connection.recv(65536)
+            assert more, read[-200:]
+            read += more
+    assert b"\r\n-" not in read
+    content: dict[str, Any] = json.loads((FIXTURES / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+async def content(store: RedisStore) -> dict[str, Any]:
+    users = ListUsersResponse.FromString(await Users(store).list(1000, 0)).users
+    sessions = {
+        user.user_id: GetUserSessionsResponse.FromString(await Sessions(store).list(user.user_id, 1000, 0)).sessions
+        for user in users
+    }
+    return {
+        "users": {user.user_id: [user.id, user.etag, user.first_name] for user in users},
+        "sessions": {
+            name: [[session.session_id, session.id, session.etag] for session in of_user]
+            for name, of_user in sessions.items()
+        },
+    }
+
+
+@pytest.fixture
+def backing() -> Any:
+    with Store() as store:
+        yield store
+
+
+@pytest.fixture
+async def opened(backing: Store) -> AsyncIterator[list[RedisStore]]:
+    """Three servers of one store, none of which has opened it."""
+    stores = [RedisStore(backing.url, key_prefix="userservice", timeout=5) for _ in range(3)]
+    yield stores
+    for store in stores:
+        await store.close()
+
+
+async def test_a_store_of_layout_1_without_an_id_gets_one(backing: Store, opened: list[RedisStore]) -> None:
+    expected = load(backing, "layout-1")
+    with backing.client() as client:
+        assert client.hgetall("userservice:layout") == {b"version": b"1", b"partitions": b"1"}
+        await asyncio.gather(*(store.open() for store in opened))
+        layout, store_id = client.hgetall("userservice:layout"), client.get(P + "store_id")
+    assert layout == {b"version": b"1", b"partitions": b"1", b"store_id": store_id}
+    assert {store.identity.store_id for store in opened} == {store_id}
+    for store in opened:
+        assert await content(store) == expected
+    newest = max(values[0] for values in expected["users"].values())
+    # Every cursor that the store gave out before is still one of its own.
+    assert not ListUsersResponse.FromString(await Users(opened[0]).list(10, newest)).users
+    assert ListUsersResponse.FromString(await Users(opened[0]).list(10, newest - 64)).users
+    assert record_id(await Users(opened[1]).add("new", User(), NO_ATTEMPT)) > newest
+    assert check(backing.url, "userservice", 5).findings == []
+
+
+@pytest.mark.parametrize("lost", ["last_id", "users"])
+async def test_a_store_of_layout_1_that_is_full_or_lacks_a_key(
+    backing: Store, opened: list[RedisStore], lost: str
+) -> None:
+    """A store without users has no key of them, and a last id that is lost is made up from the newest row."""
+    load(backing, "layout-1")
+    with backing.client() as client:
+        client.delete(P + lost, *([P + "user_ids"] if lost == "users" else []))
+        client.config_set("maxmemory", 1)
+        await opened[0].open()
+        client.config_set("maxmemory", 0)
+        assert client.exists(P + "last_id", P + "store_id") == 2
+    await Users(opened[0]).add("new", User(), NO_ATTEMPT)
+    assert check(backing.url, "userservice", 5).findings == [] or lost == "users"  # sessions of nobody are left
+
+
+async def test_a_store_of_layout_1_put_in_the_place_of_a_running_one_is_not_taken_for_it(
+    backing: Store, opened: list[RedisStore]
+) -> None:
+    """As an older server leaves it, which writes on after the store was emptied."""
+    server, restarted, _ = opened
+    await server.open()
+    backing.empty()
+    load(backing, "layout-1")
+    with pytest.raises(StoreChangedError):
+        await Users(server).add("new", User(), NO_ATTEMPT)
+    await restarted.open()
+    await Users(restarted).add("new", User(), NO_ATTEMPT)
+    await Users(server).add("newer", User(), NO_ATTEMPT)
