@@ -130,11 +130,11 @@ async def _serve_store(
     port = _bound_port(server, config)
     await health.look()  # before the first answer: until then it knows no service
     await server.start()
+    gc.freeze()  # what is there now stays: the garbage collector need not look through it again and again
+    ready(port)
     following = asyncio.create_task(health.follow_store())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
-    gc.freeze()  # what is there now stays: the garbage collector need not look through it again and again
-    ready(port)
     logger.info("serving", extra={"port": port})
 
     causes: tuple[asyncio.Task[Any], ...] = (following, watching, stopped)

@@ -148,8 +148,8 @@ def serve(context: click.Context, /, **settings: Any) -> None:
                 _run(config, config.redis_url, _announce(config, context), lambda: None, stop)
             else:
                 _run_with_embedded_store(config, context, stop)
-        except Exception:
-            stop.request(EXIT_CANNOT_START)
+        except Exception as error:
+            stop.request(EXIT_ENDED if isinstance(error, ServiceEndedError) else EXIT_CANNOT_START)
             raise
 
 

@@ -62,10 +62,14 @@ def _kill(workers: list[SpawnProcess]) -> None:
 def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess]) -> "Connection[None, int | str]":
     receiver, sender = _SPAWN.Pipe(duplex=False)
     worker = _SPAWN.Process(target=_work, args=(config, redis_url, sender), daemon=False)
-    # Ctrl-C reaches the whole group. A worker inherits the blocked signals, and takes them as soon as it can.
-    resource_tracker.ensure_running()  # unblocks the signals when it starts the tracker
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    worker.start()
+    # A worker inherits what is blocked until it can handle it. Ctrl-C reaches the whole group and must not show a
+    # traceback; SIGTERM may end a worker that does not serve yet.
+    resource_tracker.ensure_running()  # unblocks both signals when it starts the tracker
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGINT])
+    try:
+        worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     workers.append(worker)
     sender.close()
     return receiver
