@@ -338,7 +338,7 @@ async def test_an_embedded_store_that_was_cut_off_is_told_and_left_as_it_is(tmp_
         async with connect(service.address) as stubs:
             assert names(await read_chunks(stubs)) == ["ada"]
         service.stop()
-        assert ["cut off" in line["message"] for line in service.log if line["level"] == "WARNING"] == [True]
+        assert ["unfinished command" in line["message"] for line in service.log if line["level"] == "WARNING"] == [True]
     assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 request records: 0 findings\n")
 
 
