@@ -3,8 +3,7 @@
 import asyncio
 import gc
 import logging
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,7 +15,8 @@ from userservice_server.config import Config, ConfigError, unreadable_redis_url
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
-from userservice_server.listen import cannot_listen, reserved_port
+from userservice_server.listen import cannot_listen, grpc_address, reserved_port
+from userservice_server.process.stopping import Stop
 from userservice_server.store.failures import UnsuitableStoreError, why
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.store.supervision import Supervision, wait_until_open
@@ -41,6 +41,7 @@ _STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
 
 _WATCH_SECONDS = 0.2
 _SETTLE_SECONDS = 0.5  # for what is left after the grace time: health watches, reflection
+_CLOSE_SECONDS = 0.1  # for each later step of the end; none of them may wait for a peer
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 with suppress(ImportError):  # not made for every platform
@@ -55,39 +56,68 @@ class ServiceEndedError(Exception):
     """The service had to end although nobody asked it to; the text says why."""
 
 
-def run_server(config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None]) -> None:
-    """Serves, in an event loop of its own, as ``serve`` says."""
-    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        runner.run(serve(config, redis_url, ready, ended))
+def run_server(
+    config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop
+) -> None:
+    """Serves in an event loop of its own, see ``serve``. The process is expected to exit afterwards."""
+    loop = (_new_event_loop or asyncio.new_event_loop)()
+    # Not asyncio.Runner, and no close: both wait for the threads of the default executor, and one of them can be in
+    # getaddrinfo for as long as a name server does not answer.
+    try:
+        loop.run_until_complete(serve(config, redis_url, ready, ended, stop))
+    finally:
+        loop.run_until_complete(_cancelled(asyncio.all_tasks(loop)))
 
 
-async def serve(config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None]) -> None:
-    """Serves until SIGTERM or SIGINT, or until ``ended`` says that something it needs has ended.
+async def serve(
+    config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop
+) -> None:
+    """Serves until a stop is requested, or until ``ended`` says that something it needs has ended.
 
     Args:
         config: the settings.
         redis_url: where the store is.
         ready: called with the port when calls are answered.
         ended: looked at several times a second; a text is the reason to end with.
+        stop: takes SIGTERM and SIGINT, and limits how long the end takes.
 
     Raises:
-        ConfigError: the port or the store cannot be had.
+        ConfigError: the service cannot listen on the port or use the store.
         ServiceEndedError: ended by ``ended``.
     """
-    stop = asyncio.Event()
+    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which workers are started with, see workers.py
 
-    store = await _opened_store(config, redis_url, lambda: stop.is_set() or bool(ended()))
+    def notice() -> None:
+        loop.remove_reader(stop.fileno())
+        stopping.set()
+
+    def noticed() -> str | None:
+        if reason := ended():
+            stop.request(1)  # the limit holds for this end, too
+        return reason
+
+    loop.add_reader(stop.fileno(), notice)
+    store = await _opened_store(config, redis_url, lambda: stopping.is_set() or bool(noticed()))
     try:
-        if not stop.is_set() and not ended():  # else it was to end while it waited for the store
-            await _serve_store(config, store, ready, ended, stop)
+        if not stopping.is_set() and not noticed():  # else it was to end while it waited for the store
+            await _serve_store(config, store, ready, noticed, stopping)
     finally:
-        await store.close()
-    if reason := ended():
+        await _within(_CLOSE_SECONDS, store.close())
+    if reason := noticed():
         raise ServiceEndedError(reason)
+
+
+async def _within(seconds: float, step: Coroutine[Any, Any, object]) -> None:
+    """Waits for a step of the end, but not for longer than this."""
+    await asyncio.wait([asyncio.create_task(step)], timeout=seconds)
+
+
+async def _cancelled(tasks: set["asyncio.Task[Any]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
 
 
 async def _serve_store(
@@ -103,11 +133,11 @@ async def _serve_store(
     port = _bound_port(server, config)
     await supervision.check()  # before the first call: until then the health service knows no service
     await server.start()
+    gc.freeze()  # the objects of the start stay, so the garbage collector need not look through them again and again
+    ready(port)
     supervising = asyncio.create_task(supervision.run())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
-    gc.freeze()  # what is there now stays: the garbage collector need not look through it again and again
-    ready(port)
     logger.info("serving", extra={"port": port})
 
     causes: tuple[asyncio.Task[Any], ...] = (supervising, watching, stopped)
@@ -119,8 +149,7 @@ async def _serve_store(
     stopping = asyncio.create_task(server.stop(config.grace))
     await drain.finish(config.grace)
     await asyncio.wait([stopping], timeout=_SETTLE_SECONDS)
-    await server.stop(0)
-    await stopping
+    await _within(_CLOSE_SECONDS, server.stop(0))
     logger.info("ended")
     for task in done:
         task.result()  # raises what ended it, if that was a failure
@@ -141,7 +170,7 @@ async def _opened_store(config: Config, redis_url: str, is_over: Callable[[], bo
     except (StoreUnavailableError, UnsuitableStoreError) as error:
         await store.close()
         is_unsuitable = isinstance(error, UnsuitableStoreError)
-        text = str(error) if is_unsuitable else f"the store at --redis-url does not answer: {why(error)}"
+        text = str(error) if is_unsuitable else f"the store at --redis-url is unavailable: {why(error)}"
         raise ConfigError(text) from error
     return store
 
@@ -178,9 +207,9 @@ def _bound_port(server: grpc.aio.Server, config: Config) -> int:
     if config.workers == 1:
         reserved_port(config).close()
     try:
-        return server.add_insecure_port(config.listen)
+        return server.add_insecure_port(grpc_address(config))
     except RuntimeError:
-        raise cannot_listen(config, "taken just now") from None
+        raise cannot_listen(config, "the address is already in use") from None
 
 
 async def _until_ended(ended: Callable[[], str | None]) -> None:

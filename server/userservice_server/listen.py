@@ -1,4 +1,4 @@
-"""The address to listen on, tried before grpc does: grpc shares a taken port silently, or tells in lines of its own."""
+"""The address to listen on. It is tried before grpc uses it, because grpc shares a port in use without an error."""
 
 import socket
 
@@ -6,19 +6,19 @@ from userservice_server.config import Config, ConfigError
 
 
 def reserved_port(config: Config) -> socket.socket:
-    """Makes sure that the port is nobody else's; returns a socket that is bound to it but does not listen.
+    """Checks that no other process uses the port; returns a socket that is bound to it but does not listen.
 
-    As long as the socket is open, nobody but sockets with SO_REUSEPORT of the same user can have the port.
+    While the socket is open, only sockets with SO_REUSEPORT of the same user can be bound to the port.
 
     Raises:
-        ConfigError: the port is taken, or the host is none of this machine's.
+        ConfigError: The port is in use, or the host is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host.strip("[]"), config.port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else old connections count as taken, too
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else old connections count as well
             probe.bind(address)
             address = probe.getsockname()
         reserved = socket.socket(family, kind, protocol)
@@ -32,6 +32,15 @@ def reserved_port(config: Config) -> socket.socket:
     return reserved
 
 
+def grpc_address(config: Config) -> str:
+    """Returns the address in a form that grpc reads; it does not know short forms of IPv4 such as 127.1."""
+    try:
+        host = socket.inet_ntoa(socket.inet_aton(config.host))
+    except OSError:  # a name or IPv6
+        host = config.host
+    return f"{host}:{config.port}"
+
+
 def cannot_listen(config: Config, why: str) -> ConfigError:
-    """The error for an address that cannot be had."""
-    return ConfigError(f"--listen {config.listen} cannot be had: {why}")
+    """Error for an address that the service cannot listen on."""
+    return ConfigError(f"cannot listen on {config.listen}: {why} (--listen)")

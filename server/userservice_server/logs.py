@@ -1,30 +1,56 @@
-"""Log lines: JSON on standard error, written by a thread of their own so that a slow reader never stalls calls."""
+"""Log lines: JSON on standard error, written by a separate thread so that a slow reader never stalls calls."""
 
 import json
 import logging
-import sys
+import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 import orjson
 
+from userservice_server.process.standard_streams import STDERR, write_all
+
+FLUSH_SECONDS = 1.0  # at the end, standard error gets this long to take the lines that wait
 _WRITE_INTERVAL = 0.05  # seconds; a thread woken for each line would take a third of the time of a single call
-_MAX_LINES = 100_000  # that wait to be written; should nobody read them, the oldest are dropped
+_MAX_LINES = 100_000  # that wait to be written; if standard error is not read, the oldest are dropped
+_LINES_PER_WRITE = 1000
 _OF_EVERY_RECORD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "taskName"))
 _formatter = logging.Formatter()
 
 _waiting: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX_LINES)
 
 
-def add_line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> None:
-    """Adds a line to those that are written next.
+class _Dropped:
+    """Counts dropped lines until their count can be logged."""
 
-    The access log comes here directly: past the records of ``logging``, which take three times as long as the line.
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lines = 0
+
+    def add(self, lines: int) -> None:
+        with self._lock:
+            self._lines += lines
+
+    def take(self) -> int:
+        with self._lock:
+            lines, self._lines = self._lines, 0
+            return lines
+
+
+_dropped = _Dropped()
+
+
+def add_line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> None:
+    """Adds a line to those that are written next; never waits.
+
+    The access log calls this directly, without the records of ``logging``, which take three times as long as the line.
     """
+    if len(_waiting) == _MAX_LINES:  # the oldest line is dropped
+        _dropped.add(1)
     _waiting.append((created, level, logger, message, fields))
 
 
@@ -38,7 +64,7 @@ def _encoded(created: float, level: str, logger: str, message: str, fields: dict
 
 
 class _Lines(logging.Handler):
-    """Makes lines of records."""
+    """Turns records into lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = {name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD}
@@ -48,11 +74,20 @@ class _Lines(logging.Handler):
 
 
 def _write_lines() -> None:
-    lines = [_encoded(*_waiting.popleft()) for _ in range(len(_waiting))]
-    if lines:
-        with suppress(OSError, ValueError):  # a full disk or a closed pipe: these lines are lost, later ones may not be
-            sys.stderr.buffer.write(b"".join(lines))
-            sys.stderr.buffer.flush()
+    while _waiting:
+        lines = [_encoded(*_waiting.popleft()) for _ in range(min(len(_waiting), _LINES_PER_WRITE))]
+        if lost := _write(b"".join(lines)):
+            _dropped.add(lost)
+    if dropped := _dropped.take():
+        message = "log lines were dropped: standard error was full or was not read"
+        if _write(_encoded(time.time(), "WARNING", "userservice.log", message, {"lines": dropped})):
+            _dropped.add(dropped)
+
+
+def _write(lines: bytes) -> int:
+    """Returns how many lines a full disk or a closed pipe did not take; later ones may be taken."""
+    left = write_all(STDERR, lines)
+    return lines.count(b"\n", len(lines) - left)
 
 
 def _write_until(ending: Event) -> None:
@@ -62,10 +97,14 @@ def _write_until(ending: Event) -> None:
 
 
 @contextmanager
-def logging_to_stderr(level: str) -> Iterator[None]:
-    """Logs while the block runs, and has written everything when it ends.
+def logging_to_stderr(level: str, flush_seconds: Callable[[], float] = lambda: FLUSH_SECONDS) -> Iterator[None]:
+    """Logs while the block runs; at its end, writes what is left, unless standard error is not read.
 
     Set up once, before grpc starts: changing loggers later can lock up grpc.aio (grpc/grpc#43421).
+
+    Args:
+        level: the lowest level that is logged.
+        flush_seconds: called at the end; returns how long standard error gets to take the lines that wait.
     """
     ending = Event()
     writer = Thread(target=_write_until, args=(ending,), name="log", daemon=True)
@@ -73,11 +112,11 @@ def logging_to_stderr(level: str) -> Iterator[None]:
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [_Lines()]
-    # Of libraries only their warnings: their ordinary lines are not written with personal data in mind.
+    # From libraries only warnings: their ordinary lines are not written with personal data in mind.
     for library in ("asyncio", "grpc", "redis"):
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
     try:
         yield
     finally:
         ending.set()
-        writer.join()
+        writer.join(flush_seconds())

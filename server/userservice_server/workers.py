@@ -1,6 +1,7 @@
-"""Several serving processes on one port, and the process that looks after them."""
+"""Several serving processes on one port, and the process that supervises them."""
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -9,70 +10,73 @@ from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import FrameType
 
 from userservice_server.app import ServiceEndedError, run_server
 from userservice_server.config import Config, ConfigError
 from userservice_server.listen import reserved_port
-from userservice_server.logs import logging_to_stderr
+from userservice_server.logs import FLUSH_SECONDS, logging_to_stderr
+from userservice_server.process.stopping import STOP_SIGNALS, Stop
 
-_BEYOND_GRACE_SECONDS = 5.0
+# Before the supervisor's own limit, so that it ends them and not the other way round: seconds after --grace until a
+# worker exits by itself, and until the supervisor kills it.
+_WORKER_LIMIT_SECONDS, _KILL_SECONDS = 0.7, 0.85
 _WATCH_SECONDS = 0.2
 _SPAWN = multiprocessing.get_context("spawn")  # a forked child of a process that has run grpc can hang
 
 
-def run_workers(config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None]) -> None:
-    """Serves with ``config.workers`` processes; arguments and errors as for app.serve. A worker's end ends all."""
-    stopped = False
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-
+def run_workers(
+    config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop
+) -> None:
+    """Serves with ``config.workers`` processes; arguments and errors as for app.serve. If one exits, all are ended."""
     with closing(reserved_port(config)) as reserved:
         port = reserved.getsockname()[1]
         config = replace(config, listen=f"{config.host}:{port}")
         workers: list[SpawnProcess] = []
+        stop.before_forced_exit(lambda: _kill(workers))
         try:
             readiness = [_started_worker(config, redis_url, workers) for _ in range(config.workers)]
             for connection in readiness:
-                _await_ready(connection, lambda: stopped or bool(ended()))
-            if not stopped and not ended():
+                _await_ready(connection, lambda: stop.requested or bool(ended()))
+            if not stop.requested and not ended():
                 ready(port)
-            while not stopped and not ended() and not wait([worker.sentinel for worker in workers], _WATCH_SECONDS):
+            sentinels = [worker.sentinel for worker in workers]
+            while not ended() and not wait([stop.fileno(), *sentinels], _WATCH_SECONDS):
                 pass
-            ends = [] if stopped else wait([worker.sentinel for worker in workers], 0)
+            ends = [] if stop.requested else wait(sentinels, 0)
             lost = [worker for worker in workers if worker.sentinel in ends]
         finally:
             _end(workers, config.grace)
     if reason := ended():
         raise ServiceEndedError(reason)
     if lost:
-        # A negative code is the number of the signal: -9 often is the kernel's, for want of memory.
+        # A negative code is the number of a signal; the kernel sends -9 when memory is full.
         reasons = [f"process {worker.pid}: exit code {worker.exitcode}" for worker in lost]
-        raise ServiceEndedError(f"a worker ended by itself ({'; '.join(reasons)})")
+        raise ServiceEndedError(f"a worker process exited unexpectedly ({'; '.join(reasons)})")
+
+
+def _kill(workers: list[SpawnProcess]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess]) -> "Connection[None, int | str]":
     receiver, sender = _SPAWN.Pipe(duplex=False)
     worker = _SPAWN.Process(target=_work, args=(config, redis_url, sender), daemon=False)
-    # Ctrl-C reaches the whole group. A worker has nothing to take it with until app.serve, which unblocks it.
-    resource_tracker.ensure_running()  # else the first start makes it run, and unblocks signals after that
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    # A worker inherits what is blocked until it can handle it. Ctrl-C reaches the whole group and must not show a
+    # traceback; SIGTERM may end a worker that does not serve yet.
+    resource_tracker.ensure_running()  # unblocks both signals when it starts the tracker
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGINT])
     try:
         worker.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     workers.append(worker)
     sender.close()
     return receiver
 
 
 def _await_ready(connection: "Connection[None, int | str]", is_over: Callable[[], bool]) -> None:
-    """Waits until a worker serves, which can take as long as a store takes to load, or until nobody needs it to."""
+    """Waits until a worker serves, which can take as long as the store takes to load, or until the service ends."""
     with closing(connection):
         while not connection.poll(_WATCH_SECONDS):
             if is_over():
@@ -80,37 +84,42 @@ def _await_ready(connection: "Connection[None, int | str]", is_over: Callable[[]
         try:
             answer = connection.recv()
         except EOFError:
-            answer = "a worker ended while it started"
+            answer = "a worker process exited while it started"
     if isinstance(answer, str) and not is_over():
         raise ConfigError(answer)
 
 
 def _work(config: Config, redis_url: str, sender: "Connection[int | str, None]") -> None:
     """Life of a worker."""
+    # A worker gets each stop twice, from the group and from its supervisor, which kills it if it is to end at once.
+    stop = Stop(config.grace + _WORKER_LIMIT_SECONDS, repeat_ends=False)
+    stop.start()
     supervisor = multiprocessing.parent_process()
 
     def ended() -> str | None:
         return None if supervisor is None or supervisor.is_alive() else "the supervisor ended"
 
     def tell(answer: int | str) -> None:
-        with suppress(OSError):  # the supervisor was stopped meanwhile, and listens no more
+        with suppress(OSError):  # the supervisor was stopped meanwhile and no longer reads
             sender.send(answer)
 
-    with logging_to_stderr(config.log_level):
+    with logging_to_stderr(config.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
         try:
-            run_server(config, redis_url, tell, ended)
+            run_server(config, redis_url, tell, ended, stop)
         except ConfigError as error:
             tell(str(error))
         except ServiceEndedError:
-            return
+            pass
+    os._exit(0)  # without waiting for threads
 
 
 def _end(workers: list[SpawnProcess], grace: float) -> None:
     for worker in workers:
         worker.terminate()
-    deadline = time.monotonic() + grace + _BEYOND_GRACE_SECONDS
+    deadline = time.monotonic() + grace + _KILL_SECONDS
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
         if worker.is_alive():
             worker.kill()
-            worker.join()
+    for worker in workers:
+        worker.join(_WATCH_SECONDS)

@@ -362,14 +362,14 @@ async def test_an_embedded_store_that_was_cut_off_is_told_and_left_as_it_is(tmp_
     before = written.read_bytes()
     code, out, err = run("--data-dir", tmp_path)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert "in the midst of a command" in err
+    assert "unfinished command" in err
     assert written.read_bytes() == before
 
     with Service(data_dir=tmp_path) as service:
         async with connect(service.address) as stubs:
             assert names(await read_chunks(stubs)) == ["ada"]
         service.stop()
-        assert ["cut off" in line["message"] for line in service.log if line["level"] == "WARNING"] == [True]
+        assert ["unfinished command" in line["message"] for line in service.log if line["level"] == "WARNING"] == [True]
     assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 request records: 0 findings\n")
 
 
@@ -379,7 +379,7 @@ def test_an_embedded_store_that_cannot_be_read_is_told(tmp_path: Path, arguments
         service.stop()
     [written] = (tmp_path / "appendonlydir").glob("*.incr.aof")
     written.write_bytes(written.read_bytes() + b"no command")
-    expected = f"userservice: error: the embedded store ended by itself (exit code 1); {tmp_path}/store.log says why"
+    expected = f"userservice: error: the embedded store exited unexpectedly (exit code 1); see {tmp_path}/store.log"
     assert run("--data-dir", tmp_path) == (2, "", f"{expected}\n")
     with Service(*arguments, data_dir=tmp_path, wait=False) as service:
         assert service.wait(30) == 2

@@ -113,7 +113,7 @@ def test_a_crash_of_the_embedded_store_ends_the_service_and_is_said(tmp_path: Pa
         assert service.wait() not in (0, 2)
         assert time.monotonic() - started < 15
         assert "store" in service.stderr[-1]
-        assert "ended by itself" in service.stderr[-1]
+        assert "exited unexpectedly" in service.stderr[-1]
 
     with Service(data_dir=tmp_path) as service, connect_blocking(service.address) as stubs:
         assert stubs.users.GetUser(GetUserRequest(user_id="ada")).user.user_id == "ada"

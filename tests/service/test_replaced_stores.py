@@ -214,7 +214,7 @@ async def test_an_emptied_store_becomes_a_new_one(store: Store, service: Service
     if name == "restarted without data":  # the connections are lost too
         async with asyncio.timeout(20):
             page = ListUsersRequest(cursor=cursor)
-            while await reason_of(stubs.users.ListUsers(page)) == "STORE_UNAVAILABLE":
+            while await reason_of(stubs.users.ListUsers(page)) == "STORE_UNAVAILABLE":  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.02)
     # A call with a cursor of the store before, and then calls without one.
     assert set(await asyncio.gather(*map(reason_of, reads(stubs, cursor)))) == {"STORE_CHANGED"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 
@@ -33,6 +34,8 @@ def main() -> int | None:
         ImportError: If something other than the server extra cannot be imported.
         SystemExit: As the server's command line ends.
     """
+    # Ctrl-C or SIGTERM during the imports, which take a while, waits until the command line can handle it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         cli = import_module("userservice_server.cli")
     except ModuleNotFoundError as error:

