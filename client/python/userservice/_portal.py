@@ -11,7 +11,8 @@ from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from userservice._forks import forks
-from userservice.errors import ManagerClosedError
+from userservice._monkey import reject_monkey_patching
+from userservice.errors import ManagerClosedError, ManagerUnusableError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,7 +39,8 @@ class Portal:
 
         Raises:
             ManagerClosedError: If the portal was closed before or meanwhile.
-            RuntimeError: If the process was forked while a portal ran, this one or another.
+            ManagerUnusableError: If the process was forked while a portal ran, this one or another, if gevent or
+                eventlet has patched it, or if it cannot start a thread.
         """
         future = self._started().submit(work)
         try:
@@ -65,7 +67,8 @@ class Portal:
             if self._closed:
                 raise ManagerClosedError("the manager is closed")
             if self._worker is None:
-                self._worker = _Worker()
+                reject_monkey_patching()
+                self._worker = _start_worker()
                 # For programs that forget to close: at exit, or when the last reference to the portal goes.
                 weakref.finalize(self, self._worker.stop, _EXIT_GRACE)
             return self._worker
@@ -164,6 +167,13 @@ class _Worker:
 
     async def _wait(self) -> None:
         await self._stopping.wait()
+
+
+def _start_worker() -> _Worker:
+    try:
+        return _Worker()
+    except RuntimeError as error:  # too many threads, or the interpreter is shutting down
+        raise ManagerUnusableError(f"cannot start the thread of a blocking manager: {error}") from error
 
 
 def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
