@@ -64,7 +64,7 @@ class Channels:
 
     def _best(self) -> int:
         second_best: int | None = None
-        turns = [*range(self._next, len(self._channels)), *range(self._next)]
+        turns: list[int] = [*range(self._next, len(self._channels)), *range(self._next)]
         for position in turns:
             state: grpc.ChannelConnectivity = self._channels[position].grpc_channel.get_state(try_to_connect=True)
             if state is grpc.ChannelConnectivity.READY:

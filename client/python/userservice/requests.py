@@ -45,7 +45,7 @@ class AddUserOptions(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
     """Free-form data: None, bool, int within ±2^53, float, str, list, mapping; 16 levels deep, 64 KiB encoded."""
     request_id: str | None
-    """A UUID that identifies this write, made by the manager if absent. Repeated within 10 minutes, it is applied once."""
+    """A UUID that identifies this write, made by the manager if absent. Within 10 minutes it is applied once."""
 
 
 class AddUserFields(AddUserOptions):
