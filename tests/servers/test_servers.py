@@ -53,7 +53,9 @@ def free_port() -> int:
 
 
 def environment(address: str, **more: str) -> dict[str, str]:
-    return {**clean_environment(), "PYTHONPATH": str(HERE), "USERSERVICE_ADDRESS": address, **more}
+    kept = clean_environment()
+    path = os.pathsep.join(filter(None, [str(HERE), kept.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": path, "USERSERVICE_ADDRESS": address, **more}
 
 
 def fetch(url: str) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import userservice
+
 HERE = Path(__file__).parent
-CLIENT = HERE.parents[1] / "client" / "python"
+CLIENT = Path(userservice.__file__).parents[1]
 SNIPPETS = [HERE / "accepted.py", HERE / "rejected.py"]
 
 Lines = set[tuple[str, int]]
