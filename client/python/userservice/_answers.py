@@ -7,9 +7,10 @@ for ever. All checks raise InternalError, which is not retried. Their messages c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import lt
+from typing import Any
 
 from userservice.errors import InternalError
+from userservice.models import Record
 from userservice.v1.session_pb2 import Session as SessionMessage
 from userservice.v1.user_pb2 import User as UserMessage
 
@@ -41,18 +42,16 @@ def check_batch(users: Iterable[UserMessage], missing: Sequence[str], requested:
         raise InternalError("the service returned other users than the ones in the request, or in another order")
 
 
-def check_page(ids: Sequence[int], cursor: int, next_cursor: int, total_size: int) -> None:
-    """Rejects a page or chunk that would show a record twice, or send its reader in circles.
+def check_cursor(records: Sequence[Record[Any]], cursor: int, next_cursor: int, total_size: int) -> None:
+    """Rejects a page or chunk that would send its reader in circles. The order of its ids is checked where it is made.
 
     Args:
-        ids: The ids of the records, in the order in which they came.
+        records: The records of the page.
         cursor: Where the page had to start.
         next_cursor: Where the next page starts; 0 at the end.
         total_size: How many records there are in all.
     """
-    if ids and not (cursor < ids[0] and all(map(lt, ids, ids[1:]))):
-        raise InternalError(f"the service returned ids that do not rise from the cursor {cursor}")
-    earliest = ids[-1] if ids else cursor + 1
+    earliest = records[-1].id if records else cursor + 1
     if next_cursor and next_cursor < earliest:
         raise InternalError(f"the service returned next_cursor {next_cursor}, which must be at least {earliest}")
     if total_size < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from userservice._answers import check_page
+from userservice._answers import check_cursor
 from userservice._connection import Connection, Stream, decode
 from userservice._methods import LIST_USERS_CHUNKED
 from userservice._retry import Attempts
@@ -62,13 +62,13 @@ class ChunkReader:
 
     def _decode(self, encoded: bytes) -> UserPage:
         response = decode(LIST_USERS_CHUNKED, encoded)
-        messages = list(response.users)
-        ids = [message.id for message in messages]
-        check_page(ids, self._request.cursor, response.next_cursor, response.total_size)
+        cursor = self._request.cursor
+        users = User.wrap_page(response.users, cursor)
+        check_cursor(users, cursor, response.next_cursor, response.total_size)
         self._finished = not response.next_cursor
         # Where the next stream starts if this one is cut.
         self._request.cursor = response.next_cursor
-        return UserPage(User.wrap_all(messages), next_cursor=response.next_cursor, total_size=response.total_size)
+        return UserPage(users, next_cursor=response.next_cursor, total_size=response.total_size)
 
     def cancel(self) -> None:
         """Ends the RPC at once, if one runs. A reader that stops early must call this: nothing else ends the RPC."""

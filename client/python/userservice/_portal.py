@@ -68,7 +68,7 @@ class Portal:
                 raise ManagerClosedError("the manager is closed")
             if self._worker is None:
                 reject_monkey_patching()
-                self._worker = _start_worker()
+                self._worker = _Worker()
                 # For programs that forget to close: at exit, or when the last reference to the portal goes.
                 weakref.finalize(self, self._worker.stop, _EXIT_GRACE)
             return self._worker
@@ -121,7 +121,11 @@ class _Worker:
         self._ended = threading.Event()
         # A daemon, because interpreter exit waits for other threads before anything could stop them.
         self._thread = threading.Thread(target=self._serve, name="userservice-client", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many threads, or the interpreter is shutting down
+            self.loop.close()
+            raise ManagerUnusableError(f"cannot start the thread of a blocking manager: {error}") from error
         forks.loops.add(self.loop)
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
@@ -167,13 +171,6 @@ class _Worker:
 
     async def _wait(self) -> None:
         await self._stopping.wait()
-
-
-def _start_worker() -> _Worker:
-    try:
-        return _Worker()
-    except RuntimeError as error:  # too many threads, or the interpreter is shutting down
-        raise ManagerUnusableError(f"cannot start the thread of a blocking manager: {error}") from error
 
 
 def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack, overload
 
 from userservice import _methods as rpc
-from userservice._answers import check_owner, check_page, check_session
+from userservice._answers import check_cursor, check_owner, check_session
 from userservice._connection import Connection
 from userservice._manager import Manager
 from userservice._retry import Attempts
@@ -196,5 +196,6 @@ async def get_session_page(
     request = build_request(rpc.GET_USER_SESSIONS.request, fields)
     page = await connection.call(rpc.GET_USER_SESSIONS, request, attempts)
     check_owner(page.sessions, request.user_id)
-    check_page([session.id for session in page.sessions], cursor, page.next_cursor, page.total_size)
-    return SessionPage(Session.wrap_all(page.sessions), next_cursor=page.next_cursor, total_size=page.total_size)
+    sessions = Session.wrap_page(page.sessions, cursor)
+    check_cursor(sessions, cursor, page.next_cursor, page.total_size)
+    return SessionPage(sessions, next_cursor=page.next_cursor, total_size=page.total_size)

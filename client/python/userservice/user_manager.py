@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, Unpack, overload
 
 from userservice import _methods as rpc
-from userservice._answers import check_batch, check_page, check_user
+from userservice._answers import check_batch, check_cursor, check_user
 from userservice._chunks import ChunkReader
 from userservice._manager import Manager
 from userservice.models import SessionPage, User, UserBatch, UserPage
@@ -181,8 +181,9 @@ class UserManager(Manager):
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.LIST_USERS.request, {"limit": limit, "cursor": cursor})
         page = await self._connection.call(rpc.LIST_USERS, request, attempts)
-        check_page([user.id for user in page.users], cursor, page.next_cursor, page.total_size)
-        return UserPage(User.wrap_all(page.users), next_cursor=page.next_cursor, total_size=page.total_size)
+        users = User.wrap_page(page.users, cursor)
+        check_cursor(users, cursor, page.next_cursor, page.total_size)
+        return UserPage(users, next_cursor=page.next_cursor, total_size=page.total_size)
 
     async def list_chunked(
         self, chunk_size: int = 100, cursor: int = 0, *, timeout: float | None = None

@@ -42,9 +42,8 @@ def test_a_manager_belongs_to_the_loop_of_its_first_call(call: types.FunctionTyp
 
 def test_a_manager_needs_a_running_loop() -> None:
     manager = UserManager(ADDRESS)
-    call = manager.get("ada")
     with pytest.raises(ManagerUnusableError, match="SyncUserManager"):
-        call.send(None)
+        manager.get("ada").send(None)
 
 
 def test_a_blocking_manager_that_cannot_start_its_thread_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
