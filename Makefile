@@ -21,7 +21,7 @@ test: .venv/.dev ## run the tests; a part of them: make test ARGS="tests/contrac
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest -m "not long" $(ARGS)
 
-test-all: .venv/.dev ## run all tests, also the long ones that need other toolchains (30 minutes at most); ARGS as for make test
+test-all: .venv/.dev .venv-servers/.done ## run all tests, also the long ones that need other toolchains (30 minutes at most); ARGS as for make test
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest $(ARGS)
@@ -115,6 +115,12 @@ clean: ## remove environments, caches and builds; data stays
 	@python=$$(tools/newest-python.sh) && $(BIN)/uv venv --quiet --python "$$python" .venv-newest
 	@$(BIN)/uv pip install --quiet --python .venv-newest --require-hashes --requirement requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python .venv-newest --no-deps --editable .
+	@touch $@
+
+.venv-servers/.done: requirements/servers.txt pyproject.toml
+	@echo "setting up .venv-servers (once, and when its requirements change)"
+	@tools/venv.sh .venv-servers requirements/servers.txt
+	@.venv-servers/bin/$(INSTALL_EDITABLE)
 	@touch $@
 
 .venv/.bench: .venv/.dev requirements/bench.txt

@@ -6,4 +6,5 @@ compile="uv pip compile --quiet --upgrade --universal --python-version 3.11 --ge
 $compile --custom-compile-command "make lock" pyproject.toml --extra server --output-file requirements/server.txt
 $compile --custom-compile-command "make lock" pyproject.toml --extra server --group dev --output-file requirements/dev.txt
 $compile --custom-compile-command "make lock" pyproject.toml --extra server --group dev --group bench --output-file requirements/bench.txt
+$compile --custom-compile-command "make lock" pyproject.toml --group servers --output-file requirements/servers.txt
 $compile --custom-compile-command "make lock" --group codegen --output-file requirements/codegen.txt

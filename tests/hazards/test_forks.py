@@ -8,7 +8,7 @@ from harness import forking
 from harness.programs import Program
 from harness.services import Service, clean_environment
 
-REFUSED = "RuntimeError('a manager, or other asyncio gRPC, was used before the process forked: close managers, "
+REFUSED = "ManagerUnusableError('a manager, or other asyncio gRPC, was used before the process forked: close managers, "
 
 
 def forked(service: Service, case: str) -> Program:

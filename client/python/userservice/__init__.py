@@ -15,6 +15,7 @@ from userservice.errors import (
     InternalError,
     InvalidArgumentError,
     ManagerClosedError,
+    ManagerUnusableError,
     OverloadedError,
     ReaderStalledError,
     RequestIdReusedError,
@@ -31,17 +32,26 @@ from userservice.errors import (
     UserServiceError,
 )
 from userservice.models import Session, SessionPage, User, UserBatch, UserPage
+from userservice.requests import (
+    AddSessionFields,
+    AddUserFields,
+    UpdateSessionFields,
+    UpdateUserFields,
+)
 from userservice.session_manager import SessionManager
 from userservice.sync import SyncSessionManager, SyncUserManager
 from userservice.user_manager import UserManager
 
 __all__ = [
+    "AddSessionFields",
+    "AddUserFields",
     "DeadlineExceededError",
     "EtagMismatchError",
     "FieldViolation",
     "InternalError",
     "InvalidArgumentError",
     "ManagerClosedError",
+    "ManagerUnusableError",
     "OverloadedError",
     "ReaderStalledError",
     "RequestIdReusedError",
@@ -58,6 +68,8 @@ __all__ = [
     "SyncUserManager",
     "UnavailableError",
     "UpdateConflictError",
+    "UpdateSessionFields",
+    "UpdateUserFields",
     "User",
     "UserAlreadyExistsError",
     "UserBatch",

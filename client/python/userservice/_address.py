@@ -1,20 +1,39 @@
-"""Addresses of the service, as a user writes them."""
+"""Parses addresses of the service, as a user writes them."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import NamedTuple
 
-_HOST_PORT = r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@\[\]]+):(?P<port>[0-9]{1,5})/?"
+_HOST_PORT = r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@,\[\]]+):(?P<port>[0-9]{1,5})/?"
+_DNS = rf"dns:(?P<server>//[^\s/?#@,]*/)?(?P<name>{_HOST_PORT})"
 _MAX_PORT = 65535
-_FORMS = "host:port, http://host:port, https://host:port or unix:/path"
+_FORMS = (
+    "host:port, http://host:port, https://host:port, dns:///host:port, ipv4:address:port, ipv6:[address]:port, "
+    "unix:/path or unix-abstract:name; several addresses are separated by commas"
+)
+_TLS = {"": None, "http://": False, "https://": True}
+
+
+class Target(NamedTuple):
+    """One address that a channel connects to."""
+
+    name: str
+    """The target in gRPC's own syntax."""
+
+    host: str
+    """The host name or IP address without brackets; empty for a Unix socket."""
+
+    every_address: bool = False
+    """Whether calls are spread over all addresses that the name has, as `dns:` asks for."""
 
 
 class Address(NamedTuple):
     """A parsed address."""
 
-    target: str
-    """What gRPC connects to."""
+    targets: tuple[Target, ...]
+    """Where the service is; calls are spread over them."""
 
     tls: bool | None
     """Whether the connection is encrypted; None if the address does not say."""
@@ -24,25 +43,87 @@ def parse_address(address: str) -> Address:
     """Parses an address of the service.
 
     Args:
-        address: `host:port` (an IPv6 address in brackets), `http://host:port` for plain text, `https://host:port`
-            for TLS, or `unix:/path`.
+        address: One of
+            `host:port` (an IPv6 address in brackets);
+            `http://host:port` for plain text, `https://host:port` for TLS;
+            `dns:///host:port` for all addresses of a name;
+            `ipv4:address:port` or `ipv6:[address]:port`, each with further `address:port` behind commas;
+            `unix:/path` or `unix-abstract:name`, always alone.
+            The forms with a host can be given several times, separated by commas.
 
     Returns:
         The address in parts.
 
     Raises:
-        ValueError: If the address is of none of these forms; says which there are.
+        ValueError: If the address has none of these forms; the message lists them.
     """
-    if address.startswith("unix:"):
-        path = address.removeprefix("unix:")
+    if address.startswith(("unix:", "unix-abstract:")):
+        return Address((_parse_unix(address),), None)
+    family = next((family for family in ("ipv4", "ipv6") if address.startswith(f"{family}:")), None)
+    if family is not None:
+        hosts = address.removeprefix(f"{family}:").split(",")
+        return Address(tuple(_parse_ip(address, family, item) for item in hosts), None)
+    targets, encryptions = zip(*(_parse_one(address, item) for item in address.split(",")), strict=True)
+    if len(set(encryptions)) > 1:
+        raise ValueError(f"the addresses in {address!r} must all begin with http://, or all with https://, or none")
+    return Address(targets, encryptions[0])
+
+
+def _parse_unix(address: str) -> Target:
+    scheme, _, path = address.partition(":")
+    if scheme == "unix":
         path = path.removeprefix("//") if path.startswith("///") else path
-        if not path.strip("/") or path.startswith("//"):
-            raise ValueError(f"no path in the address {address!r}; expected {_FORMS}")
-        return Address(f"unix:{path}", None)
-    scheme, separator, rest = address.rpartition("://")
-    if separator and scheme not in ("http", "https"):
+    if not path.strip("/") or path.startswith("//"):
+        raise ValueError(f"no path in the address {address!r}; expected {_FORMS}")
+    return Target(f"{scheme}:{path}", "")
+
+
+def _parse_ip(address: str, family: str, item: str) -> Target:
+    host, port = _parse_host_port(address, item)
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        version = None
+    if family != f"ipv{version}":
+        raise ValueError(f"{host!r} in the address {address!r} is not an {family} address; expected {_FORMS}")
+    return Target(f"{family}:{_join(host, port)}", host)
+
+
+def _parse_one(address: str, item: str) -> tuple[Target, bool | None]:
+    item = item.strip()
+    match = re.fullmatch(_DNS, item)
+    if match is not None:
+        host, port = _parse_host_port(address, match["name"])
+        return Target(f"dns:{match['server'] or '///'}{_join(host, port)}", host, every_address=True), None
+    scheme = next((scheme for scheme in ("http://", "https://") if item.startswith(scheme)), "")
+    if "://" in item and not scheme:
         raise ValueError(f"unknown scheme in the address {address!r}; expected {_FORMS}")
-    match = re.fullmatch(_HOST_PORT, rest if separator else address.removesuffix("/"))
+    host, port = _parse_host_port(address, item.removeprefix(scheme))
+    return Target(_join(host, port), host), _TLS[scheme]
+
+
+def _parse_host_port(address: str, text: str) -> tuple[str, str]:
+    match = re.fullmatch(_HOST_PORT, text)
     if match is None or not 0 < int(match["port"]) <= _MAX_PORT:
-        raise ValueError(f"cannot read the address {address!r}; expected {_FORMS}")
-    return Address(f"{match['host']}:{match['port']}", {"": None, "http": False, "https": True}[scheme])
+        raise ValueError(f"cannot parse the address {address!r}; expected {_FORMS}")
+    return match["host"].strip("[]"), match["port"]
+
+
+def _join(host: str, port: str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(target: Target) -> bool:
+    """Returns whether a target is on this machine, as far as its text shows: no name is resolved."""
+    host = target.host.rstrip(".").lower()
+    if not host or host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        # `127.1` and the like are not canonical, but resolve to loopback.
+        return re.fullmatch(r"127(\.[0-9]+){0,3}", host) is not None
+    if ip.version == 6 and ip.ipv4_mapped is not None:  # noqa: PLR2004 - the version of the protocol
+        ip = ip.ipv4_mapped
+    # Connecting to the unspecified address (0.0.0.0 or ::) leads to this machine too.
+    return ip.is_loopback or ip.is_unspecified

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import grpc
-
-from userservice._connection import Connection, decode
+from userservice._answers import check_cursor
+from userservice._connection import Connection, Stream, decode
 from userservice._methods import LIST_USERS_CHUNKED
-from userservice.errors import InternalError, UserServiceError
+from userservice._retry import Attempts
+from userservice.errors import UserServiceError
 from userservice.models import User, UserPage
 from userservice.requests import build_request
 
@@ -14,8 +14,9 @@ from userservice.requests import build_request
 class ChunkReader:
     """The chunks of one `list_chunked`, one at a time.
 
-    Each `next_chunk` has a deadline of its own over all it does, so the time that the consumer takes between two
-    chunks does not count, and a service that is away is tried again for that long after the last chunk that came.
+    Each `next_chunk` has a deadline of its own over all it does. The time that the consumer takes between two chunks
+    does not count, and an unavailable service is tried again for that long after the last chunk that had users in it.
+    Chunks without users do not extend the deadline, however many the service sends.
 
     Args:
         connection: The connection to read from.
@@ -32,7 +33,7 @@ class ChunkReader:
         self._connection = connection
         self._timeout = timeout
         self._request = build_request(LIST_USERS_CHUNKED.request, {"chunk_size": chunk_size, "cursor": cursor})
-        self._call: grpc.aio.UnaryStreamCall[bytes, bytes] | None = None
+        self._stream: Stream | None = None
         self._finished = False
         connection.attempts(timeout)
 
@@ -42,43 +43,35 @@ class ChunkReader:
         Raises:
             UserServiceError: If no chunk came in time, with the last error, or the service refused the request.
         """
+        attempts = self._connection.attempts(self._timeout)
         while not self._finished:
-            chunk = await self._read()
+            chunk = await self._read(attempts)
             if chunk:
                 return chunk
         return None
 
-    async def _read(self) -> UserPage:
-        attempts = self._connection.attempts(self._timeout)
+    async def _read(self, attempts: Attempts) -> UserPage:
         while True:
             try:
-                if self._call is None:
-                    self._call = self._connection.open_stream(LIST_USERS_CHUNKED, self._request)
-                return self._decode(await self._connection.read(self._call, attempts))
+                if self._stream is None:
+                    self._stream = self._connection.open_stream(LIST_USERS_CHUNKED, self._request)
+                return self._decode(await self._connection.read(self._stream, attempts))
             except UserServiceError as error:
                 self.cancel()
                 await attempts.pause(error, error.__cause__)
 
     def _decode(self, encoded: bytes) -> UserPage:
         response = decode(LIST_USERS_CHUNKED, encoded)
-        chunk = UserPage(map(User, response.users), next_cursor=response.next_cursor, total_size=response.total_size)
-        self._check_order(chunk)
-        self._finished = not chunk.next_cursor
-        # Where the next stream starts, should this one be cut.
-        self._request.cursor = chunk.next_cursor
-        return chunk
-
-    def _check_order(self, chunk: UserPage) -> None:
-        """Refuses a chunk that would show users twice, or send the reader in circles."""
-        position = self._request.cursor
-        if chunk and not position < chunk[0].id <= chunk[-1].id:
-            raise InternalError(f"the service sent user {chunk[0].id} in a chunk that starts after {position}")
-        earliest = chunk[-1].id if chunk else position + 1
-        if chunk.next_cursor and chunk.next_cursor < earliest:
-            raise InternalError(f"the service sent cursor {chunk.next_cursor} where {earliest} is the least possible")
+        cursor = self._request.cursor
+        users = User.wrap_page(response.users, cursor)
+        check_cursor(users, cursor, response.next_cursor, response.total_size)
+        self._finished = not response.next_cursor
+        # Where the next stream starts if this one is cut.
+        self._request.cursor = response.next_cursor
+        return UserPage(users, next_cursor=response.next_cursor, total_size=response.total_size)
 
     def cancel(self) -> None:
-        """Ends the RPC at once, if one runs. To be called by whoever stops reading, for nothing else would end it."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        """Ends the RPC at once, if one runs. A reader that stops early must call this: nothing else ends the RPC."""
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None

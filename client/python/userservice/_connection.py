@@ -1,4 +1,4 @@
-"""The connection to the service: one gRPC channel, made at the first call, and calls on it with their retries."""
+"""The connection of a manager to the service: its channels, made at the first call, and calls with their retries."""
 
 from __future__ import annotations
 
@@ -10,16 +10,27 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from userservice._address import parse_address
+from userservice._channels import Channel, Channels
 from userservice._forks import forks
 from userservice._methods import Method
+from userservice._monkey import reject_monkey_patching
 from userservice._retry import Attempts, check_timeout
-from userservice._status import error_from_call
-from userservice.errors import DeadlineExceededError, InternalError, ManagerClosedError, UnavailableError
+from userservice._status import error_from_call, with_proxy
+from userservice.errors import (
+    DeadlineExceededError,
+    InternalError,
+    ManagerClosedError,
+    ManagerUnusableError,
+    UnavailableError,
+)
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")
 
 DEFAULT_ADDRESS = "localhost:50051"
+
+MOST_CONNECTIONS = 100
+"""Limit of `connections`, which protects the service from a number in the wrong place."""
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds that a call may take, retries included; for a stream, seconds to the next chunk."""
@@ -39,6 +50,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # it at 1 to 2 MB, and was no slower on a local link. It allows 1 MiB a round trip, 10 MB/s over 100 ms.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", _KIB * _KIB),
+    # Every manager has connections of its own; see `Channels`.
+    ("grpc.use_local_subchannel_pool", 1),
     # A restarted server is found within about a second. gRPC's default waits grow to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -52,64 +65,92 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+class Stream:
+    """A running server stream of encoded messages.
+
+    Args:
+        call: gRPC's call.
+        proxy: Where the proxy of its connection comes from; empty if there is none.
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[bytes, bytes], proxy: str) -> None:
+        self.call = call
+        self.proxy = proxy
+
+    def cancel(self) -> None:
+        """Ends the RPC at once."""
+        self.call.cancel()
+
+
 class Connection:
-    """A channel to the service that belongs to the event loop of its first call.
+    """The channels of one manager. They belong to the event loop of the first call.
 
     Args:
         address: Where the service is; see `parse_address`.
+        connections: How many connections each address gets.
         timeout: Seconds that a call may take unless it says otherwise.
         credentials: Channel credentials; with them, or with an `https://` address, the connection is encrypted.
-        channel_options: gRPC channel options, over the ones in `CHANNEL_OPTIONS`.
+        channel_options: gRPC channel options, which override the ones in `CHANNEL_OPTIONS`.
         metadata: Pairs of key (lower case) and value to send with every call.
 
     Raises:
-        ValueError: If the address or the timeout cannot be used, or credentials are given for `http://`.
+        ValueError: If the address, the timeout or the number of connections is invalid, or credentials are given for
+            `http://`.
+        ManagerUnusableError: If gevent or eventlet has patched the process.
     """
 
     def __init__(
         self,
         address: str,
         *,
+        connections: int,
         timeout: float,
         credentials: grpc.ChannelCredentials | None,
         channel_options: Sequence[tuple[str, Any]],
         metadata: Sequence[tuple[str, str | bytes]],
     ) -> None:
-        self.target, tls = parse_address(address)
+        reject_monkey_patching()
+        self.address = address
+        self._targets, tls = parse_address(address)
         if credentials is not None and tls is False:
             raise ValueError(f"credentials need an encrypted connection, and {address!r} asks for a plain one")
+        self._connections = _check_connections(connections)
         self._timeout = check_timeout(timeout)
         self._encrypted = bool(tls) or credentials is not None
         self._credentials = credentials
         self._options = [*CHANNEL_OPTIONS, *channel_options]
         self._metadata = tuple(metadata)
-        self._channel: grpc.aio.Channel | None = None
+        self._channels: Channels | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: set[grpc.aio.UnaryStreamCall[bytes, bytes]] = set()
         self._closed = False
 
-    def connect(self) -> grpc.aio.Channel:
-        """Returns the channel; makes it at the first call. No await in here, so concurrent first calls make one.
+    def connect(self) -> Channel:
+        """Returns the channel for the next call; makes all channels first if this is the first call.
+
+        There is no await in this method, so concurrent first calls make the channels once.
 
         Raises:
             ManagerClosedError: If the connection was closed.
-            RuntimeError: If the channel belongs to another event loop, or the process was forked while gRPC was in use.
+            ManagerUnusableError: If gRPC cannot work here: outside of an asyncio event loop, in another event loop
+                than that of the first call, in a process that was forked while gRPC was in use, or that gevent or
+                eventlet has patched.
         """
         if self._closed:
             raise ManagerClosedError("the manager is closed")
-        loop = asyncio.get_running_loop()
-        if self._channel is None:
+        loop = _running_loop()
+        if self._channels is None:
             forks.refuse()
-            self._channel, self._loop = self._open(), loop
+            # Again, because a server that was started with preloading patches after managers were made.
+            reject_monkey_patching()
+            self._channels, self._loop = self._open(), loop
         elif self._loop is not loop:
-            raise RuntimeError("this manager belongs to another event loop; make one in each loop")
-        return self._channel
+            raise ManagerUnusableError("this manager belongs to another event loop; make one manager for each loop")
+        return self._channels.pick()
 
-    def _open(self) -> grpc.aio.Channel:
-        if self._encrypted:
-            credentials = self._credentials or grpc.ssl_channel_credentials()
-            return grpc.aio.secure_channel(self.target, credentials, options=self._options)
-        return grpc.aio.insecure_channel(self.target, options=self._options)
+    def _open(self) -> Channels:
+        credentials = (self._credentials or grpc.ssl_channel_credentials()) if self._encrypted else None
+        return Channels(self._targets, self._connections, credentials, self._options)
 
     def attempts(self, timeout: float | None) -> Attempts:
         """Starts the clock of a call that may take this many seconds; None means the connection's own timeout."""
@@ -119,45 +160,47 @@ class Connection:
         """Makes a unary call, with retries. Every attempt sends the same bytes.
 
         Raises:
-            UserServiceError: If the call failed, as its last attempt did.
-            RuntimeError: If the connection belongs to another event loop.
+            UserServiceError: If the call failed; the error of its last attempt.
         """
         encoded = request.SerializeToString()
         while True:
+            channel = self.connect()
             # Bytes in and out, for grpc.aio logs what a deserialiser raises and hands out None instead.
-            stub: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.connect().unary_unary(method.path)
+            stub: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.grpc_channel.unary_unary(method.path)
             try:
                 response = await stub(encoded, timeout=attempts.remaining, metadata=self._metadata)
                 return decode(method, response)
             except grpc.aio.AioRpcError as failure:
-                await attempts.pause(error_from_call(failure), failure)
+                await attempts.pause(error_from_call(failure, channel.proxy), failure)
             except asyncio.CancelledError:
                 self._raise_if_closed()
                 raise
 
-    def open_stream(
-        self, method: Method[RequestT, ResponseT], request: RequestT
-    ) -> grpc.aio.UnaryStreamCall[bytes, bytes]:
+    def open_stream(self, method: Method[RequestT, ResponseT], request: RequestT) -> Stream:
         """Starts a server stream of encoded messages, to be read with `read`. The caller cancels it when done."""
-        stub: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self.connect().unary_stream(method.path)
+        channel = self.connect()
+        stub: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.grpc_channel.unary_stream(method.path)
         call = stub(request.SerializeToString(), metadata=self._metadata)
         self._streams.add(call)
         call.add_done_callback(self._streams.discard)
-        return call
+        return Stream(call, channel.proxy)
 
-    async def read(self, call: grpc.aio.UnaryStreamCall[bytes, bytes], attempts: Attempts) -> bytes:
+    async def read(self, stream: Stream, attempts: Attempts) -> bytes:
         """Reads the next message of a stream.
 
         Raises:
             UserServiceError: If the stream failed, ended, or had no message in time.
         """
+        # Messages that are here already come without a turn of the loop, in which asyncio.timeout could act.
+        if not attempts.remaining:
+            raise DeadlineExceededError(with_proxy("no chunk came in time", stream.proxy))
         try:
             async with asyncio.timeout(attempts.remaining):
-                message = await call.read()
+                message = await stream.call.read()
         except grpc.aio.AioRpcError as failure:
-            raise error_from_call(failure) from failure
+            raise error_from_call(failure, stream.proxy) from failure
         except TimeoutError as timeout:
-            raise DeadlineExceededError("no chunk came in time") from timeout
+            raise DeadlineExceededError(with_proxy("no chunk came in time", stream.proxy)) from timeout
         except asyncio.CancelledError:
             self._raise_if_closed()
             raise
@@ -172,14 +215,30 @@ class Connection:
             raise ManagerClosedError("the manager was closed during the call") from None
 
     async def close(self) -> None:
-        """Closes the channel and ends its running calls with ManagerClosedError. Safe to call twice."""
+        """Closes the channels and ends their running calls with ManagerClosedError. Safe to call twice."""
         self._closed = True
         # Not all versions of grpc.aio end streams that nobody reads at the moment.
         for call in tuple(self._streams):
             call.cancel()
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        channels, self._channels = self._channels, None
+        if channels is not None:
+            await channels.close()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ManagerUnusableError(
+            "this manager needs a running asyncio event loop; blocking programs use SyncUserManager or "
+            "SyncSessionManager"
+        ) from None
+
+
+def _check_connections(connections: int) -> int:
+    if isinstance(connections, bool) or not isinstance(connections, int) or not 1 <= connections <= MOST_CONNECTIONS:
+        raise ValueError(f"connections must be an integer from 1 to {MOST_CONNECTIONS}, not {connections!r}")
+    return connections
 
 
 def decode(method: Method[RequestT, ResponseT], encoded: bytes) -> ResponseT:

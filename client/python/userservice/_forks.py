@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
+from userservice.errors import ManagerUnusableError
+
 
 class Forks:
     """What a fork has to know of this process, and a forked child of its parent.
@@ -28,9 +30,9 @@ class Forks:
             os.register_at_fork(before=self._before_fork, after_in_child=self._after_fork)
 
     def refuse(self) -> None:
-        """Raises RuntimeError in a child in which no call would ever end."""
+        """Raises ManagerUnusableError in a child in which no call would ever end."""
         if self.broken:
-            raise RuntimeError(
+            raise ManagerUnusableError(
                 "a manager, or other asyncio gRPC, was used before the process forked: close managers, once their "
                 "calls have ended, before forking, or start processes by spawn"
             )

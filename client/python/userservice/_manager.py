@@ -22,6 +22,7 @@ class Manager:
         self,
         address: str = DEFAULT_ADDRESS,
         *,
+        connections: int = 1,
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
@@ -30,18 +31,29 @@ class Manager:
         """Prepares a manager; nothing is sent yet.
 
         Args:
-            address: `host:port`, `http://host:port`, `https://host:port` (encrypted) or `unix:/path`.
+            address: `host:port`, `http://host:port`, `https://host:port` (encrypted), `dns:///host:port` (all
+                addresses of the name), `ipv4:address:port`, `ipv6:[address]:port`, `unix:/path` or
+                `unix-abstract:name`. Several addresses are separated by commas; calls are spread over them.
+            connections: How many connections the manager opens to each address, 1 to 100. Calls are spread over them;
+                a stream stays on one. With several, one busy process uses several workers of a service.
             timeout: Seconds that each call may take, retries included, unless it says otherwise; for `list_chunked`,
                 seconds to the next chunk.
             credentials: How to encrypt and authenticate the connection; the system's root certificates if absent.
-            channel_options: gRPC channel options, over the ones that the client chooses.
+            channel_options: gRPC channel options, which override the ones that the client chooses.
             metadata: Pairs of key (lower case) and value to send with every call.
 
         Raises:
-            ValueError: If the address or the timeout cannot be used, or credentials are given for `http://`.
+            ValueError: If the address, the timeout or the number of connections is invalid, or credentials are given
+                for `http://`.
+            ManagerUnusableError: If gevent or eventlet has patched the process.
         """
         self._connection = Connection(
-            address, timeout=timeout, credentials=credentials, channel_options=channel_options, metadata=metadata
+            address,
+            connections=connections,
+            timeout=timeout,
+            credentials=credentials,
+            channel_options=channel_options,
+            metadata=metadata,
         )
 
     async def __aenter__(self) -> Self:
@@ -58,4 +70,4 @@ class Manager:
         await self._connection.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._connection.target}>"
+        return f"<{type(self).__name__} {self._connection.address}>"

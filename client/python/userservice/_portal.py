@@ -11,7 +11,8 @@ from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from userservice._forks import forks
-from userservice.errors import ManagerClosedError
+from userservice._monkey import reject_monkey_patching
+from userservice.errors import ManagerClosedError, ManagerUnusableError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -38,7 +39,8 @@ class Portal:
 
         Raises:
             ManagerClosedError: If the portal was closed before or meanwhile.
-            RuntimeError: If the process was forked while a portal ran, this one or another.
+            ManagerUnusableError: If the process was forked while a portal ran, this one or another, if gevent or
+                eventlet has patched it, or if it cannot start a thread.
         """
         future = self._started().submit(work)
         try:
@@ -65,6 +67,7 @@ class Portal:
             if self._closed:
                 raise ManagerClosedError("the manager is closed")
             if self._worker is None:
+                reject_monkey_patching()
                 self._worker = _Worker()
                 # For programs that forget to close: at exit, or when the last reference to the portal goes.
                 weakref.finalize(self, self._worker.stop, _EXIT_GRACE)
@@ -118,7 +121,11 @@ class _Worker:
         self._ended = threading.Event()
         # A daemon, because interpreter exit waits for other threads before anything could stop them.
         self._thread = threading.Thread(target=self._serve, name="userservice-client", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many threads, or the interpreter is shutting down
+            self.loop.close()
+            raise ManagerUnusableError(f"cannot start the thread of a blocking manager: {error}") from error
         forks.loops.add(self.loop)
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:

@@ -11,6 +11,11 @@ from userservice.errors import ERROR_BY_CODE, ERROR_BY_REASON, FieldViolation, I
 _DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "userservice"
 
+_LONGEST_RETRY_DELAY = 86400.0
+"""Seconds. A longer delay, which no client would wait for, counts as this one."""
+
+_CAUSED_BY_PROXIES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
 
 class _Details:
     """What the google.rpc.Status of an error says, as far as the client uses it."""
@@ -39,7 +44,7 @@ class _Details:
                 elif detail.Unpack(bad):
                     self.violations = _violations(bad)
                 elif detail.Unpack(retry):
-                    self.retry_delay = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+                    self.retry_delay = _delay(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
                 elif detail.Unpack(request):
                     self.request_id = request.request_id
         except DecodeError:
@@ -47,17 +52,25 @@ class _Details:
             return
 
 
+def _delay(seconds: float) -> float:
+    # A broken server must not get a client to repeat a call without a pause, or to sleep for an impossible time.
+    return min(max(seconds, 0.0), _LONGEST_RETRY_DELAY)
+
+
 def _violations(bad: Any) -> tuple[FieldViolation, ...]:
     return tuple(FieldViolation(violation.field, violation.description) for violation in bad.field_violations)
 
 
-def error_from_status(code: grpc.StatusCode, message: str, encoded_details: bytes = b"") -> UserServiceError:
+def error_from_status(
+    code: grpc.StatusCode, message: str, encoded_details: bytes = b"", proxy: str = ""
+) -> UserServiceError:
     """Makes the exception for a failed call.
 
     Args:
         code: The status code of the call; not OK.
         message: The status message of the call; may be empty.
         encoded_details: The google.rpc.Status in the call's trailing metadata; empty if there was none.
+        proxy: Where the proxy of the call's connection comes from; empty if there is none.
 
     Returns:
         An exception of the class that belongs to the reason, else to the code, else `UserServiceError`.
@@ -66,8 +79,11 @@ def error_from_status(code: grpc.StatusCode, message: str, encoded_details: byte
     if encoded_details:
         details.read(encoded_details)
     kind = ERROR_BY_REASON.get(details.reason) or ERROR_BY_CODE.get(code, UserServiceError)
+    message = message or code.name
+    if not details.reason and code in _CAUSED_BY_PROXIES:
+        message = with_proxy(message, proxy)
     error = kind(
-        message or code.name,
+        message,
         code=code,
         reason=details.reason,
         request_id=details.request_id,
@@ -78,7 +94,18 @@ def error_from_status(code: grpc.StatusCode, message: str, encoded_details: byte
     return error
 
 
-def error_from_call(failure: grpc.aio.AioRpcError) -> UserServiceError:
-    """Makes the exception for what grpc.aio raised; see `error_from_status`."""
+def error_from_call(failure: grpc.aio.AioRpcError, proxy: str = "") -> UserServiceError:
+    """Makes the exception for what grpc.aio raised; see `error_from_status`.
+
+    Args:
+        failure: The failed call.
+        proxy: Where the proxy of its connection comes from; empty if there is none.
+    """
     encoded = failure.trailing_metadata().get(_DETAILS_KEY, b"")
-    return error_from_status(failure.code(), failure.details() or "", encoded if isinstance(encoded, bytes) else b"")
+    details = encoded if isinstance(encoded, bytes) else b""
+    return error_from_status(failure.code(), failure.details() or "", details, proxy)
+
+
+def with_proxy(message: str, proxy: str) -> str:
+    """Returns the message of an error that a proxy can have caused, naming the proxy's source if there is one."""
+    return f"{message}; the connection goes via the proxy of {proxy}" if proxy else message

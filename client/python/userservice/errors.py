@@ -21,6 +21,7 @@ __all__ = [
     "FieldViolation",
     "InvalidArgumentError",
     "ManagerClosedError",
+    "ManagerUnusableError",
     "UnavailableError",
     "UserServiceError",
 ]
@@ -31,6 +32,16 @@ class ManagerClosedError(UserServiceError):
     """The manager was closed before or during the call."""
 
     code = grpc.StatusCode.CANCELLED
+
+
+class ManagerUnusableError(UserServiceError, RuntimeError):
+    """The manager cannot work where it is used, whatever the service does; nothing was sent.
+
+    The process was forked while a manager was in use, gevent or eventlet has patched it, the manager belongs to
+    another event loop, or no event loop is running.
+    """
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 ERROR_BY_REASON: Mapping[str, type[UserServiceError]] = {

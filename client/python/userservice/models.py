@@ -1,64 +1,146 @@
-"""What the service returns: users, sessions, and the lists that they come in.
+"""The models that the client returns: users, sessions, and the lists that contain them.
 
-The objects are thin views of the decoded message. Reading a field costs an attribute access, and metadata, by far the
-most expensive part, is decoded when it is first read; so a program that goes through a million users for one field
-pays for one field. A view keeps the message alive that it came in, up to 1 MiB for a chunk: to keep a few users of a
-long stream, keep `copy.copy(user)`, which stands alone.
+Models that come from the service are thin views of the decoded message. Reading a field costs an attribute access, and
+metadata, by far the most expensive part, is decoded at its first read. So a program that goes through a million users
+for one field pays for one field. A view keeps the message alive that it came in, up to 1 MiB for a chunk: to keep a few
+users of a long stream, keep `copy.copy(user)`, which stands alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from operator import attrgetter
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from userservice._messages import lazy_class
-from userservice.metadata import metadata_from_bytes
+from userservice.errors import InternalError
+from userservice.metadata import metadata_from_bytes, metadata_to_bytes
 from userservice.v1.session_pb2 import Session as SessionMessage
 from userservice.v1.user_pb2 import User as UserMessage
 
 MessageT = TypeVar("MessageT", UserMessage, SessionMessage)
+RecordT = TypeVar("RecordT")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""The time of a model that was built without one."""
+
+_DECODED = frozenset({"metadata", "created_at", "updated_at"})
+"""The fields whose value is not the one in the message."""
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
-def _time(timestamp: Timestamp) -> datetime:
-    # Not ToDatetime or fromtimestamp of a float: integers only, so that no microsecond is lost to rounding.
-    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+def _from_timestamp(timestamp: Timestamp, field: str) -> datetime:
+    try:
+        # Not ToDatetime or fromtimestamp of a float: integers only, so that no microsecond is lost to rounding.
+        return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    except OverflowError:
+        raise InternalError(f"the service returned a {field} outside the years 1 to 9999") from None
 
 
+def _fill_timestamp(timestamp: Timestamp, time: datetime, field: str) -> None:
+    if time.tzinfo is None:
+        raise ValueError(f"{field} needs a time zone")
+    seconds, microseconds = divmod((time - EPOCH) // _MICROSECOND, 1_000_000)
+    timestamp.seconds, timestamp.nanos = seconds, microseconds * 1000
+
+
+def _to_text(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _read_in_c(kind: type[RecordT]) -> type[RecordT]:
+    """Replaces the getters of plain fields by equal ones that run no Python code, which takes 25 % less time."""
+    for name, getter in tuple(vars(kind).items()):
+        if isinstance(getter, property) and name not in _DECODED:
+            setattr(kind, name, property(attrgetter(f"_message.{name}"), doc=getter.__doc__))
+    return kind
+
+
+@_read_in_c
 class Record(Generic[MessageT]):
-    """What `User` and `Session` have in common. Read-only, save that the dict in `metadata` is the caller's own."""
+    """What `User` and `Session` have in common.
+
+    The fields are read-only; `copy(**changes)` makes a changed copy. The dict in `metadata` can be changed, which
+    changes nothing in the service. It is part of the value: equality, copies, pickles, `to_dict` and `bytes` follow its
+    current content, and two models with equal metadata are equal whatever the order of the keys.
+    """
 
     __slots__ = ("_message", "_metadata")
 
     _fields: ClassVar[tuple[str, ...]]
     _message_class: ClassVar[type[Any]]
+    # The message is of the twin whose metadata field is bytes, which the generated types do not know.
+    _message: MessageT
+    # Not set before metadata is read for the first time.
+    _metadata: dict[str, Any]
 
-    def __init__(self, message: MessageT) -> None:
-        """Wraps a message whose metadata is still encoded; see `from_bytes` for one at hand as bytes."""
-        self._message: MessageT = message
-        self._metadata: dict[str, Any] | None = None
+    def _fill(self, fields: Mapping[str, Any]) -> None:
+        message = self._message_class()
+        for field, value in fields.items():
+            if field == "metadata":
+                message.metadata = metadata_to_bytes(value)
+            elif isinstance(value, datetime):
+                _fill_timestamp(getattr(message, field), value, field)
+            else:
+                setattr(message, field, value)
+        self._message = message
+
+    @classmethod
+    def wrap(cls, message: MessageT) -> Self:
+        """Makes a model of a decoded message whose metadata is still encoded. For the client's own use."""
+        record = cls.__new__(cls)
+        record._message = message
+        return record
+
+    @classmethod
+    def wrap_all(cls, messages: Iterable[MessageT]) -> list[Self]:
+        """Makes the models of many messages; see `wrap`. For the client's own use."""
+        return [cls.wrap(message) for message in messages]
+
+    @classmethod
+    def wrap_page(cls, messages: Iterable[MessageT], cursor: int) -> list[Self]:
+        """Makes the models of a page or chunk, whose ids must rise from its cursor. For the client's own use.
+
+        Raises:
+            InternalError: If the ids do not rise: a reader would see a record twice.
+        """
+        # Bulk readers spend a third of their time here: one loop, without a call of Python code for each record.
+        records: list[Self] = []
+        make, last = object.__new__, cursor
+        for message in messages:
+            current = message.id
+            if current <= last:
+                raise InternalError(f"the service returned ids that do not rise from the cursor {cursor}")
+            last = current
+            record = make(cls)
+            record._message = message
+            records.append(record)
+        return records
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> Self:
-        """Makes one from an encoded message, as `bytes(record)` returns it.
+        """Makes a model of an encoded message, as `bytes(model)` returns it.
 
         Raises:
             google.protobuf.message.DecodeError: If the bytes are not such a message.
         """
-        return cls(cls._message_class.FromString(encoded))
+        return cls.wrap(cls._message_class.FromString(encoded))
 
     @property
     def id(self) -> int:
-        """Place in the lists. Grows with creation, is never reused, fits 53 bits. Also what cursors are made of."""
+        """Position in the lists. Rises with creation, is never reused, fits in 53 bits. Cursors are such ids."""
         return self._message.id
 
     @property
     def uuid(self) -> str:
-        """Globally unique identifier made by the service: a UUID of version 7 in its canonical text form."""
+        """Globally unique identifier generated by the service: a UUID of version 7 in its canonical text form."""
         return self._message.uuid
 
     @property
@@ -70,50 +152,159 @@ class Record(Generic[MessageT]):
     def metadata(self) -> dict[str, Any]:
         """The caller's own data: None, bool, int, float, str, list and dict. Empty if there is none.
 
-        Decoded at the first read and kept. Changing the dict changes nothing in the service.
+        The keys are sorted by code point, at every level. Decoded at the first read and kept.
+
+        Raises:
+            InternalError: If the service sent metadata that cannot be decoded, for example because it is nested too
+                deeply.
         """
-        if self._metadata is None:
-            # The message is of the twin whose metadata field is bytes, which the generated types do not know.
-            self._metadata = metadata_from_bytes(cast("bytes", self._message.metadata))
-        return self._metadata
+        try:
+            return self._metadata
+        except AttributeError:
+            self._metadata = self._decode_metadata()
+            return self._metadata
+
+    def _decode_metadata(self) -> dict[str, Any]:
+        try:
+            return metadata_from_bytes(cast("bytes", self._message.metadata))
+        except (DecodeError, RecursionError) as error:
+            raise InternalError("cannot decode the metadata that the service returned") from error
 
     @property
     def created_at(self) -> datetime:
-        """When it was added, by the service's clock: aware, in UTC, in microseconds' resolution."""
-        return _time(self._message.created_at)
+        """Time of creation by the service's clock: aware, in UTC, with microseconds.
+
+        Raises:
+            InternalError: If the service sent a time outside the years 1 to 9999, which datetime cannot hold.
+        """
+        return _from_timestamp(self._message.created_at, "created_at")
 
     @property
     def updated_at(self) -> datetime:
-        """When it was last written, by the service's clock: aware, in UTC. Equal to created_at until an update."""
-        return _time(self._message.updated_at)
+        """Time of the last write by the service's clock; see `created_at`. Equal to created_at until an update."""
+        return _from_timestamp(self._message.updated_at, "updated_at")
 
     @property
     def etag(self) -> str:
         """Version: opaque, different after every write. For an update or delete that must not overwrite others'."""
         return self._message.etag
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns all fields by name, times as datetime, metadata as the dict that `metadata` returns."""
-        return {field: getattr(self, field) for field in self._fields}
+    def to_dict(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
+        """Returns all fields by name.
+
+        Args:
+            mode: "python": times as datetime. "json": times as RFC 3339 text in UTC with microseconds, so that
+                `json.dumps` takes the result.
+
+        Raises:
+            ValueError: If the mode is neither.
+        """
+        if mode not in ("python", "json"):
+            raise ValueError(f'mode must be "python" or "json", not {mode!r}')
+        values = dict(self)
+        if mode == "json":
+            return {name: _to_text(value) if isinstance(value, datetime) else value for name, value in values.items()}
+        return values
+
+    def to_json(self) -> str:
+        """Returns `to_dict(mode="json")` as JSON text on one line."""
+        return json.dumps(self.to_dict(mode="json"), ensure_ascii=False, allow_nan=False)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Yields all fields as pairs of name and value, so that `dict(model)` works."""
+        return ((field, getattr(self, field)) for field in self._fields)
+
+    def copy(self, **changes: Any) -> Self:
+        """Returns a copy that shares nothing with this model, with some fields changed.
+
+        Args:
+            **changes: New values by field name.
+
+        Raises:
+            TypeError: If a name is not a field, or a value has the wrong type.
+            ValueError: If a time has no time zone, or metadata holds what a google.protobuf.Struct cannot.
+        """
+        unknown = sorted(changes.keys() - set(self._fields))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(unknown)}")
+        twin = type(self).wrap(self._message_class())
+        twin._message.CopyFrom(self._message)
+        if "metadata" not in changes and hasattr(self, "_metadata"):
+            twin._metadata = deepcopy(self._metadata)
+        if changes:
+            changed = type(self).__new__(type(self))
+            changed._fill(changes)
+            for field in changes:
+                twin._message.ClearField(cast("Any", field))
+            twin._message.MergeFrom(changed._message)
+        return twin
+
+    # What copy.replace of Python 3.13 calls.
+    __replace__ = copy
 
     def __bytes__(self) -> bytes:
-        return self._message.SerializeToString()
+        if not hasattr(self, "_metadata") or self._metadata == self._decode_metadata():
+            return self._message.SerializeToString()
+        return self.copy(metadata=self._metadata)._message.SerializeToString()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, type(self)):
             return NotImplemented
-        return bool(self._message == other._message)
+        if not hasattr(self, "_metadata") and not hasattr(other, "_metadata") and self._message == other._message:
+            return True
+        return self._plain_fields() == other._plain_fields() and self.metadata == other.metadata
+
+    def _plain_fields(self) -> list[Any]:
+        return [getattr(self._message, field) for field in self._fields if field != "metadata"]
 
     def __hash__(self) -> int:
-        # The etag differs after every write, so equal records, and as good as only those, hash alike.
+        # Neither ever changes in a model, and the etag differs after every write: equal models have equal hashes, and
+        # different versions of a record hardly ever do.
         return hash((self._message.id, self._message.etag))
 
-    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
-        return type(self).from_bytes, (bytes(self),)
+    def __reduce__(self) -> tuple[Any, tuple[type[Self], bytes, dict[str, Any] | None]]:
+        return _restore, (type(self), self._message.SerializeToString(), getattr(self, "_metadata", None))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        """Makes models usable as pydantic fields and FastAPI responses: instances in, `to_dict(mode="json")` out."""
+        # Only pydantic calls this, so it is installed.
+        from pydantic_core import core_schema  # noqa: PLC0415
+
+        return core_schema.is_instance_schema(
+            cls,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                cls.to_dict, return_schema=core_schema.dict_schema(), info_arg=False, when_used="unless-none"
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
+        """Describes the JSON form to pydantic, for FastAPI's API documentation."""
+        kinds: dict[str, dict[str, Any]] = {
+            "id": {"type": "integer"},
+            "metadata": {"type": "object"},
+            "created_at": {"type": "string", "format": "date-time"},
+            "updated_at": {"type": "string", "format": "date-time"},
+        }
+        properties = {field: kinds.get(field, {"type": "string"}) for field in cls._fields}
+        return {"type": "object", "title": cls.__name__, "properties": properties, "required": list(cls._fields)}
 
 
+def _restore(kind: type[Record[Any]], encoded: bytes, metadata: dict[str, Any] | None) -> Record[Any]:
+    record = kind.from_bytes(encoded)
+    if metadata is not None:
+        record._metadata = metadata
+    return record
+
+
+@_read_in_c
 class User(Record[UserMessage]):
-    """A user as the service stored it."""
+    """A user as the service stored it.
+
+    All arguments are keyword arguments, for tests of programs that use the client; the values are not checked against
+    the service's limits. `updated_at` is `created_at` if absent.
+    """
 
     __slots__ = ()
 
@@ -130,6 +321,41 @@ class User(Record[UserMessage]):
         "etag",
     )
     _message_class = lazy_class(UserMessage)
+
+    def __init__(
+        self,
+        *,
+        user_id: str = "",
+        id: int = 0,  # noqa: A002 - the field's name
+        uuid: str = "",
+        email: str = "",
+        first_name: str = "",
+        last_name: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        created_at: datetime = EPOCH,
+        updated_at: datetime | None = None,
+        etag: str = "",
+    ) -> None:
+        """Builds a user.
+
+        Raises:
+            TypeError: If a value has the wrong type.
+            ValueError: If a time has no time zone, or metadata holds what a google.protobuf.Struct cannot.
+        """
+        self._fill(
+            {
+                "user_id": user_id,
+                "id": id,
+                "uuid": uuid,
+                "email": email,
+                "first_name": first_name,
+                "last_name": last_name,
+                "metadata": metadata or {},
+                "created_at": created_at,
+                "updated_at": created_at if updated_at is None else updated_at,
+                "etag": etag,
+            }
+        )
 
     @property
     def email(self) -> str:
@@ -151,13 +377,40 @@ class User(Record[UserMessage]):
         return f"<User user_id={self.user_id!r} id={self.id}>"
 
 
+@_read_in_c
 class Session(Record[SessionMessage]):
-    """A session of a user as the service stored it."""
+    """A session of a user as the service stored it. The arguments are for tests, as those of `User`."""
 
     __slots__ = ()
 
     _fields = ("session_id", "id", "uuid", "user_id", "metadata", "created_at", "updated_at", "etag")
     _message_class = lazy_class(SessionMessage)
+
+    def __init__(
+        self,
+        *,
+        session_id: str = "",
+        id: int = 0,  # noqa: A002 - the field's name
+        uuid: str = "",
+        user_id: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        created_at: datetime = EPOCH,
+        updated_at: datetime | None = None,
+        etag: str = "",
+    ) -> None:
+        """Builds a session; see `User`."""
+        self._fill(
+            {
+                "session_id": session_id,
+                "id": id,
+                "uuid": uuid,
+                "user_id": user_id,
+                "metadata": metadata or {},
+                "created_at": created_at,
+                "updated_at": created_at if updated_at is None else updated_at,
+                "etag": etag,
+            }
+        )
 
     @property
     def session_id(self) -> str:

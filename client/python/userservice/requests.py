@@ -7,7 +7,7 @@ cannot hold. Lengths, required fields and the like are the service's to check, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypeAlias, TypedDict, TypeVar, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -20,11 +20,22 @@ from userservice.metadata import fill_struct, is_unicode, printable
 RequestT = TypeVar("RequestT", bound="Message")
 
 
-class AddUserFields(TypedDict, total=False):
-    """What `UserManager.add` takes. A field that is None counts as absent."""
+class Unchecked:
+    """Stands for Any, where an argument must be of a type with Any, such as `dict[str, Any]`.
 
-    user_id: str
-    """Name of the new user. Required. 1 to 256 bytes of UTF-8, no control characters, no white space at the ends."""
+    Type checkers accept `dict[str, Any]` for `Mapping[str, Unchecked]`, because Any is compatible with everything, but
+    no dict display: its values have types, and none of them is this one. So the fields of `add({"userid": "a"})` are
+    checked, and a variable whose content is not known when types are checked is accepted.
+    """
+
+
+UncheckedFields: TypeAlias = Mapping[str, Unchecked]
+"""Fields by name that type checkers cannot check, such as a `dict[str, Any]`."""
+
+
+class AddUserOptions(TypedDict, total=False):
+    """What `AddUserFields` has besides the required fields."""
+
     email: str | None
     """E-mail address, not parsed, at most 320 bytes."""
     first_name: str | None
@@ -34,14 +45,19 @@ class AddUserFields(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
     """Free-form data: None, bool, int within ±2^53, float, str, list, mapping; 16 levels deep, 64 KiB encoded."""
     request_id: str | None
-    """A UUID that names this attempt, made by the manager if absent. A repetition within 10 minutes is applied once."""
+    """A UUID that identifies this write, made by the manager if absent. Within 10 minutes it is applied once."""
 
 
-class UpdateUserFields(TypedDict, total=False):
-    """What `UserManager.update` takes. A field that is None counts as absent; what is absent stays as it is."""
+class AddUserFields(AddUserOptions):
+    """What `UserManager.add` takes. A field that is None counts as absent."""
 
     user_id: str
-    """Name of the user to change. Required."""
+    """Name of the new user. Required. 1 to 256 bytes of UTF-8, no control characters, no white space at the ends."""
+
+
+class UpdateUserOptions(TypedDict, total=False):
+    """What `UpdateUserFields` has besides the required fields."""
+
     email: str | None
     """New e-mail address; empty clears it."""
     first_name: str | None
@@ -55,37 +71,54 @@ class UpdateUserFields(TypedDict, total=False):
     etag: str | None
     """The etag as the caller knows it; if it is not the current one, nothing is changed."""
     request_id: str | None
-    """A UUID that names this attempt; see `AddUserFields.request_id`."""
+    """A UUID that identifies this write; see `AddUserOptions.request_id`."""
 
 
-class AddSessionFields(TypedDict, total=False):
+class UpdateUserFields(UpdateUserOptions):
+    """What `UserManager.update` takes. A field that is None counts as absent; what is absent stays as it is."""
+
+    user_id: str
+    """Name of the user to change. Required."""
+
+
+class AddSessionOptions(TypedDict, total=False):
+    """What `AddSessionFields` has besides the required fields."""
+
+    metadata: Mapping[str, Any] | None
+    """Free-form data; see `AddUserOptions.metadata`."""
+    request_id: str | None
+    """A UUID that identifies this write; see `AddUserOptions.request_id`."""
+
+
+class AddSessionFields(AddSessionOptions):
     """What `SessionManager.add` takes. A field that is None counts as absent."""
 
     user_id: str
     """The user that the session will belong to. Required."""
     session_id: str
     """Name of the new session, unique within its user. Required. Limits as for user_id."""
+
+
+class UpdateSessionOptions(TypedDict, total=False):
+    """What `UpdateSessionFields` has besides the required fields."""
+
     metadata: Mapping[str, Any] | None
-    """Free-form data; see `AddUserFields.metadata`."""
+    """Changes to the metadata; see `UpdateUserOptions.metadata`."""
+    update_mask: Iterable[str] | None
+    """Fields to replace whole instead: `metadata`, or `*`, which is the same here."""
+    etag: str | None
+    """The etag as the caller knows it; if it is not the current one, nothing is changed."""
     request_id: str | None
-    """A UUID that names this attempt; see `AddUserFields.request_id`."""
+    """A UUID that identifies this write; see `AddUserOptions.request_id`."""
 
 
-class UpdateSessionFields(TypedDict, total=False):
+class UpdateSessionFields(UpdateSessionOptions):
     """What `SessionManager.update` takes. A field that is None counts as absent; what is absent stays as it is."""
 
     user_id: str
     """The user that the session belongs to. Required."""
     session_id: str
     """Name of the session to change. Required."""
-    metadata: Mapping[str, Any] | None
-    """Changes to the metadata; see `UpdateUserFields.metadata`."""
-    update_mask: Iterable[str] | None
-    """Fields to replace whole instead: `metadata`, or `*`, which is the same here."""
-    etag: str | None
-    """The etag as the caller knows it; if it is not the current one, nothing is changed."""
-    request_id: str | None
-    """A UUID that names this attempt; see `AddUserFields.request_id`."""
 
 
 def merge_fields(mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 from userservice import _methods as rpc
+from userservice._answers import check_cursor, check_owner, check_session
 from userservice._connection import Connection
 from userservice._manager import Manager
 from userservice._retry import Attempts
 from userservice.models import Session, SessionPage
-from userservice.requests import AddSessionFields, UpdateSessionFields, build_request, merge_fields, with_request_id
+from userservice.requests import (
+    AddSessionFields,
+    AddSessionOptions,
+    UncheckedFields,
+    UpdateSessionFields,
+    UpdateSessionOptions,
+    build_request,
+    merge_fields,
+    with_request_id,
+)
 
 
 class SessionManager(Manager):
@@ -21,13 +31,26 @@ class SessionManager(Manager):
     user.
     """
 
+    @overload
     async def add(
         self,
-        session: AddSessionFields | Mapping[str, Any] | None = None,
+        session: AddSessionFields | UncheckedFields,
+        /,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[AddSessionOptions],
+    ) -> Session: ...
+    @overload
+    async def add(
+        self,
+        session: UncheckedFields | None = None,
         /,
         *,
         timeout: float | None = None,
         **fields: Unpack[AddSessionFields],
+    ) -> Session: ...
+    async def add(
+        self, session: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Session:
         """Adds a session to a user.
 
@@ -49,7 +72,9 @@ class SessionManager(Manager):
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.ADD_SESSION.request, with_request_id(merge_fields(session, fields)))
-        return Session((await self._connection.call(rpc.ADD_SESSION, request, attempts)).session)
+        message = (await self._connection.call(rpc.ADD_SESSION, request, attempts)).session
+        check_session(message, request.user_id, request.session_id)
+        return Session.wrap(message)
 
     async def get(self, user_id: str, session_id: str, *, timeout: float | None = None) -> Session:
         """Returns a session.
@@ -61,15 +86,30 @@ class SessionManager(Manager):
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.GET_SESSION.request, {"user_id": user_id, "session_id": session_id})
-        return Session((await self._connection.call(rpc.GET_SESSION, request, attempts)).session)
+        message = (await self._connection.call(rpc.GET_SESSION, request, attempts)).session
+        check_session(message, request.user_id, request.session_id)
+        return Session.wrap(message)
 
+    @overload
     async def update(
         self,
-        session: UpdateSessionFields | Mapping[str, Any] | None = None,
+        session: UpdateSessionFields | UncheckedFields,
+        /,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[UpdateSessionOptions],
+    ) -> Session: ...
+    @overload
+    async def update(
+        self,
+        session: UncheckedFields | None = None,
         /,
         *,
         timeout: float | None = None,
         **fields: Unpack[UpdateSessionFields],
+    ) -> Session: ...
+    async def update(
+        self, session: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Session:
         """Changes a session's metadata: merged, with None removing a key, or replaced if update_mask names it.
 
@@ -93,7 +133,9 @@ class SessionManager(Manager):
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.UPDATE_SESSION.request, with_request_id(merge_fields(session, fields)))
-        return Session((await self._connection.call(rpc.UPDATE_SESSION, request, attempts)).session)
+        message = (await self._connection.call(rpc.UPDATE_SESSION, request, attempts)).session
+        check_session(message, request.user_id, request.session_id)
+        return Session.wrap(message)
 
     async def delete(
         self,
@@ -117,6 +159,7 @@ class SessionManager(Manager):
             UserNotFoundError: If there is no such user.
             SessionNotFoundError: If the user has no session of that session_id.
             EtagMismatchError: If an etag was given and is not the current one.
+            UpdateConflictError: If too many others wrote the session at the same time.
             RequestIdReusedError: If the request_id was used for a different request.
             InvalidArgumentError: If an argument is bad.
         """
@@ -152,4 +195,7 @@ async def get_session_page(
     fields = {"user_id": user_id, "limit": limit, "cursor": cursor}
     request = build_request(rpc.GET_USER_SESSIONS.request, fields)
     page = await connection.call(rpc.GET_USER_SESSIONS, request, attempts)
-    return SessionPage(map(Session, page.sessions), next_cursor=page.next_cursor, total_size=page.total_size)
+    check_owner(page.sessions, request.user_id)
+    sessions = Session.wrap_page(page.sessions, cursor)
+    check_cursor(sessions, cursor, page.next_cursor, page.total_size)
+    return SessionPage(sessions, next_cursor=page.next_cursor, total_size=page.total_size)

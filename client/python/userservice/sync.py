@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 import grpc
 
@@ -17,7 +17,17 @@ from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._manager import Manager
 from userservice._portal import Portal
 from userservice.models import Session, SessionPage, User, UserBatch, UserPage
-from userservice.requests import AddSessionFields, AddUserFields, UpdateSessionFields, UpdateUserFields
+from userservice.requests import (
+    AddSessionFields,
+    AddSessionOptions,
+    AddUserFields,
+    AddUserOptions,
+    UncheckedFields,
+    UpdateSessionFields,
+    UpdateSessionOptions,
+    UpdateUserFields,
+    UpdateUserOptions,
+)
 from userservice.session_manager import SessionManager
 from userservice.user_manager import UserManager
 
@@ -28,8 +38,8 @@ class SyncManager(Generic[ManagerT]):
     """A blocking client of one service. Connects at its first call; `close`, or leaving `with`, ends it.
 
     Any number of threads may share it. It may be made before a fork if its first call comes after. gRPC does not
-    survive a fork while any manager is in use: then every call of every manager in the child raises RuntimeError. Close
-    managers, once their calls have ended, before forking, or start processes by spawn.
+    survive a fork while any manager is in use: then every call of every manager in the child raises
+    ManagerUnusableError. Close managers, once their calls have ended, before forking, or start processes by spawn.
     """
 
     _manager_class: type[ManagerT]
@@ -38,6 +48,7 @@ class SyncManager(Generic[ManagerT]):
         self,
         address: str = DEFAULT_ADDRESS,
         *,
+        connections: int = 1,
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
@@ -45,7 +56,12 @@ class SyncManager(Generic[ManagerT]):
     ) -> None:
         """Prepares a manager; see `Manager` for the arguments."""
         self._manager = self._manager_class(
-            address, timeout=timeout, credentials=credentials, channel_options=channel_options, metadata=metadata
+            address,
+            connections=connections,
+            timeout=timeout,
+            credentials=credentials,
+            channel_options=channel_options,
+            metadata=metadata,
         )
         self._portal = Portal()
 
@@ -74,14 +90,25 @@ class SyncUserManager(SyncManager[UserManager]):
 
     _manager_class = UserManager
 
+    @overload
     def add(
         self,
-        user: AddUserFields | Mapping[str, Any] | None = None,
+        user: AddUserFields | UncheckedFields,
+        /,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[AddUserOptions],
+    ) -> User: ...
+    @overload
+    def add(
+        self,
+        user: UncheckedFields | None = None,
         /,
         *,
         timeout: float | None = None,
         **fields: Unpack[AddUserFields],
-    ) -> User:
+    ) -> User: ...
+    def add(self, user: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any) -> User:
         """Blocking `UserManager.add`."""
         return self._portal.run(lambda: self._manager.add(user, timeout=timeout, **fields))
 
@@ -89,14 +116,25 @@ class SyncUserManager(SyncManager[UserManager]):
         """Blocking `UserManager.get`."""
         return self._portal.run(lambda: self._manager.get(user_id, timeout=timeout))
 
+    @overload
     def update(
         self,
-        user: UpdateUserFields | Mapping[str, Any] | None = None,
+        user: UpdateUserFields | UncheckedFields,
+        /,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[UpdateUserOptions],
+    ) -> User: ...
+    @overload
+    def update(
+        self,
+        user: UncheckedFields | None = None,
         /,
         *,
         timeout: float | None = None,
         **fields: Unpack[UpdateUserFields],
-    ) -> User:
+    ) -> User: ...
+    def update(self, user: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any) -> User:
         """Blocking `UserManager.update`."""
         return self._portal.run(lambda: self._manager.update(user, timeout=timeout, **fields))
 
@@ -150,13 +188,26 @@ class SyncSessionManager(SyncManager[SessionManager]):
 
     _manager_class = SessionManager
 
+    @overload
     def add(
         self,
-        session: AddSessionFields | Mapping[str, Any] | None = None,
+        session: AddSessionFields | UncheckedFields,
+        /,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[AddSessionOptions],
+    ) -> Session: ...
+    @overload
+    def add(
+        self,
+        session: UncheckedFields | None = None,
         /,
         *,
         timeout: float | None = None,
         **fields: Unpack[AddSessionFields],
+    ) -> Session: ...
+    def add(
+        self, session: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Session:
         """Blocking `SessionManager.add`."""
         return self._portal.run(lambda: self._manager.add(session, timeout=timeout, **fields))
@@ -165,13 +216,26 @@ class SyncSessionManager(SyncManager[SessionManager]):
         """Blocking `SessionManager.get`."""
         return self._portal.run(lambda: self._manager.get(user_id, session_id, timeout=timeout))
 
+    @overload
     def update(
         self,
-        session: UpdateSessionFields | Mapping[str, Any] | None = None,
+        session: UpdateSessionFields | UncheckedFields,
+        /,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[UpdateSessionOptions],
+    ) -> Session: ...
+    @overload
+    def update(
+        self,
+        session: UncheckedFields | None = None,
         /,
         *,
         timeout: float | None = None,
         **fields: Unpack[UpdateSessionFields],
+    ) -> Session: ...
+    def update(
+        self, session: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Session:
         """Blocking `SessionManager.update`."""
         return self._portal.run(lambda: self._manager.update(session, timeout=timeout, **fields))

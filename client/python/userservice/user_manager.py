@@ -4,14 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 from userservice import _methods as rpc
+from userservice._answers import check_batch, check_cursor, check_user
 from userservice._chunks import ChunkReader
 from userservice._manager import Manager
-from userservice.errors import InternalError
 from userservice.models import SessionPage, User, UserBatch, UserPage
-from userservice.requests import AddUserFields, UpdateUserFields, build_request, merge_fields, with_request_id
+from userservice.requests import (
+    AddUserFields,
+    AddUserOptions,
+    UncheckedFields,
+    UpdateUserFields,
+    UpdateUserOptions,
+    build_request,
+    merge_fields,
+    with_request_id,
+)
 from userservice.session_manager import get_session_page
 
 _LARGEST_PAGE = 1000
@@ -21,21 +30,35 @@ _LARGEST_PAGE = 1000
 class UserManager(Manager):
     """Adds, reads, changes, removes and lists users.
 
-    Every method raises `UserServiceError` or one of its classes. All have a deadline, and all are tried again while
-    the service is unavailable; writes carry a request_id, so that an attempt whose answer was lost is applied once.
-    `timeout` is in seconds and covers all attempts; without it the manager's own holds.
+    Every failed call raises `UserServiceError` or one of its subclasses; only mistakes in the calling code raise
+    TypeError (an argument that is no mapping, a field given twice) or ValueError (an invalid timeout). All calls have a
+    deadline and are retried while the service is unavailable; writes carry a request_id, so that an attempt whose
+    answer was lost is applied once. `timeout` is in seconds and covers all attempts; the default is the manager's own.
 
         async with UserManager("localhost:50051") as user_manager:
             user = await user_manager.get("user123")
     """
 
+    @overload
     async def add(
         self,
-        user: AddUserFields | Mapping[str, Any] | None = None,
+        user: AddUserFields | UncheckedFields,
+        /,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[AddUserOptions],
+    ) -> User: ...
+    @overload
+    async def add(
+        self,
+        user: UncheckedFields | None = None,
         /,
         *,
         timeout: float | None = None,
         **fields: Unpack[AddUserFields],
+    ) -> User: ...
+    async def add(
+        self, user: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> User:
         """Adds a user.
 
@@ -56,7 +79,9 @@ class UserManager(Manager):
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.ADD_USER.request, with_request_id(merge_fields(user, fields)))
-        return User((await self._connection.call(rpc.ADD_USER, request, attempts)).user)
+        message = (await self._connection.call(rpc.ADD_USER, request, attempts)).user
+        check_user(message, request.user_id)
+        return User.wrap(message)
 
     async def get(self, user_id: str, *, timeout: float | None = None) -> User:
         """Returns a user.
@@ -67,15 +92,30 @@ class UserManager(Manager):
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.GET_USER.request, {"user_id": user_id})
-        return User((await self._connection.call(rpc.GET_USER, request, attempts)).user)
+        message = (await self._connection.call(rpc.GET_USER, request, attempts)).user
+        check_user(message, request.user_id)
+        return User.wrap(message)
 
+    @overload
     async def update(
         self,
-        user: UpdateUserFields | Mapping[str, Any] | None = None,
+        user: UpdateUserFields | UncheckedFields,
+        /,
+        *,
+        timeout: float | None = None,
+        **fields: Unpack[UpdateUserOptions],
+    ) -> User: ...
+    @overload
+    async def update(
+        self,
+        user: UncheckedFields | None = None,
         /,
         *,
         timeout: float | None = None,
         **fields: Unpack[UpdateUserFields],
+    ) -> User: ...
+    async def update(
+        self, user: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> User:
         """Changes a user. What is absent stays as it is, and metadata is merged, with None removing a key.
 
@@ -98,7 +138,9 @@ class UserManager(Manager):
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.UPDATE_USER.request, with_request_id(merge_fields(user, fields)))
-        return User((await self._connection.call(rpc.UPDATE_USER, request, attempts)).user)
+        message = (await self._connection.call(rpc.UPDATE_USER, request, attempts)).user
+        check_user(message, request.user_id)
+        return User.wrap(message)
 
     async def delete(
         self, user_id: str, *, etag: str | None = None, request_id: str | None = None, timeout: float | None = None
@@ -114,6 +156,7 @@ class UserManager(Manager):
         Raises:
             UserNotFoundError: If there is none of that user_id.
             EtagMismatchError: If an etag was given and is not the current one.
+            UpdateConflictError: If too many others wrote the user at the same time.
             RequestIdReusedError: If the request_id was used for a different request.
             InvalidArgumentError: If an argument is bad.
         """
@@ -138,7 +181,9 @@ class UserManager(Manager):
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.LIST_USERS.request, {"limit": limit, "cursor": cursor})
         page = await self._connection.call(rpc.LIST_USERS, request, attempts)
-        return UserPage(map(User, page.users), next_cursor=page.next_cursor, total_size=page.total_size)
+        users = User.wrap_page(page.users, cursor)
+        check_cursor(users, cursor, page.next_cursor, page.total_size)
+        return UserPage(users, next_cursor=page.next_cursor, total_size=page.total_size)
 
     async def list_chunked(
         self, chunk_size: int = 100, cursor: int = 0, *, timeout: float | None = None
@@ -187,7 +232,8 @@ class UserManager(Manager):
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.BATCH_GET_USERS.request, {"user_ids": user_ids})
         found = await self._connection.call(rpc.BATCH_GET_USERS, request, attempts)
-        return UserBatch(map(User, found.users), missing_user_ids=found.missing_user_ids)
+        check_batch(found.users, found.missing_user_ids, request.user_ids)
+        return UserBatch(User.wrap_all(found.users), missing_user_ids=found.missing_user_ids)
 
     async def get_sessions(self, user_id: str, *, timeout: float | None = None) -> SessionPage:
         """Returns all sessions of a user in the order of their ids, however many pages that takes.
@@ -212,8 +258,6 @@ class UserManager(Manager):
             if not page.next_cursor:
                 sessions.total_size = len(sessions)
                 return sessions
-            if page.next_cursor <= cursor:
-                raise InternalError(f"the service sent cursor {page.next_cursor} for the page after {cursor}")
             cursor = page.next_cursor
 
     # The names of the API's documentation.

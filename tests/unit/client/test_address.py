@@ -2,7 +2,7 @@ import grpc
 import pytest
 
 from userservice import SyncUserManager, UserManager
-from userservice._address import parse_address
+from userservice._address import Target, is_loopback, parse_address
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,64 @@ from userservice._address import parse_address
         ("unix:/run/users.sock", "unix:/run/users.sock", None),
         ("unix:///run/users.sock", "unix:/run/users.sock", None),
         ("unix:users.sock", "unix:users.sock", None),
+        ("unix:/run/a,b:1", "unix:/run/a,b:1", None),
+        ("unix-abstract:users", "unix-abstract:users", None),
+        ("dns:///users.internal:80", "dns:///users.internal:80", None),
+        ("dns:users.internal:80", "dns:///users.internal:80", None),
+        ("dns://10.0.0.1/users.internal:80", "dns://10.0.0.1/users.internal:80", None),
+        ("ipv4:127.0.0.1:1", "ipv4:127.0.0.1:1", None),
+        ("ipv6:[::1]:1", "ipv6:[::1]:1", None),
+        ("a:1,b:2", "a:1 b:2", None),
+        ("a:1, b:2", "a:1 b:2", None),
+        ("https://a:1,https://b:2", "a:1 b:2", True),
+        ("http://a:1,http://[::1]:2", "a:1 [::1]:2", False),
+        ("dns:///a:1,b:2", "dns:///a:1 b:2", None),
+        ("ipv4:10.0.0.1:1,10.0.0.2:2", "ipv4:10.0.0.1:1 ipv4:10.0.0.2:2", None),
+        ("ipv6:[::1]:1,[fe80::1%1]:2", "ipv6:[::1]:1 ipv6:[fe80::1%1]:2", None),
     ],
 )
 def test_good_addresses(address: str, target: str, tls: bool | None) -> None:  # noqa: FBT001
-    assert parse_address(address) == (target, tls)
+    targets, encrypted = parse_address(address)
+    assert " ".join(each.name for each in targets) == target
+    assert encrypted is tls
+
+
+def test_only_dns_asks_for_every_address_of_a_name() -> None:
+    [named, plain] = parse_address("dns:///a:1,b:2").targets
+    assert named == Target("dns:///a:1", "a", every_address=True)
+    assert plain == Target("b:2", "b", every_address=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("localhost:1", True),
+        ("LOCALHOST.:1", True),
+        ("users.localhost:1", True),
+        ("127.0.0.1:1", True),
+        ("127.8.9.10:1", True),
+        ("127.1:1", True),
+        ("0.0.0.0:1", True),
+        ("[::1]:1", True),
+        ("[::]:1", True),
+        ("[::ffff:127.0.0.1]:1", True),
+        ("ipv4:127.0.0.1:1", True),
+        ("ipv6:[::1]:1", True),
+        ("dns:///localhost:1", True),
+        ("https://localhost:1", True),
+        ("unix:/run/users.sock", True),
+        ("unix-abstract:users", True),
+        ("users.internal:1", False),
+        ("notlocalhost:1", False),
+        ("127.example.org:1", False),
+        ("10.0.0.1:1", False),
+        ("[::ffff:10.0.0.1]:1", False),
+        ("[fe80::1%1]:1", False),
+    ],
+)
+def test_what_counts_as_this_machine(address: str, expected: bool) -> None:  # noqa: FBT001
+    [target] = parse_address(address).targets
+    assert is_loopback(target) is expected
 
 
 @pytest.mark.parametrize(
@@ -39,7 +93,19 @@ def test_good_addresses(address: str, target: str, tls: bool | None) -> None:  #
         "http://localhost",
         "https://",
         "ftp://localhost:21",
-        "dns:///localhost:50051",
+        "dns:///localhost",
+        "dns:localhost:50051/path",
+        "ipv4:localhost:50051",
+        "ipv4:[::1]:50051",
+        "ipv4:127.0.0.1",
+        "ipv6:127.0.0.1:50051",
+        "ipv6:::1:50051",
+        "a:1,",
+        "a:1,,b:2",
+        "http://a:1,https://b:2",
+        "http://a:1,b:2",
+        "unix-abstract:",
+        "a:1,unix:/run/users.sock",
         "://localhost:50051",
         "http://user:password@localhost:50051",
         "http://localhost:50051/path",
@@ -51,8 +117,17 @@ def test_good_addresses(address: str, target: str, tls: bool | None) -> None:  #
     ],
 )
 def test_bad_addresses_are_refused_by_name(address: str) -> None:
-    with pytest.raises(ValueError, match=r"expected host:port, http://host:port, https://host:port or unix:/path"):
+    with pytest.raises(ValueError, match=r"expected host:port, http://host:port|must all begin"):
         parse_address(address)
+
+
+@pytest.mark.parametrize("connections", [0, -1, 101, True, 1.5, "2", None])
+@pytest.mark.parametrize("manager", [UserManager, SyncUserManager])
+def test_bad_numbers_of_connections_are_rejected(
+    manager: type[UserManager | SyncUserManager], connections: int
+) -> None:
+    with pytest.raises(ValueError, match="connections must be an integer from 1 to 100"):
+        manager(connections=connections)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), True, "10", None])

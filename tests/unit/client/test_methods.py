@@ -21,7 +21,7 @@ RPCS = {
 
 
 class Recorder:
-    """In the place of a connection: answers every call with an empty message and notes what was sent."""
+    """In the place of a connection: answers every call with the record that was asked for, and notes what was sent."""
 
     def __init__(self, *stream: bytes) -> None:
         self.sent: list[tuple[str, Any]] = []
@@ -32,7 +32,14 @@ class Recorder:
 
     async def call(self, method: Any, request: Any, _attempts: object) -> Any:
         self.sent.append((method.path, request))
-        return method.response()
+        answer = method.response()
+        if "user" in answer.DESCRIPTOR.fields_by_name:
+            answer.user.user_id = request.user_id
+        if "session" in answer.DESCRIPTOR.fields_by_name:
+            answer.session.user_id, answer.session.session_id = request.user_id, request.session_id
+        if "missing_user_ids" in answer.DESCRIPTOR.fields_by_name:
+            answer.missing_user_ids.extend(request.user_ids)
+        return answer
 
     def open_stream(self, method: Any, request: Any) -> Recorder:
         self.sent.append((method.path, request))
@@ -116,6 +123,8 @@ async def test_chunks_come_as_they_are_and_empty_ones_are_left_out() -> None:
     [
         [chunk(4, 5, next_cursor=5)],
         [chunk(6, 5, next_cursor=6)],
+        [chunk(5, 7, 6, 8, next_cursor=8)],
+        [chunk(5, 6, 6, 7, next_cursor=7)],
         [chunk(5, 6, next_cursor=6), chunk(6, 7, next_cursor=7)],
         [chunk(5, 6, next_cursor=5)],
         [chunk(next_cursor=4)],

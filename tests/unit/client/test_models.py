@@ -1,17 +1,20 @@
 import copy
+import json
 import pickle
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
-from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 
 import userservice.models
-from userservice import Session, SessionPage, User, UserBatch, UserPage
+from userservice import InternalError, Session, SessionPage, User, UserBatch, UserPage
 from userservice._messages import _keep_encoded, lazy_class
 from userservice.metadata import metadata_from_bytes
+from userservice.models import EPOCH
 from userservice.v1 import session_pb2, user_pb2, user_service_pb2
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -75,7 +78,7 @@ def test_metadata_is_not_decoded_before_it_is_read(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(userservice.models, "metadata_from_bytes", spy)
     response = user_service_pb2.ListUsersResponse(users=[user_message(), user_message()])
     twin = lazy_class(user_service_pb2.ListUsersResponse).FromString(response.SerializeToString())
-    users = [User(message) for message in twin.users]
+    users = User.wrap_all(twin.users)
     assert [user.user_id for user in users] == ["user1", "user1"]
     assert decoded == []
     assert users[0].metadata is users[0].metadata
@@ -85,7 +88,7 @@ def test_metadata_is_not_decoded_before_it_is_read(monkeypatch: pytest.MonkeyPat
 def test_metadata_that_is_no_struct_shows_when_it_is_read() -> None:
     broken = User.from_bytes(b"\x0a\x01u\x3a\x02\xff\xff")
     assert broken.user_id == "u"
-    with pytest.raises(DecodeError):
+    with pytest.raises(InternalError, match="metadata"):
         _ = broken.metadata
 
 
@@ -109,13 +112,159 @@ def test_generated_messages_are_left_alone() -> None:
     assert user_pb2.User.DESCRIPTOR.fields_by_name["metadata"].message_type is Struct.DESCRIPTOR
 
 
-@pytest.mark.parametrize("record", [user(), session()])
-def test_records_can_be_pickled_and_copied(record: User | Session) -> None:
-    record.metadata["mine"] = 1
-    for twin in (pickle.loads(pickle.dumps(record)), copy.copy(record), copy.deepcopy(record)):  # noqa: S301
-        assert twin == record
-        assert hash(twin) == hash(record)
-        assert "mine" not in twin.metadata
+@pytest.mark.parametrize("make", [user, session])
+def test_copies_and_pickles_equal_their_original_whatever_was_done_to_its_metadata(
+    make: Callable[[], User | Session],
+) -> None:
+    untouched, read, changed = make(), make(), make()
+    assert read.metadata
+    changed.metadata["mine"] = {"b": 1}
+    assert untouched == read != changed
+    for record in (untouched, read, changed):
+        twins = [pickle.loads(pickle.dumps(record)), copy.copy(record), copy.deepcopy(record), record.copy()]  # noqa: S301
+        twins.append(type(record).from_bytes(bytes(record)))
+        for twin in twins:
+            assert twin == record
+            assert hash(twin) == hash(record)
+            assert twin.to_dict() == record.to_dict()
+
+
+def test_a_deep_copy_shares_no_metadata() -> None:
+    original = user()
+    original.metadata["mine"] = []
+    for twin in (copy.deepcopy(original), original.copy()):
+        twin.metadata["mine"].append(1)
+        assert original.metadata["mine"] == []
+        assert twin != original
+
+
+def test_metadata_that_was_changed_and_changed_back_is_the_same() -> None:
+    changed = user()
+    changed.metadata["mine"] = 1
+    del changed.metadata["mine"]
+    assert changed == user()
+    assert bytes(changed) == bytes(user())
+
+
+def test_records_can_be_built_from_fields() -> None:
+    built = User(
+        user_id="user1",
+        id=7,
+        uuid="u-u",
+        email="ann@example.org",
+        first_name="Ann",
+        last_name="Lee",
+        metadata={"deep": {"list": [1.5, None, True]}, "n": 3, "plan": "pro"},
+        created_at=CREATED,
+        updated_at=CREATED + timedelta(microseconds=1),
+        etag="e1",
+    )
+    assert built == user()
+    assert hash(built) == hash(user())
+    assert User.from_bytes(bytes(built)) == built
+    assert Session(session_id="s").to_dict() == {
+        "session_id": "s",
+        "id": 0,
+        "uuid": "",
+        "user_id": "",
+        "metadata": {},
+        "created_at": EPOCH,
+        "updated_at": EPOCH,
+        "etag": "",
+    }
+
+
+def test_a_record_of_defaults_is_equal_to_one_from_the_wire() -> None:
+    assert User(created_at=CREATED).updated_at == CREATED
+    assert User(user_id="a").metadata == {}
+    assert User.from_bytes(bytes(User(user_id="a"))) == User(user_id="a")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"user_id": 7}, TypeError),
+        ({"userid": "a"}, TypeError),
+        ({"created_at": datetime(2026, 1, 1)}, ValueError),  # noqa: DTZ001 - that is the point
+        ({"metadata": {"n": 2**60}}, ValueError),
+    ],
+)
+def test_records_are_not_built_from_bad_fields(fields: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        User(**fields)
+    with pytest.raises(error):
+        user().copy(**fields)
+
+
+def test_a_copy_can_have_other_fields() -> None:
+    changed = user().copy(email="", metadata={"a": 1}, created_at=CREATED + timedelta(days=1))
+    assert changed == User(
+        **{**user().to_dict(), "email": "", "metadata": {"a": 1}, "created_at": CREATED + timedelta(days=1)}
+    )
+    assert user().copy(metadata={}).metadata == {}
+    assert user().__replace__(etag="e2") == user(etag="e2")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="copy.replace is new in Python 3.13")
+def test_copy_replace() -> None:
+    replace = copy.replace  # type: ignore[attr-defined, unused-ignore]
+    assert replace(user(), etag="e2") == user(etag="e2")
+
+
+def test_json_has_every_field_and_times_as_text() -> None:
+    expected = {
+        **user().to_dict(),
+        "created_at": "2026-01-02T03:04:05.678901Z",
+        "updated_at": "2026-01-02T03:04:05.678902Z",
+    }
+    assert user().to_dict(mode="json") == expected
+    assert json.loads(user().to_json()) == expected
+    assert json.loads(json.dumps(user().to_dict(mode="json"))) == expected
+    assert datetime.fromisoformat(expected["created_at"]) == CREATED
+    assert dict(user()) == user().to_dict()
+    with pytest.raises(ValueError, match="mode"):
+        user().to_dict(mode="yaml")  # type: ignore[arg-type]
+
+
+def test_metadata_keys_are_sorted_by_code_point_at_every_level() -> None:
+    # By UTF-16 unit, as JavaScript sorts, the last two would change places.
+    keys = ["", "10", "9", "B", "a", "\u00e9", "\uffff", "\U0001f600"]
+    shuffled = keys[::2] + keys[1::2]
+    metadata: dict[str, Any] = {key: [{inner: {} for inner in shuffled}] for key in shuffled}
+    read = User.from_bytes(bytes(User(metadata=metadata))).metadata
+    assert list(read) == keys
+    assert all(list(value[0]) == keys for value in read.values())
+    assert bytes(User(metadata=metadata)) == bytes(User(metadata=read))
+
+
+@pytest.mark.parametrize("seconds", [-62_135_596_801, 253_402_300_800, 2**62, -(2**62)])
+def test_times_that_datetime_cannot_hold_are_an_error_of_the_service(seconds: int) -> None:
+    message = user_message()
+    message.created_at.seconds = seconds
+    broken = User.from_bytes(message.SerializeToString())
+    assert broken.user_id == "user1"
+    with pytest.raises(InternalError, match="created_at"):
+        _ = broken.created_at
+
+
+def test_metadata_that_is_nested_too_deeply_is_an_error_of_the_service() -> None:
+    encoded = b""
+    for _ in range(500):
+        value = b"\x2a" + _length(encoded) + encoded  # Value.struct_value
+        entry = b"\x0a\x01a\x12" + _length(value) + value
+        encoded = b"\x0a" + _length(entry) + entry
+    broken = User.from_bytes(b"\x0a\x01u\x3a" + _length(encoded) + encoded)
+    assert broken.user_id == "u"
+    with pytest.raises(InternalError, match="metadata"):
+        _ = broken.metadata
+
+
+def _length(encoded: bytes) -> bytes:
+    number, out = len(encoded), bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
 
 
 def test_records_differ_by_content_and_kind() -> None:

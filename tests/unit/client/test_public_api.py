@@ -16,12 +16,15 @@ from userservice.__main__ import SERVER_MODULES, main
 ROOT = Path(__file__).parents[3]
 
 NAMES = [
+    "AddSessionFields",
+    "AddUserFields",
     "DeadlineExceededError",
     "EtagMismatchError",
     "FieldViolation",
     "InternalError",
     "InvalidArgumentError",
     "ManagerClosedError",
+    "ManagerUnusableError",
     "OverloadedError",
     "ReaderStalledError",
     "RequestIdReusedError",
@@ -38,6 +41,8 @@ NAMES = [
     "SyncUserManager",
     "UnavailableError",
     "UpdateConflictError",
+    "UpdateSessionFields",
+    "UpdateUserFields",
     "User",
     "UserAlreadyExistsError",
     "UserBatch",

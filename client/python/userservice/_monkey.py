@@ -1,0 +1,33 @@
+"""Detects gevent and eventlet, under which asyncio gRPC cannot work."""
+
+from __future__ import annotations
+
+import sys
+
+from userservice.errors import ManagerUnusableError
+
+# A manager needs threads and sockets that block only themselves. gRPC's event thread as a green thread never yields:
+# one call would freeze the whole process, its deadline included.
+_GEVENT_MODULES = ("_thread", "threading", "socket", "select", "selectors")
+_EVENTLET_MODULES = ("thread", "socket", "select")
+
+_ADVICE = (
+    "which freezes asyncio gRPC: run the program without monkey patching (for gunicorn: the worker class sync, gthread "
+    "or uvicorn_worker.UvicornWorker; for Celery: the prefork pool)"
+)
+
+
+def reject_monkey_patching() -> None:
+    """Raises an error in a process that gevent or eventlet has patched.
+
+    Looks only at modules that are loaded: a process that has not imported gevent is not patched by it.
+
+    Raises:
+        ManagerUnusableError: If threads, sockets or select are patched.
+    """
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and any(map(gevent.is_module_patched, _GEVENT_MODULES)):
+        raise ManagerUnusableError(f"gevent has patched this process, {_ADVICE}")
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and any(map(eventlet.is_monkey_patched, _EVENTLET_MODULES)):
+        raise ManagerUnusableError(f"eventlet has patched this process, {_ADVICE}")
