@@ -143,6 +143,7 @@ async def _ranges(
                 reading = store.range(table, cursor, count)
     finally:
         reading.cancel()  # its reply is read in its turn and dropped
+        del newest, reading  # a failed future keeps its exception, and the exception this frame: a reference cycle
 
 
 def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int, *, at_end: bool) -> list[int]:

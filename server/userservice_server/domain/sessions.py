@@ -39,8 +39,12 @@ class Sessions:
         """Returns one page of the sessions of a user as an encoded GetUserSessionsResponse."""
         table = self._store.keys.sessions(user_id)
         owner = self._store.has_owner(table)
-        page = await first_page(self._store, table, limit, cursor)
-        if not await owner:
+        try:
+            page = await first_page(self._store, table, limit, cursor)
+            owner_exists = await owner
+        finally:
+            del owner  # a failed future keeps its exception, and the exception this frame: a reference cycle
+        if not owner_exists:
             raise UserNotFoundError("the user does not exist")
         self._check_owner(page, user_id)
         return page

@@ -11,8 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from userservice_server.errors import InvalidFieldsError, Violation
 from userservice_server.transport.call import Call, Context, Handler
 from userservice_server.transport.interceptors import Settings, intercepted
-
-MAX_REQUEST_BYTES = 1 << 20  # the largest that can be right, a full BatchGetUsers, has about a quarter of this
+from userservice_server.transport.request_sizes import most_bytes
 
 Method = Callable[[Any, Call], Awaitable[bytes]]
 """A method of a servicer: takes the decoded request, returns the encoded response."""
@@ -33,27 +32,39 @@ def service_handler(
 def _method_handler(
     method: MethodDescriptor, servicer: object, settings: Settings, track: Callable[[Handler], Handler]
 ) -> Any:
-    decoded = _decoded(getattr(servicer, method.name), GetMessageClass(method.input_type))
+    decoded = _decoded(
+        getattr(servicer, method.name), GetMessageClass(method.input_type), most_bytes(method.input_type)
+    )
     handler = track(intercepted(decoded, settings))
     name = method.name
 
     if method.server_streaming:
 
         async def stream(request: bytes, context: Context) -> None:
-            await handler(Call(name, context, is_stream=True), request)
+            try:
+                await handler(Call(name, context, is_stream=True), request)
+            except grpc.aio.AbortError as error:
+                error.__traceback__ = None  # as below
+                raise
 
         return grpc.unary_stream_rpc_method_handler(stream)
 
     async def unary(request: bytes, context: Context) -> bytes:
-        return await handler(Call(name, context, is_stream=False), request)
+        try:
+            return await handler(Call(name, context, is_stream=False), request)
+        except grpc.aio.AbortError as error:
+            # grpc keeps this exception with the call, and the frames of its traceback hold the call and its request:
+            # a cycle, which would stay in memory until the garbage collector runs.
+            error.__traceback__ = None
+            raise
 
     return grpc.unary_unary_rpc_method_handler(unary)
 
 
-def _decoded(method: Method, request_class: type[Message]) -> Handler:
+def _decoded(method: Method, request_class: type[Message], limit: int) -> Handler:
     async def handle(call: Call, request: bytes) -> bytes:
-        if len(request) > MAX_REQUEST_BYTES:  # before it is decoded, which would hold up all other calls
-            description = f"must be at most {MAX_REQUEST_BYTES} bytes encoded, is {len(request)}"
+        if len(request) > limit:
+            description = f"must be at most {limit} bytes encoded, is {len(request)}"
             raise InvalidFieldsError([Violation("request", description)])
         try:
             message = request_class.FromString(request)

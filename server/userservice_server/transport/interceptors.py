@@ -121,6 +121,9 @@ def errors(handler: Handler, _settings: Settings) -> Handler:
             failure = error
             _log_bug(call, error)
         call.code, status = status_of(failure, call.request_id)
+        # Its traceback holds the frames that hold the request, and this frame holds it: a cycle, which would stay
+        # in memory until the garbage collector runs.
+        del failure
         await _abort(call, status)
         raise AssertionError("abort raises")
 
