@@ -100,6 +100,15 @@ class InstrumentedService(Service):
 
 def resident(pid: int) -> int:
     """Returns the bytes of memory that a process holds."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return _bytes(pid, "VmRSS")
+
+
+def peak(pid: int) -> int:
+    """Returns the most bytes of memory that a process ever held."""
+    return _bytes(pid, "VmHWM")
+
+
+def _bytes(pid: int, name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) * 1024

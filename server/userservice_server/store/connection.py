@@ -77,10 +77,13 @@ class _Replies(asyncio.BufferedProtocol):
 
     Attributes:
         lost: what happened, as soon as the connection is of no use any more.
+        received_at: when bytes came last, in the loop's time.
     """
 
     def __init__(self, unanswered: deque[_Batch]) -> None:
-        self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[Exception] = self._loop.create_future()
+        self.received_at = self._loop.time()
         self._unanswered = unanswered
         self._buffer = bytearray(_READ_BYTES)
         self._replies: list[Any] = []  # of the oldest batch, as far as they have come
@@ -94,6 +97,7 @@ class _Replies(asyncio.BufferedProtocol):
         """Called by the loop, when it has read."""
         if self.lost.done():
             return
+        self.received_at = self._loop.time()
         parser = self._parser
         try:
             parser.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # its stub knows no buffers
@@ -130,14 +134,23 @@ class SharedConnection:
         make_connection: gives a new, unconnected connection of redis-py, which does the handshake (TLS, AUTH, SELECT).
         timeout: seconds that connecting and each reply may take; then the connection is given up.
         quiet_turns: after how many turns of the event loop that brought no command a batch leaves.
+        long_replies: whether replies may be so long that the time runs from the last bytes that came, not from the
+            command: a store that sends a long reply, or those before it, is not unavailable.
     """
 
     def __init__(
-        self, make_connection: Callable[[], AbstractConnection], timeout: float, quiet_turns: int = QUIET_TURNS
+        self,
+        make_connection: Callable[[], AbstractConnection],
+        timeout: float,
+        quiet_turns: int = QUIET_TURNS,
+        *,
+        long_replies: bool = False,
     ) -> None:
         self._make_connection = make_connection
         self._timeout = timeout
         self._quiet_turns = quiet_turns
+        self._long_replies = long_replies
+        self._replies: _Replies | None = None
         self._loop = asyncio.get_running_loop()
         self._next: _Batch | None = None  # what has not left yet
         self._unanswered: deque[_Batch] = deque()
@@ -169,9 +182,15 @@ class SharedConnection:
 
     @property
     def waits_for(self) -> float:
-        """For how many seconds the oldest command without a reply has been waiting."""
+        """For how many seconds the oldest command without a reply has been waiting, since it was sent.
+
+        With long replies: since then, or since the last bytes that came.
+        """
         oldest = self._unanswered[0] if self._unanswered else self._next
-        return 0.0 if oldest is None else self._loop.time() - oldest.since
+        if oldest is None:
+            return 0.0
+        progress = self._replies.received_at if self._long_replies and self._replies else 0.0
+        return self._loop.time() - max(oldest.since, progress)
 
     async def close(self) -> None:
         """Ends the connection. Commands without a reply fail."""
@@ -197,7 +216,7 @@ class SharedConnection:
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
-            replies = _Replies(self._unanswered)
+            replies = self._replies = _Replies(self._unanswered)
             self._transport = _taken_over(connection, replies)
             self._flush()
             await self._watch(replies.lost)
@@ -237,12 +256,13 @@ class SharedConnection:
         """Raises what ends the connection: its loss, or an overdue reply. One timer for all calls, not one each."""
         while not lost.done():
             await asyncio.wait([lost], timeout=_WATCH_INTERVAL)
-            if self._unanswered and self._loop.time() - self._unanswered[0].since > self._timeout:
+            if self._unanswered and self.waits_for > self._timeout:
                 raise TimeoutError("a reply is overdue")
         raise lost.result()
 
     def _drop(self) -> None:
         """Parts with the transport and fails what is unanswered."""
+        self._replies = None
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
