@@ -38,11 +38,14 @@ class Code(Enum):
 
 
 _CODES = {code.value: code for code in Code}
-_WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED})
+_WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED, Code.CONFLICT})
 
 
 class Outcome(NamedTuple):
-    """What a call to the store came to. The payload of DONE is a record, of REFUSED the reasons."""
+    """What a call to the store came to.
+
+    The payload of DONE is a record, of REFUSED the reasons; of a CONFLICT it is the record now, empty if unknown.
+    """
 
     code: Code
     payload: bytes = b""
@@ -113,7 +116,7 @@ class RedisStore:
         self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
         self._timeout = timeout
         self._calls = SharedConnection(pool.make_connection, timeout)
-        self._bulk = SharedConnection(pool.make_connection, timeout, quiet_turns=0)
+        self._bulk = SharedConnection(pool.make_connection, timeout, quiet_turns=0, long_replies=True)
 
     async def open(self) -> None:
         """Checks that this Redis can hold the store, and marks it as one on its first use.
