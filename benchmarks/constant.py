@@ -11,7 +11,7 @@ import grpc
 import uvloop
 
 from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
-from userservice_server.domain.listing import MAX_RESPONSE_BYTES
+from userservice_server.domain.stream_memory import MAX_RESPONSE_BYTES
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"

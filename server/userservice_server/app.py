@@ -13,6 +13,7 @@ import grpc
 from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.config import Config, ConfigError, unreadable_redis_url
 from userservice_server.domain.sessions import Sessions
+from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.listen import cannot_listen, grpc_address, reserved_port
@@ -176,7 +177,8 @@ async def _opened_store(config: Config, redis_url: str, is_over: Callable[[], bo
 
 
 def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
-    users, sessions, limits = Users(store), Sessions(store), Limits()
+    reads, limits = ReadLimit(), Limits()
+    users, sessions = Users(store, reads), Sessions(store, reads)
     server = grpc.aio.server(options=server_options(config))
     handler = partial(
         service_handler,

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import grpc
 import pytest
-from harness.connections import Stubs, connect
+from harness.connections import Stubs, connect, health
 from harness.failures import failure_of
 from harness.population import fill, struct
-from harness.services import InstrumentedService, Service, resident
+from harness.services import InstrumentedService, Service, peak, resident
 from harness.sizing import FULL, sized
 from harness.stores import Store
 from harness.waiting import until
@@ -61,6 +61,48 @@ def store_of_large_users() -> Iterator[Store]:
     with Store() as store:
         fill(store, (f"u{number}" for number in range(300)), metadata=struct({"k": "x" * 60_000}))
         yield store
+
+
+LARGE = 60_000
+MIXED = {
+    "a tiny user before large ones": [10, *[LARGE] * 400],
+    "tiny and large users in turn": [10, LARGE] * 200,
+    "users whose size grows": [int(10 * 1.03**number) for number in range(295)] + [LARGE] * 150,
+    "many tiny users before large ones": [10] * 3000 + [LARGE] * 300,
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+async def test_a_hundred_unread_streams_of_mixed_users(kind: str) -> None:
+    await assert_bounded(MIXED[kind], 100, MOST_GROWTH)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("streams", [300, 1000])
+@pytest.mark.parametrize("kind", MIXED)
+async def test_very_many_unread_streams_of_mixed_users(kind: str, streams: int) -> None:
+    await assert_bounded(MIXED[kind], streams, streams * MIB * 3 // 10)
+
+
+async def assert_bounded(sizes: list[int], streams: int, most_growth: int) -> None:
+    """Opens streams that nobody reads: none fails, and what service and store hold is bounded at every moment."""
+    with Store() as store:
+        fill(store, (f"u{number}" for number in range(len(sizes))), sizes)
+        with InstrumentedService("--max-calls", str(streams + 10), redis_url=store.url) as service:
+            before, store_before = peak(service.pid), peak(store.program.pid)
+            async with connect(service.address, *HELD_BACK) as stubs:
+                calls = [stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=100)) for _ in range(streams)]
+                for call in calls:
+                    assert (await call.read()).users  # type: ignore[attr-defined]
+                await asyncio.sleep(1)  # until all hold what they will
+                grown, store_grown = peak(service.pid) - before, peak(store.program.pid) - store_before
+                print(f"{streams} streams: service {grown / MIB:.0f} MiB, store {store_grown / MIB:.0f} MiB")  # noqa: T201
+                assert await asyncio.to_thread(health, service.address) == "SERVING"
+                assert not service.log_lines_with("the store is away")
+                for call in calls:
+                    call.cancel()  # type: ignore[attr-defined]
+    assert grown < most_growth
+    assert store_grown < MOST_GROWTH // 2 + streams * MIB // 10
 
 
 @pytest.mark.parametrize("chunk_size", [100, 10_000] if FULL else [100])

@@ -51,11 +51,11 @@ def names(chunks: Iterable[ListUsersChunkedResponse]) -> list[str]:
     return [user.user_id for chunk in chunks for user in chunk.users]
 
 
-def fill(store: Store, user_ids: Iterable[str], **fields: Any) -> dict[str, User]:
+def fill(store: Store, user_ids: Iterable[str], sizes: Iterable[int] = (), **fields: Any) -> dict[str, User]:
     """Puts users into an empty store without a service, some 50 000 a second; returns what was stored.
 
     Written as the service writes them, which `userservice check` confirms. A service that runs on the store expects
-    the new store from its next look on.
+    the new store from its next look on. With `sizes`, each user has metadata of so many bytes.
     """
     now, ticks = Timestamp(), int((time.time() - 1735689600) * 40000)
     now.GetCurrentTime()
@@ -65,6 +65,8 @@ def fill(store: Store, user_ids: Iterable[str], **fields: Any) -> dict[str, User
         )
         for number, user_id in enumerate(user_ids, -1_000_000)
     }
+    for user, size in zip(users.values(), sizes, strict=False):
+        user.metadata.update({"k": "x" * size})
     for user in users.values():
         user.etag = user.uuid[:12]
     store_id = uuid4().hex

@@ -75,13 +75,12 @@ class Service(Program):
 class InstrumentedService(Service):
     """The service with a window into it, see instrumented.py."""
 
-    def __init__(self, *arguments: str | Path, redis_url: str) -> None:
-        program = [Path(__file__).parent / "instrumented.py"]
+    def __init__(self, *arguments: str | Path, redis_url: str, window: str = "instrumented.py") -> None:
         self._asked = 0
-        super().__init__(*arguments, redis_url=redis_url, program=program)
+        super().__init__(*arguments, redis_url=redis_url, program=[Path(__file__).parent / window])
 
     def inside(self) -> dict[str, int]:
-        """How many tasks and file descriptors it has now."""
+        """What it counts: tasks and file descriptors or, with `uncollected.py`, objects in reference cycles."""
         self.send(signal.SIGUSR1)
         self._asked += 1
         answers = until(lambda: [line for line in self.stdout if line.startswith("inside: ")][self._asked - 1 :])

@@ -51,6 +51,8 @@ class Portal:
         except BaseException:
             future.cancel()
             raise
+        finally:
+            del future  # it keeps the exception, and the traceback of the exception this frame: a reference cycle
 
     def post(self, action: Callable[[], object]) -> None:
         """Runs a short function on the loop soon, and does not wait. Does nothing if the loop does not run.

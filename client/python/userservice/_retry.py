@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import NoReturn
 
 import grpc
 
@@ -72,25 +71,34 @@ class Attempts:
         Raises:
             UserServiceError: The error, if another attempt is not worth it or would begin after the deadline.
         """
-        if not worth_retrying(error):
-            self._give_up(error, cause)
-        self._last = error, cause
-        self._failures += 1
-        room = self.remaining - (error.retry_delay or 0.0)
-        if room < _FIRST_DELAY:
-            self._give_up(error, cause)
+        try:
+            is_worth_it = worth_retrying(error)
+            if is_worth_it:
+                self._last = error, cause
+                self._failures += 1
+            room = self.remaining - (error.retry_delay or 0.0)
+            if not is_worth_it or room < _FIRST_DELAY:
+                raise self._final(error, cause)
+            delay = error.retry_delay or 0.0
+        finally:
+            # The traceback of the error that is raised holds this frame: with these, it would be a reference cycle,
+            # which keeps the request and the answer until the garbage collector runs.
+            del error, cause
         # Never past the deadline: the last attempt is to come near its end, not long before it.
         ceiling = min(_FIRST_DELAY * 2 ** min(self._failures - 1, _DOUBLINGS), _LONGEST_DELAY, room)
         # Imported here because most programs never try again, and it takes 1 ms to load.
         from random import uniform  # noqa: PLC0415
 
         jitter = uniform(0, ceiling)  # noqa: S311 - spreads load, guards nothing
-        await asyncio.sleep((error.retry_delay or 0.0) + jitter)
+        await asyncio.sleep(delay + jitter)
 
-    def _give_up(self, error: UserServiceError, cause: BaseException | None) -> NoReturn:
+    def _final(self, error: UserServiceError, cause: BaseException | None) -> UserServiceError:
+        """Returns the error that the caller gets."""
         if isinstance(error, DeadlineExceededError) and self._last is not None:
             # That time ran out says less than what kept the earlier attempts from succeeding.
             error, cause = self._last
+        self._last = None
         if self._failures:
             error.add_note(f"{self._failures} attempts failed within the deadline of {self._timeout:g} s")
-        raise error from cause
+        error.__cause__ = cause
+        return error

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic
 
 import uuid_utils
@@ -17,6 +17,7 @@ from userservice_server.domain.records import (
     is_named,
     name_field,
 )
+from userservice_server.domain.turns import Turns
 from userservice_server.errors import (
     EtagMismatchError,
     InvalidFieldsError,
@@ -29,8 +30,9 @@ from userservice_server.errors import (
 from userservice_server.store.keys import Table
 from userservice_server.store.redis_store import Attempt, Code, Outcome, RedisStore
 
-# Rounds of read, change and compare-and-set before a writer gives up. In every round somebody else succeeded.
-MAX_ROUNDS = 32
+# Rounds of change and compare-and-set before a writer gives up. In every round a writer of another process succeeded:
+# those of one process take turns (turns.py), and each process lets others in every few turns.
+MAX_ROUNDS = 256
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Entities(Generic[Entity]):
     entity: type[Entity]
     not_found: type[ServiceError]
     already_exists: type[ServiceError]
+    turns: Turns = field(default_factory=Turns)
 
     async def add(self, table: Table, name: str, new: Entity, attempt: Attempt) -> bytes:
         """Stores ``new``, which has neither name nor id yet, under ``name``; returns the record."""
@@ -58,30 +61,54 @@ class Entities(Generic[Entity]):
 
     async def update(self, table: Table, name: str, etag: str, patch: Patch[Entity], attempt: Attempt) -> bytes:
         """Applies ``patch`` to the entity of that name; returns the record that results."""
+        key, record = (table.rows, name), b""
+        known = await self.turns.take(key)
+        try:
+            record = await self._update(table, name, etag, patch, attempt, known)
+        finally:
+            self.turns.pass_on(key, record)
+        return record
+
+    async def _update(
+        self, table: Table, name: str, etag: str, patch: Patch[Entity], attempt: Attempt, known: bytes
+    ) -> bytes:
+        # What is known may be out of date; then the compare-and-set fails, and brings the current record.
+        current = Outcome(Code.DONE, known)
         for _ in range(MAX_ROUNDS):
-            current = await self.store.get(table, name)
+            if not current.payload:
+                current = await self.store.get(table, name)
             verdict = self._changed(table, name, current, etag, patch)
             outcome = await self.store.replace(table, name, current.payload, verdict, attempt)
             if outcome.code is not Code.CONFLICT:
                 return self._record(table, name, outcome)
-        raise UpdateConflictError("other writers were faster; nothing was changed, try again")
+            current = Outcome(Code.DONE, outcome.payload)
+        raise _conflict()
 
     async def delete(self, table: Table, name: str, etag: str, attempt: Attempt, owned: Table | None = None) -> None:
         """Removes the record of that name, and the table that it owns."""
+        if not etag:
+            self._check(await self.store.delete(table, name, b"", Outcome(Code.DONE), attempt, owned))
+            return
+        key = (table.rows, name)
+        await self.turns.take(key)
+        try:
+            await self._delete(table, name, etag, attempt, owned)
+        finally:
+            self.turns.pass_on(key, b"")
+
+    async def _delete(self, table: Table, name: str, etag: str, attempt: Attempt, owned: Table | None) -> None:
         for _ in range(MAX_ROUNDS):
-            old, verdict = b"", Outcome(Code.DONE)
-            if etag:
-                current = await self.store.get(table, name)
-                old = current.payload
-                if current.code is not Code.DONE:
-                    verdict = current
-                elif decode(self.entity, old).etag != etag:
-                    verdict = Outcome(Code.ETAG_MISMATCH)
-            outcome = await self.store.delete(table, name, old, verdict, attempt, owned)
+            current = await self.store.get(table, name)
+            verdict = Outcome(Code.DONE)
+            if current.code is not Code.DONE:
+                verdict = current
+            elif decode(self.entity, current.payload).etag != etag:
+                verdict = Outcome(Code.ETAG_MISMATCH)
+            outcome = await self.store.delete(table, name, current.payload, verdict, attempt, owned)
             if outcome.code is not Code.CONFLICT:
                 self._check(outcome)
                 return
-        raise UpdateConflictError("other writers were faster; nothing was changed, try again")
+        raise _conflict()
 
     def _changed(self, table: Table, name: str, current: Outcome, etag: str, patch: Patch[Entity]) -> Outcome:
         """What is to become of the current record."""
@@ -136,6 +163,10 @@ class Entities(Generic[Entity]):
 
     def _noun(self) -> str:
         return f"the {self.entity.DESCRIPTOR.name.lower()}"
+
+
+def _conflict() -> UpdateConflictError:
+    return UpdateConflictError("too many concurrent writes; nothing was changed, retry")
 
 
 def _now() -> Timestamp:

@@ -8,6 +8,7 @@ from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import first_page
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.records import CorruptRecordError
+from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.errors import SessionAlreadyExistsError, SessionNotFoundError, UserNotFoundError
 from userservice_server.store.redis_store import Attempt, RedisStore
 
@@ -17,8 +18,9 @@ MUTABLE_FIELDS = ("metadata",)
 class Sessions:
     """Sessions in a store. Returned bytes are encoded responses; names and numbers that come in are checked already."""
 
-    def __init__(self, store: RedisStore) -> None:
+    def __init__(self, store: RedisStore, reads: ReadLimit) -> None:
         self._store = store
+        self._reads = reads
         self._sessions = Entities(store, Session, SessionNotFoundError, SessionAlreadyExistsError)
 
     async def add(self, session_id: str, session: Session, attempt: Attempt) -> bytes:
@@ -45,8 +47,12 @@ class Sessions:
     async def _page(self, user_id: str, limit: int, cursor: int) -> bytes:
         table = self._store.keys.sessions(user_id)
         owner = self._store.has_owner(table)
-        page = await first_page(self._store, table, limit, cursor)
-        if not await owner:
+        try:
+            page = await first_page(self._store, table, limit, cursor, self._reads)
+            owner_exists = await owner
+        finally:
+            del owner  # a failed future keeps its exception, and the exception this frame: a reference cycle
+        if not owner_exists:
             raise UserNotFoundError("the user does not exist")
         self._check_owner(page, user_id)
         return page

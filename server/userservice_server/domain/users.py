@@ -8,8 +8,9 @@ from itertools import chain
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import BatchGetUsersResponse
 from userservice_server.domain.entities import Entities
-from userservice_server.domain.listing import Page, Shares, first_page, pages
+from userservice_server.domain.listing import Page, first_page, pages
 from userservice_server.domain.patch import Patch
+from userservice_server.domain.stream_memory import ReadLimit, StreamMemory
 from userservice_server.errors import StoreChangedError, UserAlreadyExistsError, UserNotFoundError
 from userservice_server.store.identity import changed_read
 from userservice_server.store.keys import Table
@@ -22,9 +23,10 @@ _BATCH = 100  # names looked up in one script, so that other callers' commands g
 class Users:
     """Users in a store. Returned bytes are encoded responses; names and numbers that come in are checked already."""
 
-    def __init__(self, store: RedisStore) -> None:
+    def __init__(self, store: RedisStore, reads: ReadLimit) -> None:
         self._store = store
-        self._shares = Shares()
+        self._reads = reads
+        self._memory = StreamMemory()
         self._users = Entities(store, User, UserNotFoundError, UserAlreadyExistsError)
 
     async def add(self, user_id: str, user: User, attempt: Attempt) -> bytes:
@@ -46,12 +48,12 @@ class Users:
 
     async def list(self, limit: int, cursor: int) -> bytes:
         """Returns one page of users as an encoded ListUsersResponse."""
-        read = partial(first_page, self._store, self._table(), limit, cursor)
+        read = partial(first_page, self._store, self._table(), limit, cursor, self._reads)
         return await (read() if cursor else self._store.reread(read))
 
     def stream(self, chunk_size: int, cursor: int) -> AsyncGenerator[Iterator[Page]]:
         """Yields all users as encoded ListUsersChunkedResponses, one range after the other, as ``pages`` does."""
-        read = partial(pages, self._store, self._table(), chunk_size, cursor, shares=self._shares, read_ahead=True)
+        read = partial(pages, self._store, self._table(), chunk_size, cursor, self._reads, self._memory)
         return read() if cursor else self._restarted(read)
 
     async def _restarted(self, read: Callable[[], AsyncGenerator[Iterator[Page]]]) -> AsyncGenerator[Iterator[Page]]:

@@ -20,6 +20,7 @@ MAX_LIMIT = 1000
 DEFAULT_CHUNK_SIZE = 100
 MAX_CHUNK_SIZE = 10_000
 MAX_BATCH = 1000
+REQUEST_ID_BYTES = 36  # of a UUID in text form
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _PLAIN_NAME = re.compile(r"[!-~]{1,256}", re.ASCII)  # what most names are, decided at once

@@ -82,10 +82,13 @@ class _Replies(asyncio.BufferedProtocol):
 
     Attributes:
         lost: the reason why the connection cannot be used any more, once there is one.
+        received_at: the loop's time at which bytes arrived last.
     """
 
     def __init__(self, unanswered: deque[_Batch]) -> None:
-        self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[Exception] = self._loop.create_future()
+        self.received_at = self._loop.time()
         self._unanswered = unanswered
         self._buffer = bytearray(_READ_BYTES)
         self._replies: list[Any] = []  # of the oldest batch, as far as they have come
@@ -99,6 +102,7 @@ class _Replies(asyncio.BufferedProtocol):
         """Called by the loop after a read."""
         if self.lost.done():
             return
+        self.received_at = self._loop.time()
         parser = self._parser
         try:
             parser.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # its stub knows no buffers
@@ -136,6 +140,8 @@ class SharedConnection:
         admit: checks the server over a new connection; if it raises, the connection is closed. Commands wait for it.
         timeout: limit in seconds for connecting and for each reply; then the connection is closed.
         quiet_turns: a batch is sent after this number of turns of the event loop without a new command.
+        long_replies: whether the time of a reply is counted from the last bytes that arrived, not from the command. A
+            store that sends a long reply, or the replies before it, is not unavailable.
     """
 
     def __init__(
@@ -144,11 +150,14 @@ class SharedConnection:
         admit: Callable[[Send], Awaitable[None]],
         timeout: float,
         quiet_turns: int = QUIET_TURNS,
+        *,
+        long_replies: bool = False,
     ) -> None:
         self._make_connection = make_connection
         self._admit = admit
         self._timeout = timeout
         self._quiet_turns = quiet_turns
+        self._long_replies = long_replies
         self._loop = asyncio.get_running_loop()
         self._next: _Batch | None = None  # not sent yet
         self._unanswered: deque[_Batch] = deque()
@@ -218,7 +227,7 @@ class SharedConnection:
             replies = _Replies(self._unanswered)
             transport = _taken_over(connection, replies)
             admission = self._loop.create_task(self._open(transport, replies, task))
-            await self._watch(replies.lost)
+            await self._watch(replies)
         except Exception as lost:  # noqa: BLE001 - whatever fails, also in the checks, ends this connection
             self._lost_by = lost
         finally:
@@ -277,15 +286,21 @@ class SharedConnection:
         transport.write(b"".join(batch.commands))
         batch.commands.clear()
 
-    async def _watch(self, lost: "asyncio.Future[Exception]") -> None:
+    async def _watch(self, replies: _Replies) -> None:
         """Raises what ends the connection: its loss, or an overdue reply. One timer for all calls, not one each."""
+        lost = replies.lost
         while not lost.done():
             await asyncio.wait([lost], timeout=_WATCH_INTERVAL)
             if self._closed and not self._unanswered and self._next is None:
                 return  # retired, and drained
-            if self._unanswered and self._loop.time() - self._unanswered[0].since > self._timeout:
+            if self._unanswered and self._waited(replies) > self._timeout:
                 raise TimeoutError("a reply is overdue")
         raise lost.result()
+
+    def _waited(self, replies: _Replies) -> float:
+        """Returns the seconds since the oldest command without a reply was sent or, with long replies, progressed."""
+        since = self._unanswered[0].since
+        return self._loop.time() - (max(since, replies.received_at) if self._long_replies else since)
 
     def _drop(self) -> None:
         """Closes the transport and fails all commands without a reply."""

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from userservice_server.errors import StoreChangedError
 from userservice_server.store import scripts
@@ -92,30 +92,35 @@ class Check(NamedTuple):
     error: Callable[[], StoreChangedError]
 
 
-class Checked(Generic[T]):
-    """A reply that is delivered only if the replies of its checks are as expected.
+def checked(reply: "asyncio.Future[T]", checks: Sequence[Check]) -> "asyncio.Future[T]":
+    """Returns a future of a reply that is delivered only if the replies of its checks are as expected.
 
     Args:
         reply: the reply to deliver.
-        checks: replies to commands that were sent right after the one of ``reply``, in the same write.
+        checks: at least one; their commands were sent right after the one of ``reply``, so their replies come after it.
     """
+    delivered: asyncio.Future[T] = reply.get_loop().create_future()
 
-    def __init__(self, reply: "asyncio.Future[T]", checks: Sequence[Check]) -> None:
-        self._reply = reply
-        self._checks = checks
+    def deliver(_last: "asyncio.Future[Any]") -> None:
+        if delivered.done():  # nobody waits for it any more
+            return
+        error = _failure(reply, checks)
+        if error is None:
+            delivered.set_result(reply.result())
+        else:
+            delivered.set_exception(error)
+            delivered.exception()  # marks it as retrieved, in case nobody awaits it any more
 
-    def __await__(self) -> Generator[Any, None, T]:
-        reply = yield from self._reply.__await__()
-        for check in self._checks:
-            if not check.is_expected((yield from check.reply.__await__())):
-                raise check.error()
-        return reply
+    checks[-1].reply.add_done_callback(deliver)
+    return delivered
 
-    def cancel(self) -> None:
-        """Drops the replies. They are read in their turn."""
-        self._reply.cancel()
-        for check in self._checks:
-            check.reply.cancel()
+
+def _failure(reply: "asyncio.Future[Any]", checks: Sequence[Check]) -> BaseException | None:
+    """Returns the exception of the first reply that failed, or of the first check that did not pass."""
+    for sent in (reply, *(check.reply for check in checks)):
+        if (error := sent.exception()) is not None:
+            return error
+    return next((check.error() for check in checks if not check.is_expected(check.reply.result())), None)
 
 
 class StoreLayout:

@@ -24,11 +24,11 @@ from userservice_server.store.failures import UnsuitableStoreError, unavailable
 from userservice_server.store.identity import (
     UNKNOWN,
     Check,
-    Checked,
     Identity,
     LayoutError,
     StoreLayout,
     changed_read,
+    checked,
     foreign_cursor,
     is_pair,
 )
@@ -60,11 +60,14 @@ class Code(Enum):
 
 
 _CODES = {code.value: code for code in Code}
-_WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED})
+_WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED, Code.CONFLICT})
 
 
 class Outcome(NamedTuple):
-    """What a call to the store came to. The payload of DONE is a record, of REFUSED the reasons."""
+    """What a call to the store came to.
+
+    The payload of DONE is a record, of REFUSED the reasons; of a CONFLICT it is the record now, empty if unknown.
+    """
 
     code: Code
     payload: bytes = b""
@@ -148,7 +151,7 @@ class RedisStore:
         """Returns the connection for calls and the one for bulk reads, not connected yet."""
         return (
             SharedConnection(self._make_connection, self._check, self._timeout),
-            SharedConnection(self._make_connection, self._check, self._timeout, quiet_turns=0),
+            SharedConnection(self._make_connection, self._check, self._timeout, quiet_turns=0, long_replies=True),
         )
 
     async def open(self) -> None:
@@ -370,7 +373,7 @@ class RedisStore:
 
     def range(
         self, table: Table, after: int, count: int, identity: Identity, *, is_resumed: bool = False
-    ) -> Checked[list[bytes]]:
+    ) -> "asyncio.Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
 
         Args:
@@ -391,7 +394,7 @@ class RedisStore:
         ]
         if is_resumed and after <= identity.doubtful_until:
             checks.append(Check(send("ZRANGE", table.rows, after, after, "BYSCORE"), bool, foreign_cursor))
-        return Checked(reply, checks)
+        return checked(reply, checks)
 
     def newest(self, table: Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the newest record: a list of one, or of none."""

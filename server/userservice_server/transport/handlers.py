@@ -12,8 +12,7 @@ from userservice_server.errors import InvalidFieldsError, ReaderStalledError, Vi
 from userservice_server.transport.call import Call, Context, Load, Rpc
 from userservice_server.transport.interceptors import Settings, intercepted
 from userservice_server.transport.limits import Limit, TimeIsUpError
-
-MAX_REQUEST_BYTES = 1 << 20  # the largest that can be right, a full BatchGetUsers, has about a quarter of this
+from userservice_server.transport.request_sizes import most_bytes
 
 Decoder = Callable[[bytes], Message]
 
@@ -48,7 +47,7 @@ def service_handler(
 def _grpc_handler(descriptor: MethodDescriptor, method: Method, settings: Settings, load: Load | None) -> Any:
     """Makes the handler of one RPC, of the shape that its descriptor says."""
     rpc = Rpc.described_by(descriptor, load)
-    decode = _decoder(GetMessageClass(descriptor.input_type))
+    decode = _decoder(GetMessageClass(descriptor.input_type), most_bytes(descriptor.input_type))
     if rpc.streams_requests:
         return _of_request_stream(rpc, method, decode, settings)
     return _of_one_request(rpc, method, decode, settings)
@@ -61,10 +60,20 @@ def _of_one_request(rpc: Rpc, method: Method, decode: Decoder, settings: Setting
     handler = intercepted(decoded, rpc, settings)
 
     async def unary_unary(request: bytes, context: Context) -> bytes:
-        return await handler(Call(rpc, context), request)
+        try:
+            return await handler(Call(rpc, context), request)
+        except grpc.aio.AbortError as error:
+            # grpc keeps this exception with the call, and the frames of its traceback hold the call and its request:
+            # a reference cycle, which would stay in memory until the garbage collector runs.
+            error.__traceback__ = None
+            raise
 
     async def unary_stream(request: bytes, context: Context) -> None:
-        await handler(Call(rpc, context), request)
+        try:
+            await handler(Call(rpc, context), request)
+        except grpc.aio.AbortError as error:
+            error.__traceback__ = None  # as above
+            raise
 
     if rpc.streams_responses:
         return grpc.unary_stream_rpc_method_handler(unary_stream)
@@ -79,10 +88,18 @@ def _of_request_stream(rpc: Rpc, method: Method, decode: Decoder, settings: Sett
 
     # grpc's own iterator is not used: it is an async generator, which outlives the call if it is not read to its end.
     async def stream_unary(_requests: object, context: Context) -> bytes:
-        return await handler(Call(rpc, context), _Requests(context, decode, settings))
+        try:
+            return await handler(Call(rpc, context), _Requests(context, decode, settings))
+        except grpc.aio.AbortError as error:
+            error.__traceback__ = None  # as for one request
+            raise
 
     async def stream_stream(_requests: object, context: Context) -> None:
-        await handler(Call(rpc, context), _Requests(context, decode, settings))
+        try:
+            await handler(Call(rpc, context), _Requests(context, decode, settings))
+        except grpc.aio.AbortError as error:
+            error.__traceback__ = None  # as for one request
+            raise
 
     if rpc.streams_responses:
         return grpc.stream_stream_rpc_method_handler(stream_stream)
@@ -118,10 +135,10 @@ class _Requests:
         return self._decode(request)
 
 
-def _decoder(request_class: type[Message]) -> Decoder:
+def _decoder(request_class: type[Message], limit: int) -> Decoder:
     def decode(request: bytes) -> Message:
-        if len(request) > MAX_REQUEST_BYTES:  # before it is decoded, which would hold up all other calls
-            description = f"must be at most {MAX_REQUEST_BYTES} bytes encoded, is {len(request)}"
+        if len(request) > limit:
+            description = f"must be at most {limit} bytes encoded, is {len(request)}"
             raise InvalidFieldsError([Violation("request", description)])
         try:
             message = request_class.FromString(request)

@@ -161,6 +161,9 @@ def errors(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler
             failure = error
             _log_bug(call, error)
         call.code, status = status_of(failure, call.call_id)
+        # Its traceback holds the frames that hold the request, and this frame holds it: a cycle, which would stay
+        # in memory until the garbage collector runs.
+        del failure
         await _abort(call, status)
         raise AssertionError("abort raises")
 

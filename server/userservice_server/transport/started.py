@@ -28,7 +28,7 @@ class Started:
         """Waits for the coroutine's end; a cancellation reaches what it waits for."""
         if self._is_done:
             return
-        waits_for = self._waits_for
+        waits_for, self._waits_for = self._waits_for, None
         try:
             while True:
                 try:
@@ -39,3 +39,5 @@ class Started:
                     waits_for = self._coroutine.send(value)
         except StopIteration:
             return
+        finally:
+            del waits_for  # a failed future keeps its exception, and the exception this frame: a reference cycle

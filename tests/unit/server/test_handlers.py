@@ -11,7 +11,7 @@ from harness.failures import Failure, failure_of
 from harness.shapes import PATH, SHAPES, chain_settings, serving
 
 from userservice_server.transport.call import Call
-from userservice_server.transport.handlers import MAX_REQUEST_BYTES
+from userservice_server.transport.request_sizes import STANDARD_REQUEST_BYTES
 
 
 def encoded(text: str) -> bytes:
@@ -83,7 +83,7 @@ async def failed(call: grpc.aio.StreamUnaryCall[bytes, bytes]) -> Failure:
     return failure_of(raised.value)
 
 
-@pytest.mark.parametrize("request_bytes", [b"\x0a\xff", b"x" * (MAX_REQUEST_BYTES + 1)])
+@pytest.mark.parametrize("request_bytes", [b"\x0a\xff", b"x" * (STANDARD_REQUEST_BYTES + 1)])
 async def test_a_later_request_of_a_stream_is_checked_too(request_bytes: bytes) -> None:
     async def requests() -> AsyncIterator[bytes]:
         yield encoded("a")

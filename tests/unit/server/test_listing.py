@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from userservice_server.domain import listing
-from userservice_server.domain.listing import MAX_RESPONSE_BYTES, Shares
+from userservice_server.domain.stream_memory import MAX_RESPONSE_BYTES, StreamMemory
 
 MOST = 1000
 sizes = st.integers(1, 12)
@@ -33,13 +33,13 @@ def test_responses_hold_as_many_records_as_fit(records: list[bytes], size: int, 
 
 
 def test_few_streams_have_responses_of_full_size_and_many_share() -> None:
-    shares = Shares()
-    assert shares.response_bytes == MAX_RESPONSE_BYTES
-    with shares, shares, shares, shares:
-        assert shares.response_bytes == MAX_RESPONSE_BYTES
-        full = shares.read_bytes
-        with shares:
-            assert shares.response_bytes < MAX_RESPONSE_BYTES
-    entered = [shares.__enter__() for _ in range(100)]
-    assert len(entered) * (2 * shares.response_bytes + 2 * shares.read_bytes) <= 50 << 20
-    assert shares.read_bytes < full
+    memory = StreamMemory()
+    assert memory.response_bytes == MAX_RESPONSE_BYTES
+    with memory, memory, memory, memory:
+        assert memory.response_bytes == MAX_RESPONSE_BYTES
+        full = memory.read_bytes
+        with memory:
+            assert memory.response_bytes < MAX_RESPONSE_BYTES
+    entered = [memory.__enter__() for _ in range(100)]
+    assert len(entered) * (2 * memory.response_bytes + 2 * memory.read_bytes) <= 50 << 20
+    assert memory.read_bytes < full

@@ -1,7 +1,7 @@
 -- Shared by the scripts that write. An outcome is one letter and a payload:
 --   K done, payload: the record (none for a delete)   E exists already          N not found
 --   P owner not found                                 M etag mismatch           V refused, payload: the violations
---   R request_id used for another request             C changed meanwhile: read again and repeat
+--   R request_id used for another request             C changed meanwhile: repeat, payload: the record now, if known
 --   S another store, or one that has lost keys        T the store's clock is wrong; both: nothing was changed
 
 local REQUEST_TTL_MS = 600000 -- 10 minutes: how long a request_id is remembered

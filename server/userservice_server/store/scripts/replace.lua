@@ -20,7 +20,7 @@ if not id then
   return conclude(request_key, fingerprint, missing(owner_index, owner))
 end
 if old == '' or tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id) then
-  return 'C'
+  return 'C' .. redis.call('ZRANGE', rows, id, id, 'BYSCORE')[1]
 end
 if verdict:sub(1, 1) == 'K' then
   redis.call('ZREM', rows, old)

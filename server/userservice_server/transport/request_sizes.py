@@ -1,0 +1,61 @@
+"""The most bytes that a request of each RPC may have, derived from the limits of its fields.
+
+A request above its limit is rejected before it is decoded: decoding can take a hundred times the memory of the encoded
+request, and it holds up all other calls of the process.
+"""
+
+from google.protobuf.descriptor import Descriptor
+
+from userservice_server.domain import metadata, validation
+
+_KEY_BYTES = 2  # the tag of a field, and room for an encoder that does not write the shortest form
+_LENGTH_BYTES = 5
+_VARINT_BYTES = 10
+_MASK_PATHS = 16  # an update_mask names four fields at the most; some clients repeat them
+_MASK_PATH_BYTES = 32
+_ETAG_BYTES = 64  # an etag has 12; a longer one is not a violation, it matches nothing
+
+# The most bytes that the fields of the requests may have, without tag and length. Requests use one name for one thing.
+_FIELD_BYTES = {
+    "user_id": validation.MAX_NAME_BYTES,
+    "session_id": validation.MAX_NAME_BYTES,
+    "email": validation.MAX_EMAIL_BYTES,
+    "first_name": validation.MAX_PERSON_NAME_BYTES,
+    "last_name": validation.MAX_PERSON_NAME_BYTES,
+    "metadata": metadata.MAX_BYTES,
+    "update_mask": _MASK_PATHS * (_MASK_PATH_BYTES + _KEY_BYTES + _LENGTH_BYTES),
+    "etag": _ETAG_BYTES,
+    "request_id": validation.REQUEST_ID_BYTES,
+    "user_ids": validation.MAX_NAME_BYTES,
+    "limit": _VARINT_BYTES,
+    "chunk_size": _VARINT_BYTES,
+    "cursor": _VARINT_BYTES,
+}
+_MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH}
+
+# A field that is too long is to be reported by its name and limit, so a whole request has room for twice the largest
+# that is valid, and for a short request with one field that is much too long.
+_ROOM_FACTOR = 2
+_ROOM_BYTES = 8 << 10
+
+_OUR_PACKAGE = "userservice.v1"
+STANDARD_REQUEST_BYTES = 64 << 10  # requests of health and reflection are names
+
+
+def largest_valid(request: Descriptor) -> int:
+    """Returns the bytes of the largest valid request of a type, and a little more.
+
+    Raises:
+        KeyError: the limit of one of its fields is not known here.
+    """
+    return sum(
+        _MOST_ELEMENTS.get(field.name, 1) * (_KEY_BYTES + _LENGTH_BYTES + _FIELD_BYTES[field.name])
+        for field in request.fields
+    )
+
+
+def most_bytes(request: Descriptor) -> int:
+    """Returns the size in bytes above which a request of a type is rejected without being decoded."""
+    if request.file.package != _OUR_PACKAGE:
+        return STANDARD_REQUEST_BYTES
+    return _ROOM_FACTOR * largest_valid(request) + _ROOM_BYTES
