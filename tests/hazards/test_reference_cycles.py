@@ -147,7 +147,9 @@ async def test_nothing_is_left_of_failed_calls(service: InstrumentedService, kin
     code, call = FAILING[kind]
     await asyncio.to_thread(service.inside)  # frees what others left
     async with connect(service.address, ("grpc.http2.bdp_probe", 0)) as stubs:
-        assert await asyncio.gather(*(ended(call(stubs)) for _ in range(CALLS))) == [code] * CALLS
+        outcomes = await asyncio.gather(*(ended(call(stubs)) for _ in range(CALLS)))
+        # A call can be answered before it is cancelled.
+        assert code in outcomes and set(outcomes) <= {code, "OK" if kind == "cancelled" else code}  # noqa: PT018
         await assert_freed(service)
 
 
