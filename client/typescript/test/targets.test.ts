@@ -5,6 +5,7 @@ import { once } from "node:events";
 import { createServer, type Http2Server, type ServerHttp2Session } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { after, afterEach, before, beforeEach, describe, it } from "node:test";
+import { inspect } from "node:util";
 
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
@@ -162,11 +163,11 @@ describe("proxies of the environment", () => {
       await using proxy = await ConnectProxy.start(conduct, service.address);
       process.env["https_proxy"] = `http://someone:secret@127.0.0.1:${proxy.port}`;
       await using manager = new UserManager(FAR, { timeoutMs: 600 });
-      for (const call of [manager.get("nobody"), manager.listChunked().next()]) {
+      for (const call of [() => manager.get("nobody"), () => manager.listChunked().next()]) {
         await assert.rejects(call, (error: UserServiceError) => {
           assert.ok(error instanceof kind, String(error));
           assert.match(error.message, /through the proxy of the environment variable https_proxy/);
-          assert.doesNotMatch(`${error.stack} ${String(error.cause)}`, /someone|secret|undefined/);
+          assert.doesNotMatch(inspect(error), /someone|secret|Last error/);
           assert.ok(!error.message.includes(String(proxy.port)));
           return true;
         });
