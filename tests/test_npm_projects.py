@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ def project(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("npm", "init", "-y", cwd=folder)
     run("npm", "install", "--no-audit", "--no-fund", tarball, *TYPESCRIPT, *JEST, cwd=folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service, on one store: the package does not see which."""
+    with Service(data_dir=tmp_path_factory.mktemp("data")) as running:
+        yield running
 
 
 def test_plain_javascript_requires_it(project: Path, service: Service) -> None:
