@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mutations import typescript
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "mutation-tests.md"
-COPIED = ("server", "client/python")
+COPIED = ("server", "client/python", "client/typescript")
+_MADE = ("__pycache__", "node_modules", "dist", ".build")
 _TABLE = re.compile(r"(?<=<!-- mutations: written by make mutations -->\n).*?(?=<!-- end of mutations -->)", re.DOTALL)
 ROW = re.compile(r"^\| .* \(`([a-z0-9-]+)`\) \| .* \|$", re.MULTILINE)
 _OF_THIS_RUN = re.compile(
@@ -44,7 +47,7 @@ class Mutation:
         name: what it is called by.
         taken_out: the defence, in words.
         changes: file, the text to be found there exactly once, and what is put in its place.
-        test: arguments of pytest.
+        test: arguments of pytest; for a test of the TypeScript client its file, and arguments of Node's test runner.
         tries: how often the test may be run until it fails, where chance draws what happens.
     """
 
@@ -84,13 +87,13 @@ def load() -> dict[str, Mutation]:
 
 def copy(folder: Path) -> None:
     for part in COPIED:
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(*_MADE))
 
 
 def environment(folder: Path) -> dict[str, str]:
     """One in which the copy is imported instead of the code, by pytest and by the services that it starts."""
     kept = {name: value for name, value in os.environ.items() if name not in _SHORT}
-    made = {**kept, "COLUMNS": "240", "PYTHONPATH": os.pathsep.join(str(folder / part) for part in COPIED)}
+    made = {**kept, "COLUMNS": "240", "PYTHONPATH": os.pathsep.join(str(folder / part) for part in COPIED[:2])}
     look = "import userservice, userservice_server as server; print(userservice.__file__, server.__file__)"
     shown = subprocess.run([sys.executable, "-c", look], env=made, cwd=ROOT, capture_output=True, text=True, check=True)
     if not all(Path(file).is_relative_to(folder) for file in shown.stdout.split()):
@@ -106,12 +109,17 @@ def run(mutation: Mutation) -> str | None:
         mutation.apply(folder)
         variables = environment(folder)
         for _ in range(mutation.tries):
-            if (failure := failure_of(mutation, variables)) is not None:
+            if (failure := failure_of(mutation, variables, folder)) is not None:
                 return failure
     return None
 
 
-def failure_of(mutation: Mutation, variables: dict[str, str]) -> str | None:
+def failure_of(mutation: Mutation, variables: dict[str, str], folder: Path) -> str | None:
+    if typescript.is_typescript(mutation.test):
+        try:
+            return typescript.failure_of(mutation.test, ROOT, folder)
+        except typescript.BuildError as error:
+            raise UnusableError(f"{mutation.name}: {error}") from None
     options = ["-x", "-q", "--tb=short", "--color=no", "--timeout", str(_SECONDS), "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *mutation.test]
     ended = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,8 +1,15 @@
 /** Addresses of the service, as a user writes them. */
 
-const HOST_PORT = /^(?<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@[\]]+):(?<port>[0-9]{1,5})\/?$/;
+import { isIPv4, isIPv6 } from "node:net";
+
+import { LIST_SCHEME } from "./address_list.js";
+
+const HOST_PORT = /^(?<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@,[\]]+):(?<port>[0-9]{1,5})\/?$/;
+const DNS = /^dns:(?<server>\/\/[^\s/?#@,]*\/)?(?<name>[^/].*)$/;
 const MAX_PORT = 65535;
-const FORMS = "host:port, http://host:port, https://host:port or unix:/path";
+const FORMS =
+  "host:port, http://host:port, https://host:port, dns:///host:port, ipv4:address:port, ipv6:[address]:port or " +
+  "unix:/path; several addresses are separated by commas";
 
 /** A parsed address. */
 export interface Address {
@@ -10,26 +17,88 @@ export interface Address {
   readonly target: string;
   /** Whether the connection is encrypted; undefined if the address does not say. */
   readonly tls: boolean | undefined;
+  /** The hosts that the address names, without brackets; empty for a Unix socket. */
+  readonly hosts: readonly string[];
+  /** Whether calls go to all addresses in turn, rather than to the first one that can be reached. */
+  readonly balanced: boolean;
+}
+
+/** One of the addresses. */
+interface Part {
+  readonly host: string;
+  /** As gRPC's DNS resolver takes it: `host:port`, for `dns:` with the scheme and the name server before it. */
+  readonly target: string;
+  readonly tls: boolean | undefined;
 }
 
 /**
  * Parses an address of the service.
  *
  * @param address - `host:port` (an IPv6 address in brackets), `http://host:port` for plain text, `https://host:port`
- *   for TLS, or `unix:/path`.
+ *   for TLS, `dns:///host:port` for all addresses of a name, `ipv4:address:port` or `ipv6:[address]:port`, each with
+ *   further ones behind commas, or `unix:/path`. The forms with a host can be given several times, separated by commas.
  * @throws TypeError if the address is of none of these forms; says which there are.
  */
 export function parseAddress(address: string): Address {
-  if (/^unix:\/[^/]/.test(address)) {
-    return { target: address, tls: undefined };
+  const parsed = typeof address === "string" ? parse(address) : undefined;
+  if (parsed === undefined) {
+    throw new TypeError(`cannot parse the address ${JSON.stringify(address)}; expected ${FORMS}`);
   }
-  const [, scheme, rest] = /^(?:(\w+):\/\/)?(.*)$/s.exec(address) ?? [];
-  if (scheme !== undefined && scheme !== "http" && scheme !== "https") {
-    throw new TypeError(`unknown scheme in the address ${JSON.stringify(address)}; expected ${FORMS}`);
+  return parsed;
+}
+
+function parse(address: string): Address | undefined {
+  const [, family, rest = ""] = /^(ipv4|ipv6|unix):(.*)$/s.exec(address) ?? [];
+  if (family === "unix") {
+    return /^(?:\/\/)?\/[^/]|^[^/]/.test(rest)
+      ? { target: address, tls: undefined, hosts: [], balanced: false }
+      : undefined;
   }
-  const { host, port } = HOST_PORT.exec(rest ?? "")?.groups ?? {};
+  if (family !== undefined) {
+    const isAddress = family === "ipv4" ? isIPv4 : isIPv6;
+    const parts = parseAll(rest, parseHostPort);
+    return parts?.every(({ host }) => isAddress(host)) ? together(`${family}:`, parts) : undefined;
+  }
+  const parts = parseAll(address, parseOne);
+  const [first] = parts ?? [];
+  if (parts === undefined || first === undefined || parts.some(({ tls }) => tls !== first.tls)) {
+    return undefined;
+  }
+  if (parts.length > 1) {
+    return together(`${LIST_SCHEME}:`, parts);
+  }
+  return { target: first.target, tls: first.tls, hosts: [first.host], balanced: first.target.startsWith("dns:") };
+}
+
+function together(prefix: string, parts: readonly Part[]): Address {
+  return {
+    target: prefix + parts.map(({ target }) => target).join(","),
+    tls: parts[0]?.tls,
+    hosts: parts.map(({ host }) => host),
+    balanced: true,
+  };
+}
+
+function parseAll(text: string, parseItem: (text: string) => Part | undefined): Part[] | undefined {
+  const parts = text.split(",").map((item) => parseItem(item.trim()));
+  return parts.every((part) => part !== undefined) ? parts : undefined;
+}
+
+function parseOne(text: string): Part | undefined {
+  const { server = "///", name } = DNS.exec(text)?.groups ?? {};
+  if (name !== undefined) {
+    const part = parseHostPort(name);
+    return part && { ...part, target: `dns:${server}${part.target}` };
+  }
+  const [, scheme, rest = ""] = /^(?:(https?):\/\/)?(.*)$/s.exec(text) ?? [];
+  const part = parseHostPort(rest);
+  return part && { ...part, tls: scheme === undefined ? undefined : scheme === "https" };
+}
+
+function parseHostPort(text: string): Part | undefined {
+  const { host, port } = HOST_PORT.exec(text)?.groups ?? {};
   if (host === undefined || Number(port) < 1 || Number(port) > MAX_PORT) {
-    throw new TypeError(`cannot read the address ${JSON.stringify(address)}; expected ${FORMS}`);
+    return undefined;
   }
-  return { target: `${host}:${Number(port)}`, tls: scheme === undefined ? undefined : scheme === "https" };
+  return { host: host.replace(/^\[(.*)\]$/, "$1"), target: `${host}:${Number(port)}`, tls: undefined };
 }

@@ -1,11 +1,13 @@
 /** Reading the stream of all users, over cuts of the connection and restarts of the server. */
 
-import { type Answer, decodeAnswer } from "./answers.js";
+import { checkContinues, decodeAnswer } from "./answers.js";
 import type { CallOptions, Connection } from "./connection.js";
-import { DeadlineExceededError, InternalError, UnavailableError } from "./errors.js";
+import { UnavailableError } from "./errors.js";
 import { ListUsersChunkedRequestSchema, UserService } from "./gen/userservice/v1/user_service_pb.js";
-import { type User, type UserPage, UserView } from "./models.js";
+import { UserPage } from "./models.js";
+import { readUser } from "./records.js";
 import { encodeRequest } from "./requests.js";
+import type { Attempts } from "./retry.js";
 import type { Rpc } from "./rpc.js";
 
 /**
@@ -39,14 +41,16 @@ export class ChunkReader {
   }
 
   /**
-   * Returns the next chunk that has users in it, or undefined at the end.
+   * Returns the next chunk that has users in it, or undefined at the end. One deadline covers all that takes, empty
+   * chunks included.
    *
    * @throws UserServiceError if no chunk came in time, with the last error, or the service refused the request; the
    *   signal's reason, if it is aborted.
    */
   async next(): Promise<UserPage | undefined> {
+    const attempts = this.#connection.attempts(this.#options);
     while (!this.#finished) {
-      const chunk = await this.#read();
+      const chunk = await this.#read(attempts);
       if (chunk.length > 0) {
         return chunk;
       }
@@ -60,18 +64,21 @@ export class ChunkReader {
     this.#rpc = undefined;
   }
 
-  async #read(): Promise<UserPage> {
-    const attempts = this.#connection.attempts(this.#options);
+  async #read(attempts: Attempts): Promise<UserPage> {
     for (;;) {
       try {
         attempts.signal?.throwIfAborted();
+        // A chunk that is here already would win against any timer, and so would any number of empty ones.
+        if (attempts.remaining === 0) {
+          throw this.#connection.outOfTime("no chunk with users came in time");
+        }
         this.#rpc ??= this.#connection.open(
           UserService.method.listUsersChunked,
           this.#request,
           Infinity,
           attempts.signal,
         );
-        return this.#accept(decodeAnswer(await readInTime(this.#rpc, attempts.remaining)));
+        return this.#accept(await this.#readInTime(this.#rpc, attempts.remaining));
       } catch (error) {
         this.cancel();
         await attempts.pause(error);
@@ -79,45 +86,32 @@ export class ChunkReader {
     }
   }
 
-  #accept({ records, next_cursor, total_size }: Answer): UserPage {
-    const users: User[] = records.map((record) => new UserView(record));
-    const chunk = Object.assign(users, { next_cursor, total_size });
-    this.#checkOrder(chunk);
-    this.#finished = next_cursor === 0;
+  #accept(encoded: Buffer): UserPage {
+    const answer = decodeAnswer(encoded, readUser);
+    checkContinues(answer, this.#cursor);
+    this.#finished = answer.next_cursor === 0;
     // Where the next stream starts, should this one be cut.
-    this.#cursor = next_cursor;
+    this.#cursor = answer.next_cursor;
     this.#request = this.#encode();
-    return chunk;
-  }
-
-  /** Refuses a chunk that would show users twice, or send the reader in circles. */
-  #checkOrder(chunk: UserPage): void {
-    const first = chunk.at(0)?.id ?? this.#cursor + 1;
-    const last = chunk.at(-1)?.id ?? first;
-    if (first <= this.#cursor || last < first) {
-      throw new InternalError(`the service sent user ${first} in a chunk that starts after ${this.#cursor}`);
-    }
-    if (chunk.next_cursor !== 0 && chunk.next_cursor < last) {
-      throw new InternalError(`the service sent cursor ${chunk.next_cursor} where ${last} is the least possible`);
-    }
+    return new UserPage(answer.records, answer);
   }
 
   #encode(): Buffer {
     return encodeRequest(ListUsersChunkedRequestSchema, { chunk_size: this.#chunkSize, cursor: this.#cursor });
   }
-}
 
-async function readInTime(rpc: Rpc, timeoutMs: number): Promise<Buffer> {
-  const timer = setTimeout(() => {
-    rpc.cancel(new DeadlineExceededError("no chunk came in time"));
-  }, timeoutMs);
-  try {
-    const message = await rpc.read();
-    if (message === undefined) {
-      throw new UnavailableError("the stream ended before its last chunk");
+  async #readInTime(rpc: Rpc, timeoutMs: number): Promise<Buffer> {
+    const timer = setTimeout(() => {
+      rpc.cancel(this.#connection.outOfTime("no chunk came in time"));
+    }, timeoutMs);
+    try {
+      const message = await rpc.read();
+      if (message === undefined) {
+        throw new UnavailableError("the stream ended before its last chunk");
+      }
+      return message;
+    } finally {
+      clearTimeout(timer);
     }
-    return message;
-  } finally {
-    clearTimeout(timer);
   }
 }

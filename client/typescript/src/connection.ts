@@ -1,12 +1,15 @@
-/** The connection to the service: one gRPC channel, and calls on it with their retries. */
+/** The connections of a manager to the service, and calls on them with their retries. */
 
-import { Channel, ChannelCredentials, type ChannelOptions, Metadata } from "@grpc/grpc-js";
+import { ChannelCredentials, type ChannelOptions, Metadata } from "@grpc/grpc-js";
 
 import { parseAddress } from "./address.js";
-import { type Answer, decodeAnswer } from "./answers.js";
-import { InternalError, ManagerClosedError } from "./errors.js";
+import { registerListResolver } from "./address_list.js";
+import { DeadlineExceededError, InternalError, ManagerClosedError } from "./errors.js";
+import { proxyVariable } from "./http_proxy.js";
+import { Link } from "./link.js";
 import { Attempts, checkTimeout } from "./retry.js";
 import { Rpc } from "./rpc.js";
+import { errorFromStatus, viaProxy } from "./status.js";
 
 /** How to encrypt the connection. All parts are in PEM form. */
 export interface TlsOptions {
@@ -26,6 +29,11 @@ export interface ManagerOptions {
   token?: string | undefined;
   /** Milliseconds that a call may take, retries included; for a stream, to the next chunk. 10 000 if absent. */
   timeoutMs?: number | undefined;
+  /**
+   * How many connections to make, each at its first call; 1 if absent. Calls go over them in turn, and a stream stays on
+   * one. More than one lets a busy program use more than one worker of a service.
+   */
+  connections?: number | undefined;
 }
 
 /** What holds for one call. */
@@ -37,6 +45,7 @@ export interface CallOptions {
 }
 
 const DEFAULT_TIMEOUT_MS = 10_000;
+const MOST_CONNECTIONS = 100;
 const KIB = 1024;
 
 const CHANNEL_OPTIONS: ChannelOptions = {
@@ -52,15 +61,13 @@ const CHANNEL_OPTIONS: ChannelOptions = {
   // Servers count a ping within 5 minutes of the last as a strike and drop the connection at the third.
   "grpc.keepalive_time_ms": 330_000,
   "grpc.keepalive_timeout_ms": 4000,
-  // A channel that replaces another is to have connections of its own.
+  // Each manager has connections of its own, and so has a channel that replaces another.
   "grpc.use_local_subchannel_pool": 1,
+  // A TXT record must not change how calls are balanced.
+  "grpc.service_config_disable_resolution": 1,
 };
 
-/**
- * Milliseconds without a word from the service after which a call that gives up takes the connection for dead.
- * Pings, so rare as they have to be, would find that out after minutes.
- */
-const SILENCE_MS = 4000;
+const ROUND_ROBIN = JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] });
 
 /** What stands in for the description of a method: where it is, and what it is sent. */
 export interface Method {
@@ -68,42 +75,46 @@ export interface Method {
   readonly parent: { readonly typeName: string };
 }
 
-/** A channel to the service. It connects at the first call. */
+/** What a manager has of the service: one connection or several, made at the first calls. */
 export class Connection {
-  readonly #target: string;
-  readonly #credentials: ChannelCredentials;
   readonly #metadata = new Metadata();
   readonly #timeoutMs: number;
   readonly #running = new Set<Rpc>();
-  #channel: Channel;
-  /** Since when calls have been waiting for the service without a word from it; undefined if none do. */
-  #silentSince: number | undefined;
+  readonly #links: readonly Link[];
+  /** The environment variable that names the proxy on the way, if there is one. */
+  readonly #proxy: string | undefined;
+  #turn = 0;
   #closed = false;
 
   /**
    * @param address - Where the service is; see `parseAddress`.
    * @param options - How to connect.
-   * @throws TypeError if the address or an option cannot be used; RangeError if the timeout cannot.
+   * @throws TypeError if the address or an option cannot be used; RangeError if a number is out of range.
    */
-  constructor(address: string, { tls, token, timeoutMs = DEFAULT_TIMEOUT_MS }: ManagerOptions) {
-    const { target, tls: encrypted } = parseAddress(address);
-    if (tls && encrypted === false) {
+  constructor(address: string, { tls, token, timeoutMs = DEFAULT_TIMEOUT_MS, connections = 1 }: ManagerOptions) {
+    const parsed = parseAddress(address);
+    if (tls && parsed.tls === false) {
       throw new TypeError(`tls needs an encrypted connection, and ${JSON.stringify(address)} asks for a plain one`);
     }
     this.#timeoutMs = checkTimeout(timeoutMs);
+    if (!Number.isInteger(connections) || connections < 1 || connections > MOST_CONNECTIONS) {
+      throw new RangeError(`connections must be a whole number from 1 to ${MOST_CONNECTIONS}, not ${connections}`);
+    }
     if (token !== undefined) {
       if (!/^[\x21-\x7e]+$/.test(token)) {
         throw new TypeError("the token is empty or has characters that a header cannot hold");
       }
       this.#metadata.set("authorization", `Bearer ${token}`);
     }
-    this.#target = target;
-    this.#credentials = (tls ?? encrypted) ? tlsCredentials(tls ?? {}) : ChannelCredentials.createInsecure();
-    this.#channel = this.#newChannel();
-  }
-
-  #newChannel(): Channel {
-    return new Channel(this.#target, this.#credentials, CHANNEL_OPTIONS);
+    this.#proxy = proxyVariable(parsed);
+    registerListResolver();
+    const credentials = (tls ?? parsed.tls) ? tlsCredentials(tls ?? {}) : ChannelCredentials.createInsecure();
+    const options = {
+      ...CHANNEL_OPTIONS,
+      "grpc.enable_http_proxy": this.#proxy === undefined ? 0 : 1,
+      ...(parsed.balanced && { "grpc.service_config": ROUND_ROBIN }),
+    };
+    this.#links = Array.from({ length: connections }, () => new Link(parsed.target, credentials, options));
   }
 
   /**
@@ -116,12 +127,12 @@ export class Connection {
   }
 
   /**
-   * Makes a unary call, with retries. Every attempt sends the same bytes.
+   * Makes a unary call, with retries, and returns the encoded response. Every attempt sends the same bytes.
    *
    * @throws UserServiceError if the call failed, as its last attempt did; the reason of the attempts' signal, if it was
    *   aborted.
    */
-  async call(method: Method, request: Buffer, attempts: Attempts): Promise<Answer> {
+  async call(method: Method, request: Buffer, attempts: Attempts): Promise<Buffer> {
     for (;;) {
       try {
         const rpc = this.open(method, request, attempts.remaining, attempts.signal);
@@ -129,7 +140,7 @@ export class Connection {
         if (answer === undefined || (await rpc.read()) !== undefined) {
           throw new InternalError(`${method.name} was not answered with one message`);
         }
-        return decodeAnswer(answer);
+        return answer;
       } catch (error) {
         await attempts.pause(error);
       }
@@ -152,40 +163,47 @@ export class Connection {
       rpc.cancel(signal?.reason);
     };
     signal?.addEventListener("abort", abort);
+    const link = this.#nextLink();
     const path = `/${method.parent.typeName}/${method.name}`;
-    const rpc = new Rpc(this.#channel, path, request, this.#metadata, timeoutMs, {
+    const rpc = new Rpc(link.channel, path, request, this.#metadata, timeoutMs, {
       heard: () => {
-        this.#silentSince = undefined;
+        link.heard();
       },
+      failed: (failure) => errorFromStatus(failure, this.#proxy),
       ended: (error) => {
         this.#running.delete(rpc);
         signal?.removeEventListener("abort", abort);
-        if (error !== undefined) {
-          this.#replaceIfDead();
+        if (error !== undefined && !this.#closed) {
+          link.replaceIfDead();
         }
       },
     });
     this.#running.add(rpc);
-    this.#silentSince ??= performance.now();
+    link.asked();
     return rpc;
   }
 
-  /** Connects anew for the calls to come if the service has not been heard for long. Running calls stay as they are. */
-  #replaceIfDead(): void {
-    if (!this.#closed && this.#silentSince !== undefined && performance.now() - this.#silentSince > SILENCE_MS) {
-      this.#channel.close();
-      this.#channel = this.#newChannel();
-      this.#silentSince = undefined;
-    }
+  #nextLink(): Link {
+    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the turn is below the length
+    const link = this.#links[this.#turn]!;
+    this.#turn = (this.#turn + 1) % this.#links.length;
+    return link;
   }
 
-  /** Closes the channel and ends its running calls with ManagerClosedError. Safe to call twice. */
+  /** Makes the error of a call whose time ran out here. */
+  outOfTime(message: string): DeadlineExceededError {
+    return new DeadlineExceededError(message + viaProxy(this.#proxy));
+  }
+
+  /** Closes the connections and ends their running calls with ManagerClosedError. Safe to call twice. */
   close(): void {
     this.#closed = true;
     for (const rpc of this.#running) {
       rpc.cancel(new ManagerClosedError("the manager was closed during the call"));
     }
-    this.#channel.close();
+    for (const link of this.#links) {
+      link.channel.close();
+    }
   }
 }
 

@@ -6,15 +6,16 @@ export * from "./error_classes.js";
 export { ManagerClosedError } from "./errors.js";
 export type { ConditionalWriteOptions, WriteOptions } from "./manager.js";
 export type { Metadata, MetadataInput, MetadataValue } from "./metadata.js";
-export type {
-  Page,
-  RecordFields,
+export {
+  type Page,
+  type RecordFields,
   Session,
-  SessionFields,
+  type SessionFields,
   SessionPage,
+  type Some,
   User,
   UserBatch,
-  UserFields,
+  type UserFields,
   UserPage,
 } from "./models.js";
 export type {

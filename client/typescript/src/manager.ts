@@ -4,9 +4,9 @@ import { randomUUID } from "node:crypto";
 
 import type { DescMessage } from "@bufbuild/protobuf";
 
-import type { Answer } from "./answers.js";
+import { type Answer, decodeAnswer } from "./answers.js";
 import { type CallOptions, Connection, type ManagerOptions, type Method } from "./connection.js";
-import { InternalError } from "./errors.js";
+import type { ReadRecord } from "./records.js";
 import { encodeRequest } from "./requests.js";
 import type { Attempts } from "./retry.js";
 
@@ -57,13 +57,32 @@ export abstract class Manager implements AsyncDisposable {
     return this.close();
   }
 
-  /** Makes a call that only reads. */
-  protected read(method: UnaryMethod, fields: object, attempts: Attempts): Promise<Answer> {
-    return this.connection.call(method, encodeRequest(method.input, fields), attempts);
+  /**
+   * Makes a call that only reads.
+   *
+   * @param readRecord - Decodes one of the records of the answer.
+   */
+  protected async read<Item>(
+    method: UnaryMethod,
+    fields: object,
+    attempts: Attempts,
+    readRecord: ReadRecord<Item>,
+  ): Promise<Answer<Item>> {
+    const request = encodeRequest(method.input, fields);
+    return decodeAnswer(await this.connection.call(method, request, attempts), readRecord);
   }
 
-  /** Makes a call that writes, named by a request_id so that a retry of it is applied once. */
-  protected write(method: UnaryMethod, fields: object, options: ConditionalWriteOptions): Promise<Answer> {
+  /**
+   * Makes a call that writes, with a request_id, so that a retry is applied once.
+   *
+   * @param readRecord - Decodes one of the records of the answer.
+   */
+  protected async write<Item>(
+    method: UnaryMethod,
+    fields: object,
+    options: ConditionalWriteOptions,
+    readRecord: ReadRecord<Item>,
+  ): Promise<Answer<Item>> {
     const { requestId, etag, ...callOptions } = options;
     const attempts = this.connection.attempts(callOptions);
     const named = { ...fields } as { request_id?: unknown; etag?: unknown };
@@ -71,18 +90,7 @@ export abstract class Manager implements AsyncDisposable {
     if (etag !== undefined) {
       named.etag ??= etag;
     }
-    return this.connection.call(method, encodeRequest(method.input, named), attempts);
+    const request = encodeRequest(method.input, named);
+    return decodeAnswer(await this.connection.call(method, request, attempts), readRecord);
   }
-}
-
-/**
- * Returns the one record of an answer.
- *
- * @throws InternalError if it has none.
- */
-export function onlyRecord({ records: [record] }: Answer): Uint8Array {
-  if (record === undefined) {
-    throw new InternalError("the service answered without the record that it should have sent");
-  }
-  return record;
 }

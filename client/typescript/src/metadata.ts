@@ -5,9 +5,10 @@
  * may have been rounded already, so it is refused here, before anything is sent.
  */
 
-import { BinaryReader, BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { type BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 
-import type { FieldViolation } from "./errors.js";
+import { type FieldViolation, InternalError } from "./errors.js";
+import { lengthDelimited, MalformedError, WireReader } from "./wire.js";
 
 /** A value that metadata holds. A whole number must be within ±2^53; a bigint comes back as a number. */
 export type MetadataValue =
@@ -36,75 +37,168 @@ const SENDABLE_DEPTH = 30;
 /** The fields of google.protobuf.Value; of Struct, of ListValue and of a map's entry they are 1, or 1 and 2. */
 const Kind = { NULL: 1, NUMBER: 2, STRING: 3, BOOL: 4, STRUCT: 5, LIST: 6 } as const;
 
-/**
- * Decodes an encoded Struct.
- *
- * @param encoded - A serialised google.protobuf.Struct; empty means an empty one.
- * @returns A new plain object of null, boolean, number, string, array and plain object.
- * @throws Error if the bytes are not a Struct.
- */
-export function decodeMetadata(encoded: Uint8Array): Metadata {
-  return readStruct(new BinaryReader(encoded), encoded.length);
-}
+/** Metadata as it came, not yet decoded. */
+export class EncodedMetadata {
+  /** No metadata at all. */
+  static readonly EMPTY = new EncodedMetadata(Buffer.alloc(0), 0, 0);
 
-function readStruct(reader: BinaryReader, end: number): Metadata {
-  const object: Metadata = {};
-  while (reader.pos < end) {
-    reader.tag();
-    const entryEnd = reader.uint32() + reader.pos;
-    let key = "";
-    let value: unknown = null;
-    while (reader.pos < entryEnd) {
-      const [field] = reader.tag();
-      if (field === 1) {
-        key = reader.string();
-      } else {
-        value = readValue(reader, reader.uint32() + reader.pos);
-      }
-    }
-    if (key === "__proto__") {
-      // An assignment would set the object's prototype instead.
-      Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true });
-    } else {
-      object[key] = value;
+  /** The encoded google.protobuf.Struct: the bytes from start to end. */
+  constructor(
+    private readonly bytes: Buffer,
+    private readonly start: number,
+    private readonly end: number,
+  ) {}
+
+  /**
+   * Decodes it.
+   *
+   * @returns A new plain object of null, boolean, number, string, array and plain object. The keys of each object are
+   *   in the order of their code points, except that JavaScript puts keys like "0" and "12" before all others.
+   * @throws InternalError if the bytes are not a Struct.
+   */
+  decode(): Metadata {
+    try {
+      return readStruct(new WireReader(this.bytes, this.start, this.end), 1);
+    } catch (error) {
+      throw new InternalError("cannot decode the metadata that the service sent", { cause: error });
     }
   }
-  return object;
 }
 
-function readValue(reader: BinaryReader, end: number): unknown {
+const ENTRY = lengthDelimited(1);
+const KEY = lengthDelimited(1);
+const ENTRY_VALUE = lengthDelimited(2);
+const ITEM = lengthDelimited(1);
+
+const NUMBER_VALUE = (Kind.NUMBER << 3) | WireType.Bit64;
+const STRING_VALUE = lengthDelimited(Kind.STRING);
+const BOOL_VALUE = (Kind.BOOL << 3) | WireType.Varint;
+const STRUCT_VALUE = lengthDelimited(Kind.STRUCT);
+const LIST_VALUE = lengthDelimited(Kind.LIST);
+
+/** Deeper than any receiver of protobuf decodes, and far from the end of the stack. */
+const DECODABLE_DEPTH = 100;
+
+function readStruct(reader: WireReader, depth: number): Metadata {
+  if (depth > DECODABLE_DEPTH) {
+    throw new MalformedError(`metadata of more than ${DECODABLE_DEPTH} levels`);
+  }
+  const object: Metadata = {};
+  let sorted = true;
+  let last: string | undefined;
+  while (reader.pos < reader.end) {
+    const tag = reader.uint32();
+    if (tag !== ENTRY) {
+      reader.skip(tag);
+      continue;
+    }
+    const outerEnd = reader.end;
+    reader.end = reader.contentEnd();
+    let key = "";
+    let value: unknown = null;
+    while (reader.pos < reader.end) {
+      const field = reader.uint32();
+      if (field === KEY) {
+        key = reader.text();
+      } else if (field === ENTRY_VALUE) {
+        value = readValue(reader, depth);
+      } else {
+        reader.skip(field);
+      }
+    }
+    reader.end = outerEnd;
+    sorted &&= last === undefined || compareCodePoints(last, key) < 0;
+    last = key;
+    setOwn(object, key, value);
+  }
+  return sorted ? object : withSortedKeys(object);
+}
+
+function withSortedKeys(object: Metadata): Metadata {
+  const sorted: Metadata = {};
+  for (const key of Object.keys(object).sort(compareCodePoints)) {
+    setOwn(sorted, key, object[key]);
+  }
+  return sorted;
+}
+
+function setOwn(object: Metadata, key: string, value: unknown): void {
+  if (key === "__proto__") {
+    // An assignment would set the object's prototype instead.
+    Object.defineProperty(object, key, { value, writable: true, enumerable: true, configurable: true });
+  } else {
+    object[key] = value;
+  }
+}
+
+/** Compares by code points, as Python does. JavaScript's own `<` compares UTF-16, which puts U+E000 behind U+1F600. */
+export function compareCodePoints(left: string, right: string): number {
+  const length = Math.min(left.length, right.length);
+  for (let index = 0; index < length; index++) {
+    const difference = rank(left.charCodeAt(index)) - rank(right.charCodeAt(index));
+    if (difference !== 0) {
+      return difference;
+    }
+  }
+  return left.length - right.length;
+}
+
+/** The place of a UTF-16 unit where surrogates, which stand for the highest code points, come last. */
+function rank(unit: number): number {
+  return unit < 0xd800 ? unit : unit < 0xe000 ? unit + 0x2000 : unit - 0x800;
+}
+
+function readValue(reader: WireReader, depth: number): unknown {
+  const outerEnd = reader.end;
+  reader.end = reader.contentEnd();
   let value: unknown = null;
-  while (reader.pos < end) {
-    const [kind, wireType] = reader.tag();
-    switch (kind) {
-      case Kind.NUMBER:
+  while (reader.pos < reader.end) {
+    const tag = reader.uint32();
+    switch (tag) {
+      case NUMBER_VALUE:
         value = reader.double();
         break;
-      case Kind.STRING:
-        value = reader.string();
+      case STRING_VALUE:
+        value = reader.text();
         break;
-      case Kind.BOOL:
-        value = reader.bool();
+      case BOOL_VALUE:
+        value = reader.int64() !== 0;
         break;
-      case Kind.STRUCT:
-        value = readStruct(reader, reader.uint32() + reader.pos);
+      case STRUCT_VALUE:
+        value = readInside(reader, readStruct, depth + 1);
         break;
-      case Kind.LIST:
-        value = readList(reader, reader.uint32() + reader.pos);
+      case LIST_VALUE:
+        value = readInside(reader, readList, depth + 1);
         break;
       default:
-        reader.skip(wireType);
+        reader.skip(tag);
         value = null;
     }
   }
+  reader.end = outerEnd;
   return value;
 }
 
-function readList(reader: BinaryReader, end: number): unknown[] {
+function readInside<T>(reader: WireReader, read: (reader: WireReader, depth: number) => T, depth: number): T {
+  const outerEnd = reader.end;
+  reader.end = reader.contentEnd();
+  const value = read(reader, depth);
+  reader.end = outerEnd;
+  return value;
+}
+
+function readList(reader: WireReader, depth: number): unknown[] {
+  if (depth > DECODABLE_DEPTH) {
+    throw new MalformedError(`metadata of more than ${DECODABLE_DEPTH} levels`);
+  }
   const list: unknown[] = [];
-  while (reader.pos < end) {
-    reader.tag();
-    list.push(readValue(reader, reader.uint32() + reader.pos));
+  while (reader.pos < reader.end) {
+    const tag = reader.uint32();
+    if (tag === ITEM) {
+      list.push(readValue(reader, depth));
+    } else {
+      reader.skip(tag);
+    }
   }
   return list;
 }

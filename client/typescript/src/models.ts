@@ -1,20 +1,15 @@
 /**
  * What the service returns: users, sessions, and the lists that they come in.
  *
- * The objects are views of the encoded record. A field is decoded when it is read, so that a program that goes through
- * a million users for one field pays for one field; metadata, by far the most expensive one, is decoded at the first
- * read and kept. A view keeps the answer alive that it came in, up to 1 MiB for a chunk: to keep a few users of a long
- * stream, keep what `toJSON` returns, which stands alone.
+ * Fields are plain properties of the objects themselves, so everything that copies, sends or shows objects finds them:
+ * `structuredClone`, `postMessage`, `{...user}`, `Object.entries`, `console.table`, `JSON.stringify`. Only metadata, by
+ * far the most expensive field, is decoded when it is first read. Until then a record keeps the response alive that it
+ * came in, up to 1 MiB for a chunk: to keep a few users of a long stream, keep `structuredClone(user)`.
  */
 
 import { inspect } from "node:util";
 
-import { BinaryReader } from "@bufbuild/protobuf/wire";
-import { TimestampSchema } from "@bufbuild/protobuf/wkt";
-
-import { SessionSchema } from "./gen/userservice/v1/session_pb.js";
-import { UserSchema } from "./gen/userservice/v1/user_pb.js";
-import { decodeMetadata, type Metadata } from "./metadata.js";
+import { EncodedMetadata, type Metadata } from "./metadata.js";
 
 /** What users and sessions have in common. */
 export interface RecordFields {
@@ -25,8 +20,9 @@ export interface RecordFields {
   /** The caller's own name for the user, 1 to 256 bytes of UTF-8. */
   readonly user_id: string;
   /**
-   * The caller's own data: null, boolean, number, string, array and plain object. Empty if there is none. Changing it
-   * changes nothing in the service.
+   * The caller's own data: null, boolean, number, string, array and plain object. Empty if there is none. The keys of
+   * each object are in the order of their code points, except that JavaScript puts keys like "0" and "12" first.
+   * Changing it changes nothing in the service.
    */
   readonly metadata: Metadata;
   /** When it was added, by the service's clock, cut to milliseconds. */
@@ -57,16 +53,227 @@ export interface SessionFields extends RecordFields {
   readonly session_id: string;
 }
 
-/** A user as the service stored it. The fields are read through getters, which `{...user}` does not copy. */
-export interface User extends UserFields {
-  /** Returns all fields as a plain object, with the `metadata` of the view itself. */
-  toJSON(): UserFields;
+/**
+ * Some of the fields of a record. What is left out, or undefined, is empty or 0, and times are 1970. Of a time and the
+ * same time in microseconds one is enough.
+ */
+export type Some<Fields, Required extends keyof Fields = never> = {
+  readonly [Name in keyof Fields]?: Fields[Name] | undefined;
+} & { readonly [Name in Required]: Fields[Name] };
+
+/** The times of a record, each in both forms. */
+type Times = Pick<RecordFields, "created_at" | "created_at_us" | "updated_at" | "updated_at_us">;
+
+/** What users and sessions share: metadata that is decoded at its first reading. */
+abstract class StoredRecord {
+  declare readonly metadata: Metadata;
+  #metadata: Metadata | EncodedMetadata | undefined;
+
+  /**
+   * One description for all records, so that they share a hidden class. The property stays an accessor: to replace it
+   * by its value costs more than to decode it.
+   */
+  static readonly #DECODED_WHEN_READ: PropertyDescriptor & ThisType<StoredRecord> = {
+    get() {
+      if (this.#metadata instanceof EncodedMetadata) {
+        this.#metadata = this.#metadata.decode();
+      }
+      return this.#metadata;
+    },
+    set(value: Metadata) {
+      this.#metadata = value;
+    },
+    enumerable: true,
+    configurable: true,
+  };
+
+  /** Defines `metadata`. To be called by the constructors, where the property is to stand among the others. */
+  protected defineMetadata(metadata: Metadata | EncodedMetadata): void {
+    if (!(metadata instanceof EncodedMetadata)) {
+      (this as { metadata: Metadata }).metadata = metadata;
+    } else if (metadata === EncodedMetadata.EMPTY) {
+      (this as { metadata: Metadata }).metadata = {};
+    } else {
+      this.#metadata = metadata;
+      Object.defineProperty(this, "metadata", StoredRecord.#DECODED_WHEN_READ);
+    }
+  }
 }
 
-/** A session as the service stored it. The fields are read through getters, which `{...session}` does not copy. */
-export interface Session extends SessionFields {
-  /** Returns all fields as a plain object, with the `metadata` of the view itself. */
-  toJSON(): SessionFields;
+const USER_FIELDS: ReadonlySet<string> = new Set<keyof UserFields>([
+  "user_id",
+  "id",
+  "uuid",
+  "email",
+  "first_name",
+  "last_name",
+  "metadata",
+  "created_at",
+  "created_at_us",
+  "updated_at",
+  "updated_at_us",
+  "etag",
+]);
+
+const SESSION_FIELDS: ReadonlySet<string> = new Set<keyof SessionFields>([
+  "session_id",
+  "id",
+  "user_id",
+  "uuid",
+  "metadata",
+  "created_at",
+  "created_at_us",
+  "updated_at",
+  "updated_at_us",
+  "etag",
+]);
+
+/** A user as the service stored it. */
+export class User extends StoredRecord implements UserFields {
+  declare readonly user_id: string;
+  declare readonly id: number;
+  declare readonly uuid: string;
+  declare readonly email: string;
+  declare readonly first_name: string;
+  declare readonly last_name: string;
+  declare readonly created_at: Date;
+  declare readonly created_at_us: number;
+  declare readonly updated_at: Date;
+  declare readonly updated_at_us: number;
+  declare readonly etag: string;
+
+  /**
+   * Makes a user, for tests of programs that get users from the service.
+   *
+   * @throws TypeError if a name is no field, or user_id is no string.
+   */
+  constructor(fields: Some<UserFields, "user_id">);
+  /** @internal */
+  // eslint-disable-next-line @typescript-eslint/unified-signatures -- only the one above is public
+  constructor(fields: Some<UserFields, "user_id">, metadata: EncodedMetadata);
+  constructor(fields: Some<UserFields, "user_id">, metadata?: EncodedMetadata) {
+    super();
+    if (metadata === undefined) {
+      checkFields(fields, USER_FIELDS, ["user_id"]);
+    }
+    this.user_id = fields.user_id;
+    this.id = fields.id ?? 0;
+    this.uuid = fields.uuid ?? "";
+    this.email = fields.email ?? "";
+    this.first_name = fields.first_name ?? "";
+    this.last_name = fields.last_name ?? "";
+    this.defineMetadata(metadata ?? fields.metadata ?? {});
+    this.created_at = fields.created_at ?? dateOf(fields.created_at_us);
+    this.created_at_us = fields.created_at_us ?? microsecondsOf(fields.created_at);
+    this.updated_at = fields.updated_at ?? dateOf(fields.updated_at_us);
+    this.updated_at_us = fields.updated_at_us ?? microsecondsOf(fields.updated_at);
+    this.etag = fields.etag ?? "";
+  }
+
+  /** Returns another user with the same fields, but for the changes. The two share no object. */
+  copy(changes: Partial<UserFields> = {}): User {
+    return new User({ ...structuredClone<UserFields>(this), ...withBothTimes(changes) });
+  }
+
+  /** Returns all fields as a plain object. */
+  toJSON(): UserFields {
+    return { ...(this as UserFields) };
+  }
+
+  // Logs are full of what was inspected: no personal data beyond the name that the program itself uses.
+  [inspect.custom](): string {
+    return `<User user_id=${inspect(this.user_id)} id=${this.id}>`;
+  }
+}
+
+/** A session as the service stored it. */
+export class Session extends StoredRecord implements SessionFields {
+  declare readonly session_id: string;
+  declare readonly id: number;
+  declare readonly user_id: string;
+  declare readonly uuid: string;
+  declare readonly created_at: Date;
+  declare readonly created_at_us: number;
+  declare readonly updated_at: Date;
+  declare readonly updated_at_us: number;
+  declare readonly etag: string;
+
+  /**
+   * Makes a session, for tests of programs that get sessions from the service.
+   *
+   * @throws TypeError if a name is no field, or session_id or user_id are no strings.
+   */
+  constructor(fields: Some<SessionFields, "session_id" | "user_id">);
+  /** @internal */
+  // eslint-disable-next-line @typescript-eslint/unified-signatures -- only the one above is public
+  constructor(fields: Some<SessionFields, "session_id" | "user_id">, metadata: EncodedMetadata);
+  constructor(fields: Some<SessionFields, "session_id" | "user_id">, metadata?: EncodedMetadata) {
+    super();
+    if (metadata === undefined) {
+      checkFields(fields, SESSION_FIELDS, ["session_id", "user_id"]);
+    }
+    this.session_id = fields.session_id;
+    this.id = fields.id ?? 0;
+    this.user_id = fields.user_id;
+    this.uuid = fields.uuid ?? "";
+    this.defineMetadata(metadata ?? fields.metadata ?? {});
+    this.created_at = fields.created_at ?? dateOf(fields.created_at_us);
+    this.created_at_us = fields.created_at_us ?? microsecondsOf(fields.created_at);
+    this.updated_at = fields.updated_at ?? dateOf(fields.updated_at_us);
+    this.updated_at_us = fields.updated_at_us ?? microsecondsOf(fields.updated_at);
+    this.etag = fields.etag ?? "";
+  }
+
+  /** Returns another session with the same fields, but for the changes. The two share no object. */
+  copy(changes: Partial<SessionFields> = {}): Session {
+    return new Session({ ...structuredClone<SessionFields>(this), ...withBothTimes(changes) });
+  }
+
+  /** Returns all fields as a plain object. */
+  toJSON(): SessionFields {
+    return { ...(this as SessionFields) };
+  }
+
+  [inspect.custom](): string {
+    return `<Session session_id=${inspect(this.session_id)} user_id=${inspect(this.user_id)} id=${this.id}>`;
+  }
+}
+
+function checkFields(fields: object, known: ReadonlySet<string>, required: readonly string[]): void {
+  for (const name of Object.keys(fields)) {
+    if (!known.has(name)) {
+      throw new TypeError(`${name} is not a field; the fields are ${[...known].join(", ")}`);
+    }
+  }
+  for (const name of required) {
+    if (typeof (fields as Record<string, unknown>)[name] !== "string") {
+      throw new TypeError(`${name} is required and must be a string`);
+    }
+  }
+}
+
+function dateOf(microseconds = 0): Date {
+  return new Date(Math.floor(microseconds / 1e3));
+}
+
+function microsecondsOf(date: Date | undefined): number {
+  return (date?.getTime() ?? 0) * 1e3;
+}
+
+/** The changes, without the other form of a time that changes in one form. */
+function withBothTimes<Changes extends Partial<Record<keyof Times, unknown>>>(changes: Changes): Changes {
+  const both: Partial<Record<keyof Times, undefined>> = {};
+  for (const [one, other] of [
+    ["created_at", "created_at_us"],
+    ["updated_at", "updated_at_us"],
+  ] as const) {
+    if (changes[one] !== undefined) {
+      both[other] = undefined;
+    } else if (changes[other] !== undefined) {
+      both[one] = undefined;
+    }
+  }
+  return { ...both, ...changes };
 }
 
 /** Where a list goes on, and how long it is. */
@@ -79,161 +286,69 @@ export interface Page {
   readonly total_size: number;
 }
 
-/** A page or chunk of users, in the order of their ids. */
-export interface UserPage extends Array<User>, Page {}
+/** An array with properties of its own. What `map`, `filter` and the like return are ordinary arrays. */
+class RecordArray<Item> extends Array<Item> {
+  static override get [Symbol.species](): ArrayConstructor {
+    return Array;
+  }
 
-/** A page of the sessions of one user, in the order of their ids. */
-export interface SessionPage extends Array<Session>, Page {}
-
-/** The users that were asked for by name and exist, in the order of the request. */
-export interface UserBatch extends Array<User> {
-  /** The names for which there is no user, in the order of the request. */
-  readonly missing_user_ids: readonly string[];
-}
-
-/** The numbers of the fields that users and sessions both have. */
-interface FieldNumbers {
-  readonly id: number;
-  readonly uuid: number;
-  readonly userId: number;
-  readonly metadata: number;
-  readonly createdAt: number;
-  readonly updatedAt: number;
-  readonly etag: number;
-}
-
-function numbersOf<Name extends string>(fields: Record<Name, { readonly number: number }>): Record<Name, number> {
-  const entries = Object.entries<{ readonly number: number }>(fields).map(([name, { number }]) => [name, number]);
-  return Object.fromEntries(entries) as Record<Name, number>;
-}
-
-const USER = numbersOf(UserSchema.field);
-const SESSION = numbersOf(SessionSchema.field);
-const TIMESTAMP = numbersOf(TimestampSchema.field);
-
-/** Returns a reader that stands at the content of a field, or undefined if the message does not have it. */
-function seek(encoded: Uint8Array, number: number): BinaryReader | undefined {
-  const reader = new BinaryReader(encoded);
-  while (reader.pos < reader.len) {
-    const [field, wireType] = reader.tag();
-    if (field === number) {
-      return reader;
+  constructor(items: Iterable<Item>) {
+    super();
+    for (const item of items) {
+      this.push(item);
     }
-    reader.skip(wireType);
-  }
-  return undefined;
-}
-
-function readInteger(encoded: Uint8Array, number: number): number {
-  return Number(seek(encoded, number)?.int64() ?? 0);
-}
-
-abstract class View implements RecordFields {
-  protected abstract readonly numbers: FieldNumbers;
-  #metadata: Metadata | undefined;
-
-  /** @param encoded - The encoded message. An ordinary property, so that deepEqual can tell records apart. */
-  constructor(protected readonly encoded: Uint8Array) {}
-
-  get id(): number {
-    return readInteger(this.encoded, this.numbers.id);
-  }
-
-  get uuid(): string {
-    return this.text(this.numbers.uuid);
-  }
-
-  get user_id(): string {
-    return this.text(this.numbers.userId);
-  }
-
-  get metadata(): Metadata {
-    return (this.#metadata ??= decodeMetadata(this.#bytes(this.numbers.metadata)));
-  }
-
-  get created_at(): Date {
-    return new Date(Math.floor(this.created_at_us / 1e3));
-  }
-
-  get created_at_us(): number {
-    return this.#time(this.numbers.createdAt);
-  }
-
-  get updated_at(): Date {
-    return new Date(Math.floor(this.updated_at_us / 1e3));
-  }
-
-  get updated_at_us(): number {
-    return this.#time(this.numbers.updatedAt);
-  }
-
-  get etag(): string {
-    return this.text(this.numbers.etag);
-  }
-
-  toJSON(): RecordFields {
-    const { user_id, id, uuid, metadata, created_at, created_at_us, updated_at, updated_at_us, etag } = this;
-    return { user_id, id, uuid, metadata, created_at, created_at_us, updated_at, updated_at_us, etag };
-  }
-
-  protected text(number: number): string {
-    return seek(this.encoded, number)?.string() ?? "";
-  }
-
-  #bytes(number: number): Uint8Array {
-    return seek(this.encoded, number)?.bytes() ?? new Uint8Array();
-  }
-
-  #time(number: number): number {
-    const timestamp = this.#bytes(number);
-    return readInteger(timestamp, TIMESTAMP.seconds) * 1e6 + readInteger(timestamp, TIMESTAMP.nanos) / 1e3;
   }
 }
 
-/** Makes a `User` of an encoded one. */
-export class UserView extends View implements User {
-  protected get numbers(): FieldNumbers {
-    return USER;
+/** A page or chunk of users, in the order of their ids. As JSON it is an object, with the users in `users`. */
+export class UserPage extends RecordArray<User> implements Page {
+  declare readonly next_cursor: number;
+  declare readonly total_size: number;
+
+  constructor(users: Iterable<User> = [], { next_cursor = 0, total_size = 0 }: Partial<Page> = {}) {
+    super(users);
+    this.next_cursor = next_cursor;
+    this.total_size = total_size;
   }
 
-  get email(): string {
-    return this.text(USER.email);
-  }
-
-  get first_name(): string {
-    return this.text(USER.firstName);
-  }
-
-  get last_name(): string {
-    return this.text(USER.lastName);
-  }
-
-  override toJSON(): UserFields {
-    const { email, first_name, last_name } = this;
-    return { ...super.toJSON(), email, first_name, last_name };
-  }
-
-  // Logs are full of what was inspected: no personal data beyond the name that the program itself uses.
-  [inspect.custom](): string {
-    return `<User user_id=${inspect(this.user_id)} id=${this.id}>`;
+  /** Returns a plain object with the users and the page's own fields. */
+  toJSON(): Page & { readonly users: User[] } {
+    return { users: Array.from(this), next_cursor: this.next_cursor, total_size: this.total_size };
   }
 }
 
-/** Makes a `Session` of an encoded one. */
-export class SessionView extends View implements Session {
-  protected get numbers(): FieldNumbers {
-    return SESSION;
+/** A page of the sessions of one user, in the order of their ids. As JSON it is an object, with them in `sessions`. */
+export class SessionPage extends RecordArray<Session> implements Page {
+  declare readonly next_cursor: number;
+  declare readonly total_size: number;
+
+  constructor(sessions: Iterable<Session> = [], { next_cursor = 0, total_size = 0 }: Partial<Page> = {}) {
+    super(sessions);
+    this.next_cursor = next_cursor;
+    this.total_size = total_size;
   }
 
-  get session_id(): string {
-    return this.text(SESSION.sessionId);
+  /** Returns a plain object with the sessions and the page's own fields. */
+  toJSON(): Page & { readonly sessions: Session[] } {
+    return { sessions: Array.from(this), next_cursor: this.next_cursor, total_size: this.total_size };
+  }
+}
+
+/**
+ * The users that were asked for by name and exist, in the order of the request. As JSON it is an object, with the
+ * users in `users`.
+ */
+export class UserBatch extends RecordArray<User> {
+  /** The names for which there is no user, in the order of the request. */
+  declare readonly missing_user_ids: readonly string[];
+
+  constructor(users: Iterable<User> = [], { missing_user_ids = [] }: { missing_user_ids?: Iterable<string> } = {}) {
+    super(users);
+    this.missing_user_ids = [...missing_user_ids];
   }
 
-  override toJSON(): SessionFields {
-    return { session_id: this.session_id, ...super.toJSON() };
-  }
-
-  [inspect.custom](): string {
-    return `<Session session_id=${inspect(this.session_id)} user_id=${inspect(this.user_id)} id=${this.id}>`;
+  /** Returns a plain object with the users and the missing names. */
+  toJSON(): { readonly users: User[]; readonly missing_user_ids: readonly string[] } {
+    return { users: Array.from(this), missing_user_ids: this.missing_user_ids };
   }
 }

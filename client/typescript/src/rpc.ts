@@ -2,12 +2,12 @@
 
 import { type Channel, type Metadata, status, type StatusObject } from "@grpc/grpc-js";
 
-import { errorFromStatus } from "./status.js";
-
 /** What an RPC tells of itself. */
 export interface RpcEvents {
   /** The service sent something, or the connection to it ended. */
   readonly heard: () => void;
+  /** Makes the error for a status other than OK. */
+  readonly failed: (failure: StatusObject) => unknown;
   /** The RPC is over, for whatever reason; the error is undefined if it went well. Told once. */
   readonly ended: (error: unknown) => void;
 }
@@ -106,7 +106,7 @@ export class Rpc {
     if (!this.#cancelled && received.code !== status.DEADLINE_EXCEEDED) {
       this.#events.heard();
     }
-    this.#end = this.#cancelled ?? { error: received.code === status.OK ? undefined : errorFromStatus(received) };
+    this.#end = this.#cancelled ?? { error: received.code === status.OK ? undefined : this.#events.failed(received) };
     this.#settleEnd();
     this.#events.ended(this.#end.error);
   }

@@ -1,12 +1,14 @@
 /** `SessionManager`: the sessions of users. */
 
+import { onlyRecord } from "./answers.js";
 import type { CallOptions } from "./connection.js";
 import { SessionService } from "./gen/userservice/v1/session_service_pb.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
-import { type ConditionalWriteOptions, Manager, onlyRecord, type WriteOptions } from "./manager.js";
-import { type Session, type SessionPage, SessionView } from "./models.js";
+import { type ConditionalWriteOptions, Manager, type WriteOptions } from "./manager.js";
+import { type Session, SessionPage } from "./models.js";
+import { readSession } from "./records.js";
 import type { ICreateSessionRequest, IUpdateSessionRequest } from "./requests.js";
-import { toSessionPage } from "./user_manager.js";
+import { checkSessions } from "./user_manager.js";
 
 const { method } = SessionService;
 
@@ -27,7 +29,8 @@ export class SessionManager extends Manager {
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async add(session: ICreateSessionRequest, options: WriteOptions = {}): Promise<Session> {
-    return new SessionView(onlyRecord(await this.write(method.addSession, session, options)));
+    const { user_id, session_id } = session;
+    return onlyRecord(await this.write(method.addSession, session, options, readSession), { user_id, session_id });
   }
 
   /**
@@ -39,7 +42,8 @@ export class SessionManager extends Manager {
    */
   async get(user_id: string, session_id: string, options: CallOptions = {}): Promise<Session> {
     const attempts = this.connection.attempts(options);
-    return new SessionView(onlyRecord(await this.read(method.getSession, { user_id, session_id }, attempts)));
+    const asked = { user_id, session_id };
+    return onlyRecord(await this.read(method.getSession, asked, attempts, readSession), asked);
   }
 
   /**
@@ -54,7 +58,8 @@ export class SessionManager extends Manager {
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async update(session: IUpdateSessionRequest, options: ConditionalWriteOptions = {}): Promise<Session> {
-    return new SessionView(onlyRecord(await this.write(method.updateSession, session, options)));
+    const { user_id, session_id } = session;
+    return onlyRecord(await this.write(method.updateSession, session, options, readSession), { user_id, session_id });
   }
 
   /**
@@ -63,11 +68,12 @@ export class SessionManager extends Manager {
    * @throws UserNotFoundError if there is no such user.
    * @throws SessionNotFoundError if the user has no session of that session_id.
    * @throws EtagMismatchError if an etag was given and is not the current one.
+   * @throws UpdateConflictError if too many others wrote the session at the same time; nothing was removed.
    * @throws RequestIdReusedError if the requestId was used for a different request.
    * @throws InvalidArgumentError if an argument is bad.
    */
   async delete(user_id: string, session_id: string, options: ConditionalWriteOptions = {}): Promise<void> {
-    await this.write(method.deleteSession, { user_id, session_id }, options);
+    await this.write(method.deleteSession, { user_id, session_id }, options, readSession);
   }
 
   /**
@@ -82,6 +88,9 @@ export class SessionManager extends Manager {
    */
   async list(user_id: string, limit = 100, cursor = 0, options: CallOptions = {}): Promise<SessionPage> {
     const attempts = this.connection.attempts(options);
-    return toSessionPage(await this.read(UserService.method.getUserSessions, { user_id, limit, cursor }, attempts));
+    const fields = { user_id, limit, cursor };
+    const answer = await this.read(UserService.method.getUserSessions, fields, attempts, readSession);
+    checkSessions(answer, user_id, cursor);
+    return new SessionPage(answer.records, answer);
   }
 }

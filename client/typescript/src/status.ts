@@ -23,19 +23,36 @@ import { StatusSchema } from "./gen/google/rpc/status_pb.js";
 const DETAILS_KEY = "grpc-status-details-bin";
 const DOMAIN = "userservice";
 
+/** Codes of calls that never reached the service. A service that uses them itself gives a reason. */
+const NOT_REACHED: readonly StatusCode[] = ["UNAVAILABLE", "DEADLINE_EXCEEDED"];
+
+/** A day. A longer delay, which no caller would wait for, counts as this one. */
+const LONGEST_RETRY_DELAY_MS = 86_400_000;
+
 /**
  * Makes the error for a failed call.
  *
  * @param failure - The status of the call; its code is not OK.
+ * @param proxy - The environment variable that names the proxy on the way, if there is one.
  * @returns An error of the class that belongs to the reason, else to the code, else a `UserServiceError`.
  */
-export function errorFromStatus(failure: StatusObject): UserServiceError {
+export function errorFromStatus(failure: StatusObject, proxy?: string): UserServiceError {
   const code = ((status as Readonly<Record<number, string>>)[failure.code] as StatusCode | undefined) ?? "UNKNOWN";
   const [encoded] = failure.metadata.get(DETAILS_KEY);
   const details = encoded instanceof Uint8Array ? readDetails(encoded) : {};
   const kind = ERROR_BY_REASON.get(details.reason ?? "") ?? ERROR_BY_CODE.get(code) ?? UserServiceError;
+  let message = failure.details || code;
+  if (proxy !== undefined && details.reason === undefined && NOT_REACHED.includes(code)) {
+    // gRPC's own text may show the proxy's address, and says nothing of why the proxy refused.
+    message = `${code === "UNAVAILABLE" ? "the service could not be reached" : "no answer in time"}${viaProxy(proxy)}`;
+  }
   // An error without a reason is not the service's own, whatever its class says of the service's.
-  return new kind(failure.details || code, { reason: "", ...details, code });
+  return new kind(message, { reason: "", ...details, code });
+}
+
+/** Says which proxy is on the way, without the address and password that the variable may hold; empty for none. */
+export function viaProxy(proxy: string | undefined): string {
+  return proxy === undefined ? "" : ` through the proxy of the environment variable ${proxy}`;
 }
 
 function readDetails(encoded: Uint8Array): ErrorDetails {
@@ -52,7 +69,8 @@ function readDetails(encoded: Uint8Array): ErrorDetails {
       }
       const delay = anyUnpack(detail, RetryInfoSchema)?.retryDelay;
       if (delay) {
-        read.retryDelayMs = Number(delay.seconds) * 1e3 + delay.nanos / 1e6;
+        const delayMs = Number(delay.seconds) * 1e3 + delay.nanos / 1e6;
+        read.retryDelayMs = Math.min(Math.max(delayMs, 0), LONGEST_RETRY_DELAY_MS);
       }
       const request = anyUnpack(detail, RequestInfoSchema);
       if (request) {

@@ -1,20 +1,12 @@
 /** `UserManager`: users and their sessions. */
 
-import type { Answer } from "./answers.js";
+import { type Answer, checkBatch, checkContinues, checkNamed, onlyRecord } from "./answers.js";
 import { ChunkReader } from "./chunks.js";
 import type { CallOptions } from "./connection.js";
-import { InternalError } from "./errors.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
-import { type ConditionalWriteOptions, Manager, onlyRecord, type WriteOptions } from "./manager.js";
-import {
-  type Session,
-  type SessionPage,
-  SessionView,
-  type User,
-  type UserBatch,
-  type UserPage,
-  UserView,
-} from "./models.js";
+import { type ConditionalWriteOptions, Manager, type WriteOptions } from "./manager.js";
+import { type Session, SessionPage, type User, UserBatch, UserPage } from "./models.js";
+import { readSession, readUser } from "./records.js";
 import type { ICreateUserRequest, IUpdateUserRequest } from "./requests.js";
 
 const { method } = UserService;
@@ -43,7 +35,7 @@ export class UserManager extends Manager {
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async add(user: ICreateUserRequest, options: WriteOptions = {}): Promise<User> {
-    return new UserView(onlyRecord(await this.write(method.addUser, user, options)));
+    return onlyRecord(await this.write(method.addUser, user, options, readUser), { user_id: user.user_id });
   }
 
   /**
@@ -54,7 +46,7 @@ export class UserManager extends Manager {
    */
   async get(user_id: string, options: CallOptions = {}): Promise<User> {
     const attempts = this.connection.attempts(options);
-    return new UserView(onlyRecord(await this.read(method.getUser, { user_id }, attempts)));
+    return onlyRecord(await this.read(method.getUser, { user_id }, attempts, readUser), { user_id });
   }
 
   /**
@@ -68,7 +60,7 @@ export class UserManager extends Manager {
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async update(user: IUpdateUserRequest, options: ConditionalWriteOptions = {}): Promise<User> {
-    return new UserView(onlyRecord(await this.write(method.updateUser, user, options)));
+    return onlyRecord(await this.write(method.updateUser, user, options, readUser), { user_id: user.user_id });
   }
 
   /**
@@ -76,11 +68,12 @@ export class UserManager extends Manager {
    *
    * @throws UserNotFoundError if there is none of that user_id.
    * @throws EtagMismatchError if an etag was given and is not the current one.
+   * @throws UpdateConflictError if too many others wrote the user at the same time; nothing was removed.
    * @throws RequestIdReusedError if the requestId was used for a different request.
    * @throws InvalidArgumentError if an argument is bad.
    */
   async delete(user_id: string, options: ConditionalWriteOptions = {}): Promise<void> {
-    await this.write(method.deleteUser, { user_id }, options);
+    await this.write(method.deleteUser, { user_id }, options, readUser);
   }
 
   /**
@@ -93,8 +86,9 @@ export class UserManager extends Manager {
    */
   async list(limit = 100, cursor = 0, options: CallOptions = {}): Promise<UserPage> {
     const attempts = this.connection.attempts(options);
-    const { records, next_cursor, total_size } = await this.read(method.listUsers, { limit, cursor }, attempts);
-    return Object.assign(toUsers(records), { next_cursor, total_size });
+    const answer = await this.read(method.listUsers, { limit, cursor }, attempts, readUser);
+    checkContinues(answer, cursor);
+    return new UserPage(answer.records, answer);
   }
 
   /**
@@ -137,8 +131,11 @@ export class UserManager extends Manager {
    */
   async batchGet(user_ids: Iterable<string>, options: CallOptions = {}): Promise<UserBatch> {
     const attempts = this.connection.attempts(options);
-    const { records, missing_user_ids } = await this.read(method.batchGetUsers, { user_ids }, attempts);
-    return Object.assign(toUsers(records), { missing_user_ids });
+    // An iterable may be read only once. What is none is refused with the other bad fields.
+    const names: unknown = typeof user_ids === "string" ? user_ids : Array.from(user_ids);
+    const answer = await this.read(method.batchGetUsers, { user_ids: names }, attempts, readUser);
+    checkBatch(answer, names as string[]);
+    return new UserBatch(answer.records, answer);
   }
 
   /**
@@ -153,27 +150,26 @@ export class UserManager extends Manager {
   async getSessions(user_id: string, options: CallOptions = {}): Promise<SessionPage> {
     const attempts = this.connection.attempts(options);
     const sessions: Session[] = [];
-    for (let cursor = 0; ;) {
+    let cursor = 0;
+    do {
       const fields = { user_id, limit: LARGEST_PAGE, cursor };
-      const page = toSessionPage(await this.read(method.getUserSessions, fields, attempts));
-      sessions.push(...page);
-      if (page.next_cursor === 0) {
-        return Object.assign(sessions, { next_cursor: 0, total_size: sessions.length });
-      }
-      if (page.next_cursor <= cursor) {
-        throw new InternalError(`the service sent cursor ${page.next_cursor} for the page after ${cursor}`);
-      }
-      cursor = page.next_cursor;
-    }
+      const answer = await this.read(method.getUserSessions, fields, attempts, readSession);
+      checkSessions(answer, user_id, cursor);
+      sessions.push(...answer.records);
+      cursor = answer.next_cursor;
+    } while (cursor !== 0);
+    return new SessionPage(sessions, { next_cursor: 0, total_size: sessions.length });
   }
 }
 
-function toUsers(records: readonly Uint8Array[]): User[] {
-  return records.map((record) => new UserView(record));
-}
-
-/** Makes a page of sessions of an answer. */
-export function toSessionPage({ records, next_cursor, total_size }: Answer): SessionPage {
-  const sessions: Session[] = records.map((record) => new SessionView(record));
-  return Object.assign(sessions, { next_cursor, total_size });
+/**
+ * Checks a page of the sessions of a user.
+ *
+ * @throws InternalError if it does not continue the list, or has a session of another user.
+ */
+export function checkSessions(answer: Answer<Session>, user_id: string, cursor: number): void {
+  checkContinues(answer, cursor);
+  for (const session of answer.records) {
+    checkNamed(session, { user_id });
+  }
 }

@@ -125,7 +125,7 @@ describe("errors", () => {
 
   it("say so when the answer is no answer", async () => {
     const answers: readonly (readonly [string, (call: Received) => void])[] = [
-      ["without the record", answering(new Uint8Array())],
+      ["0 records instead of one", answering(new Uint8Array())],
       ["cannot decode", answering(Buffer.from([10, 200, 1]))],
       ["one message", answering()],
       ["one message", answering(USER, USER)],

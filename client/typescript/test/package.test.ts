@@ -3,14 +3,15 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { promisify } from "node:util";
 
-import * as userservice from "userservice";
+import * as exported from "userservice";
 
-import { PACKAGE, Service } from "./harness/service.js";
+import { PACKAGE, ROOT, Service } from "./harness/service.js";
 
 const run = promisify(execFile);
 
@@ -51,6 +52,11 @@ async function readmeExample(): Promise<string> {
   return example.replace('"http://localhost:50051"', "String(process.argv[2])");
 }
 
+/** What the package exports, without what Node adds to the names of a CommonJS module. */
+const userservice = Object.fromEntries(
+  Object.entries(exported).filter(([name]) => !["__esModule", "module.exports"].includes(name)),
+);
+
 describe("the package", () => {
   let project: string;
   before(async () => {
@@ -84,7 +90,7 @@ describe("the package", () => {
     assert.deepEqual([chunk, ...others], ["1 0"]);
   });
 
-  it("can be required, with types, by a CommonJS script", { skip: !process.features.require_module }, async () => {
+  it("can be required, with types, by a CommonJS script", async () => {
     assert.equal(await use("script.cjs"), PRINTED);
   });
 
@@ -92,6 +98,31 @@ describe("the package", () => {
     const files = await readdir(join(project, "node_modules/userservice"), { recursive: true });
     assert.deepEqual(files.filter((file) => !file.startsWith("dist")).sort(), ["README.md", "package.json"]);
     assert.ok(files.includes(join("dist", "index.d.ts")));
+  });
+
+  it("is the same to programs that import and that require it", () => {
+    const required = createRequire(import.meta.url)("userservice") as Readonly<Record<string, unknown>>;
+    assert.deepEqual(Object.keys(userservice).sort(), Object.keys(required).sort());
+    for (const [name, value] of Object.entries(userservice)) {
+      assert.equal(value, required[name], name);
+    }
+  });
+
+  it("has the error classes of the Python client", async () => {
+    const files = ["errors.py", "_error_base.py", "_error_classes.py"];
+    const sources = await Promise.all(
+      files.map((file) => readFile(join(ROOT, "client/python/userservice", file), "utf8")),
+    );
+    const python = [...sources.join("\n").matchAll(/^class (\w+Error)\(/gm)].map(([, name]) => name);
+    // It says that gRPC cannot work in this process or event loop, as after a fork. Node has neither.
+    const pythonOnly = ["ManagerUnusableError"];
+    const names = python.filter((name) => !pythonOnly.includes(String(name))).sort();
+    assert.deepEqual(
+      Object.keys(userservice)
+        .filter((name) => name.endsWith("Error"))
+        .sort(),
+      names,
+    );
   });
 
   it("exports what it documents", () => {
@@ -105,17 +136,22 @@ describe("the package", () => {
       "ReaderStalledError",
       "RequestIdReusedError",
       "ServerShuttingDownError",
+      "Session",
       "SessionAlreadyExistsError",
       "SessionManager",
       "SessionNotFoundError",
+      "SessionPage",
       "StoreChangedError",
       "StoreFullError",
       "StoreUnavailableError",
       "UnavailableError",
       "UpdateConflictError",
+      "User",
       "UserAlreadyExistsError",
+      "UserBatch",
       "UserManager",
       "UserNotFoundError",
+      "UserPage",
       "UserServiceError",
     ]);
   });
