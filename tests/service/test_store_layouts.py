@@ -15,6 +15,7 @@ from userservice.v1.user_service_pb2 import GetUserSessionsResponse, ListUsersRe
 from userservice_server.check import check
 from userservice_server.domain.records import record_id
 from userservice_server.domain.sessions import Sessions
+from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreChangedError
 from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
@@ -39,9 +40,11 @@ def load(store: Store, name: str) -> dict[str, Any]:
 
 
 async def content(store: RedisStore) -> dict[str, Any]:
-    users = ListUsersResponse.FromString(await Users(store).list(1000, 0)).users
+    users = ListUsersResponse.FromString(await Users(store, ReadLimit()).list(1000, 0)).users
     sessions = {
-        user.user_id: GetUserSessionsResponse.FromString(await Sessions(store).list(user.user_id, 1000, 0)).sessions
+        user.user_id: GetUserSessionsResponse.FromString(
+            await Sessions(store, ReadLimit()).list(user.user_id, 1000, 0)
+        ).sessions
         for user in users
     }
     return {
@@ -80,9 +83,9 @@ async def test_a_store_of_layout_1_without_an_id_gets_one(backing: Store, opened
         assert await content(store) == expected
     newest = max(values[0] for values in expected["users"].values())
     # Every cursor that the store gave out before is still one of its own.
-    assert not ListUsersResponse.FromString(await Users(opened[0]).list(10, newest)).users
-    assert ListUsersResponse.FromString(await Users(opened[0]).list(10, newest - 64)).users
-    assert record_id(await Users(opened[1]).add("new", User(), NO_ATTEMPT)) > newest
+    assert not ListUsersResponse.FromString(await Users(opened[0], ReadLimit()).list(10, newest)).users
+    assert ListUsersResponse.FromString(await Users(opened[0], ReadLimit()).list(10, newest - 64)).users
+    assert record_id(await Users(opened[1], ReadLimit()).add("new", User(), NO_ATTEMPT)) > newest
     assert check(backing.url, "userservice", 5).findings == []
 
 
@@ -98,7 +101,7 @@ async def test_a_store_of_layout_1_that_is_full_or_lacks_a_key(
         await opened[0].open()
         client.config_set("maxmemory", 0)
         assert client.exists(P + "last_id", P + "store_id") == 2
-    await Users(opened[0]).add("new", User(), NO_ATTEMPT)
+    await Users(opened[0], ReadLimit()).add("new", User(), NO_ATTEMPT)
     assert check(backing.url, "userservice", 5).findings == [] or lost == "users"  # sessions of nobody are left
 
 
@@ -111,7 +114,7 @@ async def test_a_store_of_layout_1_put_in_the_place_of_a_running_one_is_not_take
     backing.empty()
     load(backing, "layout-1")
     with pytest.raises(StoreChangedError):
-        await Users(server).add("new", User(), NO_ATTEMPT)
+        await Users(server, ReadLimit()).add("new", User(), NO_ATTEMPT)
     await restarted.open()
-    await Users(restarted).add("new", User(), NO_ATTEMPT)
-    await Users(server).add("newer", User(), NO_ATTEMPT)
+    await Users(restarted, ReadLimit()).add("new", User(), NO_ATTEMPT)
+    await Users(server, ReadLimit()).add("newer", User(), NO_ATTEMPT)
