@@ -6,6 +6,8 @@ INSTALL_EDITABLE := python -m pip install --quiet --disable-pip-version-check --
 USERS ?= 100000
 export PYTHON
 
+# Several test files run at once: most tests wait for processes and stores, not for the CPU.
+PARALLEL ?= -n 3 --dist loadfile
 EDGE_TESTS ?= tests/unit tests/contract
 
 .PHONY: help run test test-all test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate check-generated breaking lock build version clean
@@ -19,7 +21,7 @@ run: .venv/.server ## set up on first use, then serve on 127.0.0.1:50051; more s
 test: .venv/.dev ## run the tests; a part of them: make test ARGS="tests/contract -k stream"
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
-	$(BIN)/pytest -m "not long" $(ARGS)
+	$(BIN)/pytest -m "not long" $(PARALLEL) $(ARGS)
 
 test-all: .venv/.dev .venv-servers/.done ## run all tests, also the long ones that need other toolchains (30 minutes at most); ARGS as for make test
 	@tools/check-tools.sh
