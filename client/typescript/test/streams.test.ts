@@ -43,8 +43,9 @@ describe("listChunked over 100 000 users", () => {
   let manager: UserManager;
   before(async () => {
     service = await Service.start();
-    await service.seed(USERS);
+    // Before the seeding, so that a failure of it leaves what `after` closes.
     manager = new UserManager(service.address);
+    await service.seed(USERS);
   });
   after(async () => {
     await manager.close();

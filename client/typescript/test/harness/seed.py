@@ -10,6 +10,7 @@ import uvloop
 from google.protobuf.struct_pb2 import Struct
 
 from userservice.v1.user_pb2 import User
+from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
 
@@ -18,7 +19,7 @@ AT_ONCE = 500
 
 async def seed(url: str, count: int) -> None:
     store = RedisStore(url, key_prefix="userservice", timeout=60)
-    users = Users(store)
+    users = Users(store, ReadLimit())
     for start in range(0, count, AT_ONCE):
         numbers = range(start, min(start + AT_ONCE, count))
         await asyncio.gather(*(users.add(f"user-{number}", user(number), NO_ATTEMPT) for number in numbers))
