@@ -1,5 +1,5 @@
-# The environment of `make run` grows into the one of development: requirements/dev.txt has all of server.txt, at the
-# same versions, so either may come first and neither undoes the other.
+# `make run` and the development targets share .venv: requirements/dev.txt contains all of server.txt at the same versions, so
+# either may be installed first.
 
 BIN := .venv/bin
 INSTALL_EDITABLE := python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
@@ -12,45 +12,45 @@ EDGE_TESTS ?= tests/unit tests/contract
 
 .PHONY: help run test test-all test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate check-generated breaking lock build version clean
 
-help: ## say what there is to make
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/.server ## set up on first use, then serve on 127.0.0.1:50051; more settings: make run ARGS="--listen …"
 	@exec $(BIN)/userservice serve $(ARGS)
 
-test: .venv/.dev ## run the tests; a part of them: make test ARGS="tests/contract -k stream"
+test: .venv/.dev ## run the tests; to run some of them: make test ARGS="tests/contract -k stream"
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest -m "not long" $(PARALLEL) $(ARGS)
 
-test-all: .venv/.dev .venv-servers/.done ## run all tests, also the long ones that need other toolchains (30 minutes at most); ARGS as for make test
+test-all: .venv/.dev .venv-servers/.done ## run all tests, including long tests that need other toolchains (at most 30 minutes); ARGS as for make test
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest $(ARGS)
 
-faults: .venv/.dev ## run the fault tests at full size, within 20 minutes, and tell their figures; FAULTS_SEED=… repeats a run
+faults: .venv/.dev ## run the fault tests at full size, within 20 minutes, and print their figures; FAULTS_SEED=… repeats a run
 	FAULTS=full $(BIN)/pytest tests/faults -v --timeout 300 --session-timeout 1200 $(ARGS)
 
-mutations: .venv/.dev ## take each defence out of a copy of the code and see its test fail; some: make mutations ARGS="ping-mark"
+mutations: .venv/.dev ## disable each safeguard in a copy of the code and check that its test fails; some: make mutations ARGS="ping-mark"
 	@cd tests && ../$(BIN)/python -m mutations $(ARGS)
 
-test-typescript: .venv/.dev ## run the tests of the TypeScript client alone
+test-typescript: .venv/.dev ## run only the tests of the TypeScript client
 	@tools/test-typescript.sh test
 
 check-typescript: .venv/.dev ## check types, style and generated code of the TypeScript client
 	@tools/test-typescript.sh run check
 
-bench: .venv/.bench ## measure: this service beside a straightforward one and beside the limits; BENCH=full for 1 million users
+bench: .venv/.bench ## measure the service, a simple service and the limits of Redis and grpcio; BENCH=full for 1 million users
 	@tools/test-typescript.sh run --silent build
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 test-oldest: .venv-oldest/.done ## run unit and contract tests with the oldest dependencies that pyproject.toml allows
 	.venv-oldest/bin/pytest $(EDGE_TESTS) $(ARGS)
 
-test-newest: .venv-newest/.done ## run unit and contract tests on the newest Python there is here
+test-newest: .venv-newest/.done ## run unit and contract tests on the newest installed Python
 	.venv-newest/bin/pytest $(EDGE_TESTS) $(ARGS)
 
-demo: .venv/.dev ## serve, load 100 000 users, stream them back, check each; fewer: make demo USERS=1000
+demo: .venv/.dev ## start a service, load 100 000 users, stream them back and check each; fewer: make demo USERS=1000
 	@$(BIN)/python -m demo --users $(USERS) $(ARGS)
 
 lint: .venv/.dev ## check style and protos
@@ -59,27 +59,27 @@ lint: .venv/.dev ## check style and protos
 	$(BIN)/buf lint protos
 	$(BIN)/buf format protos --diff --exit-code
 
-format: .venv/.dev ## put Python and protos into shape
+format: .venv/.dev ## format Python and protos
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/buf format protos --write
 
-types: .venv/.dev ## check types, strictly
+types: .venv/.dev ## check types in strict mode
 	$(BIN)/mypy
 
-generate: .venv-codegen/.done ## make the Python stubs from the protos
+generate: .venv-codegen/.done ## generate the stubs, the error classes and README's table of errors from the protos
 	tools/generate.sh
 
-check-generated: .venv-codegen/.done ## check that the committed stubs are what the protos generate
+check-generated: .venv-codegen/.done ## check that the committed generated files match the protos
 	@tools/check-generated.sh
 
-breaking: .venv/.dev ## check that no caller of an earlier version of the protos would break
+breaking: .venv/.dev ## check that the protos are compatible with all earlier versions
 	@tools/breaking.sh
 
-lock: .venv/.dev ## pin the newest versions inside the ranges of pyproject.toml
+lock: .venv/.dev ## pin the newest versions in the ranges of pyproject.toml
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/lock.sh
 
-build: .venv/.dev ## make the wheel in dist/ and check it
+build: .venv/.dev ## build the wheel in dist/ and check it
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@tools/check-wheel.sh dist/*.whl
@@ -87,7 +87,7 @@ build: .venv/.dev ## make the wheel in dist/ and check it
 version: ## set the version of both packages: make version VERSION=1.2.3
 	@tools/set-version.sh "$(VERSION)"
 
-clean: ## remove environments, caches and builds; data stays
+clean: ## remove environments, caches and builds, but no data
 	rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

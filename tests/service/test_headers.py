@@ -82,7 +82,7 @@ async def test_a_rejection_names_the_limit_and_the_call(service: Service, stubs:
 
 
 async def test_grpc_rejects_what_is_larger_than_its_own_limit(stubs: Stubs) -> None:
-    """So says docs/operations.md: always, without details and without a log line."""
+    """As docs/connections.md says: always, without details and without a log line."""
     for _ in range(3):  # grpc delays each rejection by up to a second
         failure = await failure_with(stubs, 300_000)
         assert failure

@@ -93,9 +93,10 @@ class StoreFullError(UserServiceError):
 
 
 class StoreChangedError(UserServiceError):
-    """The store was emptied or replaced during the read, or its layout is missing while users exist.
+    """The store was emptied, replaced or damaged, or the cursor is from another store.
 
-    Start again from the beginning when an operator has repaired the store.
+    A write changed nothing. Start a read again without a cursor. If the store is damaged, an operator must repair it
+    first.
     """
 
     code = grpc.StatusCode.FAILED_PRECONDITION
@@ -103,7 +104,10 @@ class StoreChangedError(UserServiceError):
 
 
 class ServerShuttingDownError(UnavailableError):
-    """The server is shutting down. A stream ends between two chunks and carries its cursor; the clients resume it."""
+    """The server is shutting down.
+
+    A stream ends between two chunks; the error contains the cursor, and the clients resume the stream.
+    """
 
     reason = "SERVER_SHUTTING_DOWN"
 
@@ -111,14 +115,14 @@ class ServerShuttingDownError(UnavailableError):
 class ReaderStalledError(UnavailableError):
     """The server closed a stream because the client stopped reading.
 
-    The error carries the cursor; the clients resume the stream.
+    The error contains the cursor, and the clients resume the stream.
     """
 
     reason = "READER_STALLED"
 
 
 class OverloadedError(UserServiceError):
-    """Too many concurrent calls; nothing was done. RetryInfo names the time to wait."""
+    """Too many concurrent calls; nothing was done. RetryInfo contains the time to wait before a retry."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
@@ -126,14 +130,17 @@ class OverloadedError(UserServiceError):
 
 
 class DeadlineExceededError(UserServiceError):
-    """No answer in time. A write may have been applied; repeating it with its request_id is safe."""
+    """The call did not finish before its deadline.
+
+    A write may have been applied; repeating it with its request_id is safe.
+    """
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
 
 
 class InternalError(UserServiceError):
-    """A bug in the service, or a response that the client cannot use."""
+    """A bug in the service, or an invalid response that the client rejected."""
 
     code = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"

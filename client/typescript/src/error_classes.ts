@@ -64,41 +64,46 @@ export class StoreFullError extends UserServiceError {
 }
 
 /**
- * The store was emptied or replaced during the read, or its layout is missing while users exist. Start again from the
- * beginning when an operator has repaired the store.
+ * The store was emptied, replaced or damaged, or the cursor is from another store. A write changed nothing. Start a
+ * read again without a cursor. If the store is damaged, an operator must repair it first.
  */
 export class StoreChangedError extends UserServiceError {
   static override readonly code = "FAILED_PRECONDITION";
   static override readonly reason = "STORE_CHANGED";
 }
 
-/** The server is shutting down. A stream ends between two chunks and carries its cursor; the clients resume it. */
+/**
+ * The server is shutting down. A stream ends between two chunks; the error contains the cursor, and the clients resume
+ * the stream.
+ */
 export class ServerShuttingDownError extends UnavailableError {
   static override readonly reason = "SERVER_SHUTTING_DOWN";
 }
 
 /**
- * The server closed a stream because the client stopped reading. The error carries the cursor; the clients resume the
- * stream.
+ * The server closed a stream because the client stopped reading. The error contains the cursor, and the clients resume
+ * the stream.
  */
 export class ReaderStalledError extends UnavailableError {
   static override readonly reason = "READER_STALLED";
 }
 
-/** Too many concurrent calls; nothing was done. RetryInfo names the time to wait. */
+/** Too many concurrent calls; nothing was done. RetryInfo contains the time to wait before a retry. */
 export class OverloadedError extends UserServiceError {
   static override readonly code = "RESOURCE_EXHAUSTED";
   static override readonly reason = "OVERLOADED";
   static override readonly retried = true;
 }
 
-/** No answer in time. A write may have been applied; repeating it with its request_id is safe. */
+/**
+ * The call did not finish before its deadline. A write may have been applied; repeating it with its request_id is safe.
+ */
 export class DeadlineExceededError extends UserServiceError {
   static override readonly code = "DEADLINE_EXCEEDED";
   static override readonly reason = "DEADLINE_EXCEEDED";
 }
 
-/** A bug in the service, or a response that the client cannot use. */
+/** A bug in the service, or an invalid response that the client rejected. */
 export class InternalError extends UserServiceError {
   static override readonly code = "INTERNAL";
   static override readonly reason = "INTERNAL";

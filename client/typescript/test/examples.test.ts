@@ -16,12 +16,10 @@ const DOCUMENT = join(ROOT, "docs/users-api.md");
 // Inside the package, where its name resolves to itself.
 const FOLDER = join(PACKAGE, ".build/examples");
 
-// A formatter has been over the document: fences have lost backticks, and some lines the four columns of their tab.
-const OPENING = /^ {0,4}`{1,3}(?<language>\w+) title="(?<title>[^"]+)"$/;
-const CLOSING = /^ {0,4}`{1,3}$/;
-const TAB_COLUMNS = /^ {1,4}/;
+const OPENING = /^```(?<language>\w+) title="(?<title>[^"]+)"$/;
+const CLOSING = "```";
 
-/** Returns the examples of one language by title. Of their text only the tab's columns go. */
+/** Returns the examples of one language by title. */
 function extract(document: string, language: string): Map<string, string> {
   const examples = new Map<string, string>();
   let open: { language?: string; title?: string; body: string[] } | undefined;
@@ -29,13 +27,13 @@ function extract(document: string, language: string): Map<string, string> {
     if (!open) {
       const groups = OPENING.exec(line)?.groups;
       open = groups && { ...groups, body: [] };
-    } else if (CLOSING.test(line)) {
+    } else if (line === CLOSING) {
       if (open.language === language) {
         examples.set(open.title ?? "", open.body.join("\n"));
       }
       open = undefined;
     } else {
-      open.body.push(line.replace(TAB_COLUMNS, ""));
+      open.body.push(line);
     }
   }
   assert.equal(open, undefined, "a fence is never closed");

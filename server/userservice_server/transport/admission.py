@@ -13,7 +13,7 @@ _MOST_REFLECTIONS, _MOST_REFLECTIONS_PER_CONNECTION = 100, 25
 
 _SOONEST_RETURN = 0.2  # seconds after which the first of those rejected may retry
 _LATEST_RETURN = 8.0  # later turns are given to nobody, for a manager gives up 10 s after its first try; it starts over
-_RETURNS_PER_SECOND = 500  # the others follow one by one; at once, they would be a load of their own (operations.md)
+_RETURNS_PER_SECOND = 500  # the others follow one by one; at once, they would be a load of their own (connections.md)
 
 
 class Turns:

@@ -28,8 +28,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Not used."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """The request has invalid fields. `violations` lists them, 25 at most. The service rejected the request, or the client
-    did before sending it.
+    """The request has invalid fields. `violations` lists at most 25 of them. Either the service rejected the request, or
+    the client rejected it before sending it.
     """
     ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 2
     """No user has this user_id."""
@@ -46,38 +46,43 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 8
     """The request_id was used for a different request within the last 10 minutes; nothing was changed."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 9
-    """The store is unavailable, slow, loading or read-only. A write may have been applied; repeating it with its request_id
-    is safe.
+    """The store is unavailable, slow, loading or read-only. A write may have been applied; repeating it with its
+    request_id is safe.
     """
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 10
     """The store has no memory left; nothing was changed."""
     ERROR_REASON_STORE_CHANGED: _ErrorReason.ValueType  # 11
-    """The store was emptied or replaced during the read, or its layout is missing while users exist. Start again from the
-    beginning when an operator has repaired the store.
+    """The store was emptied, replaced or damaged, or the cursor is from another store. A write changed nothing. Start a
+    read again without a cursor. If the store is damaged, an operator must repair it first.
     """
     ERROR_REASON_SERVER_SHUTTING_DOWN: _ErrorReason.ValueType  # 12
-    """The server is shutting down. A stream ends between two chunks and carries its cursor; the clients resume it."""
+    """The server is shutting down. A stream ends between two chunks; the error contains the cursor, and the clients
+    resume the stream.
+    """
     ERROR_REASON_READER_STALLED: _ErrorReason.ValueType  # 13
-    """The server closed a stream because the client stopped reading. The error carries the cursor; the clients resume the
-    stream.
+    """The server closed a stream because the client stopped reading. The error contains the cursor, and the clients
+    resume the stream.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 14
-    """Too many concurrent calls; nothing was done. RetryInfo names the time to wait."""
+    """Too many concurrent calls; nothing was done. RetryInfo contains the time to wait before a retry."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 15
-    """No answer in time. A write may have been applied; repeating it with its request_id is safe."""
+    """The call did not finish before its deadline. A write may have been applied; repeating it with its request_id is
+    safe.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
-    """A bug in the service, or a response that the client cannot use."""
+    """A bug in the service, or an invalid response that the client rejected."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed. google.rpc.ErrorInfo.reason is the name of a value without the prefix ERROR_REASON_; ErrorInfo.domain
-    is "userservice". The exception classes of the clients and the table in README are generated from this enum.
+    """Why a call failed. google.rpc.ErrorInfo.reason is the name of a value without the prefix ERROR_REASON_;
+    ErrorInfo.domain is "userservice". The exception classes of the clients and the table in README are generated from
+    this enum.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Not used."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""The request has invalid fields. `violations` lists them, 25 at most. The service rejected the request, or the client
-did before sending it.
+"""The request has invalid fields. `violations` lists at most 25 of them. Either the service rejected the request, or
+the client rejected it before sending it.
 """
 ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 2
 """No user has this user_id."""
@@ -94,32 +99,36 @@ ERROR_REASON_UPDATE_CONFLICT: ErrorReason.ValueType  # 7
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 8
 """The request_id was used for a different request within the last 10 minutes; nothing was changed."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 9
-"""The store is unavailable, slow, loading or read-only. A write may have been applied; repeating it with its request_id
-is safe.
+"""The store is unavailable, slow, loading or read-only. A write may have been applied; repeating it with its
+request_id is safe.
 """
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 10
 """The store has no memory left; nothing was changed."""
 ERROR_REASON_STORE_CHANGED: ErrorReason.ValueType  # 11
-"""The store was emptied or replaced during the read, or its layout is missing while users exist. Start again from the
-beginning when an operator has repaired the store.
+"""The store was emptied, replaced or damaged, or the cursor is from another store. A write changed nothing. Start a
+read again without a cursor. If the store is damaged, an operator must repair it first.
 """
 ERROR_REASON_SERVER_SHUTTING_DOWN: ErrorReason.ValueType  # 12
-"""The server is shutting down. A stream ends between two chunks and carries its cursor; the clients resume it."""
+"""The server is shutting down. A stream ends between two chunks; the error contains the cursor, and the clients
+resume the stream.
+"""
 ERROR_REASON_READER_STALLED: ErrorReason.ValueType  # 13
-"""The server closed a stream because the client stopped reading. The error carries the cursor; the clients resume the
-stream.
+"""The server closed a stream because the client stopped reading. The error contains the cursor, and the clients
+resume the stream.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 14
-"""Too many concurrent calls; nothing was done. RetryInfo names the time to wait."""
+"""Too many concurrent calls; nothing was done. RetryInfo contains the time to wait before a retry."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 15
-"""No answer in time. A write may have been applied; repeating it with its request_id is safe."""
+"""The call did not finish before its deadline. A write may have been applied; repeating it with its request_id is
+safe.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
-"""A bug in the service, or a response that the client cannot use."""
+"""A bug in the service, or an invalid response that the client rejected."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
 class ErrorRule(_message.Message):
-    """What callers can rely on for one error reason. Every value of ErrorReason except the first has one."""
+    """The properties of an error reason on which callers can rely. Every value of ErrorReason except the first has a rule."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -128,16 +137,16 @@ class ErrorRule(_message.Message):
     RETRY_DELAY_MS_FIELD_NUMBER: _builtins.int
     EXCEPTION_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """The gRPC status code that comes with the reason, such as "NOT_FOUND"."""
+    """The gRPC status code of errors with this reason, such as "NOT_FOUND"."""
     retried: _builtins.bool
-    """Whether the clients of this project repeat the call until its deadline. A write is repeated with its request_id."""
+    """Whether the clients of this project retry the call until its deadline. A write is retried with the same request_id."""
     retry_delay_ms: _builtins.int
-    """google.rpc.RetryInfo.retry_delay in milliseconds. 0: the error carries no RetryInfo, or one with a delay that the
-    server chooses for each call.
+    """google.rpc.RetryInfo.retry_delay in milliseconds. 0: the error contains no RetryInfo, or a RetryInfo with a delay
+    that the server chooses for each call.
     """
     exception: _builtins.str
-    """The name of the exception class in the clients. Empty: made from the reason, as USER_NOT_FOUND makes
-    UserNotFoundError.
+    """The name of the exception class in the clients. Empty: derived from the reason, such as UserNotFoundError from
+    USER_NOT_FOUND.
     """
     def __init__(
         self,

@@ -20,9 +20,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Session(_message.Message):
-    """A session, as stored and as returned. It belongs to one user and goes away with that user.
+    """A session, as stored and as returned. It belongs to one user and is deleted with that user. It does not expire.
 
-    As with User, the encoded form is the storage format: session_id, id and user_id must keep numbers 1, 2 and 3.
+    The encoded message is the storage format, as for User: session_id, id and user_id must keep numbers 1, 2 and 3.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -36,33 +36,33 @@ class Session(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The caller's own name for the session. Required, unique within its user, immutable. 1 to 256 bytes of UTF-8,
-    without control characters and without leading or trailing white space.
+    """The session's name, chosen by the caller. Required, unique among the sessions of its user, immutable. 1 to 256
+    bytes of UTF-8, without control characters and without leading or trailing white space.
     """
     id: _builtins.int
-    """Position of the session in the lists of its user's sessions. Output only. Grows with creation, is never reused
-    and fits 53 bits.
+    """Position of the session in the lists of its user's sessions. Output only. A session that is added later has a
+    larger id. An id is never reused and fits into 53 bits.
     """
     user_id: _builtins.str
-    """The user that the session belongs to. Immutable."""
+    """The user to which the session belongs. Immutable."""
     uuid: _builtins.str
-    """Globally unique identifier, a UUID of version 7 (RFC 9562) in its canonical lower-case text form. Output only,
-    made by the server when the session is added, immutable.
+    """Globally unique identifier: a UUID of version 7 (RFC 9562) in canonical lower-case text form. Output only. The
+    server generates it when the session is added; it never changes.
     """
     etag: _builtins.str
-    """Version of the session: opaque, and different after every write. Output only."""
+    """Opaque version of the session; every write changes it. Output only. See User.etag."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free-form data of the caller, with the limits of User.metadata. Optional."""
+        """JSON object with the caller's own data. Optional. Limits: see User.metadata."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When the session was added, by the server's clock, in microseconds' resolution. Output only."""
+        """Time at which the session was added, by the server's clock, in microseconds. Output only."""
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """When the session was last written, by the server's clock, in microseconds' resolution. Output only. Equal to
-        created_at until the first update.
+        """Time of the last write of the session, by the server's clock, in microseconds. Output only. Equal to created_at
+        until the first update.
         """
 
     def __init__(

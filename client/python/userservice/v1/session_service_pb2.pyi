@@ -30,14 +30,14 @@ class AddSessionRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The user that the session will belong to. Required. Limits: see User.user_id."""
+    """The user to which the session will belong. Required. Limits: see User.user_id."""
     session_id: _builtins.str
     """Name of the new session. Required. Limits: see Session.session_id."""
     request_id: _builtins.str
-    """A UUID that names this attempt. Optional. See AddUserRequest.request_id."""
+    """Idempotency key, a UUID. Optional. See AddUserRequest.request_id."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free-form data. Optional. Limits: see User.metadata."""
+        """JSON object with the caller's own data. Optional. Limits: see User.metadata."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class AddSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """The session as it was stored."""
+        """The session as stored."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class GetSessionRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The user that the session belongs to. Required. Limits: see User.user_id."""
+    """The user to which the session belongs. Required. Limits: see User.user_id."""
     session_id: _builtins.str
     """Name of the session. Required. Limits: see Session.session_id."""
     def __init__(
@@ -142,22 +142,22 @@ class UpdateSessionRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The user that the session belongs to. Required. Limits: see User.user_id."""
+    """The user to which the session belongs. Required. Limits: see User.user_id."""
     session_id: _builtins.str
-    """Name of the session to change. Required. Limits: see Session.session_id."""
+    """Name of the session to update. Required. Limits: see Session.session_id."""
     etag: _builtins.str
-    """The etag of the session as the caller knows it. Optional. If it is not the current one, nothing is changed."""
+    """The etag that the caller expects. Optional. If the session has another etag, the write is rejected."""
     request_id: _builtins.str
-    """A UUID that names this attempt. Optional. See AddUserRequest.request_id."""
+    """Idempotency key, a UUID. Optional. See AddUserRequest.request_id."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Changes to the metadata. Optional; absent leaves it as it is. Merged as RFC 7396 (JSON Merge Patch) says; see
-        UpdateUserRequest.metadata.
+        """Changes to the metadata. Optional; if absent, metadata is not changed. The server merges the changes by RFC 7396
+        (JSON Merge Patch); see UpdateUserRequest.metadata.
         """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Names the fields to replace whole: "metadata" or "*". Optional. See UpdateUserRequest.update_mask."""
+        """The fields to replace as a whole: "metadata" or "*". Optional. See UpdateUserRequest.update_mask."""
 
     def __init__(
         self,
@@ -212,13 +212,13 @@ class DeleteSessionRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The user that the session belongs to. Required. Limits: see User.user_id."""
+    """The user to which the session belongs. Required. Limits: see User.user_id."""
     session_id: _builtins.str
-    """Name of the session to remove. Required. Limits: see Session.session_id."""
+    """Name of the session to delete. Required. Limits: see Session.session_id."""
     etag: _builtins.str
-    """The etag of the session as the caller knows it. Optional. If it is not the current one, nothing is removed."""
+    """The etag that the caller expects. Optional. If the session has another etag, the delete is rejected."""
     request_id: _builtins.str
-    """A UUID that names this attempt. Optional. See AddUserRequest.request_id."""
+    """Idempotency key, a UUID. Optional. See AddUserRequest.request_id."""
     def __init__(
         self,
         *,

@@ -28,8 +28,8 @@ if _version_not_supported:
 class SessionServiceStub(object):
     """Manages the sessions of users. UserService.GetUserSessions lists them.
 
-    Errors carry the details that UserService describes. Every RPC here ends with NOT_FOUND / USER_NOT_FOUND if there is
-    no such user.
+    Errors contain the details that the comment of UserService describes. Every RPC of this service returns NOT_FOUND /
+    USER_NOT_FOUND if the user does not exist.
     """
 
     def __init__(self, channel):
@@ -63,8 +63,8 @@ class SessionServiceStub(object):
 class SessionServiceServicer(object):
     """Manages the sessions of users. UserService.GetUserSessions lists them.
 
-    Errors carry the details that UserService describes. Every RPC here ends with NOT_FOUND / USER_NOT_FOUND if there is
-    no such user.
+    Errors contain the details that the comment of UserService describes. Every RPC of this service returns NOT_FOUND /
+    USER_NOT_FOUND if the user does not exist.
     """
 
     def AddSession(self, request, context):
@@ -87,7 +87,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes a session.
+        """Updates a session. Absent fields are not changed, unless update_mask names them.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
         ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -97,7 +97,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Removes a session.
+        """Deletes a session.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
         ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -140,8 +140,8 @@ def add_SessionServiceServicer_to_server(servicer, server):
 class SessionService(object):
     """Manages the sessions of users. UserService.GetUserSessions lists them.
 
-    Errors carry the details that UserService describes. Every RPC here ends with NOT_FOUND / USER_NOT_FOUND if there is
-    no such user.
+    Errors contain the details that the comment of UserService describes. Every RPC of this service returns NOT_FOUND /
+    USER_NOT_FOUND if the user does not exist.
     """
 
     @staticmethod

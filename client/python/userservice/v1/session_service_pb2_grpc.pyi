@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class SessionServiceStub:
     """Manages the sessions of users. UserService.GetUserSessions lists them.
 
-    Errors carry the details that UserService describes. Every RPC here ends with NOT_FOUND / USER_NOT_FOUND if there is
-    no such user.
+    Errors contain the details that the comment of UserService describes. Every RPC of this service returns NOT_FOUND /
+    USER_NOT_FOUND if the user does not exist.
     """
 
     @_typing.overload
@@ -49,13 +49,13 @@ class SessionServiceStub:
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND.
     """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_service_pb2.UpdateSessionResponse]
-    """Changes a session.
+    """Updates a session. Absent fields are not changed, unless update_mask names them.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
     ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
     """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
-    """Removes a session.
+    """Deletes a session.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
     ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -65,8 +65,8 @@ class SessionServiceStub:
 class SessionServiceAsyncStub(SessionServiceStub):
     """Manages the sessions of users. UserService.GetUserSessions lists them.
 
-    Errors carry the details that UserService describes. Every RPC here ends with NOT_FOUND / USER_NOT_FOUND if there is
-    no such user.
+    Errors contain the details that the comment of UserService describes. Every RPC of this service returns NOT_FOUND /
+    USER_NOT_FOUND if the user does not exist.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -82,13 +82,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND.
     """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
-    """Changes a session.
+    """Updates a session. Absent fields are not changed, unless update_mask names them.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
     ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
     """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Removes a session.
+    """Deletes a session.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
     ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -97,8 +97,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages the sessions of users. UserService.GetUserSessions lists them.
 
-    Errors carry the details that UserService describes. Every RPC here ends with NOT_FOUND / USER_NOT_FOUND if there is
-    no such user.
+    Errors contain the details that the comment of UserService describes. Every RPC of this service returns NOT_FOUND /
+    USER_NOT_FOUND if the user does not exist.
     """
 
     @_abc_1.abstractmethod
@@ -130,7 +130,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.UpdateSessionResponse, _abc.Awaitable[_session_service_pb2.UpdateSessionResponse]]:
-        """Changes a session.
+        """Updates a session. Absent fields are not changed, unless update_mask names them.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
         ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -142,7 +142,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteSessionResponse, _abc.Awaitable[_session_service_pb2.DeleteSessionResponse]]:
-        """Removes a session.
+        """Deletes a session.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
         ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.

@@ -37,18 +37,19 @@ class AddUserRequest(_message.Message):
     user_id: _builtins.str
     """Name of the new user. Required. Limits: see User.user_id."""
     email: _builtins.str
-    """E-mail address. Optional, at most 320 bytes."""
+    """E-mail address. Optional, at most 320 bytes of UTF-8."""
     first_name: _builtins.str
-    """Given name. Optional, at most 256 bytes."""
+    """Given name. Optional, at most 256 bytes of UTF-8."""
     last_name: _builtins.str
-    """Family name. Optional, at most 256 bytes."""
+    """Family name. Optional, at most 256 bytes of UTF-8."""
     request_id: _builtins.str
-    """A UUID that names this attempt. Optional. The same request repeated with the same request_id within 10 minutes
-    is applied once and answered with the first outcome; another request with it is refused.
+    """Idempotency key, a UUID. Optional. If the same request is repeated with the same request_id within 10 minutes, it
+    is applied once, and every repetition returns the first outcome. A different request with the same request_id is
+    rejected with REQUEST_ID_REUSED.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free-form data. Optional. Limits: see User.metadata."""
+        """JSON object with the caller's own data. Optional. Limits: see User.metadata."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class AddUserResponse(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user(self) -> _user_pb2.User:
-        """The user as it was stored."""
+        """The user as stored."""
 
     def __init__(
         self,
@@ -153,28 +154,29 @@ class UpdateUserRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Name of the user to change. Required. Limits: see User.user_id."""
+    """Name of the user to update. Required. Limits: see User.user_id."""
     email: _builtins.str
-    """New e-mail address. Optional; absent leaves it as it is, empty clears it. At most 320 bytes."""
+    """New e-mail address, at most 320 bytes of UTF-8. Optional; if absent, it is not changed; if empty, it is cleared."""
     first_name: _builtins.str
-    """New given name. Optional; absent leaves it as it is, empty clears it. At most 256 bytes."""
+    """New given name, at most 256 bytes of UTF-8. Optional; if absent, it is not changed; if empty, it is cleared."""
     last_name: _builtins.str
-    """New family name. Optional; absent leaves it as it is, empty clears it. At most 256 bytes."""
+    """New family name, at most 256 bytes of UTF-8. Optional; if absent, it is not changed; if empty, it is cleared."""
     etag: _builtins.str
-    """The etag of the user as the caller knows it. Optional. If it is not the current one, nothing is changed."""
+    """The etag that the caller expects. Optional. If the user has another etag, the write is rejected."""
     request_id: _builtins.str
-    """A UUID that names this attempt. Optional. See AddUserRequest.request_id."""
+    """Idempotency key, a UUID. Optional. See AddUserRequest.request_id."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Changes to the metadata. Optional; absent leaves it as it is. Merged as RFC 7396 (JSON Merge Patch) says: objects
-        merge, null removes, all else replaces. The limits of User.metadata hold for the patch and for the result.
+        """Changes to the metadata. Optional; if absent, metadata is not changed. The server merges the changes by RFC 7396
+        (JSON Merge Patch): objects are merged, null removes a key, any other value replaces the old value. The limits of
+        User.metadata apply to the changes and to the result.
         """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Names the fields to replace whole: "email", "first_name", "last_name", "metadata", or "*" for all of them
-        (AIP-134). Optional. With it, a field that is named but absent is cleared, one that is given but not named is
-        ignored, and metadata is not merged. Any other path is an error.
+        """The fields to replace as a whole: "email", "first_name", "last_name", "metadata", or "*" for all of them (AIP-134).
+        Optional. If it is given, a field that the mask names and the request omits is cleared, a field that the mask does
+        not name is ignored, and metadata is replaced instead of merged. Any other path is an error.
         """
 
     def __init__(
@@ -242,11 +244,11 @@ class DeleteUserRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Name of the user to remove. Required. Limits: see User.user_id."""
+    """Name of the user to delete. Required. Limits: see User.user_id."""
     etag: _builtins.str
-    """The etag of the user as the caller knows it. Optional. If it is not the current one, nothing is removed."""
+    """The etag that the caller expects. Optional. If the user has another etag, the delete is rejected."""
     request_id: _builtins.str
-    """A UUID that names this attempt. Optional. See AddUserRequest.request_id."""
+    """Idempotency key, a UUID. Optional. See AddUserRequest.request_id."""
     def __init__(
         self,
         *,
@@ -288,12 +290,12 @@ class ListUsersRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """The most users to return. Optional. 0 means 100; above 1000 counts as 1000; negative is an error. Fewer are
-    returned at the end and where more would exceed 1 MiB.
+    """Maximum number of users in the page. Optional. 0 means 100; values above 1000 mean 1000; negative values are an
+    error. A page has fewer users at the end of the list, or if more users would exceed 1 MiB.
     """
     cursor: _builtins.int
-    """Where to go on: the next_cursor of an earlier answer, or the id of the last user seen. Optional; 0 starts at the
-    beginning; negative is an error.
+    """Where the page starts: the next_cursor of the previous page, or the id of the last user that the caller received.
+    Optional; 0 means the beginning; negative values are an error.
     """
     def __init__(
         self,
@@ -319,12 +321,12 @@ class ListUsersResponse(_message.Message):
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     next_cursor: _builtins.int
-    """The cursor of the next page, or 0 at the end."""
+    """The cursor of the next page, or 0 if this is the last page."""
     total_size: _builtins.int
-    """How many users there are in all, at the time of the call."""
+    """Number of all users at the time of the call."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
-        """The users, in the order of their ids."""
+        """The users, ordered by id."""
 
     def __init__(
         self,
@@ -350,12 +352,12 @@ class ListUsersChunkedRequest(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
-    """The most users in one message. Optional. 0 means 100; above 10 000 counts as 10 000; negative is an error. A
-    message closes early where one more user would exceed 1 MiB, or less than that while many streams run.
+    """Maximum number of users in one message. Optional. 0 means 100; values above 10 000 mean 10 000; negative values are
+    an error. A message has fewer users if one more user would exceed 1 MiB, or a smaller limit while many streams run.
     """
     cursor: _builtins.int
-    """Where to start: the next_cursor of a message of an earlier stream, or the id of the last user seen. Optional;
-    0 starts at the beginning; negative is an error.
+    """Where the stream starts: the next_cursor of a message of an earlier stream, or the id of the last user that the
+    caller received. Optional; 0 means the beginning; negative values are an error.
     """
     def __init__(
         self,
@@ -383,10 +385,10 @@ class ListUsersChunkedResponse(_message.Message):
     next_cursor: _builtins.int
     """The cursor that resumes the stream after this message, or 0 in the last message."""
     total_size: _builtins.int
-    """How many users there were in all at the start of the stream."""
+    """Number of all users at the start of the stream."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
-        """The users, in the order of their ids."""
+        """The users, ordered by id."""
 
     def __init__(
         self,
@@ -412,8 +414,8 @@ class BatchGetUsersRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the users, 1 to 1000 of them. Required. Limits of each: see User.user_id. A name given twice is answered
-        twice.
+        """Names of 1 to 1000 users. Required. Limits of each name: see User.user_id. The response contains a user as often as
+        the request contains its name.
         """
 
     def __init__(
@@ -439,13 +441,13 @@ class BatchGetUsersResponse(_message.Message):
     MISSING_USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
-        """The users that exist, in the order of the request. Up to 1000 users of 64 KiB each can be more than the 4 MiB
-        that gRPC receives by default: where users are large, ask for fewer or raise the receiver's limit.
+        """The users that exist, in the order of the request. 1000 users with full metadata can exceed the 4 MiB that a gRPC
+        client accepts by default. If users are large, request fewer of them or raise the client's limit.
         """
 
     @_builtins.property
     def missing_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names for which there is no user, in the order of the request."""
+        """The names of users that do not exist, in the order of the request."""
 
     def __init__(
         self,
@@ -473,12 +475,12 @@ class GetUserSessionsRequest(_message.Message):
     user_id: _builtins.str
     """Name of the user. Required. Limits: see User.user_id."""
     limit: _builtins.int
-    """The most sessions to return. Optional. 0 means 100; above 1000 counts as 1000; negative is an error. Fewer are
-    returned at the end and where more would exceed 1 MiB.
+    """Maximum number of sessions in the page. Optional. 0 means 100; values above 1000 mean 1000; negative values are an
+    error. A page has fewer sessions at the end of the list, or if more sessions would exceed 1 MiB.
     """
     cursor: _builtins.int
-    """Where to go on: the next_cursor of an earlier answer, or the id of the last session seen. Optional; 0 starts at
-    the beginning; negative is an error.
+    """Where the page starts: the next_cursor of the previous page, or the id of the last session that the caller
+    received. Optional; 0 means the beginning; negative values are an error.
     """
     def __init__(
         self,
@@ -505,12 +507,12 @@ class GetUserSessionsResponse(_message.Message):
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     next_cursor: _builtins.int
-    """The cursor of the next page, or 0 at the end."""
+    """The cursor of the next page, or 0 if this is the last page."""
     total_size: _builtins.int
-    """How many sessions the user has in all, at the time of the call."""
+    """Number of all sessions of the user at the time of the call."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
-        """The sessions, in the order of their ids."""
+        """The sessions, ordered by id."""
 
     def __init__(
         self,

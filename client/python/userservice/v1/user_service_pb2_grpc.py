@@ -28,12 +28,17 @@ if _version_not_supported:
 class UserServiceStub(object):
     """Manages users and lists their sessions.
 
-    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
-    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
-    (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
-    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    Every error of the service contains google.rpc.ErrorInfo (domain "userservice" and a reason of ErrorReason) and
+    google.rpc.RequestInfo (the call's id in the server's log). INVALID_ARGUMENT also contains google.rpc.BadRequest with
+    the invalid fields of the request, at most 25. An error that a retry can resolve contains google.rpc.RetryInfo.
+
+    The comment of each RPC lists its own errors as CODE / REASON. In addition:
+    - any RPC can return UNAVAILABLE / STORE_UNAVAILABLE (the store is unavailable, slow, loading or read-only),
+    FAILED_PRECONDITION / STORE_CHANGED (the store was emptied, replaced or damaged),
+    UNAVAILABLE / SERVER_SHUTTING_DOWN, RESOURCE_EXHAUSTED / OVERLOADED (too many concurrent calls; nothing was done) and
+    INTERNAL / INTERNAL (a bug);
+    - a unary RPC can return DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for the duration of a call);
+    - a write can return RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     def __init__(self, channel):
@@ -87,12 +92,17 @@ class UserServiceStub(object):
 class UserServiceServicer(object):
     """Manages users and lists their sessions.
 
-    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
-    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
-    (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
-    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    Every error of the service contains google.rpc.ErrorInfo (domain "userservice" and a reason of ErrorReason) and
+    google.rpc.RequestInfo (the call's id in the server's log). INVALID_ARGUMENT also contains google.rpc.BadRequest with
+    the invalid fields of the request, at most 25. An error that a retry can resolve contains google.rpc.RetryInfo.
+
+    The comment of each RPC lists its own errors as CODE / REASON. In addition:
+    - any RPC can return UNAVAILABLE / STORE_UNAVAILABLE (the store is unavailable, slow, loading or read-only),
+    FAILED_PRECONDITION / STORE_CHANGED (the store was emptied, replaced or damaged),
+    UNAVAILABLE / SERVER_SHUTTING_DOWN, RESOURCE_EXHAUSTED / OVERLOADED (too many concurrent calls; nothing was done) and
+    INTERNAL / INTERNAL (a bug);
+    - a unary RPC can return DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for the duration of a call);
+    - a write can return RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     def AddUser(self, request, context):
@@ -115,8 +125,8 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes a user. Fields that are absent stay as they are, unless update_mask says otherwise. Two concurrent
-        updates of one user never lose each other's fields.
+        """Updates a user. Absent fields are not changed, unless update_mask names them. Concurrent updates of different
+        fields of one user are all kept.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
         ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -126,7 +136,7 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Removes a user and all its sessions in one atomic step.
+        """Deletes a user and all its sessions atomically.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
         ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -136,7 +146,7 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListUsers(self, request, context):
-        """Returns one page of users in the order of their ids.
+        """Returns one page of users, ordered by id.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD.
         """
@@ -145,22 +155,23 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListUsersChunked(self, request, context):
-        """Streams all users in the order of their ids, up to the newest one at the start of the stream.
+        """Streams all users, ordered by id, up to the newest user at the start of the stream.
 
-        A user that exists for the whole of the stream is sent exactly once, whatever is added, updated or deleted
-        meanwhile. The stream can be resumed from the next_cursor of any of its messages with the same promise. A server
-        that shuts down ends the stream between two messages with UNAVAILABLE / SERVER_SHUTTING_DOWN; the cursor to
-        resume from is in the metadata of ErrorInfo as "next_cursor" too. So does UNAVAILABLE / READER_STALLED, with which a
-        stream ends that is not read for too long; it comes after the messages that are on their way.
+        A user that exists throughout the stream is sent exactly once, regardless of concurrent writes. A caller can resume
+        the stream with the next_cursor of any message as cursor; the same guarantee then covers both streams together.
 
-        Errors: INVALID_ARGUMENT / INVALID_FIELD.
+        Two errors end a stream between two messages and contain the cursor to resume from, as "next_cursor" in the
+        metadata of ErrorInfo: UNAVAILABLE / SERVER_SHUTTING_DOWN, and UNAVAILABLE / READER_STALLED if the client stopped
+        reading. The client receives READER_STALLED after the messages that were already sent.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, UNAVAILABLE / READER_STALLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetUsers(self, request, context):
-        """Returns many users by their user_ids.
+        """Returns up to 1000 users by their user_ids.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD.
         """
@@ -169,7 +180,7 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetUserSessions(self, request, context):
-        """Returns one page of the sessions of one user in the order of their ids.
+        """Returns one page of the sessions of a user, ordered by id.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
         """
@@ -231,12 +242,17 @@ def add_UserServiceServicer_to_server(servicer, server):
 class UserService(object):
     """Manages users and lists their sessions.
 
-    Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
-    google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
-    most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
-    (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
-    was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
-    INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+    Every error of the service contains google.rpc.ErrorInfo (domain "userservice" and a reason of ErrorReason) and
+    google.rpc.RequestInfo (the call's id in the server's log). INVALID_ARGUMENT also contains google.rpc.BadRequest with
+    the invalid fields of the request, at most 25. An error that a retry can resolve contains google.rpc.RetryInfo.
+
+    The comment of each RPC lists its own errors as CODE / REASON. In addition:
+    - any RPC can return UNAVAILABLE / STORE_UNAVAILABLE (the store is unavailable, slow, loading or read-only),
+    FAILED_PRECONDITION / STORE_CHANGED (the store was emptied, replaced or damaged),
+    UNAVAILABLE / SERVER_SHUTTING_DOWN, RESOURCE_EXHAUSTED / OVERLOADED (too many concurrent calls; nothing was done) and
+    INTERNAL / INTERNAL (a bug);
+    - a unary RPC can return DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for the duration of a call);
+    - a write can return RESOURCE_EXHAUSTED / STORE_FULL.
     """
 
     @staticmethod

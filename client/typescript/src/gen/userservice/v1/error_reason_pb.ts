@@ -15,36 +15,36 @@ export const file_userservice_v1_error_reason: GenFile = /*@__PURE__*/
   fileDesc("CiF1c2Vyc2VydmljZS92MS9lcnJvcl9yZWFzb24ucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIlUKCUVycm9yUnVsZRIMCgRjb2RlGAEgASgJEg8KB3JldHJpZWQYAiABKAgSFgoOcmV0cnlfZGVsYXlfbXMYAyABKAUSEQoJZXhjZXB0aW9uGAQgASgJKsMHCgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABJMChpFUlJPUl9SRUFTT05fSU5WQUxJRF9GSUVMRBABGiyauBgoChBJTlZBTElEX0FSR1VNRU5UIhRJbnZhbGlkQXJndW1lbnRFcnJvchIwChtFUlJPUl9SRUFTT05fVVNFUl9OT1RfRk9VTkQQAhoPmrgYCwoJTk9UX0ZPVU5EEjMKHkVSUk9SX1JFQVNPTl9TRVNTSU9OX05PVF9GT1VORBADGg+auBgLCglOT1RfRk9VTkQSOgogRVJST1JfUkVBU09OX1VTRVJfQUxSRUFEWV9FWElTVFMQBBoUmrgYEAoOQUxSRUFEWV9FWElTVFMSPQojRVJST1JfUkVBU09OX1NFU1NJT05fQUxSRUFEWV9FWElTVFMQBRoUmrgYEAoOQUxSRUFEWV9FWElTVFMSLQoaRVJST1JfUkVBU09OX0VUQUdfTUlTTUFUQ0gQBhoNmrgYCQoHQUJPUlRFRBIzChxFUlJPUl9SRUFTT05fVVBEQVRFX0NPTkZMSUNUEAcaEZq4GA0KB0FCT1JURUQQARgyEj0KHkVSUk9SX1JFQVNPTl9SRVFVRVNUX0lEX1JFVVNFRBAIGhmauBgVChNGQUlMRURfUFJFQ09ORElUSU9OEjoKHkVSUk9SX1JFQVNPTl9TVE9SRV9VTkFWQUlMQUJMRRAJGhaauBgSCgtVTkFWQUlMQUJMRRABGPoBEjUKF0VSUk9SX1JFQVNPTl9TVE9SRV9GVUxMEAoaGJq4GBQKElJFU09VUkNFX0VYSEFVU1RFRBI5ChpFUlJPUl9SRUFTT05fU1RPUkVfQ0hBTkdFRBALGhmauBgVChNGQUlMRURfUFJFQ09ORElUSU9OEjwKIUVSUk9SX1JFQVNPTl9TRVJWRVJfU0hVVFRJTkdfRE9XThAMGhWauBgRCgtVTkFWQUlMQUJMRRABGGQSNgobRVJST1JfUkVBU09OX1JFQURFUl9TVEFMTEVEEA0aFZq4GBEKC1VOQVZBSUxBQkxFEAEYZBI3ChdFUlJPUl9SRUFTT05fT1ZFUkxPQURFRBAOGhqauBgWChJSRVNPVVJDRV9FWEhBVVNURUQQARI7Ch5FUlJPUl9SRUFTT05fREVBRExJTkVfRVhDRUVERUQQDxoXmrgYEwoRREVBRExJTkVfRVhDRUVERUQSKQoVRVJST1JfUkVBU09OX0lOVEVSTkFMEBAaDpq4GAoKCElOVEVSTkFMOl0KCmVycm9yX3J1bGUSIS5nb29nbGUucHJvdG9idWYuRW51bVZhbHVlT3B0aW9ucxiDhwMgASgLMhkudXNlcnNlcnZpY2UudjEuRXJyb3JSdWxlUgllcnJvclJ1bGVCdgoOdXNlcnNlcnZpY2UudjFCEEVycm9yUmVhc29uUHJvdG9QAVocdXNlcnNlcnZpY2UvdjE7dXNlcnNlcnZpY2V2MaoCDlVzZXJzZXJ2aWNlLlYxygIOVXNlcnNlcnZpY2VcVjHqAg9Vc2Vyc2VydmljZTo6VjFiBnByb3RvMw", [file_google_protobuf_descriptor]);
 
 /**
- * What callers can rely on for one error reason. Every value of ErrorReason except the first has one.
+ * The properties of an error reason on which callers can rely. Every value of ErrorReason except the first has a rule.
  *
  * @generated from message userservice.v1.ErrorRule
  */
 export type ErrorRule = Message<"userservice.v1.ErrorRule"> & {
   /**
-   * The gRPC status code that comes with the reason, such as "NOT_FOUND".
+   * The gRPC status code of errors with this reason, such as "NOT_FOUND".
    *
    * @generated from field: string code = 1;
    */
   code: string;
 
   /**
-   * Whether the clients of this project repeat the call until its deadline. A write is repeated with its request_id.
+   * Whether the clients of this project retry the call until its deadline. A write is retried with the same request_id.
    *
    * @generated from field: bool retried = 2;
    */
   retried: boolean;
 
   /**
-   * google.rpc.RetryInfo.retry_delay in milliseconds. 0: the error carries no RetryInfo, or one with a delay that the
-   * server chooses for each call.
+   * google.rpc.RetryInfo.retry_delay in milliseconds. 0: the error contains no RetryInfo, or a RetryInfo with a delay
+   * that the server chooses for each call.
    *
    * @generated from field: int32 retry_delay_ms = 3;
    */
   retryDelayMs: number;
 
   /**
-   * The name of the exception class in the clients. Empty: made from the reason, as USER_NOT_FOUND makes
-   * UserNotFoundError.
+   * The name of the exception class in the clients. Empty: derived from the reason, such as UserNotFoundError from
+   * USER_NOT_FOUND.
    *
    * @generated from field: string exception = 4;
    */
@@ -59,8 +59,9 @@ export const ErrorRuleSchema: GenMessage<ErrorRule> = /*@__PURE__*/
   messageDesc(file_userservice_v1_error_reason, 0);
 
 /**
- * Why a call failed. google.rpc.ErrorInfo.reason is the name of a value without the prefix ERROR_REASON_; ErrorInfo.domain
- * is "userservice". The exception classes of the clients and the table in README are generated from this enum.
+ * Why a call failed. google.rpc.ErrorInfo.reason is the name of a value without the prefix ERROR_REASON_;
+ * ErrorInfo.domain is "userservice". The exception classes of the clients and the table in README are generated from
+ * this enum.
  *
  * @generated from enum userservice.v1.ErrorReason
  */
@@ -73,8 +74,8 @@ export enum ErrorReason {
   UNSPECIFIED = 0,
 
   /**
-   * The request has invalid fields. `violations` lists them, 25 at most. The service rejected the request, or the client
-   * did before sending it.
+   * The request has invalid fields. `violations` lists at most 25 of them. Either the service rejected the request, or
+   * the client rejected it before sending it.
    *
    * @generated from enum value: ERROR_REASON_INVALID_FIELD = 1;
    */
@@ -130,8 +131,8 @@ export enum ErrorReason {
   REQUEST_ID_REUSED = 8,
 
   /**
-   * The store is unavailable, slow, loading or read-only. A write may have been applied; repeating it with its request_id
-   * is safe.
+   * The store is unavailable, slow, loading or read-only. A write may have been applied; repeating it with its
+   * request_id is safe.
    *
    * @generated from enum value: ERROR_REASON_STORE_UNAVAILABLE = 9;
    */
@@ -145,44 +146,46 @@ export enum ErrorReason {
   STORE_FULL = 10,
 
   /**
-   * The store was emptied or replaced during the read, or its layout is missing while users exist. Start again from the
-   * beginning when an operator has repaired the store.
+   * The store was emptied, replaced or damaged, or the cursor is from another store. A write changed nothing. Start a
+   * read again without a cursor. If the store is damaged, an operator must repair it first.
    *
    * @generated from enum value: ERROR_REASON_STORE_CHANGED = 11;
    */
   STORE_CHANGED = 11,
 
   /**
-   * The server is shutting down. A stream ends between two chunks and carries its cursor; the clients resume it.
+   * The server is shutting down. A stream ends between two chunks; the error contains the cursor, and the clients
+   * resume the stream.
    *
    * @generated from enum value: ERROR_REASON_SERVER_SHUTTING_DOWN = 12;
    */
   SERVER_SHUTTING_DOWN = 12,
 
   /**
-   * The server closed a stream because the client stopped reading. The error carries the cursor; the clients resume the
-   * stream.
+   * The server closed a stream because the client stopped reading. The error contains the cursor, and the clients
+   * resume the stream.
    *
    * @generated from enum value: ERROR_REASON_READER_STALLED = 13;
    */
   READER_STALLED = 13,
 
   /**
-   * Too many concurrent calls; nothing was done. RetryInfo names the time to wait.
+   * Too many concurrent calls; nothing was done. RetryInfo contains the time to wait before a retry.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 14;
    */
   OVERLOADED = 14,
 
   /**
-   * No answer in time. A write may have been applied; repeating it with its request_id is safe.
+   * The call did not finish before its deadline. A write may have been applied; repeating it with its request_id is
+   * safe.
    *
    * @generated from enum value: ERROR_REASON_DEADLINE_EXCEEDED = 15;
    */
   DEADLINE_EXCEEDED = 15,
 
   /**
-   * A bug in the service, or a response that the client cannot use.
+   * A bug in the service, or an invalid response that the client rejected.
    *
    * @generated from enum value: ERROR_REASON_INTERNAL = 16;
    */

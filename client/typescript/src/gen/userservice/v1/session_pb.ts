@@ -15,68 +15,68 @@ export const file_userservice_v1_session: GenFile = /*@__PURE__*/
   fileDesc("Chx1c2Vyc2VydmljZS92MS9zZXNzaW9uLnByb3RvEg51c2Vyc2VydmljZS52MSLhAQoHU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEgoKAmlkGAIgASgDEg8KB3VzZXJfaWQYAyABKAkSDAoEdXVpZBgEIAEoCRIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgIIAEoCUJyCg51c2Vyc2VydmljZS52MUIMU2Vzc2lvblByb3RvUAFaHHVzZXJzZXJ2aWNlL3YxO3VzZXJzZXJ2aWNldjGqAg5Vc2Vyc2VydmljZS5WMcoCDlVzZXJzZXJ2aWNlXFYx6gIPVXNlcnNlcnZpY2U6OlYxYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
- * A session, as stored and as returned. It belongs to one user and goes away with that user.
+ * A session, as stored and as returned. It belongs to one user and is deleted with that user. It does not expire.
  *
- * As with User, the encoded form is the storage format: session_id, id and user_id must keep numbers 1, 2 and 3.
+ * The encoded message is the storage format, as for User: session_id, id and user_id must keep numbers 1, 2 and 3.
  *
  * @generated from message userservice.v1.Session
  */
 export type Session = Message<"userservice.v1.Session"> & {
   /**
-   * The caller's own name for the session. Required, unique within its user, immutable. 1 to 256 bytes of UTF-8,
-   * without control characters and without leading or trailing white space.
+   * The session's name, chosen by the caller. Required, unique among the sessions of its user, immutable. 1 to 256
+   * bytes of UTF-8, without control characters and without leading or trailing white space.
    *
    * @generated from field: string session_id = 1;
    */
   sessionId: string;
 
   /**
-   * Position of the session in the lists of its user's sessions. Output only. Grows with creation, is never reused
-   * and fits 53 bits.
+   * Position of the session in the lists of its user's sessions. Output only. A session that is added later has a
+   * larger id. An id is never reused and fits into 53 bits.
    *
    * @generated from field: int64 id = 2;
    */
   id: bigint;
 
   /**
-   * The user that the session belongs to. Immutable.
+   * The user to which the session belongs. Immutable.
    *
    * @generated from field: string user_id = 3;
    */
   userId: string;
 
   /**
-   * Globally unique identifier, a UUID of version 7 (RFC 9562) in its canonical lower-case text form. Output only,
-   * made by the server when the session is added, immutable.
+   * Globally unique identifier: a UUID of version 7 (RFC 9562) in canonical lower-case text form. Output only. The
+   * server generates it when the session is added; it never changes.
    *
    * @generated from field: string uuid = 4;
    */
   uuid: string;
 
   /**
-   * Free-form data of the caller, with the limits of User.metadata. Optional.
+   * JSON object with the caller's own data. Optional. Limits: see User.metadata.
    *
    * @generated from field: google.protobuf.Struct metadata = 5;
    */
   metadata?: JsonObject | undefined;
 
   /**
-   * When the session was added, by the server's clock, in microseconds' resolution. Output only.
+   * Time at which the session was added, by the server's clock, in microseconds. Output only.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 6;
    */
   createdAt?: Timestamp | undefined;
 
   /**
-   * When the session was last written, by the server's clock, in microseconds' resolution. Output only. Equal to
-   * created_at until the first update.
+   * Time of the last write of the session, by the server's clock, in microseconds. Output only. Equal to created_at
+   * until the first update.
    *
    * @generated from field: google.protobuf.Timestamp updated_at = 7;
    */
   updatedAt?: Timestamp | undefined;
 
   /**
-   * Version of the session: opaque, and different after every write. Output only.
+   * Opaque version of the session; every write changes it. Output only. See User.etag.
    *
    * @generated from field: string etag = 8;
    */

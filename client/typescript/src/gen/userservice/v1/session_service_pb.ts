@@ -23,7 +23,7 @@ export const file_userservice_v1_session_service: GenFile = /*@__PURE__*/
  */
 export type AddSessionRequest = Message<"userservice.v1.AddSessionRequest"> & {
   /**
-   * The user that the session will belong to. Required. Limits: see User.user_id.
+   * The user to which the session will belong. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
@@ -37,14 +37,14 @@ export type AddSessionRequest = Message<"userservice.v1.AddSessionRequest"> & {
   sessionId: string;
 
   /**
-   * Free-form data. Optional. Limits: see User.metadata.
+   * JSON object with the caller's own data. Optional. Limits: see User.metadata.
    *
    * @generated from field: google.protobuf.Struct metadata = 3;
    */
   metadata?: JsonObject | undefined;
 
   /**
-   * A UUID that names this attempt. Optional. See AddUserRequest.request_id.
+   * Idempotency key, a UUID. Optional. See AddUserRequest.request_id.
    *
    * @generated from field: string request_id = 4;
    */
@@ -65,7 +65,7 @@ export const AddSessionRequestSchema: GenMessage<AddSessionRequest> = /*@__PURE_
  */
 export type AddSessionResponse = Message<"userservice.v1.AddSessionResponse"> & {
   /**
-   * The session as it was stored.
+   * The session as stored.
    *
    * @generated from field: userservice.v1.Session session = 1;
    */
@@ -86,7 +86,7 @@ export const AddSessionResponseSchema: GenMessage<AddSessionResponse> = /*@__PUR
  */
 export type GetSessionRequest = Message<"userservice.v1.GetSessionRequest"> & {
   /**
-   * The user that the session belongs to. Required. Limits: see User.user_id.
+   * The user to which the session belongs. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
@@ -135,43 +135,43 @@ export const GetSessionResponseSchema: GenMessage<GetSessionResponse> = /*@__PUR
  */
 export type UpdateSessionRequest = Message<"userservice.v1.UpdateSessionRequest"> & {
   /**
-   * The user that the session belongs to. Required. Limits: see User.user_id.
+   * The user to which the session belongs. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
   userId: string;
 
   /**
-   * Name of the session to change. Required. Limits: see Session.session_id.
+   * Name of the session to update. Required. Limits: see Session.session_id.
    *
    * @generated from field: string session_id = 2;
    */
   sessionId: string;
 
   /**
-   * Changes to the metadata. Optional; absent leaves it as it is. Merged as RFC 7396 (JSON Merge Patch) says; see
-   * UpdateUserRequest.metadata.
+   * Changes to the metadata. Optional; if absent, metadata is not changed. The server merges the changes by RFC 7396
+   * (JSON Merge Patch); see UpdateUserRequest.metadata.
    *
    * @generated from field: google.protobuf.Struct metadata = 3;
    */
   metadata?: JsonObject | undefined;
 
   /**
-   * Names the fields to replace whole: "metadata" or "*". Optional. See UpdateUserRequest.update_mask.
+   * The fields to replace as a whole: "metadata" or "*". Optional. See UpdateUserRequest.update_mask.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 4;
    */
   updateMask?: FieldMask | undefined;
 
   /**
-   * The etag of the session as the caller knows it. Optional. If it is not the current one, nothing is changed.
+   * The etag that the caller expects. Optional. If the session has another etag, the write is rejected.
    *
    * @generated from field: string etag = 5;
    */
   etag: string;
 
   /**
-   * A UUID that names this attempt. Optional. See AddUserRequest.request_id.
+   * Idempotency key, a UUID. Optional. See AddUserRequest.request_id.
    *
    * @generated from field: string request_id = 6;
    */
@@ -213,28 +213,28 @@ export const UpdateSessionResponseSchema: GenMessage<UpdateSessionResponse> = /*
  */
 export type DeleteSessionRequest = Message<"userservice.v1.DeleteSessionRequest"> & {
   /**
-   * The user that the session belongs to. Required. Limits: see User.user_id.
+   * The user to which the session belongs. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
   userId: string;
 
   /**
-   * Name of the session to remove. Required. Limits: see Session.session_id.
+   * Name of the session to delete. Required. Limits: see Session.session_id.
    *
    * @generated from field: string session_id = 2;
    */
   sessionId: string;
 
   /**
-   * The etag of the session as the caller knows it. Optional. If it is not the current one, nothing is removed.
+   * The etag that the caller expects. Optional. If the session has another etag, the delete is rejected.
    *
    * @generated from field: string etag = 3;
    */
   etag: string;
 
   /**
-   * A UUID that names this attempt. Optional. See AddUserRequest.request_id.
+   * Idempotency key, a UUID. Optional. See AddUserRequest.request_id.
    *
    * @generated from field: string request_id = 4;
    */
@@ -266,8 +266,8 @@ export const DeleteSessionResponseSchema: GenMessage<DeleteSessionResponse> = /*
 /**
  * Manages the sessions of users. UserService.GetUserSessions lists them.
  *
- * Errors carry the details that UserService describes. Every RPC here ends with NOT_FOUND / USER_NOT_FOUND if there is
- * no such user.
+ * Errors contain the details that the comment of UserService describes. Every RPC of this service returns NOT_FOUND /
+ * USER_NOT_FOUND if the user does not exist.
  *
  * @generated from service userservice.v1.SessionService
  */
@@ -298,7 +298,7 @@ export const SessionService: GenService<{
     output: typeof GetSessionResponseSchema;
   },
   /**
-   * Changes a session.
+   * Updates a session. Absent fields are not changed, unless update_mask names them.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
    * ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -311,7 +311,7 @@ export const SessionService: GenService<{
     output: typeof UpdateSessionResponseSchema;
   },
   /**
-   * Removes a session.
+   * Deletes a session.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
    * ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.

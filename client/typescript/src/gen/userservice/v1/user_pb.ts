@@ -17,15 +17,15 @@ export const file_userservice_v1_user: GenFile = /*@__PURE__*/
 /**
  * A user, as stored and as returned.
  *
- * The server stores the encoded form of this message and sends those bytes back untouched, so field numbers here
- * are also the storage format. user_id must keep number 1 and id number 2: both are read from the first bytes of
- * an encoded record, without decoding the rest.
+ * The server stores the encoded message and sends the same bytes back, so the field numbers are also the storage
+ * format. user_id must keep number 1 and id number 2, because the server reads both from the first bytes of an encoded
+ * record without decoding the rest.
  *
  * @generated from message userservice.v1.User
  */
 export type User = Message<"userservice.v1.User"> & {
   /**
-   * The caller's own name for the user. Required, unique, immutable. 1 to 256 bytes of UTF-8, without control
+   * The user's name, chosen by the caller. Required, unique, immutable. 1 to 256 bytes of UTF-8, without control
    * characters and without leading or trailing white space.
    *
    * @generated from field: string user_id = 1;
@@ -33,69 +33,69 @@ export type User = Message<"userservice.v1.User"> & {
   userId: string;
 
   /**
-   * Position of the user in every list. Output only. Grows with creation, is never reused and fits 53 bits, so that
-   * a JavaScript number holds it exactly. Also what a cursor is made of.
+   * Position of the user in every list, and the value of a cursor. Output only. A user that is added later has a
+   * larger id. An id is never reused and fits into 53 bits, so that a JavaScript number holds it exactly.
    *
    * @generated from field: int64 id = 2;
    */
   id: bigint;
 
   /**
-   * Globally unique identifier, a UUID of version 7 (RFC 9562) in its canonical lower-case text form. Output only,
-   * made by the server when the user is added, immutable.
+   * Globally unique identifier: a UUID of version 7 (RFC 9562) in canonical lower-case text form. Output only. The
+   * server generates it when the user is added; it never changes.
    *
    * @generated from field: string uuid = 3;
    */
   uuid: string;
 
   /**
-   * E-mail address. Optional, opaque (it is not parsed), at most 320 bytes of UTF-8. Empty when not given.
+   * E-mail address. Optional, at most 320 bytes of UTF-8, not parsed or validated. Empty if it was not given.
    *
    * @generated from field: string email = 4;
    */
   email: string;
 
   /**
-   * Given name. Optional, at most 256 bytes of UTF-8. Empty when not given.
+   * Given name. Optional, at most 256 bytes of UTF-8. Empty if it was not given.
    *
    * @generated from field: string first_name = 5;
    */
   firstName: string;
 
   /**
-   * Family name. Optional, at most 256 bytes of UTF-8. Empty when not given.
+   * Family name. Optional, at most 256 bytes of UTF-8. Empty if it was not given.
    *
    * @generated from field: string last_name = 6;
    */
   lastName: string;
 
   /**
-   * Free-form data of the caller. Optional, at most 64 KiB encoded and 16 levels deep, where metadata itself is the
-   * first level and every object or list inside another adds one. Numbers are IEEE 754 doubles; NaN and the
-   * infinities are refused.
+   * JSON object with the caller's own data. Optional, at most 64 KiB encoded and 16 levels deep: metadata itself is the
+   * first level, and each nested object or list adds a level. Numbers are IEEE 754 doubles; NaN and infinities are
+   * rejected.
    *
    * @generated from field: google.protobuf.Struct metadata = 7;
    */
   metadata?: JsonObject | undefined;
 
   /**
-   * When the user was added, by the server's clock, in microseconds' resolution. Output only.
+   * Time at which the user was added, by the server's clock, in microseconds. Output only.
    *
    * @generated from field: google.protobuf.Timestamp created_at = 8;
    */
   createdAt?: Timestamp | undefined;
 
   /**
-   * When the user was last written, by the server's clock, in microseconds' resolution. Output only. Equal to
-   * created_at until the first update.
+   * Time of the last write of the user, by the server's clock, in microseconds. Output only. Equal to created_at until
+   * the first update.
    *
    * @generated from field: google.protobuf.Timestamp updated_at = 9;
    */
   updatedAt?: Timestamp | undefined;
 
   /**
-   * Version of the user: opaque, and different after every write. Output only. Send it back in an update or a
-   * delete to have that write refused if anybody else wrote in between.
+   * Opaque version of the user; every write changes it. Output only. If an update or a delete contains an etag, the
+   * server rejects the write unless the etag is the current one. This detects concurrent writes.
    *
    * @generated from field: string etag = 10;
    */

@@ -32,36 +32,37 @@ export type AddUserRequest = Message<"userservice.v1.AddUserRequest"> & {
   userId: string;
 
   /**
-   * E-mail address. Optional, at most 320 bytes.
+   * E-mail address. Optional, at most 320 bytes of UTF-8.
    *
    * @generated from field: string email = 2;
    */
   email: string;
 
   /**
-   * Given name. Optional, at most 256 bytes.
+   * Given name. Optional, at most 256 bytes of UTF-8.
    *
    * @generated from field: string first_name = 3;
    */
   firstName: string;
 
   /**
-   * Family name. Optional, at most 256 bytes.
+   * Family name. Optional, at most 256 bytes of UTF-8.
    *
    * @generated from field: string last_name = 4;
    */
   lastName: string;
 
   /**
-   * Free-form data. Optional. Limits: see User.metadata.
+   * JSON object with the caller's own data. Optional. Limits: see User.metadata.
    *
    * @generated from field: google.protobuf.Struct metadata = 5;
    */
   metadata?: JsonObject | undefined;
 
   /**
-   * A UUID that names this attempt. Optional. The same request repeated with the same request_id within 10 minutes
-   * is applied once and answered with the first outcome; another request with it is refused.
+   * Idempotency key, a UUID. Optional. If the same request is repeated with the same request_id within 10 minutes, it
+   * is applied once, and every repetition returns the first outcome. A different request with the same request_id is
+   * rejected with REQUEST_ID_REUSED.
    *
    * @generated from field: string request_id = 6;
    */
@@ -82,7 +83,7 @@ export const AddUserRequestSchema: GenMessage<AddUserRequest> = /*@__PURE__*/
  */
 export type AddUserResponse = Message<"userservice.v1.AddUserResponse"> & {
   /**
-   * The user as it was stored.
+   * The user as stored.
    *
    * @generated from field: userservice.v1.User user = 1;
    */
@@ -145,59 +146,60 @@ export const GetUserResponseSchema: GenMessage<GetUserResponse> = /*@__PURE__*/
  */
 export type UpdateUserRequest = Message<"userservice.v1.UpdateUserRequest"> & {
   /**
-   * Name of the user to change. Required. Limits: see User.user_id.
+   * Name of the user to update. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
   userId: string;
 
   /**
-   * New e-mail address. Optional; absent leaves it as it is, empty clears it. At most 320 bytes.
+   * New e-mail address, at most 320 bytes of UTF-8. Optional; if absent, it is not changed; if empty, it is cleared.
    *
    * @generated from field: optional string email = 2;
    */
   email?: string | undefined;
 
   /**
-   * New given name. Optional; absent leaves it as it is, empty clears it. At most 256 bytes.
+   * New given name, at most 256 bytes of UTF-8. Optional; if absent, it is not changed; if empty, it is cleared.
    *
    * @generated from field: optional string first_name = 3;
    */
   firstName?: string | undefined;
 
   /**
-   * New family name. Optional; absent leaves it as it is, empty clears it. At most 256 bytes.
+   * New family name, at most 256 bytes of UTF-8. Optional; if absent, it is not changed; if empty, it is cleared.
    *
    * @generated from field: optional string last_name = 4;
    */
   lastName?: string | undefined;
 
   /**
-   * Changes to the metadata. Optional; absent leaves it as it is. Merged as RFC 7396 (JSON Merge Patch) says: objects
-   * merge, null removes, all else replaces. The limits of User.metadata hold for the patch and for the result.
+   * Changes to the metadata. Optional; if absent, metadata is not changed. The server merges the changes by RFC 7396
+   * (JSON Merge Patch): objects are merged, null removes a key, any other value replaces the old value. The limits of
+   * User.metadata apply to the changes and to the result.
    *
    * @generated from field: google.protobuf.Struct metadata = 5;
    */
   metadata?: JsonObject | undefined;
 
   /**
-   * Names the fields to replace whole: "email", "first_name", "last_name", "metadata", or "*" for all of them
-   * (AIP-134). Optional. With it, a field that is named but absent is cleared, one that is given but not named is
-   * ignored, and metadata is not merged. Any other path is an error.
+   * The fields to replace as a whole: "email", "first_name", "last_name", "metadata", or "*" for all of them (AIP-134).
+   * Optional. If it is given, a field that the mask names and the request omits is cleared, a field that the mask does
+   * not name is ignored, and metadata is replaced instead of merged. Any other path is an error.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 6;
    */
   updateMask?: FieldMask | undefined;
 
   /**
-   * The etag of the user as the caller knows it. Optional. If it is not the current one, nothing is changed.
+   * The etag that the caller expects. Optional. If the user has another etag, the write is rejected.
    *
    * @generated from field: string etag = 7;
    */
   etag: string;
 
   /**
-   * A UUID that names this attempt. Optional. See AddUserRequest.request_id.
+   * Idempotency key, a UUID. Optional. See AddUserRequest.request_id.
    *
    * @generated from field: string request_id = 8;
    */
@@ -239,21 +241,21 @@ export const UpdateUserResponseSchema: GenMessage<UpdateUserResponse> = /*@__PUR
  */
 export type DeleteUserRequest = Message<"userservice.v1.DeleteUserRequest"> & {
   /**
-   * Name of the user to remove. Required. Limits: see User.user_id.
+   * Name of the user to delete. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
   userId: string;
 
   /**
-   * The etag of the user as the caller knows it. Optional. If it is not the current one, nothing is removed.
+   * The etag that the caller expects. Optional. If the user has another etag, the delete is rejected.
    *
    * @generated from field: string etag = 2;
    */
   etag: string;
 
   /**
-   * A UUID that names this attempt. Optional. See AddUserRequest.request_id.
+   * Idempotency key, a UUID. Optional. See AddUserRequest.request_id.
    *
    * @generated from field: string request_id = 3;
    */
@@ -289,16 +291,16 @@ export const DeleteUserResponseSchema: GenMessage<DeleteUserResponse> = /*@__PUR
  */
 export type ListUsersRequest = Message<"userservice.v1.ListUsersRequest"> & {
   /**
-   * The most users to return. Optional. 0 means 100; above 1000 counts as 1000; negative is an error. Fewer are
-   * returned at the end and where more would exceed 1 MiB.
+   * Maximum number of users in the page. Optional. 0 means 100; values above 1000 mean 1000; negative values are an
+   * error. A page has fewer users at the end of the list, or if more users would exceed 1 MiB.
    *
    * @generated from field: int32 limit = 1;
    */
   limit: number;
 
   /**
-   * Where to go on: the next_cursor of an earlier answer, or the id of the last user seen. Optional; 0 starts at the
-   * beginning; negative is an error.
+   * Where the page starts: the next_cursor of the previous page, or the id of the last user that the caller received.
+   * Optional; 0 means the beginning; negative values are an error.
    *
    * @generated from field: int64 cursor = 2;
    */
@@ -319,21 +321,21 @@ export const ListUsersRequestSchema: GenMessage<ListUsersRequest> = /*@__PURE__*
  */
 export type ListUsersResponse = Message<"userservice.v1.ListUsersResponse"> & {
   /**
-   * The users, in the order of their ids.
+   * The users, ordered by id.
    *
    * @generated from field: repeated userservice.v1.User users = 1;
    */
   users: User[];
 
   /**
-   * The cursor of the next page, or 0 at the end.
+   * The cursor of the next page, or 0 if this is the last page.
    *
    * @generated from field: int64 next_cursor = 2;
    */
   nextCursor: bigint;
 
   /**
-   * How many users there are in all, at the time of the call.
+   * Number of all users at the time of the call.
    *
    * @generated from field: int64 total_size = 3;
    */
@@ -354,16 +356,16 @@ export const ListUsersResponseSchema: GenMessage<ListUsersResponse> = /*@__PURE_
  */
 export type ListUsersChunkedRequest = Message<"userservice.v1.ListUsersChunkedRequest"> & {
   /**
-   * The most users in one message. Optional. 0 means 100; above 10 000 counts as 10 000; negative is an error. A
-   * message closes early where one more user would exceed 1 MiB, or less than that while many streams run.
+   * Maximum number of users in one message. Optional. 0 means 100; values above 10 000 mean 10 000; negative values are
+   * an error. A message has fewer users if one more user would exceed 1 MiB, or a smaller limit while many streams run.
    *
    * @generated from field: int32 chunk_size = 1;
    */
   chunkSize: number;
 
   /**
-   * Where to start: the next_cursor of a message of an earlier stream, or the id of the last user seen. Optional;
-   * 0 starts at the beginning; negative is an error.
+   * Where the stream starts: the next_cursor of a message of an earlier stream, or the id of the last user that the
+   * caller received. Optional; 0 means the beginning; negative values are an error.
    *
    * @generated from field: int64 cursor = 2;
    */
@@ -384,7 +386,7 @@ export const ListUsersChunkedRequestSchema: GenMessage<ListUsersChunkedRequest> 
  */
 export type ListUsersChunkedResponse = Message<"userservice.v1.ListUsersChunkedResponse"> & {
   /**
-   * The users, in the order of their ids.
+   * The users, ordered by id.
    *
    * @generated from field: repeated userservice.v1.User users = 1;
    */
@@ -398,7 +400,7 @@ export type ListUsersChunkedResponse = Message<"userservice.v1.ListUsersChunkedR
   nextCursor: bigint;
 
   /**
-   * How many users there were in all at the start of the stream.
+   * Number of all users at the start of the stream.
    *
    * @generated from field: int64 total_size = 3;
    */
@@ -419,8 +421,8 @@ export const ListUsersChunkedResponseSchema: GenMessage<ListUsersChunkedResponse
  */
 export type BatchGetUsersRequest = Message<"userservice.v1.BatchGetUsersRequest"> & {
   /**
-   * Names of the users, 1 to 1000 of them. Required. Limits of each: see User.user_id. A name given twice is answered
-   * twice.
+   * Names of 1 to 1000 users. Required. Limits of each name: see User.user_id. The response contains a user as often as
+   * the request contains its name.
    *
    * @generated from field: repeated string user_ids = 1;
    */
@@ -441,15 +443,15 @@ export const BatchGetUsersRequestSchema: GenMessage<BatchGetUsersRequest> = /*@_
  */
 export type BatchGetUsersResponse = Message<"userservice.v1.BatchGetUsersResponse"> & {
   /**
-   * The users that exist, in the order of the request. Up to 1000 users of 64 KiB each can be more than the 4 MiB
-   * that gRPC receives by default: where users are large, ask for fewer or raise the receiver's limit.
+   * The users that exist, in the order of the request. 1000 users with full metadata can exceed the 4 MiB that a gRPC
+   * client accepts by default. If users are large, request fewer of them or raise the client's limit.
    *
    * @generated from field: repeated userservice.v1.User users = 1;
    */
   users: User[];
 
   /**
-   * The names for which there is no user, in the order of the request.
+   * The names of users that do not exist, in the order of the request.
    *
    * @generated from field: repeated string missing_user_ids = 2;
    */
@@ -477,16 +479,16 @@ export type GetUserSessionsRequest = Message<"userservice.v1.GetUserSessionsRequ
   userId: string;
 
   /**
-   * The most sessions to return. Optional. 0 means 100; above 1000 counts as 1000; negative is an error. Fewer are
-   * returned at the end and where more would exceed 1 MiB.
+   * Maximum number of sessions in the page. Optional. 0 means 100; values above 1000 mean 1000; negative values are an
+   * error. A page has fewer sessions at the end of the list, or if more sessions would exceed 1 MiB.
    *
    * @generated from field: int32 limit = 2;
    */
   limit: number;
 
   /**
-   * Where to go on: the next_cursor of an earlier answer, or the id of the last session seen. Optional; 0 starts at
-   * the beginning; negative is an error.
+   * Where the page starts: the next_cursor of the previous page, or the id of the last session that the caller
+   * received. Optional; 0 means the beginning; negative values are an error.
    *
    * @generated from field: int64 cursor = 3;
    */
@@ -507,21 +509,21 @@ export const GetUserSessionsRequestSchema: GenMessage<GetUserSessionsRequest> = 
  */
 export type GetUserSessionsResponse = Message<"userservice.v1.GetUserSessionsResponse"> & {
   /**
-   * The sessions, in the order of their ids.
+   * The sessions, ordered by id.
    *
    * @generated from field: repeated userservice.v1.Session sessions = 1;
    */
   sessions: Session[];
 
   /**
-   * The cursor of the next page, or 0 at the end.
+   * The cursor of the next page, or 0 if this is the last page.
    *
    * @generated from field: int64 next_cursor = 2;
    */
   nextCursor: bigint;
 
   /**
-   * How many sessions the user has in all, at the time of the call.
+   * Number of all sessions of the user at the time of the call.
    *
    * @generated from field: int64 total_size = 3;
    */
@@ -538,12 +540,17 @@ export const GetUserSessionsResponseSchema: GenMessage<GetUserSessionsResponse> 
 /**
  * Manages users and lists their sessions.
  *
- * Every error of the service carries google.rpc.ErrorInfo (domain "userservice" and one of the reasons named below) and
- * google.rpc.RequestInfo; INVALID_ARGUMENT carries google.rpc.BadRequest with the bad fields of the request, 25 at the
- * most; an error that a retry may cure carries google.rpc.RetryInfo. Any RPC can end with UNAVAILABLE / STORE_UNAVAILABLE
- * (the store is away, slow, loading or read-only) or RESOURCE_EXHAUSTED / OVERLOADED (too many calls are running; nothing
- * was done), a unary one with DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for a call), any with INTERNAL /
- * INTERNAL (a bug), and any write with RESOURCE_EXHAUSTED / STORE_FULL.
+ * Every error of the service contains google.rpc.ErrorInfo (domain "userservice" and a reason of ErrorReason) and
+ * google.rpc.RequestInfo (the call's id in the server's log). INVALID_ARGUMENT also contains google.rpc.BadRequest with
+ * the invalid fields of the request, at most 25. An error that a retry can resolve contains google.rpc.RetryInfo.
+ *
+ * The comment of each RPC lists its own errors as CODE / REASON. In addition:
+ * - any RPC can return UNAVAILABLE / STORE_UNAVAILABLE (the store is unavailable, slow, loading or read-only),
+ *   FAILED_PRECONDITION / STORE_CHANGED (the store was emptied, replaced or damaged),
+ *   UNAVAILABLE / SERVER_SHUTTING_DOWN, RESOURCE_EXHAUSTED / OVERLOADED (too many concurrent calls; nothing was done) and
+ *   INTERNAL / INTERNAL (a bug);
+ * - a unary RPC can return DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for the duration of a call);
+ * - a write can return RESOURCE_EXHAUSTED / STORE_FULL.
  *
  * @generated from service userservice.v1.UserService
  */
@@ -574,8 +581,8 @@ export const UserService: GenService<{
     output: typeof GetUserResponseSchema;
   },
   /**
-   * Changes a user. Fields that are absent stay as they are, unless update_mask says otherwise. Two concurrent
-   * updates of one user never lose each other's fields.
+   * Updates a user. Absent fields are not changed, unless update_mask names them. Concurrent updates of different
+   * fields of one user are all kept.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
    * ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -588,7 +595,7 @@ export const UserService: GenService<{
     output: typeof UpdateUserResponseSchema;
   },
   /**
-   * Removes a user and all its sessions in one atomic step.
+   * Deletes a user and all its sessions atomically.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
    * ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -601,7 +608,7 @@ export const UserService: GenService<{
     output: typeof DeleteUserResponseSchema;
   },
   /**
-   * Returns one page of users in the order of their ids.
+   * Returns one page of users, ordered by id.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD.
    *
@@ -613,15 +620,16 @@ export const UserService: GenService<{
     output: typeof ListUsersResponseSchema;
   },
   /**
-   * Streams all users in the order of their ids, up to the newest one at the start of the stream.
+   * Streams all users, ordered by id, up to the newest user at the start of the stream.
    *
-   * A user that exists for the whole of the stream is sent exactly once, whatever is added, updated or deleted
-   * meanwhile. The stream can be resumed from the next_cursor of any of its messages with the same promise. A server
-   * that shuts down ends the stream between two messages with UNAVAILABLE / SERVER_SHUTTING_DOWN; the cursor to
-   * resume from is in the metadata of ErrorInfo as "next_cursor" too. So does UNAVAILABLE / READER_STALLED, with which a
-   * stream ends that is not read for too long; it comes after the messages that are on their way.
+   * A user that exists throughout the stream is sent exactly once, regardless of concurrent writes. A caller can resume
+   * the stream with the next_cursor of any message as cursor; the same guarantee then covers both streams together.
    *
-   * Errors: INVALID_ARGUMENT / INVALID_FIELD.
+   * Two errors end a stream between two messages and contain the cursor to resume from, as "next_cursor" in the
+   * metadata of ErrorInfo: UNAVAILABLE / SERVER_SHUTTING_DOWN, and UNAVAILABLE / READER_STALLED if the client stopped
+   * reading. The client receives READER_STALLED after the messages that were already sent.
+   *
+   * Errors: INVALID_ARGUMENT / INVALID_FIELD, UNAVAILABLE / READER_STALLED.
    *
    * @generated from rpc userservice.v1.UserService.ListUsersChunked
    */
@@ -631,7 +639,7 @@ export const UserService: GenService<{
     output: typeof ListUsersChunkedResponseSchema;
   },
   /**
-   * Returns many users by their user_ids.
+   * Returns up to 1000 users by their user_ids.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD.
    *
@@ -643,7 +651,7 @@ export const UserService: GenService<{
     output: typeof BatchGetUsersResponseSchema;
   },
   /**
-   * Returns one page of the sessions of one user in the order of their ids.
+   * Returns one page of the sessions of a user, ordered by id.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
    *
