@@ -1,5 +1,6 @@
 """The clock of the store set wrong, and right again: ids stay positive, in order, below 2^53, and never come twice."""
 
+import asyncio
 import logging
 import shutil
 import struct
@@ -16,9 +17,11 @@ from harness.waiting import until
 from userservice.v1.user_pb2 import User
 from userservice_server.check import check
 from userservice_server.domain.records import record_id
+from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.store import scripts
+from userservice_server.store.connection import RECONNECT_PAUSE
 from userservice_server.store.redis_store import NO_ATTEMPT, Attempt, RedisStore, UnsuitableStoreError
 from userservice_server.wire import ids
 
@@ -77,7 +80,7 @@ async def store(clock: Clock) -> AsyncIterator[RedisStore]:
 
 
 async def add(store: RedisStore, user_id: str, attempt: Attempt = NO_ATTEMPT) -> int:
-    return record_id(await Users(store).add(user_id, User(), attempt))
+    return record_id(await Users(store, ReadLimit()).add(user_id, User(), attempt))
 
 
 def findings(clock: Clock) -> list[str]:
@@ -138,6 +141,7 @@ async def test_no_store_is_created_by_such_a_clock(clock: Clock, store: RedisSto
     with clock.store.client() as client:
         assert client.dbsize() == 0
     clock.shift(0)
+    await asyncio.sleep(RECONNECT_PAUSE)
     await store.open()
 
 

@@ -88,7 +88,7 @@ async def assert_bounded(sizes: list[int], streams: int, most_growth: int) -> No
     """Opens streams that nobody reads: none fails, and what service and store hold is bounded at every moment."""
     with Store() as store:
         fill(store, (f"u{number}" for number in range(len(sizes))), sizes)
-        with InstrumentedService("--max-calls", str(streams + 10), redis_url=store.url) as service:
+        with InstrumentedService("--max-calls", str(16 * streams), redis_url=store.url) as service:
             before, store_before = peak(service.pid), peak(store.program.pid)
             async with connect(service.address, *HELD_BACK) as stubs:
                 calls = [stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=100)) for _ in range(streams)]

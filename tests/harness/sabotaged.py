@@ -78,7 +78,8 @@ def sabotage(where: str) -> None:
                         setattr(domain, name, fail_later)
             users.Users.stream = fail_while_streaming  # type: ignore[method-assign, assignment]
         case "store":
-            redis_store.RedisStore._run = fail_later  # type: ignore[method-assign]
+            redis_store.RedisStore._outcome = fail_later  # type: ignore[method-assign, assignment]
+            redis_store.RedisStore.get_many = fail_later  # type: ignore[method-assign, assignment]
             listing.record_id = fail  # type: ignore[attr-defined, assignment]
             redis_store.RedisStore.newest = fail  # type: ignore[method-assign, assignment]
         case "aborted":
