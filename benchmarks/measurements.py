@@ -26,7 +26,7 @@ from benchmarks.raw_read import RawRead
 from benchmarks.sizes import Size
 from benchmarks.stores import USERS_KEY, Store
 from userservice.v1 import user_service_pb2 as pb
-from userservice_server.domain.records import record_id
+from userservice_server.wire.records import record_id
 
 _STREAM = "UserService/ListUsersChunked"
 _CONNECTIONS, _STREAMS = 4, 16  # of loads of single calls

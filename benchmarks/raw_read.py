@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from hiredis import pack_command
 
 from benchmarks.stores import USERS_KEY, Store
-from userservice_server.domain.records import record_id
+from userservice_server.wire.records import record_id
 
 _COUNT = 1000  # records of one range
 

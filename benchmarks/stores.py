@@ -17,10 +17,10 @@ from benchmarks.population import users
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import AddUserRequest
 from userservice_server.config import Config
-from userservice_server.domain.records import decode, name_field
 from userservice_server.store import scripts
 from userservice_server.store.embedded import EmbeddedStore
 from userservice_server.store.keys import LAYOUT_VERSION, Keys
+from userservice_server.wire.records import decode, name_field
 
 _KEYS = Keys("userservice", 1)  # what the service has by default
 _TABLE = _KEYS.all_users()[0]

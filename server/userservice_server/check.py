@@ -20,16 +20,17 @@ from redis.retry import Retry
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
 from userservice_server.config import ConfigError, unreadable_redis_url
-from userservice_server.domain.records import FRAME_TAG, ID_TAG, name_field, varint
 from userservice_server.store.failures import why
 from userservice_server.store.keys import LAYOUT_VERSION, MAX_PARTITIONS, Keys, Table
+from userservice_server.wire.idempotency import FINGERPRINT_BYTES
 from userservice_server.wire.ids import MAX_ID
+from userservice_server.wire.outcomes import RECORDED_LETTERS
+from userservice_server.wire.records import FRAME_TAG, ID_TAG, name_field
+from userservice_server.wire.varint import try_read_varint, varint
 
 _MOST_DIGITS = 20  # beyond any number that the service writes; int() refuses thousands of them
 _END_LOOKS, _END_PAUSE = 10, 0.05
 _PAGE = 256  # records a read: 16 MiB at the most
-_FINGERPRINT_BYTES = 16
-_OUTCOME_LETTERS = b"KENPMVR"
 _LAYOUT_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id"}
 _TYPES = {
     "layout": b"hash",
@@ -227,8 +228,8 @@ class _Check:
         # How late is not checked: a store's clock that was set back makes all records expire that much later.
         if ttl < 0:
             self._find("a request record does not expire", key)
-        letter = recorded[_FINGERPRINT_BYTES : _FINGERPRINT_BYTES + 1]
-        if not letter or letter not in _OUTCOME_LETTERS:
+        letter = recorded[FINGERPRINT_BYTES : FINGERPRINT_BYTES + 1]
+        if letter not in RECORDED_LETTERS:
             self._find("a request record holds no outcome", key)
 
     def _sessions(self, key: bytes, name: bytes, partition: int) -> None:
@@ -337,7 +338,7 @@ class _Record:
     def parse(cls, row: bytes, entity: type[User | Session]) -> "_Record | str":
         """Takes a row apart, or tells why that cannot be done."""
         length_at = len(FRAME_TAG)
-        length, start = _varint_at(row, length_at)
+        length, start = try_read_varint(row, length_at)
         if not row.startswith(FRAME_TAG) or len(row) - start != length:
             return "is not framed as an element of field 1"
         try:
@@ -361,20 +362,10 @@ class _Record:
             yield "belongs to another user"
 
 
-def _varint_at(data: bytes, position: int) -> tuple[int, int]:
-    """Reads a varint of at most ten bytes; 0 where there is none."""
-    value = 0
-    for shift, byte in enumerate(data[position : position + 10]):
-        value |= (byte & 0x7F) << (7 * shift)
-        if byte < 0x80:  # noqa: PLR2004 - the high bit says that more follows
-            return value, position + shift + 1
-    return 0, position
-
-
 def _name(row: bytes) -> bytes:
     """The name at the start of a row, as far as there is one."""
-    _, start = _varint_at(row, len(FRAME_TAG))
-    length, start = _varint_at(row, start + 1)
+    _, start = try_read_varint(row, len(FRAME_TAG))
+    length, start = try_read_varint(row, start + 1)
     return row[start : start + length]
 
 

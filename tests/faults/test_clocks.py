@@ -16,7 +16,6 @@ from harness.waiting import until
 
 from userservice.v1.user_pb2 import User
 from userservice_server.check import check
-from userservice_server.domain.records import record_id
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
@@ -24,6 +23,7 @@ from userservice_server.store import scripts
 from userservice_server.store.connection import RECONNECT_PAUSE
 from userservice_server.store.redis_store import NO_ATTEMPT, Attempt, RedisStore, UnsuitableStoreError
 from userservice_server.wire import ids
+from userservice_server.wire.records import record_id
 
 HOUR, YEAR = 3600, 365 * 86_400
 LAST_ID = "userservice:{0}:last_id"

@@ -14,7 +14,7 @@ from harness.connections import Stubs
 from harness.stores import Store
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import AddUserRequest, ListUsersChunkedRequest, ListUsersChunkedResponse
-from userservice_server.domain.records import frame
+from userservice_server.wire.records import frame
 
 AT_ONCE = 64
 TIMEOUT = 30

@@ -25,7 +25,8 @@ from userservice.v1.user_service_pb2 import (
     GetUserRequest,
     ListUsersRequest,
 )
-from userservice_server.store.redis_store import NO_ATTEMPT, Code, Outcome, RedisStore
+from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
+from userservice_server.wire.outcomes import Code, Outcome
 
 # Unknown fields, 99 groups deep, in the place of metadata: fine in the request, one level too deep in a list.
 _DEEP_GROUPS = b"\xa3\x06" * 90 + b"\xa4\x06" * 90

@@ -13,12 +13,12 @@ from harness.stores import Store
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import GetUserSessionsResponse, ListUsersResponse
 from userservice_server.check import check
-from userservice_server.domain.records import record_id
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreChangedError
 from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
+from userservice_server.wire.records import record_id
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "stores"
 P = "userservice:{0}:"

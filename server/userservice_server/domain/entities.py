@@ -9,14 +9,6 @@ import uuid_utils
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from userservice_server.domain.patch import Patch
-from userservice_server.domain.records import (
-    CorruptRecordError,
-    Entity,
-    decode,
-    frame,
-    is_named,
-    name_field,
-)
 from userservice_server.domain.turns import Turns
 from userservice_server.errors import (
     EtagMismatchError,
@@ -28,7 +20,16 @@ from userservice_server.errors import (
     Violation,
 )
 from userservice_server.store.keys import Table
-from userservice_server.store.redis_store import Attempt, Code, Outcome, RedisStore
+from userservice_server.store.redis_store import Attempt, RedisStore
+from userservice_server.wire.outcomes import Code, Outcome
+from userservice_server.wire.records import (
+    CorruptRecordError,
+    Entity,
+    decode,
+    frame,
+    is_named,
+    name_field,
+)
 
 # Rounds of change and compare-and-set before a writer gives up. In every round a writer of another process succeeded:
 # those of one process take turns (turns.py), and each process lets others in every few turns.

@@ -7,10 +7,10 @@ from contextlib import aclosing
 from itertools import accumulate
 from typing import TypeAlias
 
-from userservice_server.domain.records import id_field, record_id, total_size_field
 from userservice_server.domain.stream_memory import MAX_READ, Plan, Read, ReadLimit, StreamMemory
 from userservice_server.store.keys import Table
 from userservice_server.store.redis_store import RedisStore
+from userservice_server.wire.records import id_field, record_id, total_size_field
 
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
 _FIRST_READ = 128  # records at the most, of a stream or a page: more would keep the first response waiting

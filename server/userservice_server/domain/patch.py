@@ -7,8 +7,8 @@ from typing import Generic
 from google.protobuf.message import Message
 
 from userservice_server.domain import metadata as metadata_rules
-from userservice_server.domain.records import Entity
 from userservice_server.errors import Violation
+from userservice_server.wire.records import Entity
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from userservice.v1.user_service_pb2 import GetUserSessionsResponse
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import first_page
 from userservice_server.domain.patch import Patch
-from userservice_server.domain.records import CorruptRecordError
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.errors import SessionAlreadyExistsError, SessionNotFoundError, UserNotFoundError
 from userservice_server.store.redis_store import Attempt, RedisStore
+from userservice_server.wire.records import CorruptRecordError
 
 MUTABLE_FIELDS = ("metadata",)
 

@@ -6,10 +6,9 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from operator import eq
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, TypeVar
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -34,6 +33,7 @@ from userservice_server.store.identity import (
 )
 from userservice_server.store.keys import Keys, Table
 from userservice_server.store.scripts import Script
+from userservice_server.wire.outcomes import Code, Outcome
 
 logger = logging.getLogger("userservice.store")
 
@@ -42,51 +42,6 @@ MOST_STORES = 4  # that a call may meet, one after the other
 _CLOCK_LOG_SECONDS = 60.0  # between two log lines about the store's clock
 
 T = TypeVar("T")
-
-
-class Code(Enum):
-    """How a call to the store came out; the letters are those of scripts/_outcome.lua."""
-
-    DONE = b"K"
-    EXISTS = b"E"
-    NOT_FOUND = b"N"
-    OWNER_NOT_FOUND = b"P"
-    ETAG_MISMATCH = b"M"
-    REFUSED = b"V"
-    REQUEST_ID_REUSED = b"R"
-    CONFLICT = b"C"
-    STORE_CHANGED = b"S"
-    WRONG_CLOCK = b"T"
-
-
-_CODES = {code.value: code for code in Code}
-_WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED, Code.CONFLICT})
-
-
-class Outcome(NamedTuple):
-    """What a call to the store came to.
-
-    The payload of DONE is a record, of REFUSED the reasons; of a CONFLICT it is the record now, empty if unknown.
-    """
-
-    code: Code
-    payload: bytes = b""
-
-    @classmethod
-    def parse(cls, reply: bytes) -> Self:
-        """Reads an outcome as the scripts write it.
-
-        Raises:
-            ValueError: no script answers so.
-        """
-        code, payload = _CODES.get(reply[:1]), reply[1:]
-        if code is None or (payload and code not in _WITH_PAYLOAD):
-            raise ValueError("not an outcome")
-        return cls(code, payload)
-
-    def encode(self) -> bytes:
-        """Writes an outcome as the scripts read it."""
-        return self.code.value + self.payload
 
 
 @dataclass(frozen=True, slots=True)

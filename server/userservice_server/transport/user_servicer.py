@@ -6,7 +6,6 @@ from userservice.v1 import user_service_pb2 as pb
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.attempts import attempt_of
 from userservice_server.domain.patch import Patch, patched_fields
-from userservice_server.domain.records import cursor_of
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import MUTABLE_FIELDS, Users
 from userservice_server.domain.validation import Checker
@@ -15,6 +14,7 @@ from userservice_server.transport.call import Call
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.limits import Limit, Limits, TimeIsUpError
 from userservice_server.transport.started import Started
+from userservice_server.wire.records import cursor_of
 
 
 class UserServicer:

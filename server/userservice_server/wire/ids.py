@@ -1,8 +1,13 @@
-"""The layout of ids: 47 bits of time and 6 bits of partition. store/scripts/_ids.lua has the same numbers."""
+"""The layout of ids: 47 bits of time in ticks of 25 microseconds since 2025-01-01, then 6 bits of partition.
+
+Together 53 bits, which a Lua number and a JavaScript number hold exactly, until the year 2136. The scripts get these
+numbers from here (see store/scripts/__init__.py).
+"""
 
 EPOCH_SECONDS = 1735689600  # 2025-01-01
 TICKS_A_SECOND = 40_000
-PARTITIONS = 64  # what the low bits of an id leave room for
+TICK_MICROSECONDS = 1_000_000 // TICKS_A_SECOND
+PARTITIONS = 64  # the number of partitions that the low bits of an id can name
 MAX_ID = (1 << 53) - 1  # the largest number that a JavaScript number holds exactly
 
 

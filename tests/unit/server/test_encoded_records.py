@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import GetUserResponse, ListUsersResponse
-from userservice_server.domain.records import (
+from userservice_server.wire.records import (
     cursor_of,
     decode,
     frame,

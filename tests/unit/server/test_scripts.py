@@ -1,8 +1,10 @@
 """Scripts are whole and declare what they touch."""
 
+import re
 from importlib import resources
 
 import pytest
+from harness.stores import Store
 
 from userservice_server.store import scripts
 
@@ -16,3 +18,36 @@ def test_a_script_has_its_header_and_its_includes(script: scripts.Script) -> Non
 def test_every_script_file_is_loaded() -> None:
     files = [file.name for file in resources.files(scripts).iterdir() if file.name.endswith(".lua")]
     assert len([name for name in files if not name.startswith("_")]) == len(scripts.ALL)
+
+
+@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.sha1.decode()[:8])
+def test_a_script_has_no_letter_tag_or_number_of_the_wire_of_its_own(script: scripts.Script) -> None:
+    """Constants come from wire/, in one statement each, so that scripts and server cannot differ."""
+    lines = [line.partition(b" --")[0] for line in script.text.splitlines() if not line.startswith((b"--", b"#!"))]
+    code = b"\n".join(line for line in lines if not re.fullmatch(rb"local [A-Z_ ,]+ = [0-9'\\, ]+", line))
+    assert b"--@" not in script.text
+    assert not re.search(rb"'[A-Z]'|'\\\d|\b\d{4,}\b", code)
+
+
+@pytest.mark.parametrize("name", scripts.CONSTANTS)
+def test_the_store_reads_a_constant_as_the_server_writes_it(name: str, store: Store) -> None:
+    value = scripts.CONSTANTS[name]
+    with store.client() as redis:
+        for script in scripts.ALL:
+            for names, values in re.findall(rb"^local ([A-Z_ ,]+) = ([0-9'\\, ]+)$", script.text, re.MULTILINE):
+                if name.encode() not in names.split(b", "):
+                    continue
+                text = b"local %b = %b\nreturn type(%b) == 'number' and string.format('%%.0f', %b) or %b"
+                found = redis.eval(text % (names, values, *[name.encode()] * 3), 0)
+                assert found == (value if isinstance(value, bytes) else str(value).encode())
+
+
+def test_every_constant_of_a_script_is_known_to_the_wire() -> None:
+    files = [file.read_text() for file in resources.files(scripts).iterdir() if file.name.endswith(".lua")]
+    named = {
+        name
+        for text in files
+        for line in re.findall(r"^--@constants (.+)$", text, re.MULTILINE)
+        for name in line.split()
+    }
+    assert named == set(scripts.CONSTANTS) - {"ETAG_MISMATCH", "REFUSED"}  # these two are verdicts of the server

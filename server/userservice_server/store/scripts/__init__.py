@@ -1,29 +1,61 @@
-"""The Lua scripts, one file each. Every write is one script, so it happens whole or not at all."""
+"""The Lua scripts, one file each. Every write is one script, so it happens whole or not at all.
+
+Before a script is loaded, two kinds of lines in it are replaced: ``--@include FILE`` by that file, and
+``--@constants NAME NAME …`` by a Lua statement that defines these constants, with their values in ``wire/``.
+"""
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
+from userservice_server.wire import idempotency, ids, records
+from userservice_server.wire.outcomes import Code
+
 _INCLUDE = re.compile(r"^--@include (\S+)$", re.MULTILINE)
+_CONSTANTS = re.compile(r"^--@constants (.+)$", re.MULTILINE)
+
+CONSTANTS: Mapping[str, int | bytes] = {
+    **{code.name: code.value for code in Code},
+    "FRAME_TAG": records.FRAME_TAG,
+    "ID_TAG": bytes([records.ID_TAG]),
+    "FINGERPRINT_BYTES": idempotency.FINGERPRINT_BYTES,
+    "REQUEST_TTL_MS": idempotency.TTL_SECONDS * 1000,
+    "EPOCH_SECONDS": ids.EPOCH_SECONDS,
+    "TICKS_A_SECOND": ids.TICKS_A_SECOND,
+    "TICK_MICROSECONDS": ids.TICK_MICROSECONDS,
+    "PARTITIONS": ids.PARTITIONS,
+    "MAX_ID": ids.MAX_ID,
+}
 
 
 def _read(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
+def _define(line: re.Match[str]) -> str:
+    names = line[1].split()
+    return f"local {', '.join(names)} = {', '.join(_literal(CONSTANTS[name]) for name in names)}"
+
+
+def _literal(value: int | bytes) -> str:
+    return str(value) if isinstance(value, int) else "'" + "".join(f"\\{byte:03}" for byte in value) + "'"
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the digest by which Redis knows it once loaded."""
+    """A script's text, and the digest by which Redis finds the script once it is loaded."""
 
     text: bytes
     sha1: bytes
 
     @classmethod
     def load(cls, name: str) -> "Script":
-        """Reads a script, with the files that it includes put in the place of their ``--@include`` lines."""
-        text = _INCLUDE.sub(lambda include: _read(include[1]), _read(name)).encode()
-        return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+        """Reads a script and replaces its ``--@`` lines."""
+        text = _INCLUDE.sub(lambda include: _read(include[1]), _read(name))
+        encoded = _CONSTANTS.sub(_define, text).encode()
+        return cls(encoded, hashlib.sha1(encoded, usedforsecurity=False).hexdigest().encode())
 
 
 ADD = Script.load("add.lua")

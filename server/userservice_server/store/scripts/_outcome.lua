@@ -1,13 +1,19 @@
--- Shared by the scripts that write. An outcome is one letter and a payload:
---   K done, payload: the record (none for a delete)   E exists already          N not found
---   P owner not found                                 M etag mismatch           V refused, payload: the violations
---   R request_id used for another request             C changed meanwhile: repeat, payload: the record now, if known
---   S another store, or one that has lost keys        T the store's clock is wrong; both: nothing was changed
+--@constants DONE EXISTS NOT_FOUND OWNER_NOT_FOUND REQUEST_ID_REUSED CONFLICT STORE_CHANGED WRONG_CLOCK
+--@constants FINGERPRINT_BYTES REQUEST_TTL_MS
+-- Shared by the scripts that return outcomes. An outcome is one letter and a payload:
+--   DONE               payload: the record (none for a delete)
+--   EXISTS             there is a record with this key
+--   NOT_FOUND          there is no record with this key
+--   OWNER_NOT_FOUND    the user to whom the record belongs does not exist
+--   ETAG_MISMATCH      the etag of the request is not the current one
+--   REFUSED            the result would break a rule; payload: the violations
+--   REQUEST_ID_REUSED  the request_id was used for another request
+--   CONFLICT           the record has changed, and nothing was written: repeat; payload: the present record, if known
+--   STORE_CHANGED      this is another store, or it has lost keys; nothing was written
+--   WRONG_CLOCK        the store's clock is wrong; nothing was written
 
-local REQUEST_TTL_MS = 600000 -- 10 minutes: how long a request_id is remembered
-local FINGERPRINT_BYTES = 16
-
--- The outcome recorded for this request_id, or nil if it is new or none was given (fingerprint is then empty).
+-- Returns the outcome in the idempotency record of this request_id, or nil if the request_id is new or empty (the
+-- fingerprint is then empty).
 local function recorded_outcome(request_key, fingerprint)
   if fingerprint == '' then
     return nil
@@ -17,12 +23,13 @@ local function recorded_outcome(request_key, fingerprint)
     return nil
   end
   if recorded:sub(1, FINGERPRINT_BYTES) ~= fingerprint then
-    return 'R'
+    return REQUEST_ID_REUSED
   end
   return recorded:sub(FINGERPRINT_BYTES + 1)
 end
 
--- Returns the outcome, recorded beside the write itself, so that a repeated request finds either both or neither.
+-- Returns the outcome, after writing an idempotency record of it. The script that writes the data also writes this
+-- record, so a repeated request finds either both or neither.
 local function conclude(request_key, fingerprint, outcome)
   if fingerprint ~= '' then
     redis.call('SET', request_key, fingerprint .. outcome, 'PX', REQUEST_TTL_MS)
@@ -30,10 +37,11 @@ local function conclude(request_key, fingerprint, outcome)
   return outcome
 end
 
--- Why a name is not in the index of its table: its owner is missing (P), or only itself (N). No owner is ''.
+-- Returns why a key is not in the index of its table: the owner does not exist, or only the record does not.
+-- The owner is '' in tables that have none.
 local function missing(owner_index, owner)
   if owner ~= '' and redis.call('HEXISTS', owner_index, owner) == 0 then
-    return 'P'
+    return OWNER_NOT_FOUND
   end
-  return 'N'
+  return NOT_FOUND
 end

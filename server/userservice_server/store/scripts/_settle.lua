@@ -1,17 +1,26 @@
--- Shared by create.lua and upgrade.lua. Settles which store this is: creates a store where there is none, gives an id to a store of the first release, and
--- otherwise checks that all keys that belong to every store are there. Atomic, so all servers get the same answer.
--- KEYS[1]: layout
--- KEYS[2..]: for each partition: store id, rows, index, last id
--- ARGV[1]: version of the layout
--- ARGV[2]: number of partitions
--- ARGV[3]: a random id, used if the store gets one
--- ARGV[4]: the id that the server expects; empty before it has opened a store. A store without an id that holds users
---          gets one only then: while the server runs, such a store is not the one that the server opened.
--- Returns what was done or found, the store's id and the lowest id that it gives out:
---   created    every partition was empty
---   upgraded   a store of the first release got its id
---   kept       the store is complete
---   no layout | no id | other ids | no last id | no rows   what is wrong; nothing was changed
+-- Shared by create.lua and upgrade.lua. Finds out which store this is: creates a store if there is none, gives a store id
+-- to a store of the first release, and otherwise checks that all keys that every store has are there. The script is
+-- atomic, so all servers get the same answer.
+--
+-- KEYS[1]   layout
+-- KEYS[2…]  for each partition: store id, rows, index, last id
+--
+-- ARGV[1]   version of the layout
+-- ARGV[2]   number of partitions
+-- ARGV[3]   a random store id, used if the store gets one
+-- ARGV[4]   the store id that the server expects; empty before the server has opened a store. A store without a store id
+--           that holds users gets one only then: while the server runs, such a store is not the one that it opened.
+--
+-- Returns the result, the store id and the lowest id that the store gives out. Results:
+--   created      every partition was empty
+--   upgraded     a store of the first release got its store id
+--   kept         the store is complete
+--   wrong clock  a new store would give out ids above MAX_ID; nothing was written
+--   no layout    there are data without a layout; nothing was written
+--   no id        there are data without a store id, and the server expects one; nothing was written
+--   other ids    the store ids of layout and partitions differ or are missing; nothing was written
+--   no last id   the last id of a partition is missing; nothing was written
+--   no rows      the rows or the index of a partition are missing; nothing was written
 local layout = KEYS[1]
 local version, partitions, new_id, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local PARTITION_KEYS = 4

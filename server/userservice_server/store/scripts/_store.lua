@@ -1,5 +1,6 @@
--- Shared by the scripts that write: do they run on the store that the service expects?
--- Returns whether this is another store, or one that has lost a key that every store has.
+-- Shared by the scripts that write.
+
+-- Returns whether this is not the store that the service expects, or has lost a key that every store has.
 local function is_other_store(store_id_key, layout_key, expected_id)
   return redis.call('GET', store_id_key) ~= expected_id or redis.call('EXISTS', layout_key) == 0
 end

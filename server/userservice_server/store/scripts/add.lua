@@ -2,11 +2,35 @@
 --@include _store.lua
 --@include _outcome.lua
 --@include _ids.lua
--- Adds a record. Gives it the next id of the partition, which goes into the record between head and tail.
--- KEYS: store id, layout, rows, index, last id, request, index of the owner
--- ARGV: expected store id, name, head, tail, fingerprint, partition, owner (empty: these records have none)
+--@constants FRAME_TAG ID_TAG
+-- Adds a record. Gives it the next id of the partition, which becomes part of the record between head and tail.
+--
+-- KEYS[1]  store id of the partition
+-- KEYS[2]  layout
+-- KEYS[3]  rows of the table
+-- KEYS[4]  index of the table
+-- KEYS[5]  last id of the partition
+-- KEYS[6]  idempotency record
+-- KEYS[7]  index of the owner's table; left out if the records have no owner
+--
+-- ARGV[1]  expected store id
+-- ARGV[2]  key of the record: user_id or session_id
+-- ARGV[3]  head: the encoded fields before the id
+-- ARGV[4]  tail: the encoded fields after the id
+-- ARGV[5]  fingerprint of the request; empty without a request_id
+-- ARGV[6]  number of the partition
+-- ARGV[7]  owner: user_id of the user to whom the record belongs; empty if the records have no owner
+--
+-- Returns:
+--   DONE and the record   the record was added
+--   EXISTS                there is a record with this key
+--   OWNER_NOT_FOUND       the owner does not exist
+--   REQUEST_ID_REUSED     the request_id was used for another request
+--   STORE_CHANGED         this is another store, or it has lost keys
+--   WRONG_CLOCK           the next id would be above MAX_ID
+--   any outcome           that the idempotency record of this request holds
 local rows, index, last_id_key, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local name, head, tail, fingerprint, partition, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local key, head, tail, fingerprint, partition, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
 -- The clock makes ids grow across a failover that lost the last id; one more than the last id makes them grow when the
 -- clock does not.
@@ -14,7 +38,7 @@ local function next_id(last)
   return math.max(id_of_now() + partition, last + PARTITIONS)
 end
 
--- A protobuf varint.
+-- Encodes a number as a protobuf varint.
 local function varint(number)
   local encoded = {}
   while number > 127 do
@@ -26,31 +50,31 @@ local function varint(number)
 end
 
 if is_other_store(KEYS[1], KEYS[2], ARGV[1]) then
-  return 'S'
+  return STORE_CHANGED
 end
 local recorded = recorded_outcome(request_key, fingerprint)
 if recorded then
   return recorded
 end
 if owner ~= '' and redis.call('HEXISTS', owner_index, owner) == 0 then
-  return conclude(request_key, fingerprint, 'P')
+  return conclude(request_key, fingerprint, OWNER_NOT_FOUND)
 end
-if redis.call('HEXISTS', index, name) == 1 then
-  return conclude(request_key, fingerprint, 'E')
+if redis.call('HEXISTS', index, key) == 1 then
+  return conclude(request_key, fingerprint, EXISTS)
 end
 
 local last = tonumber(redis.call('GET', last_id_key) or '')
 if not last then
-  return 'S' -- every store has a last id, from its creation on
+  return STORE_CHANGED -- every store has a last id, from its creation on
 end
 local id = next_id(last)
 if id > MAX_ID then
-  return 'T' -- such an id would be rounded, here and in JavaScript
+  return WRONG_CLOCK -- such an id would be rounded, here and in JavaScript
 end
 local id_text = string.format('%.0f', id)
-local body = head .. '\16' .. varint(id) .. tail -- tag 16: field 2, varint
-local record = '\10' .. varint(#body) .. body -- tag 10: field 1, length-delimited
+local body = head .. ID_TAG .. varint(id) .. tail
+local record = FRAME_TAG .. varint(#body) .. body
 redis.call('SET', last_id_key, id_text)
-redis.call('HSET', index, name, id_text)
+redis.call('HSET', index, key, id_text)
 redis.call('ZADD', rows, id_text, record)
-return conclude(request_key, fingerprint, 'K' .. record)
+return conclude(request_key, fingerprint, DONE .. record)

@@ -1,5 +1,5 @@
 #!lua
 --@include _ids.lua
 --@include _settle.lua
--- Settles which store this is, where there is no layout. Not allowed when memory is full: nothing could be added.
--- KEYS, ARGV, outcomes: see _settle.lua
+-- Finds out which store this is, if there is no layout. Not allowed if memory is full: nothing could be added.
+-- _settle.lua describes KEYS, ARGV and results.

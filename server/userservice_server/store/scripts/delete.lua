@@ -1,32 +1,55 @@
 #!lua flags=allow-oom
 --@include _store.lua
 --@include _outcome.lua
--- Removes a record and what it owns. Allowed when memory is full: it is the way out of that.
--- KEYS: store id, layout, rows, index, request, then the index of the owner or, where records have no owner, the keys of what they own
--- ARGV: expected store id, name, old (empty: any, or none if the verdict is not K), verdict (K: remove; else the outcome), fingerprint, owner (empty: these records have none)
+-- Removes a record and the table that it owns. Allowed if memory is full: deleting makes room.
+--
+-- KEYS[1]     store id of the partition
+-- KEYS[2]     layout
+-- KEYS[3]     rows of the table
+-- KEYS[4]     index of the table
+-- KEYS[5]     idempotency record
+-- KEYS[6]     if the records have an owner: index of the owner's table
+-- KEYS[6, 7]  if the records have no owner: rows and index of the table that the record owns
+--
+-- ARGV[1]     expected store id
+-- ARGV[2]     key of the record
+-- ARGV[3]     old: the record for which the verdict was found. Empty: remove any record; or, if the verdict is not DONE,
+--             the verdict was found when there was no record
+-- ARGV[4]     verdict: DONE to remove the record, or the outcome to return
+-- ARGV[5]     fingerprint of the request; empty without a request_id
+-- ARGV[6]     owner: user_id of the user to whom the record belongs; empty if the records have no owner
+--
+-- Returns:
+--   the verdict        the record was removed, or the request is rejected
+--   NOT_FOUND          there is no record with this key
+--   OWNER_NOT_FOUND    the owner does not exist
+--   CONFLICT           the record is not the old one: read it and repeat
+--   REQUEST_ID_REUSED  the request_id was used for another request
+--   STORE_CHANGED      this is another store, or it has lost keys
+--   any outcome        that the idempotency record of this request holds
 local rows, index, request_key = KEYS[3], KEYS[4], KEYS[5]
-local name, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local key, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 if is_other_store(KEYS[1], KEYS[2], ARGV[1]) then
-  return 'S'
+  return STORE_CHANGED
 end
 local recorded = recorded_outcome(request_key, fingerprint)
 if recorded then
   return recorded
 end
-local id = redis.call('HGET', index, name)
+local id = redis.call('HGET', index, key)
 if not id then
   return conclude(request_key, fingerprint, missing(KEYS[6], owner))
 end
-if old == '' and verdict ~= 'K' then
-  return 'C' -- it was not there when the verdict was found, and now it is
+if old == '' and verdict ~= DONE then
+  return CONFLICT -- the record did not exist when the verdict was found, and exists now
 end
 if old ~= '' and tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id) then
-  return 'C'
+  return CONFLICT
 end
-if verdict == 'K' then
+if verdict == DONE then
   redis.call('ZREMRANGEBYSCORE', rows, id, id)
-  redis.call('HDEL', index, name)
+  redis.call('HDEL', index, key)
   if owner == '' then
     redis.call('UNLINK', unpack(KEYS, 6))
   end

@@ -1,28 +1,48 @@
 #!lua
 --@include _store.lua
 --@include _outcome.lua
--- Concludes a change that was worked out from the record `old`, if that still is the current one (compare-and-set).
--- `verdict` is the outcome to conclude with: K and the new record, or the reason why the change is refused.
--- KEYS: store id, layout, rows, index, request, index of the owner
--- ARGV: expected store id, name, old (empty: there was none), verdict, fingerprint, owner (empty: these records have none)
+-- Replaces a record by a new one that was made from the old one, if the old one is still there (compare-and-set).
+--
+-- KEYS[1]  store id of the partition
+-- KEYS[2]  layout
+-- KEYS[3]  rows of the table
+-- KEYS[4]  index of the table
+-- KEYS[5]  idempotency record
+-- KEYS[6]  index of the owner's table; left out if the records have no owner
+--
+-- ARGV[1]  expected store id
+-- ARGV[2]  key of the record
+-- ARGV[3]  old: the record for which the verdict was found; empty if there was none
+-- ARGV[4]  verdict: DONE and the new record, or the outcome to return
+-- ARGV[5]  fingerprint of the request; empty without a request_id
+-- ARGV[6]  owner: user_id of the user to whom the record belongs; empty if the records have no owner
+--
+-- Returns:
+--   the verdict              the record was replaced, or the request is rejected
+--   NOT_FOUND                there is no record with this key
+--   OWNER_NOT_FOUND          the owner does not exist
+--   CONFLICT and the record  the record is not the old one: repeat with the present one
+--   REQUEST_ID_REUSED        the request_id was used for another request
+--   STORE_CHANGED            this is another store, or it has lost keys
+--   any outcome              that the idempotency record of this request holds
 local rows, index, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local name, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local key, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 if is_other_store(KEYS[1], KEYS[2], ARGV[1]) then
-  return 'S'
+  return STORE_CHANGED
 end
 local recorded = recorded_outcome(request_key, fingerprint)
 if recorded then
   return recorded
 end
-local id = redis.call('HGET', index, name)
+local id = redis.call('HGET', index, key)
 if not id then
   return conclude(request_key, fingerprint, missing(owner_index, owner))
 end
 if old == '' or tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id) then
-  return 'C' .. redis.call('ZRANGE', rows, id, id, 'BYSCORE')[1]
+  return CONFLICT .. redis.call('ZRANGE', rows, id, id, 'BYSCORE')[1]
 end
-if verdict:sub(1, 1) == 'K' then
+if verdict:sub(1, 1) == DONE then
   redis.call('ZREM', rows, old)
   redis.call('ZADD', rows, id, verdict:sub(2))
 end

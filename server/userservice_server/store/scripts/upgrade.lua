@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
 --@include _ids.lua
 --@include _settle.lua
--- Settles which store this is, where there is a layout. Allowed when memory is full: a full store must open, too.
--- KEYS, ARGV, outcomes: see _settle.lua
+-- Finds out which store this is, if there is a layout. Allowed if memory is full: the service must open a full store, too.
+-- _settle.lua describes KEYS, ARGV and results.

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
+from userservice_server.wire.varint import read_varint, varint
 
 Entity = TypeVar("Entity", User, Session)
 
@@ -25,32 +26,6 @@ TOTAL_SIZE_TAG = b"\x18"  # field 3, varint, of a listing response
 
 class CorruptRecordError(Exception):
     """A stored record is not what its place in the store says. Our bug, or somebody else wrote into the store."""
-
-
-def varint(value: int) -> bytes:
-    """Encodes a whole number, not negative, as protobuf does (base 128, low bits first)."""
-    encoded = bytearray()
-    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Returns the number at ``position`` and the position after it."""
-    value, shift = data[position], 7
-    position += 1
-    if value < 0x80:  # noqa: PLR2004 - the high bit says that more follows
-        return value, position
-    value &= 0x7F
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - as above
-            return value, position
-        shift += 7
 
 
 def frame(message: Message) -> bytes:
@@ -71,7 +46,7 @@ def _text(text: str) -> bytes:
 
 def is_named(record: bytes, name: str, owner: str) -> bool:
     """Whether the record is the one of that name, and of that owner where there is one."""
-    _, start = _read_varint(record, 1)
+    _, start = read_varint(record, 1)
     if not record.startswith(name_field(name), start):
         return False
     if not owner:
@@ -87,13 +62,13 @@ def record_id(record: bytes) -> int:
 
 def _read_id(record: bytes) -> tuple[int, int]:
     """Returns the id of a record and the position after it."""
-    return _read_varint(record, _id_position(record) + 1)
+    return read_varint(record, _id_position(record) + 1)
 
 
 def _id_position(record: bytes) -> int:
     """Returns the position of the id's tag."""
-    _, position = _read_varint(record, 1)
-    length, position = _read_varint(record, position + 1)
+    _, position = read_varint(record, 1)
+    length, position = read_varint(record, position + 1)
     position += length
     if record[position] != ID_TAG:
         raise CorruptRecordError("a record does not have its id in the second field")
@@ -102,7 +77,7 @@ def _id_position(record: bytes) -> int:
 
 def decode(entity: type[Entity], record: bytes) -> Entity:
     """Decodes a record."""
-    _, start = _read_varint(record, 1)
+    _, start = read_varint(record, 1)
     return entity.FromString(record[start:])
 
 
@@ -116,7 +91,7 @@ def id_field(record: bytes) -> bytes:
 
 def cursor_of(field: bytes) -> int:
     """Returns the number in a field next_cursor, which is empty for 0."""
-    return _read_varint(field, 1)[0] if field else 0
+    return read_varint(field, 1)[0] if field else 0
 
 
 def total_size_field(total_size: int) -> bytes:
