@@ -1,7 +1,7 @@
 """The expected failures of calls, without gRPC. transport/status.py maps each to a status by its reason."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ServiceError(Exception):
@@ -99,6 +99,11 @@ class StoreChangedError(ServiceError):
     """The store was emptied, replaced or damaged; a write changed nothing, a read cannot be continued."""
 
     reason = "STORE_CHANGED"
+
+    @classmethod
+    def during_read(cls) -> Self:
+        """Returns the error for a read that found another store than the one that it began with."""
+        return cls("the store was emptied or replaced during the call; start again from the beginning")
 
 
 class StoreFullError(ServiceError):

@@ -16,12 +16,13 @@ from harness.waiting import until
 
 from userservice.v1.user_pb2 import User
 from userservice_server.check import check
+from userservice_server.domain.ports import NO_IDEMPOTENCY_KEY, IdempotencyKey
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreUnavailableError
-from userservice_server.store import scripts
 from userservice_server.store.connection import RECONNECT_PAUSE
-from userservice_server.store.redis_store import NO_ATTEMPT, Attempt, RedisStore, UnsuitableStoreError
+from userservice_server.store.failures import UnsuitableStoreError
+from userservice_server.store.redis_store import RedisStore
 from userservice_server.wire import ids
 from userservice_server.wire.records import record_id
 
@@ -79,8 +80,8 @@ async def store(clock: Clock) -> AsyncIterator[RedisStore]:
     await store.close()
 
 
-async def add(store: RedisStore, user_id: str, attempt: Attempt = NO_ATTEMPT) -> int:
-    return record_id(await Users(store, ReadLimit()).add(user_id, User(), attempt))
+async def add(store: RedisStore, user_id: str, idempotency_key: IdempotencyKey = NO_IDEMPOTENCY_KEY) -> int:
+    return record_id(await Users(store, ReadLimit()).add(user_id, User(), idempotency_key))
 
 
 def findings(clock: Clock) -> list[str]:
@@ -147,19 +148,18 @@ async def test_no_store_is_created_by_such_a_clock(clock: Clock, store: RedisSto
 
 async def test_an_hour_back_is_no_finding_and_no_disorder(clock: Clock, store: RedisStore) -> None:
     await store.open()
-    attempt = Attempt("12345678-1234-1234-1234-123456789abc", b"f" * 16)
-    before = await add(store, "before", attempt)
+    idempotency_key = IdempotencyKey("12345678-1234-1234-1234-123456789abc", b"f" * 16)
+    before = await add(store, "before", idempotency_key)
     clock.shift(-HOUR)
     assert await add(store, "after") == before + ids.PARTITIONS
-    assert await add(store, "before", attempt) == before
+    assert await add(store, "before", idempotency_key) == before
     with clock.store.client() as client:
-        assert client.pttl("userservice:{0}:request:" + attempt.request_id) > 600_000, "the clock was not set back"
+        assert client.pttl("userservice:{0}:request:" + idempotency_key.request_id) > 600_000, (
+            "the clock was not set back"
+        )
     assert findings(clock) == []
 
 
-def test_scripts_and_python_agree_on_the_layout_of_ids() -> None:
-    text = scripts.ADD.text.decode()
-    assert f"{ids.EPOCH_SECONDS}, {ids.TICKS_A_SECOND}, 25, {ids.PARTITIONS}" in text
-    assert f"MAX_ID = {ids.MAX_ID} " in text
+def test_an_id_counts_ticks_since_the_epoch() -> None:
     assert ids.id_at(ids.EPOCH_SECONDS + 1) == ids.TICKS_A_SECOND * ids.PARTITIONS
     assert ids.id_at(0) == 0

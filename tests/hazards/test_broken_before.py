@@ -25,7 +25,8 @@ from userservice.v1.user_service_pb2 import (
     GetUserRequest,
     ListUsersRequest,
 )
-from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
+from userservice_server.domain.ports import NO_IDEMPOTENCY_KEY
+from userservice_server.store.redis_store import RedisStore
 from userservice_server.wire.outcomes import Code, Outcome
 
 # Unknown fields, 99 groups deep, in the place of metadata: fine in the request, one level too deep in a list.
@@ -37,8 +38,8 @@ async def test_a_delete_decided_when_there_was_nobody_spares_a_user_added_since(
     await add_users(stubs, ["late"])
     direct = RedisStore(store.url, key_prefix="userservice", timeout=3)
     try:
-        table = direct.keys.users("late")
-        outcome = await direct.delete(table, "late", b"", Outcome(Code.NOT_FOUND), NO_ATTEMPT)
+        table = direct.tables.users("late")
+        outcome = await direct.delete(table, "late", b"", Outcome(Code.NOT_FOUND), NO_IDEMPOTENCY_KEY)
     finally:
         await direct.close()
     assert outcome.code is Code.CONFLICT

@@ -13,11 +13,12 @@ from harness.stores import Store
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import GetUserSessionsResponse, ListUsersResponse
 from userservice_server.check import check
+from userservice_server.domain.ports import NO_IDEMPOTENCY_KEY
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreChangedError
-from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
+from userservice_server.store.redis_store import RedisStore
 from userservice_server.wire.records import record_id
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "stores"
@@ -85,7 +86,7 @@ async def test_a_store_of_layout_1_without_an_id_gets_one(backing: Store, opened
     # Every cursor that the store gave out before is still one of its own.
     assert not ListUsersResponse.FromString(await Users(opened[0], ReadLimit()).list(10, newest)).users
     assert ListUsersResponse.FromString(await Users(opened[0], ReadLimit()).list(10, newest - 64)).users
-    assert record_id(await Users(opened[1], ReadLimit()).add("new", User(), NO_ATTEMPT)) > newest
+    assert record_id(await Users(opened[1], ReadLimit()).add("new", User(), NO_IDEMPOTENCY_KEY)) > newest
     assert check(backing.url, "userservice", 5).findings == []
 
 
@@ -101,7 +102,7 @@ async def test_a_store_of_layout_1_that_is_full_or_lacks_a_key(
         await opened[0].open()
         client.config_set("maxmemory", 0)
         assert client.exists(P + "last_id", P + "store_id") == 2
-    await Users(opened[0], ReadLimit()).add("new", User(), NO_ATTEMPT)
+    await Users(opened[0], ReadLimit()).add("new", User(), NO_IDEMPOTENCY_KEY)
     assert check(backing.url, "userservice", 5).findings == [] or lost == "users"  # sessions of nobody are left
 
 
@@ -114,7 +115,7 @@ async def test_a_store_of_layout_1_put_in_the_place_of_a_running_one_is_not_take
     backing.empty()
     load(backing, "layout-1")
     with pytest.raises(StoreChangedError):
-        await Users(server, ReadLimit()).add("new", User(), NO_ATTEMPT)
+        await Users(server, ReadLimit()).add("new", User(), NO_IDEMPOTENCY_KEY)
     await restarted.open()
-    await Users(restarted, ReadLimit()).add("new", User(), NO_ATTEMPT)
-    await Users(server, ReadLimit()).add("newer", User(), NO_ATTEMPT)
+    await Users(restarted, ReadLimit()).add("new", User(), NO_IDEMPOTENCY_KEY)
+    await Users(server, ReadLimit()).add("newer", User(), NO_IDEMPOTENCY_KEY)

@@ -9,6 +9,7 @@ import uuid_utils
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from userservice_server.domain.patch import Patch
+from userservice_server.domain.ports import IdempotencyKey, RecordStore, Table
 from userservice_server.domain.turns import Turns
 from userservice_server.errors import (
     EtagMismatchError,
@@ -19,8 +20,6 @@ from userservice_server.errors import (
     UserNotFoundError,
     Violation,
 )
-from userservice_server.store.keys import Table
-from userservice_server.store.redis_store import Attempt, RedisStore
 from userservice_server.wire.outcomes import Code, Outcome
 from userservice_server.wire.records import (
     CorruptRecordError,
@@ -40,38 +39,40 @@ MAX_ROUNDS = 256
 class Entities(Generic[Entity]):
     """Reads and writes records of one kind."""
 
-    store: RedisStore
+    store: RecordStore
     entity: type[Entity]
     not_found: type[ServiceError]
     already_exists: type[ServiceError]
     turns: Turns = field(default_factory=Turns)
 
-    async def add(self, table: Table, name: str, new: Entity, attempt: Attempt) -> bytes:
+    async def add(self, table: Table, name: str, new: Entity, idempotency_key: IdempotencyKey) -> bytes:
         """Stores ``new``, which has neither name nor id yet, under ``name``; returns the record."""
         now = _now()
         new.uuid = str(uuid_utils.uuid7())
         new.created_at.CopyFrom(now)
         new.updated_at.CopyFrom(now)
         new.etag = _new_etag()
-        outcome = await self.store.add(table, name, name_field(name), new.SerializeToString(), attempt)
+        outcome = await self.store.add(table, name, name_field(name), new.SerializeToString(), idempotency_key)
         return self._record(table, name, outcome)
 
     async def get(self, table: Table, name: str) -> bytes:
         """Returns the record of that name."""
         return self._record(table, name, await self.store.get(table, name))
 
-    async def update(self, table: Table, name: str, etag: str, patch: Patch[Entity], attempt: Attempt) -> bytes:
+    async def update(
+        self, table: Table, name: str, etag: str, patch: Patch[Entity], idempotency_key: IdempotencyKey
+    ) -> bytes:
         """Applies ``patch`` to the entity of that name; returns the record that results."""
-        key, record = (table.rows, name), b""
+        key, record = (table, name), b""
         known = await self.turns.take(key)
         try:
-            record = await self._update(table, name, etag, patch, attempt, known)
+            record = await self._update(table, name, etag, patch, idempotency_key, known)
         finally:
             self.turns.pass_on(key, record)
         return record
 
     async def _update(
-        self, table: Table, name: str, etag: str, patch: Patch[Entity], attempt: Attempt, known: bytes
+        self, table: Table, name: str, etag: str, patch: Patch[Entity], idempotency_key: IdempotencyKey, known: bytes
     ) -> bytes:
         # What is known may be out of date; then the compare-and-set fails, and brings the current record.
         current = Outcome(Code.DONE, known)
@@ -79,25 +80,29 @@ class Entities(Generic[Entity]):
             if not current.payload:
                 current = await self.store.get(table, name)
             verdict = self._changed(table, name, current, etag, patch)
-            outcome = await self.store.replace(table, name, current.payload, verdict, attempt)
+            outcome = await self.store.replace(table, name, current.payload, verdict, idempotency_key)
             if outcome.code is not Code.CONFLICT:
                 return self._record(table, name, outcome)
             current = Outcome(Code.DONE, outcome.payload)
         raise _conflict()
 
-    async def delete(self, table: Table, name: str, etag: str, attempt: Attempt, owned: Table | None = None) -> None:
+    async def delete(
+        self, table: Table, name: str, etag: str, idempotency_key: IdempotencyKey, owned: Table | None = None
+    ) -> None:
         """Removes the record of that name, and the table that it owns."""
         if not etag:
-            self._check(await self.store.delete(table, name, b"", Outcome(Code.DONE), attempt, owned))
+            self._check(await self.store.delete(table, name, b"", Outcome(Code.DONE), idempotency_key, owned))
             return
-        key = (table.rows, name)
+        key = (table, name)
         await self.turns.take(key)
         try:
-            await self._delete(table, name, etag, attempt, owned)
+            await self._delete(table, name, etag, idempotency_key, owned)
         finally:
             self.turns.pass_on(key, b"")
 
-    async def _delete(self, table: Table, name: str, etag: str, attempt: Attempt, owned: Table | None) -> None:
+    async def _delete(
+        self, table: Table, name: str, etag: str, idempotency_key: IdempotencyKey, owned: Table | None
+    ) -> None:
         for _ in range(MAX_ROUNDS):
             current = await self.store.get(table, name)
             verdict = Outcome(Code.DONE)
@@ -105,7 +110,7 @@ class Entities(Generic[Entity]):
                 verdict = current
             elif decode(self.entity, current.payload).etag != etag:
                 verdict = Outcome(Code.ETAG_MISMATCH)
-            outcome = await self.store.delete(table, name, current.payload, verdict, attempt, owned)
+            outcome = await self.store.delete(table, name, current.payload, verdict, idempotency_key, owned)
             if outcome.code is not Code.CONFLICT:
                 self._check(outcome)
                 return

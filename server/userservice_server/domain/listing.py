@@ -7,9 +7,8 @@ from contextlib import aclosing
 from itertools import accumulate
 from typing import TypeAlias
 
+from userservice_server.domain.ports import RecordStore, Table
 from userservice_server.domain.stream_memory import MAX_READ, Plan, Read, ReadLimit, StreamMemory
-from userservice_server.store.keys import Table
-from userservice_server.store.redis_store import RedisStore
 from userservice_server.wire.records import id_field, record_id, total_size_field
 
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
@@ -21,7 +20,7 @@ Page: TypeAlias = tuple[bytes, bytes]
 
 
 async def pages(
-    store: RedisStore, table: Table, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
+    store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
 ) -> AsyncGenerator[Iterator[Page]]:
     """Yields the pages of one range after the other, up to the newest record at the start.
 
@@ -55,7 +54,7 @@ async def pages(
                 del waiting[: stops[-1] if stops else 0]
 
 
-async def first_page(store: RedisStore, table: Table, size: int, cursor: int, reads: ReadLimit) -> bytes:
+async def first_page(store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit) -> bytes:
     """Returns the first of ``pages`` alone."""
     async with aclosing(pages(store, table, size, cursor, reads, StreamMemory())) as ranges:
         async for found in ranges:
@@ -82,7 +81,7 @@ class _Reader:
     newest: "asyncio.Future[list[bytes]] | None"
 
     def __init__(
-        self, store: RedisStore, table: Table, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
+        self, store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
     ) -> None:
         self.newest = None
         self._store = store

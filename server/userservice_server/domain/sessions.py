@@ -7,9 +7,9 @@ from userservice.v1.user_service_pb2 import GetUserSessionsResponse
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import first_page
 from userservice_server.domain.patch import Patch
+from userservice_server.domain.ports import IdempotencyKey, RecordStore
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.errors import SessionAlreadyExistsError, SessionNotFoundError, UserNotFoundError
-from userservice_server.store.redis_store import Attempt, RedisStore
 from userservice_server.wire.records import CorruptRecordError
 
 MUTABLE_FIELDS = ("metadata",)
@@ -18,26 +18,32 @@ MUTABLE_FIELDS = ("metadata",)
 class Sessions:
     """Sessions in a store. Returned bytes are encoded responses; names and numbers that come in are checked already."""
 
-    def __init__(self, store: RedisStore, reads: ReadLimit) -> None:
+    def __init__(self, store: RecordStore, reads: ReadLimit) -> None:
         self._store = store
         self._reads = reads
         self._sessions = Entities(store, Session, SessionNotFoundError, SessionAlreadyExistsError)
 
-    async def add(self, session_id: str, session: Session, attempt: Attempt) -> bytes:
+    async def add(self, session_id: str, session: Session, idempotency_key: IdempotencyKey) -> bytes:
         """Adds a session, given without session_id, to its user; returns its record."""
-        return await self._sessions.add(self._store.keys.sessions(session.user_id), session_id, session, attempt)
+        return await self._sessions.add(
+            self._store.tables.sessions(session.user_id), session_id, session, idempotency_key
+        )
 
     async def get(self, user_id: str, session_id: str) -> bytes:
         """Returns the record of a session."""
-        return await self._sessions.get(self._store.keys.sessions(user_id), session_id)
+        return await self._sessions.get(self._store.tables.sessions(user_id), session_id)
 
-    async def update(self, user_id: str, session_id: str, patch: Patch[Session], etag: str, attempt: Attempt) -> bytes:
+    async def update(
+        self, user_id: str, session_id: str, patch: Patch[Session], etag: str, idempotency_key: IdempotencyKey
+    ) -> bytes:
         """Changes a session whose etag is ``etag``, or any if that is empty; returns its record."""
-        return await self._sessions.update(self._store.keys.sessions(user_id), session_id, etag, patch, attempt)
+        return await self._sessions.update(
+            self._store.tables.sessions(user_id), session_id, etag, patch, idempotency_key
+        )
 
-    async def delete(self, user_id: str, session_id: str, etag: str, attempt: Attempt) -> None:
+    async def delete(self, user_id: str, session_id: str, etag: str, idempotency_key: IdempotencyKey) -> None:
         """Removes a session."""
-        await self._sessions.delete(self._store.keys.sessions(user_id), session_id, etag, attempt)
+        await self._sessions.delete(self._store.tables.sessions(user_id), session_id, etag, idempotency_key)
 
     async def list(self, user_id: str, limit: int, cursor: int) -> bytes:
         """Returns one page of the sessions of a user as an encoded GetUserSessionsResponse."""
@@ -45,7 +51,7 @@ class Sessions:
         return await (read() if cursor else self._store.reread(read))
 
     async def _page(self, user_id: str, limit: int, cursor: int) -> bytes:
-        table = self._store.keys.sessions(user_id)
+        table = self._store.tables.sessions(user_id)
         owner = self._store.has_owner(table)
         try:
             page = await first_page(self._store, table, limit, cursor, self._reads)

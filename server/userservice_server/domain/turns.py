@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from typing import TypeAlias
 
+from userservice_server.domain.ports import Table
 from userservice_server.errors import UpdateConflictError
 
 MAX_WAITING = 1000  # writers of one record that wait for their turn; more are rejected
@@ -12,7 +13,8 @@ MAX_WAITING = 1000  # writers of one record that wait for their turn; more are r
 # process that wrote last would always be the first to write again, and those of other processes would starve.
 _TURNS_PER_READ = 4
 
-Key: TypeAlias = tuple[bytes, str]
+Place: TypeAlias = tuple[Table, str]
+"""A record: its table, and its key there."""
 
 
 class _Line(deque[asyncio.Future[bytes]]):
@@ -28,9 +30,9 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._lines: dict[Key, _Line] = {}
+        self._lines: dict[Place, _Line] = {}
 
-    async def take(self, key: Key) -> bytes:
+    async def take(self, place: Place) -> bytes:
         """Waits for the turn, which has to be passed on later; returns the record as the writer before knows it.
 
         Returns:
@@ -39,9 +41,9 @@ class Turns:
         Raises:
             UpdateConflictError: too many wait already.
         """
-        line = self._lines.get(key)
+        line = self._lines.get(place)
         if line is None:
-            self._lines[key] = _Line()
+            self._lines[place] = _Line()
             return b""
         if len(line) >= MAX_WAITING:
             raise UpdateConflictError("too many concurrent writes; nothing was changed, retry")
@@ -53,16 +55,16 @@ class Turns:
             if turn in line:
                 line.remove(turn)
             elif not turn.cancelled():  # the turn came at the same time
-                self.pass_on(key, turn.result())
+                self.pass_on(place, turn.result())
             raise
 
-    def pass_on(self, key: Key, record: bytes) -> None:
+    def pass_on(self, place: Place, record: bytes) -> None:
         """Gives the turn to the next writer in the line, with the record as it is now, empty if unknown."""
-        line = self._lines[key]
+        line = self._lines[place]
         while line:
             turn = line.popleft()
             if not turn.done():
                 line.turns += 1
                 turn.set_result(record if line.turns % _TURNS_PER_READ else b"")
                 return
-        del self._lines[key]
+        del self._lines[place]

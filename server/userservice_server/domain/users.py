@@ -10,11 +10,9 @@ from userservice.v1.user_service_pb2 import BatchGetUsersResponse
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import Page, first_page, pages
 from userservice_server.domain.patch import Patch
+from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, RecordStore, Table
 from userservice_server.domain.stream_memory import ReadLimit, StreamMemory
 from userservice_server.errors import StoreChangedError, UserAlreadyExistsError, UserNotFoundError
-from userservice_server.store.identity import changed_read
-from userservice_server.store.keys import Table
-from userservice_server.store.redis_store import MOST_STORES, Attempt, RedisStore
 
 MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
 _BATCH = 100  # names looked up in one script, so that other callers' commands get their turn in between
@@ -23,28 +21,29 @@ _BATCH = 100  # names looked up in one script, so that other callers' commands g
 class Users:
     """Users in a store. Returned bytes are encoded responses; names and numbers that come in are checked already."""
 
-    def __init__(self, store: RedisStore, reads: ReadLimit) -> None:
+    def __init__(self, store: RecordStore, reads: ReadLimit) -> None:
         self._store = store
         self._reads = reads
         self._memory = StreamMemory()
         self._users = Entities(store, User, UserNotFoundError, UserAlreadyExistsError)
 
-    async def add(self, user_id: str, user: User, attempt: Attempt) -> bytes:
+    async def add(self, user_id: str, user: User, idempotency_key: IdempotencyKey) -> bytes:
         """Adds a user, given without user_id; returns its record."""
-        return await self._users.add(self._store.keys.users(user_id), user_id, user, attempt)
+        return await self._users.add(self._store.tables.users(user_id), user_id, user, idempotency_key)
 
     async def get(self, user_id: str) -> bytes:
         """Returns the record of a user."""
-        return await self._users.get(self._store.keys.users(user_id), user_id)
+        return await self._users.get(self._store.tables.users(user_id), user_id)
 
-    async def update(self, user_id: str, patch: Patch[User], etag: str, attempt: Attempt) -> bytes:
+    async def update(self, user_id: str, patch: Patch[User], etag: str, idempotency_key: IdempotencyKey) -> bytes:
         """Changes a user whose etag is ``etag``, or any if that is empty; returns its record."""
-        return await self._users.update(self._store.keys.users(user_id), user_id, etag, patch, attempt)
+        return await self._users.update(self._store.tables.users(user_id), user_id, etag, patch, idempotency_key)
 
-    async def delete(self, user_id: str, etag: str, attempt: Attempt) -> None:
+    async def delete(self, user_id: str, etag: str, idempotency_key: IdempotencyKey) -> None:
         """Removes a user with all its sessions."""
-        keys = self._store.keys
-        await self._users.delete(keys.users(user_id), user_id, etag, attempt, owned=keys.sessions(user_id))
+        tables = self._store.tables
+        table, owned = tables.users(user_id), tables.sessions(user_id)
+        await self._users.delete(table, user_id, etag, idempotency_key, owned=owned)
 
     async def list(self, limit: int, cursor: int) -> bytes:
         """Returns one page of users as an encoded ListUsersResponse."""
@@ -72,7 +71,7 @@ class Users:
                 await self._store.look_again(identity)
             else:
                 return
-        raise changed_read()
+        raise StoreChangedError.during_read()
 
     async def get_many(self, user_ids: Sequence[str]) -> bytes:
         """Returns users by name as an encoded BatchGetUsersResponse."""
@@ -94,5 +93,5 @@ class Users:
 
     def _table(self) -> Table:
         # A store in several partitions, as on a cluster, would merge the tables of all by id here.
-        (table,) = self._store.keys.all_users()
+        (table,) = self._store.tables.all_users()
         return table

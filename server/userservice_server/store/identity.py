@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from userservice_server.domain.ports import StoreIdentity
 from userservice_server.errors import StoreChangedError
 from userservice_server.store import scripts
 from userservice_server.store.connection import Send
@@ -46,7 +47,7 @@ class LayoutError(UnsuitableStoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(StoreIdentity):
     """What the server knows about the store that it expects.
 
     Attributes:
@@ -72,11 +73,6 @@ UNKNOWN = Identity(b"")  # before a store is opened; no store has it
 def foreign_cursor() -> StoreChangedError:
     """Returns the error for a cursor of another store."""
     return StoreChangedError("the cursor belongs to a store that was emptied or replaced; start again without a cursor")
-
-
-def changed_read() -> StoreChangedError:
-    """Returns the error for a read that met another store than the one it began with."""
-    return StoreChangedError("the store was emptied or replaced during the call; start again from the beginning")
 
 
 def is_pair(existing: int) -> bool:

@@ -1,11 +1,10 @@
-"""The store of records on Redis or Valkey: tables of encoded records that are added, read and replaced by name."""
+"""The store of records on Redis or Valkey: tables of encoded records that are added, read and replaced by key."""
 
 import asyncio
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import eq
 from typing import Any, TypeVar
@@ -16,6 +15,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoPermissionError, NoScriptError, RedisError, ResponseError
 
+from userservice_server.domain import ports
+from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, StoreIdentity
 from userservice_server.errors import StoreChangedError, StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
 from userservice_server.store.connection import Send, SharedConnection
@@ -26,7 +27,6 @@ from userservice_server.store.identity import (
     Identity,
     LayoutError,
     StoreLayout,
-    changed_read,
     checked,
     foreign_cursor,
     is_pair,
@@ -38,21 +38,9 @@ from userservice_server.wire.outcomes import Code, Outcome
 logger = logging.getLogger("userservice.store")
 
 PARTITIONS = 1  # one Redis needs no more; a cluster would
-MOST_STORES = 4  # that a call may meet, one after the other
 _CLOCK_LOG_SECONDS = 60.0  # between two log lines about the store's clock
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A request_id, and the digest (16 bytes) of the request that it came with."""
-
-    request_id: str
-    fingerprint: bytes
-
-
-NO_ATTEMPT = Attempt("", b"")
 
 
 class StoreClockError(Exception):
@@ -66,7 +54,7 @@ class RedisStore:
     full, and StoreChangedError if it is not the store that the server opened, or has lost keys.
 
     Attributes:
-        keys: the names of the keys.
+        tables: the tables of records.
     """
 
     def __init__(self, url: str, *, key_prefix: str, timeout: float) -> None:
@@ -92,13 +80,13 @@ class RedisStore:
             pool.make_connection()  # type: ignore[no-untyped-call]  # is not connected: only sees whether it takes the options of the URL
         except (TypeError, RedisError) as error:
             raise ValueError("the URL has an option that is not known") from error
-        self.keys = Keys(key_prefix, PARTITIONS)
+        self.tables = self._keys = Keys(key_prefix, PARTITIONS)
         # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
         self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
         self._timeout = timeout
         self._retired: set[asyncio.Task[None]] = set()  # of connections that still have replies to deliver
         self._calls, self._bulk = self._pair()
-        self._layout = StoreLayout(self.keys, PARTITIONS)
+        self._layout = StoreLayout(self._keys, PARTITIONS)
         self._looking: asyncio.Task[None] | None = None
         self._clock_logged_at = -math.inf
 
@@ -170,7 +158,7 @@ class RedisStore:
         """Which store the server expects. A read of several commands keeps it from its start to its end."""
         return self._layout.identity
 
-    async def look_again(self, met: Identity) -> None:
+    async def look_again(self, met: StoreIdentity) -> None:
         """Returns when the server expects a store that can be used, after a call that expected ``met`` found another.
 
         Raises:
@@ -195,7 +183,7 @@ class RedisStore:
                 return await read()
             except StoreChangedError:
                 await self.look_again(identity)
-        raise changed_read()
+        raise StoreChangedError.during_read()
 
     async def _load_scripts(self, send: Send) -> None:
         try:
@@ -261,7 +249,7 @@ class RedisStore:
         # waits, and the reads of the second are not held back with it.
         for connection in connections:
             try:
-                answer = await _run(connection.send, scripts.PROBE, (self.keys.layout,), ())
+                answer = await _run(connection.send, scripts.PROBE, (self._keys.layout,), ())
             except RedisError as error:
                 raise unavailable(error) from error
             if answer not in (0, 1):  # the reply to another command
@@ -273,11 +261,14 @@ class RedisStore:
         self._calls.reset()
         self._bulk.reset()
 
-    async def add(self, table: Table, name: str, head: bytes, tail: bytes, attempt: Attempt) -> Outcome:
-        """Adds a record made of ``head``, the id that the store gives it, and ``tail``."""
-        keys = (table.rows, table.index, table.last_id, _request_key(table, attempt), *_owner_key(table))
-        arguments = (name, head, tail, attempt.fingerprint, table.partition, table.owner)
-        outcome = await self._write(scripts.ADD, table, keys, arguments)
+    async def add(
+        self, table: ports.Table, key: str, head: bytes, tail: bytes, idempotency_key: IdempotencyKey
+    ) -> Outcome:
+        """Adds a record made of ``head``, the id that the store assigns, and ``tail``."""
+        own = _own(table)
+        redis_keys = (own.rows, own.index, own.last_id, _request_key(own, idempotency_key), *_owner_key(own))
+        arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner)
+        outcome = await self._write(scripts.ADD, own, redis_keys, arguments)
         if outcome.code is Code.WRONG_CLOCK:
             raise self._wrong_clock()
         return outcome
@@ -294,77 +285,90 @@ class RedisStore:
         error.__cause__ = StoreClockError()
         return error
 
-    async def get(self, table: Table, name: str) -> Outcome:
+    async def get(self, table: ports.Table, key: str) -> Outcome:
         """Reads a record."""
-        keys = (table.rows, table.index, *_owner_key(table))
-        outcome = await self._outcome(scripts.GET, keys, (name, table.owner))
+        own = _own(table)
+        outcome = await self._outcome(scripts.GET, (own.rows, own.index, *_owner_key(own)), (key, own.owner))
         if outcome.code is Code.STORE_CHANGED:
             raise StoreChangedError("the store has lost data; an operator must act")
         return outcome
 
-    async def get_many(self, table: Table, names: Sequence[str], identity: Identity) -> "list[bytes | None]":
-        """Reads records of one store; None stands for one that is not there."""
-        keys = (table.store_id, table.rows, table.index)
-        arguments: tuple[bytes | str, ...] = (identity.store_id, *names)
-        records: bytes | list[bytes | None] = await _run(self._bulk.send, scripts.BATCH_GET, keys, arguments)
+    async def get_many(self, table: ports.Table, keys: Sequence[str], identity: StoreIdentity) -> "list[bytes | None]":
+        """Reads records of one store; None for a key without a record."""
+        own = _own(table)
+        redis_keys = (own.store_id, own.rows, own.index)
+        arguments: tuple[bytes | str, ...] = (_known(identity).store_id, *keys)
+        records: bytes | list[bytes | None] = await _run(self._bulk.send, scripts.BATCH_GET, redis_keys, arguments)
         if isinstance(records, bytes):
-            raise changed_read()
+            raise StoreChangedError.during_read()
         return records
 
-    async def replace(self, table: Table, name: str, old: bytes, verdict: Outcome, attempt: Attempt) -> Outcome:
-        """Concludes a change with ``verdict`` if ``old`` is still the record, else tells what is there instead."""
-        keys = (table.rows, table.index, _request_key(table, attempt), *_owner_key(table))
-        arguments = (name, old, verdict.encode(), attempt.fingerprint, table.owner)
-        return await self._write(scripts.REPLACE, table, keys, arguments)
+    async def replace(
+        self, table: ports.Table, key: str, old: bytes, verdict: Outcome, idempotency_key: IdempotencyKey
+    ) -> Outcome:
+        """Applies ``verdict`` if ``old`` is still the record; returns CONFLICT with the present record if not."""
+        own = _own(table)
+        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_key(own))
+        arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner)
+        return await self._write(scripts.REPLACE, own, redis_keys, arguments)
 
     async def delete(
-        self, table: Table, name: str, old: bytes, verdict: Outcome, attempt: Attempt, owned: "Table | None" = None
+        self,
+        table: ports.Table,
+        key: str,
+        old: bytes,
+        verdict: Outcome,
+        idempotency_key: IdempotencyKey,
+        owned: "ports.Table | None" = None,
     ) -> Outcome:
         """Removes a record, and the table ``owned`` by it, if ``old`` is empty or still the record."""
-        owned_keys = (owned.rows, owned.index) if owned else ()
-        keys = (table.rows, table.index, _request_key(table, attempt), *_owner_key(table), *owned_keys)
-        arguments = (name, old, verdict.encode(), attempt.fingerprint, table.owner)
-        return await self._write(scripts.DELETE, table, keys, arguments)
+        own = _own(table)
+        owned_keys = (_own(owned).rows, _own(owned).index) if owned else ()
+        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_key(own), *owned_keys)
+        arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner)
+        return await self._write(scripts.DELETE, own, redis_keys, arguments)
 
     def range(
-        self, table: Table, after: int, count: int, identity: Identity, *, is_resumed: bool = False
+        self, table: ports.Table, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool = False
     ) -> "asyncio.Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
 
         Args:
-            table: which records.
+            table: the table to read.
             after: the id to start after.
             count: the most records.
-            identity: the store that the records, and all that was asked for before them, must come from.
-            is_resumed: whether ``after`` is a cursor that a caller brought along, perhaps from another store.
+            identity: the store that these records, and all replies to earlier commands, must come from.
+            is_resumed: whether ``after`` is a cursor that a caller sent, perhaps of another store.
         """
+        own, expected = _own(table), _known(identity)
         if is_resumed:
-            identity.check_cursor(after)
+            expected.check_cursor(after)
         send = self._bulk.send
-        reply = send("ZRANGE", table.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
+        reply = send("ZRANGE", own.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
         checks = [
-            Check(send("GET", table.store_id), partial(eq, identity.store_id), changed_read),
+            Check(send("GET", own.store_id), partial(eq, expected.store_id), StoreChangedError.during_read),
             # Scripts write both together. Without the rows, a store that holds users would look empty.
-            Check(send("EXISTS", table.rows, table.index), is_pair, changed_read),
+            Check(send("EXISTS", own.rows, own.index), is_pair, StoreChangedError.during_read),
         ]
-        if is_resumed and after <= identity.doubtful_until:
-            checks.append(Check(send("ZRANGE", table.rows, after, after, "BYSCORE"), bool, foreign_cursor))
+        if is_resumed and after <= expected.doubtful_until:
+            checks.append(Check(send("ZRANGE", own.rows, after, after, "BYSCORE"), bool, foreign_cursor))
         return checked(reply, checks)
 
-    def newest(self, table: Table) -> "asyncio.Future[list[bytes]]":
-        """Starts to read the newest record: a list of one, or of none."""
-        return self._bulk.send("ZRANGE", table.rows, -1, -1)
+    def newest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
+        """Starts to read the newest record: a list of one record, or an empty list."""
+        return self._bulk.send("ZRANGE", _own(table).rows, -1, -1)
 
-    def size(self, table: Table) -> "asyncio.Future[int]":
+    def size(self, table: ports.Table) -> "asyncio.Future[int]":
         """Starts to count the records."""
-        return self._bulk.send("ZCARD", table.rows)
+        return self._bulk.send("ZCARD", _own(table).rows)
 
-    def has_owner(self, table: Table) -> "asyncio.Future[int]":
-        """Starts to look whether the owner of the table exists: 1 or 0."""
-        return self._bulk.send("HEXISTS", table.owner_index, table.owner)
+    def has_owner(self, table: ports.Table) -> "asyncio.Future[int]":
+        """Starts to check whether the owner of the table exists: 1 or 0."""
+        own = _own(table)
+        return self._bulk.send("HEXISTS", own.owner_index, own.owner)
 
     async def _write(
-        self, script: Script, table: Table, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+        self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
     ) -> Outcome:
         """Runs a script that writes, in the store that the server expects and in no other.
 
@@ -373,15 +377,17 @@ class RedisStore:
         for _ in range(MOST_STORES):
             identity = self.identity
             if not self._layout.fault:
-                every_key = (table.store_id, table.layout, *keys)
+                every_key = (table.store_id, table.layout, *redis_keys)
                 outcome = await self._outcome(script, every_key, (identity.store_id, *arguments))
                 if outcome.code is not Code.STORE_CHANGED:
                     return outcome
             await self.look_again(identity)
         raise StoreChangedError("the store was emptied, replaced or damaged; nothing was changed")
 
-    async def _outcome(self, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Outcome:
-        reply = await _run(self._calls.send, script, keys, arguments)
+    async def _outcome(
+        self, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+    ) -> Outcome:
+        reply = await _run(self._calls.send, script, redis_keys, arguments)
         try:
             return Outcome.parse(reply)
         except ValueError:
@@ -389,16 +395,30 @@ class RedisStore:
             raise
 
 
-async def _run(send: Send, script: Script, keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Any:
+async def _run(send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Any:
     """Runs a script over the connection of ``send``; returns its reply."""
     try:
-        return await send("EVALSHA", script.sha1, len(keys), *keys, *arguments)
+        return await send("EVALSHA", script.sha1, len(redis_keys), *redis_keys, *arguments)
     except NoScriptError:  # Redis was restarted, failed over or flushed; the text is sent along, and is known again
-        return await send("EVAL", script.text, len(keys), *keys, *arguments)
+        return await send("EVAL", script.text, len(redis_keys), *redis_keys, *arguments)
 
 
-def _request_key(table: Table, attempt: Attempt) -> bytes:
-    return table.request_prefix + attempt.request_id.encode()
+def _own(table: ports.Table) -> Table:
+    """Returns the table behind a handle, which is the handle itself: tables come from ``RedisStore.tables``."""
+    if not isinstance(table, Table):
+        raise TypeError("the table is not one of this store")
+    return table
+
+
+def _known(identity: StoreIdentity) -> Identity:
+    """Returns the identity behind a handle, which is the handle itself: it comes from ``RedisStore.identity``."""
+    if not isinstance(identity, Identity):
+        raise TypeError("the identity is not one of this store")
+    return identity
+
+
+def _request_key(table: Table, idempotency_key: IdempotencyKey) -> bytes:
+    return table.request_prefix + idempotency_key.request_id.encode()
 
 
 def _owner_key(table: Table) -> tuple[bytes, ...]:

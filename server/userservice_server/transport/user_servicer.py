@@ -4,7 +4,7 @@ from contextlib import aclosing
 
 from userservice.v1 import user_service_pb2 as pb
 from userservice.v1.user_pb2 import User
-from userservice_server.domain.attempts import attempt_of
+from userservice_server.domain.idempotency import idempotency_key_of
 from userservice_server.domain.patch import Patch, patched_fields
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import MUTABLE_FIELDS, Users
@@ -32,11 +32,11 @@ class UserServicer:
             user_id = check.name("user_id", request.user_id)
             check.profile(request.email, request.first_name, request.last_name)
             check.metadata(request.metadata)
-            attempt = attempt_of(check, request, request.request_id)
+            idempotency_key = idempotency_key_of(check, request, request.request_id)
         user = User(email=request.email, first_name=request.first_name, last_name=request.last_name)
         if request.HasField("metadata"):
             user.metadata.CopyFrom(request.metadata)
-        return await self._users.add(user_id, user, attempt)
+        return await self._users.add(user_id, user, idempotency_key)
 
     async def GetUser(self, request: pb.GetUserRequest, _call: Call) -> bytes:
         with Checker() as check:
@@ -50,18 +50,18 @@ class UserServicer:
             check.metadata(request.metadata)
             mask = check.mask(request.update_mask, MUTABLE_FIELDS)
             etag = request.etag
-            attempt = attempt_of(check, request, request.request_id)
+            idempotency_key = idempotency_key_of(check, request, request.request_id)
         values = User(email=request.email, first_name=request.first_name, last_name=request.last_name)
         if request.HasField("metadata"):
             values.metadata.CopyFrom(request.metadata)
         patch = Patch(values, mask or patched_fields(request, MUTABLE_FIELDS), whole=bool(mask))
-        return await self._users.update(user_id, patch, etag, attempt)
+        return await self._users.update(user_id, patch, etag, idempotency_key)
 
     async def DeleteUser(self, request: pb.DeleteUserRequest, _call: Call) -> bytes:
         with Checker() as check:
             user_id = check.name("user_id", request.user_id)
-            attempt = attempt_of(check, request, request.request_id)
-        await self._users.delete(user_id, request.etag, attempt)
+            idempotency_key = idempotency_key_of(check, request, request.request_id)
+        await self._users.delete(user_id, request.etag, idempotency_key)
         return pb.DeleteUserResponse().SerializeToString()
 
     async def ListUsers(self, request: pb.ListUsersRequest, _call: Call) -> bytes:

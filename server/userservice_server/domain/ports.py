@@ -1,0 +1,148 @@
+"""What the domain needs from a store of records. ``store/`` implements it; nothing here knows Redis.
+
+Table and StoreIdentity are handles: the domain receives them from a store, and only passes them back to this store.
+"""
+
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from userservice_server.wire.outcomes import Outcome
+
+MOST_STORES = 4  # stores that one call may find, one after the other, before the call fails
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """Identifies a write, so that a repetition has the outcome of the first.
+
+    Attributes:
+        request_id: the field ``request_id`` of the request, in canonical form; empty if the caller sent none.
+        fingerprint: a digest of the other fields, to recognize a different request with the same request_id; empty if
+            there is no request_id.
+    """
+
+    request_id: str
+    fingerprint: bytes
+
+
+NO_IDEMPOTENCY_KEY = IdempotencyKey("", b"")
+
+
+class Table(Protocol):
+    """Handle of a table of records: the users of a partition, or the sessions of one user.
+
+    Handles of one table are equal and hash equal.
+    """
+
+    @property
+    def owner(self) -> str:
+        """The user_id of the user to whom the sessions belong; empty in a table of users."""
+
+
+class StoreIdentity:
+    """Handle of the store that the server expects. It differs after the store was emptied or replaced."""
+
+    __slots__ = ()
+
+
+class Tables(Protocol):
+    """The tables of a store."""
+
+    def users(self, user_id: str) -> Table:
+        """Returns the table that holds this user."""
+
+    def all_users(self) -> Sequence[Table]:
+        """Returns the tables of users of all partitions."""
+
+    def sessions(self, user_id: str) -> Table:
+        """Returns the table of the sessions of this user."""
+
+
+class RecordStore(Protocol):
+    """A store of encoded records (see wire/records.py).
+
+    Each write is atomic, and also writes an idempotency record of its outcome. If there is an idempotency record for
+    the key already, the write changes nothing and returns the recorded outcome, or REQUEST_ID_REUSED if the fingerprint
+    differs.
+
+    All methods raise StoreUnavailableError if the store is unavailable, StoreFullError if it has no memory left, and
+    StoreChangedError if it was emptied, replaced or damaged.
+    """
+
+    @property
+    def tables(self) -> Tables:
+        """The tables of the store."""
+
+    @property
+    def identity(self) -> StoreIdentity:
+        """The store that the server expects. A read of several steps uses one identity from start to end."""
+
+    async def add(self, table: Table, key: str, head: bytes, tail: bytes, idempotency_key: IdempotencyKey) -> Outcome:
+        """Adds a record made of ``head``, the id that the store assigns, and ``tail``.
+
+        Returns DONE with the record, EXISTS or OWNER_NOT_FOUND.
+        """
+
+    async def get(self, table: Table, key: str) -> Outcome:
+        """Returns DONE with the record, NOT_FOUND or OWNER_NOT_FOUND."""
+
+    async def get_many(self, table: Table, keys: Sequence[str], identity: StoreIdentity) -> list[bytes | None]:
+        """Returns the records of the keys, in their order; None for a key without a record.
+
+        Raises StoreChangedError if the store is not the one of ``identity``.
+        """
+
+    async def replace(
+        self, table: Table, key: str, old: bytes, verdict: Outcome, idempotency_key: IdempotencyKey
+    ) -> Outcome:
+        """Applies ``verdict`` if ``old`` is still the record of this key (compare-and-set).
+
+        A verdict DONE carries the new record; any other verdict rejects the request. Returns the verdict, NOT_FOUND,
+        OWNER_NOT_FOUND, or CONFLICT with the present record.
+        """
+
+    async def delete(
+        self,
+        table: Table,
+        key: str,
+        old: bytes,
+        verdict: Outcome,
+        idempotency_key: IdempotencyKey,
+        owned: Table | None = None,
+    ) -> Outcome:
+        """Applies ``verdict`` if ``old`` is empty or still the record of this key.
+
+        A verdict DONE removes the record, and the table ``owned`` by it; any other verdict rejects the request. Returns
+        the verdict, NOT_FOUND, OWNER_NOT_FOUND or CONFLICT.
+        """
+
+    def range(
+        self, table: Table, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool = False
+    ) -> "Future[list[bytes]]":
+        """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
+
+        Raises StoreChangedError, or sets it in the future, if the store is not the one of ``identity``, or if
+        ``is_resumed`` and ``after`` is a cursor of another store.
+        """
+
+    def newest(self, table: Table) -> "Future[list[bytes]]":
+        """Starts to read the newest record. Returns a list of one record, or an empty list."""
+
+    def size(self, table: Table) -> "Future[int]":
+        """Starts to count the records."""
+
+    def has_owner(self, table: Table) -> "Future[int]":
+        """Starts to check whether the owner of the table exists. Returns 1 or 0."""
+
+    async def reread(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Runs a read that depends on no earlier read; repeats it if the store changes during the read."""
+
+    async def look_again(self, met: StoreIdentity) -> None:
+        """Returns when the server expects a usable store, after a call that expected ``met`` found another store."""
+
+    def distrust(self) -> None:
+        """Closes the connections after a reply that cannot be right. The next call makes new connections."""
