@@ -20,7 +20,7 @@ from userservice_server.config import Config
 from userservice_server.store import scripts
 from userservice_server.store.embedded import EmbeddedStore
 from userservice_server.store.keys import LAYOUT_VERSION, Keys
-from userservice_server.wire.records import decode, name_field
+from userservice_server.wire.records import decode, key_field
 
 _KEYS = Keys("userservice", 1)  # what the service has by default
 _TABLE = _KEYS.all_users()[0]
@@ -49,7 +49,7 @@ class Store:
         for start in range(0, count, _BATCH):
             self._pipe(
                 [
-                    (*head, user.user_id, name_field(user.user_id), _new_user(user), b"", _TABLE.partition, "")
+                    (*head, user.user_id, key_field(user.user_id), _new_user(user), b"", _TABLE.partition, "")
                     for user in users(min(_BATCH, count - start), start)
                 ]
             )

@@ -25,7 +25,7 @@ from userservice_server.store.keys import LAYOUT_VERSION, MAX_PARTITIONS, Keys, 
 from userservice_server.wire.idempotency import FINGERPRINT_BYTES
 from userservice_server.wire.ids import MAX_ID
 from userservice_server.wire.outcomes import RECORDED_LETTERS
-from userservice_server.wire.records import FRAME_TAG, ID_TAG, name_field
+from userservice_server.wire.records import FRAME_TAG, ID_TAG, key_field
 from userservice_server.wire.varint import try_read_varint, varint
 
 _MOST_DIGITS = 20  # beyond any number that the service writes; int() refuses thousands of them
@@ -350,7 +350,7 @@ class _Record:
 
     def flaws(self, score: float, table: Table) -> Iterator[str]:
         """Tells what is wrong with the record by itself."""
-        if not self.body.startswith(name_field(self.name.decode()) + bytes([ID_TAG]) + varint(self.id)):
+        if not self.body.startswith(key_field(self.name.decode()) + bytes([ID_TAG]) + varint(self.id)):
             yield "does not begin with name and id"
         if self.id != score:
             yield f"holds the id {self.id}"

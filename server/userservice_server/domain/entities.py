@@ -1,4 +1,7 @@
-"""What users and sessions have in common: how a record is added, read, changed and deleted by name."""
+"""What users and sessions have in common: how a record is added, read, changed and deleted.
+
+The key of a record is its user_id or session_id.
+"""
 
 import secrets
 import time
@@ -11,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.ports import IdempotencyKey, RecordStore, Table
 from userservice_server.domain.turns import Turns
+from userservice_server.domain.violations import bad_request, decode_violations
 from userservice_server.errors import (
     EtagMismatchError,
     InvalidFieldsError,
@@ -18,7 +22,6 @@ from userservice_server.errors import (
     ServiceError,
     UpdateConflictError,
     UserNotFoundError,
-    Violation,
 )
 from userservice_server.wire.outcomes import Code, Outcome
 from userservice_server.wire.records import (
@@ -26,12 +29,12 @@ from userservice_server.wire.records import (
     Entity,
     decode,
     frame,
-    is_named,
-    name_field,
+    has_key,
+    key_field,
 )
 
-# Rounds of change and compare-and-set before a writer gives up. In every round a writer of another process succeeded:
-# those of one process take turns (turns.py), and each process lets others in every few turns.
+# Rounds of change and compare-and-set before a writer gives up. In every round, a writer of another process succeeded:
+# the writers of one process take turns (turns.py), and every few turns a process lets other processes write first.
 MAX_ROUNDS = 256
 
 
@@ -45,115 +48,115 @@ class Entities(Generic[Entity]):
     already_exists: type[ServiceError]
     turns: Turns = field(default_factory=Turns)
 
-    async def add(self, table: Table, name: str, new: Entity, idempotency_key: IdempotencyKey) -> bytes:
-        """Stores ``new``, which has neither name nor id yet, under ``name``; returns the record."""
+    async def add(self, table: Table, key: str, new: Entity, idempotency_key: IdempotencyKey) -> bytes:
+        """Adds ``new``, which has neither key nor id yet, under ``key``; returns the record."""
         now = _now()
         new.uuid = str(uuid_utils.uuid7())
         new.created_at.CopyFrom(now)
         new.updated_at.CopyFrom(now)
         new.etag = _new_etag()
-        outcome = await self.store.add(table, name, name_field(name), new.SerializeToString(), idempotency_key)
-        return self._record(table, name, outcome)
+        outcome = await self.store.add(table, key, key_field(key), new.SerializeToString(), idempotency_key)
+        return self._record(table, key, outcome)
 
-    async def get(self, table: Table, name: str) -> bytes:
-        """Returns the record of that name."""
-        return self._record(table, name, await self.store.get(table, name))
+    async def get(self, table: Table, key: str) -> bytes:
+        """Returns the record with this key."""
+        return self._record(table, key, await self.store.get(table, key))
 
     async def update(
-        self, table: Table, name: str, etag: str, patch: Patch[Entity], idempotency_key: IdempotencyKey
+        self, table: Table, key: str, etag: str, patch: Patch[Entity], idempotency_key: IdempotencyKey
     ) -> bytes:
-        """Applies ``patch`` to the entity of that name; returns the record that results."""
-        key, record = (table, name), b""
-        known = await self.turns.take(key)
+        """Applies ``patch`` to the entity with this key; returns the new record."""
+        place, record = (table, key), b""
+        known = await self.turns.take(place)
         try:
-            record = await self._update(table, name, etag, patch, idempotency_key, known)
+            record = await self._update(table, key, etag, patch, idempotency_key, known)
         finally:
-            self.turns.pass_on(key, record)
+            self.turns.pass_on(place, record)
         return record
 
     async def _update(
-        self, table: Table, name: str, etag: str, patch: Patch[Entity], idempotency_key: IdempotencyKey, known: bytes
+        self, table: Table, key: str, etag: str, patch: Patch[Entity], idempotency_key: IdempotencyKey, known: bytes
     ) -> bytes:
-        # What is known may be out of date; then the compare-and-set fails, and brings the current record.
+        # The known record may be out of date; the compare-and-set then fails and returns the current record.
         current = Outcome(Code.DONE, known)
         for _ in range(MAX_ROUNDS):
             if not current.payload:
-                current = await self.store.get(table, name)
-            verdict = self._changed(table, name, current, etag, patch)
-            outcome = await self.store.replace(table, name, current.payload, verdict, idempotency_key)
+                current = await self.store.get(table, key)
+            verdict = self._changed(table, key, current, etag, patch)
+            outcome = await self.store.replace(table, key, current.payload, verdict, idempotency_key)
             if outcome.code is not Code.CONFLICT:
-                return self._record(table, name, outcome)
+                return self._record(table, key, outcome)
             current = Outcome(Code.DONE, outcome.payload)
         raise _conflict()
 
     async def delete(
-        self, table: Table, name: str, etag: str, idempotency_key: IdempotencyKey, owned: Table | None = None
+        self, table: Table, key: str, etag: str, idempotency_key: IdempotencyKey, owned: Table | None = None
     ) -> None:
-        """Removes the record of that name, and the table that it owns."""
+        """Removes the record with this key, and the table that the record owns."""
         if not etag:
-            self._check(await self.store.delete(table, name, b"", Outcome(Code.DONE), idempotency_key, owned))
+            self._check(await self.store.delete(table, key, b"", Outcome(Code.DONE), idempotency_key, owned))
             return
-        key = (table, name)
-        await self.turns.take(key)
+        place = (table, key)
+        await self.turns.take(place)
         try:
-            await self._delete(table, name, etag, idempotency_key, owned)
+            await self._delete(table, key, etag, idempotency_key, owned)
         finally:
-            self.turns.pass_on(key, b"")
+            self.turns.pass_on(place, b"")
 
     async def _delete(
-        self, table: Table, name: str, etag: str, idempotency_key: IdempotencyKey, owned: Table | None
+        self, table: Table, key: str, etag: str, idempotency_key: IdempotencyKey, owned: Table | None
     ) -> None:
         for _ in range(MAX_ROUNDS):
-            current = await self.store.get(table, name)
+            current = await self.store.get(table, key)
             verdict = Outcome(Code.DONE)
             if current.code is not Code.DONE:
                 verdict = current
             elif decode(self.entity, current.payload).etag != etag:
                 verdict = Outcome(Code.ETAG_MISMATCH)
-            outcome = await self.store.delete(table, name, current.payload, verdict, idempotency_key, owned)
+            outcome = await self.store.delete(table, key, current.payload, verdict, idempotency_key, owned)
             if outcome.code is not Code.CONFLICT:
                 self._check(outcome)
                 return
         raise _conflict()
 
-    def _changed(self, table: Table, name: str, current: Outcome, etag: str, patch: Patch[Entity]) -> Outcome:
-        """What is to become of the current record."""
+    def _changed(self, table: Table, key: str, current: Outcome, etag: str, patch: Patch[Entity]) -> Outcome:
+        """Returns the outcome of applying ``patch`` to the current record."""
         if current.code is not Code.DONE:
             return current
-        self.check_name(current.payload, table, name)
+        self.check_key(current.payload, table, key)
         entity = decode(self.entity, current.payload)
         if etag and etag != entity.etag:
             return Outcome(Code.ETAG_MISMATCH)
         violations = patch.apply(entity)
         if violations:
-            return Outcome(Code.REFUSED, _encode_violations(violations))
+            return Outcome(Code.REFUSED, bad_request(violations).SerializeToString())
         now = _now()
         if now.ToMicroseconds() > entity.updated_at.ToMicroseconds():  # clocks differ between servers, and step
             entity.updated_at.CopyFrom(now)
         entity.etag = _new_etag()
         return Outcome(Code.DONE, frame(entity))
 
-    def _record(self, table: Table, name: str, outcome: Outcome) -> bytes:
+    def _record(self, table: Table, key: str, outcome: Outcome) -> bytes:
         self._check(outcome)
-        self.check_name(outcome.payload, table, name)
+        self.check_key(outcome.payload, table, key)
         return outcome.payload
 
-    def check_name(self, record: bytes, table: Table, name: str) -> None:
-        """Raises CorruptRecordError unless the record is the one of that name and of the table's owner.
+    def check_key(self, record: bytes, table: Table, key: str) -> None:
+        """Raises CorruptRecordError if the record has another key or another owner.
 
-        Held on every read by name: whatever happens to connection or store, nobody gets somebody else's record.
+        Every read by key is checked, so that no fault of connection or store can return another user's record.
         """
-        if not is_named(record, name, table.owner):
+        if not has_key(record, key, table.owner):
             self.store.distrust()
-            raise CorruptRecordError("the store answered with a record of another name")
+            raise CorruptRecordError("the store returned a record with another key")
 
     def _check(self, outcome: Outcome) -> None:
-        """Raises the error that an outcome stands for."""
+        """Raises the error of an outcome, if the outcome is one."""
         match outcome.code:
             case Code.DONE:
                 return
             case Code.EXISTS:
-                raise self.already_exists(f"{self._noun()} exists already")
+                raise self.already_exists(f"{self._noun()} already exists")
             case Code.NOT_FOUND:
                 raise self.not_found(f"{self._noun()} does not exist")
             case Code.OWNER_NOT_FOUND:
@@ -161,11 +164,11 @@ class Entities(Generic[Entity]):
             case Code.ETAG_MISMATCH:
                 raise EtagMismatchError("the etag is not the current one; nothing was changed")
             case Code.REFUSED:
-                raise InvalidFieldsError(_decode_violations(outcome.payload))
+                raise InvalidFieldsError(decode_violations(outcome.payload))
             case Code.REQUEST_ID_REUSED:
                 raise RequestIdReusedError("the request_id was used for another request; nothing was changed")
             case Code.CONFLICT | Code.STORE_CHANGED | Code.WRONG_CLOCK:
-                raise AssertionError("a conflict is repeated, and the store raises the others")
+                raise AssertionError("conflicts are repeated, and the store raises the other two")
 
     def _noun(self) -> str:
         return f"the {self.entity.DESCRIPTOR.name.lower()}"
@@ -176,7 +179,7 @@ def _conflict() -> UpdateConflictError:
 
 
 def _now() -> Timestamp:
-    # Microseconds, the resolution of the clients' datetime: what is read back equals what was sent.
+    # Microseconds are the resolution of the clients' datetime: a time that is read back equals the time that was sent.
     now = Timestamp()
     now.FromMicroseconds(time.time_ns() // 1000)
     return now
@@ -184,11 +187,3 @@ def _now() -> Timestamp:
 
 def _new_etag() -> str:
     return secrets.token_urlsafe(9)
-
-
-def _encode_violations(violations: list[Violation]) -> bytes:
-    return "\n".join(f"{violation.field}\t{violation.description}" for violation in violations).encode()
-
-
-def _decode_violations(payload: bytes) -> list[Violation]:
-    return [Violation(*line.split("\t", 1)) for line in payload.decode().splitlines()]

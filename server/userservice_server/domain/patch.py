@@ -1,6 +1,6 @@
 """How an update changes an entity."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Generic
 
@@ -18,7 +18,7 @@ class Patch(Generic[Entity]):
     Attributes:
         values: carries the new values.
         fields: the fields to change.
-        whole: whether metadata is replaced, as an update_mask asks for (AIP-134), or merged (RFC 7396).
+        whole: whether metadata is replaced, as with an update_mask (AIP-134), or merged (RFC 7396).
     """
 
     values: Entity
@@ -26,7 +26,7 @@ class Patch(Generic[Entity]):
     whole: bool
 
     def apply(self, entity: Entity) -> list[Violation]:
-        """Changes ``entity`` in place; returns which rules the result breaks."""
+        """Changes ``entity`` in place; returns the rules that the result breaks."""
         for field in self.fields - {"metadata"}:
             setattr(entity, field, getattr(self.values, field))
         if "metadata" not in self.fields:
@@ -35,12 +35,31 @@ class Patch(Generic[Entity]):
             entity.ClearField("metadata")
             if self.values.HasField("metadata"):
                 entity.metadata.CopyFrom(self.values.metadata)
-            return []  # checked with the request
+            return []  # the new metadata was checked with the request
         entity.metadata.SetInParent()
         metadata_rules.merge(entity.metadata, self.values.metadata)
         return list(dict.fromkeys(metadata_rules.violations(entity.metadata, "metadata")))
 
 
-def patched_fields(request: Message, fields: Iterable[str]) -> frozenset[str]:
-    """The fields that a request without update_mask changes: those that are present."""
-    return frozenset(field for field in fields if request.HasField(field))
+def values_of(entity: type[Entity], request: Message, fields: Iterable[str]) -> Entity:
+    """Returns an entity that has the values of these fields of a request."""
+    values = entity()
+    for field in fields:
+        if field != "metadata":
+            setattr(values, field, getattr(request, field))
+        elif request.HasField(field):
+            values.metadata.CopyFrom(getattr(request, field))
+    return values
+
+
+def patch_of(entity: type[Entity], request: Message, mutable: Collection[str], mask: frozenset[str]) -> Patch[Entity]:
+    """Returns the patch that a request asks for.
+
+    Args:
+        entity: User or Session.
+        request: an UpdateUserRequest or UpdateSessionRequest.
+        mutable: the fields that a request of this kind can change.
+        mask: the fields in its update_mask. If it is empty, the request changes the fields that are present in it.
+    """
+    fields = mask or frozenset(field for field in mutable if request.HasField(field))
+    return Patch(values_of(entity, request, mutable), fields, whole=bool(mask))

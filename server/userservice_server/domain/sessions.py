@@ -16,7 +16,7 @@ MUTABLE_FIELDS = ("metadata",)
 
 
 class Sessions:
-    """Sessions in a store. Returned bytes are encoded responses; names and numbers that come in are checked already."""
+    """Sessions in a store. Returned bytes are encoded responses. The caller has checked all arguments."""
 
     def __init__(self, store: RecordStore, reads: ReadLimit) -> None:
         self._store = store
@@ -24,7 +24,7 @@ class Sessions:
         self._sessions = Entities(store, Session, SessionNotFoundError, SessionAlreadyExistsError)
 
     async def add(self, session_id: str, session: Session, idempotency_key: IdempotencyKey) -> bytes:
-        """Adds a session, given without session_id, to its user; returns its record."""
+        """Adds ``session``, which has no session_id yet, to its user; returns its record."""
         return await self._sessions.add(
             self._store.tables.sessions(session.user_id), session_id, session, idempotency_key
         )
@@ -36,7 +36,7 @@ class Sessions:
     async def update(
         self, user_id: str, session_id: str, patch: Patch[Session], etag: str, idempotency_key: IdempotencyKey
     ) -> bytes:
-        """Changes a session whose etag is ``etag``, or any if that is empty; returns its record."""
+        """Changes a session if its etag is ``etag`` or ``etag`` is empty; returns its record."""
         return await self._sessions.update(
             self._store.tables.sessions(user_id), session_id, etag, patch, idempotency_key
         )
@@ -64,7 +64,7 @@ class Sessions:
         return page
 
     def _check_owner(self, page: bytes, user_id: str) -> None:
-        """Holds for pages what Entities.check_name holds for single records."""
+        """Checks a page as Entities.check_key checks a record."""
         if any(session.user_id != user_id for session in GetUserSessionsResponse.FromString(page).sessions):
             self._store.distrust()
-            raise CorruptRecordError("the store answered with sessions of another user")
+            raise CorruptRecordError("the store returned sessions of another user")

@@ -15,11 +15,11 @@ from userservice_server.domain.stream_memory import ReadLimit, StreamMemory
 from userservice_server.errors import StoreChangedError, UserAlreadyExistsError, UserNotFoundError
 
 MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
-_BATCH = 100  # names looked up in one script, so that other callers' commands get their turn in between
+_BATCH = 100  # user_ids in one script; commands of other callers can run between two scripts
 
 
 class Users:
-    """Users in a store. Returned bytes are encoded responses; names and numbers that come in are checked already."""
+    """Users in a store. Returned bytes are encoded responses. The caller has checked all arguments."""
 
     def __init__(self, store: RecordStore, reads: ReadLimit) -> None:
         self._store = store
@@ -28,7 +28,7 @@ class Users:
         self._users = Entities(store, User, UserNotFoundError, UserAlreadyExistsError)
 
     async def add(self, user_id: str, user: User, idempotency_key: IdempotencyKey) -> bytes:
-        """Adds a user, given without user_id; returns its record."""
+        """Adds ``user``, which has no user_id yet; returns its record."""
         return await self._users.add(self._store.tables.users(user_id), user_id, user, idempotency_key)
 
     async def get(self, user_id: str) -> bytes:
@@ -36,7 +36,7 @@ class Users:
         return await self._users.get(self._store.tables.users(user_id), user_id)
 
     async def update(self, user_id: str, patch: Patch[User], etag: str, idempotency_key: IdempotencyKey) -> bytes:
-        """Changes a user whose etag is ``etag``, or any if that is empty; returns its record."""
+        """Changes a user if its etag is ``etag`` or ``etag`` is empty; returns its record."""
         return await self._users.update(self._store.tables.users(user_id), user_id, etag, patch, idempotency_key)
 
     async def delete(self, user_id: str, etag: str, idempotency_key: IdempotencyKey) -> None:
@@ -56,7 +56,7 @@ class Users:
         return read() if cursor else self._restarted(read)
 
     async def _restarted(self, read: Callable[[], AsyncGenerator[Iterator[Page]]]) -> AsyncGenerator[Iterator[Page]]:
-        """Yields what ``read`` yields; begins again if the store changes before anything was yielded."""
+        """Yields the same as ``read``; starts again if the store changes before anything was yielded."""
         is_begun = False
         for _ in range(MOST_STORES):
             identity = self._store.identity
@@ -74,7 +74,7 @@ class Users:
         raise StoreChangedError.during_read()
 
     async def get_many(self, user_ids: Sequence[str]) -> bytes:
-        """Returns users by name as an encoded BatchGetUsersResponse."""
+        """Returns the users with these user_ids as an encoded BatchGetUsersResponse."""
         return await self._store.reread(partial(self._get_many, user_ids))
 
     async def _get_many(self, user_ids: Sequence[str]) -> bytes:
@@ -87,7 +87,7 @@ class Users:
             if record is None:
                 missing.append(user_id)
             else:
-                self._users.check_name(record, table, user_id)
+                self._users.check_key(record, table, user_id)
                 found.append(record)
         return b"".join(found) + BatchGetUsersResponse(missing_user_ids=missing).SerializeToString()
 

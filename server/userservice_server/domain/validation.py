@@ -12,7 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from userservice_server.domain import metadata as metadata_rules
 from userservice_server.errors import InvalidFieldsError, Violation
 
-MAX_NAME_BYTES = 256  # user_id and session_id
+MAX_KEY_BYTES = 256  # user_id and session_id
 MAX_EMAIL_BYTES = 320
 MAX_PERSON_NAME_BYTES = 256  # first_name and last_name
 DEFAULT_LIMIT = 100
@@ -23,7 +23,7 @@ MAX_BATCH = 1000
 REQUEST_ID_BYTES = 36  # of a UUID in text form
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
-_PLAIN_NAME = re.compile(r"[!-~]{1,256}", re.ASCII)  # what most names are, decided at once
+_PLAIN_KEY = re.compile(r"[!-~]{1,256}", re.ASCII)  # most keys match this and need no further check
 
 
 class Checker:
@@ -46,60 +46,60 @@ class Checker:
             raise InvalidFieldsError(self.violations)
 
     def refuse(self, field: str, description: str) -> None:
-        """Notes a violation."""
+        """Records a violation."""
         self.violations.append(Violation(field, description))
 
-    def name(self, field: str, value: str) -> str:
+    def key(self, field: str, value: str) -> str:
         """Checks a user_id or session_id."""
-        if _PLAIN_NAME.fullmatch(value):
+        if _PLAIN_KEY.fullmatch(value):
             return value
         size = len(value.encode())
         if size == 0:
-            self.refuse(field, f"is required: 1 to {MAX_NAME_BYTES} bytes of UTF-8")
-        elif size > MAX_NAME_BYTES:
-            self.refuse(field, f"must be at most {MAX_NAME_BYTES} bytes of UTF-8, is {size}")
-            return value  # not looked through: it can be very long
+            self.refuse(field, f"is required: 1 to {MAX_KEY_BYTES} bytes of UTF-8")
+        elif size > MAX_KEY_BYTES:
+            self.refuse(field, f"must be at most {MAX_KEY_BYTES} bytes of UTF-8, is {size}")
+            return value  # not checked further: it can be very long
         if any(unicodedata.category(character) == "Cc" for character in value):
             self.refuse(field, "must not contain control characters")
         elif value != value.strip():
             self.refuse(field, "must not start or end with white space")
         return value
 
-    def names(self, field: str, values: Collection[str]) -> list[str]:
-        """Checks the names of a batch."""
+    def keys(self, field: str, values: Collection[str]) -> list[str]:
+        """Checks the user_ids of a batch."""
         if not 1 <= len(values) <= MAX_BATCH:
-            self.refuse(field, f"must hold 1 to {MAX_BATCH} names, holds {len(values)}")
+            self.refuse(field, f"must have 1 to {MAX_BATCH} entries, has {len(values)}")
             return []
-        return [self.name(f"{field}[{index}]", value) for index, value in enumerate(values)]
+        return [self.key(f"{field}[{index}]", value) for index, value in enumerate(values)]
 
     def text(self, field: str, value: str, max_bytes: int) -> str:
         """Checks a free text field."""
-        # A character is at most four bytes of UTF-8, so most values need no encoding to be seen to fit.
+        # A character has at most four bytes of UTF-8, so most values need not be encoded for this check.
         if len(value) * 4 > max_bytes and (size := len(value.encode())) > max_bytes:
             self.refuse(field, f"must be at most {max_bytes} bytes of UTF-8, is {size}")
         return value
 
     def profile(self, email: str, first_name: str, last_name: str) -> None:
-        """Checks the text fields that a user has beside the name."""
+        """Checks the text fields of a user."""
         self.text("email", email, MAX_EMAIL_BYTES)
         self.text("first_name", first_name, MAX_PERSON_NAME_BYTES)
         self.text("last_name", last_name, MAX_PERSON_NAME_BYTES)
 
     def metadata(self, value: Struct) -> Struct:
         """Checks metadata, or a patch of it."""
-        # The same rule broken in many places of one metadata is one violation.
+        # If one metadata breaks the same rule in many places, this is reported once.
         self.violations.extend(dict.fromkeys(metadata_rules.violations(value, "metadata")))
         return value
 
     def mask(self, mask: FieldMask, paths: Collection[str]) -> frozenset[str]:
-        """Checks an update_mask; returns the fields that it names, all of ``paths`` for ``*``."""
+        """Checks an update_mask; returns the fields in it, or all of ``paths`` for ``*``."""
         unknown = [path for path in mask.paths if path != "*" and path not in paths]
         if unknown:
-            self.refuse("update_mask", f"may name only {', '.join(sorted(paths))} and *")
+            self.refuse("update_mask", f"may contain only {', '.join(sorted(paths))} and *")
         return frozenset(paths) if "*" in mask.paths else frozenset(mask.paths)
 
     def request_id(self, value: str) -> str:
-        """Checks a request_id; returns it in the canonical form, or an empty string where none is given."""
+        """Checks a request_id; returns it in the canonical form, or an empty string if there is none."""
         if value and not _UUID.fullmatch(value):
             self.refuse("request_id", "must be a UUID in text form, 36 characters (RFC 9562)")
         return value.lower()

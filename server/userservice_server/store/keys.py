@@ -15,16 +15,16 @@ MAX_PARTITIONS = ids.PARTITIONS
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of records: a sorted set id → record, and a hash name → id beside it."""
+    """One table of records: a sorted set id → record, and a hash key → id. The key is the user_id or session_id."""
 
     rows: bytes
     index: bytes
     last_id: bytes  # newest id of the partition
     store_id: bytes  # key of the store's id in the partition; every write checks it
     layout: bytes  # key of the layout; every write checks that it exists
-    request_prefix: bytes  # of the keys that remember request_ids
+    request_prefix: bytes  # the start of the keys of idempotency records
     partition: int
-    owner: str = ""  # the user_id, where the records are a user's sessions
+    owner: str = ""  # the user_id, if the records are the sessions of a user
     owner_index: bytes = b""
 
 
@@ -38,15 +38,15 @@ class Keys:
         self._users = [self._users_table(partition) for partition in range(partitions)]
 
     def users(self, user_id: str) -> Table:
-        """The table that this user is in."""
+        """Returns the table that holds this user."""
         return self._users[zlib.crc32(user_id.encode()) % self._partitions]
 
     def all_users(self) -> list[Table]:
-        """The tables of users of all partitions."""
+        """Returns the tables of users of all partitions."""
         return self._users
 
     def sessions(self, user_id: str) -> Table:
-        """The table of the sessions of this user."""
+        """Returns the table of the sessions of this user."""
         users = self.users(user_id)
         tag = self._tag(users.partition)
         return Table(

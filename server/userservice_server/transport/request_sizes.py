@@ -17,8 +17,8 @@ _ETAG_BYTES = 64  # an etag has 12; a longer one is not a violation, it matches 
 
 # The most bytes that the fields of the requests may have, without tag and length. Requests use one name for one thing.
 _FIELD_BYTES = {
-    "user_id": validation.MAX_NAME_BYTES,
-    "session_id": validation.MAX_NAME_BYTES,
+    "user_id": validation.MAX_KEY_BYTES,
+    "session_id": validation.MAX_KEY_BYTES,
     "email": validation.MAX_EMAIL_BYTES,
     "first_name": validation.MAX_PERSON_NAME_BYTES,
     "last_name": validation.MAX_PERSON_NAME_BYTES,
@@ -26,7 +26,7 @@ _FIELD_BYTES = {
     "update_mask": _MASK_PATHS * (_MASK_PATH_BYTES + _KEY_BYTES + _LENGTH_BYTES),
     "etag": _ETAG_BYTES,
     "request_id": validation.REQUEST_ID_BYTES,
-    "user_ids": validation.MAX_NAME_BYTES,
+    "user_ids": validation.MAX_KEY_BYTES,
     "limit": _VARINT_BYTES,
     "chunk_size": _VARINT_BYTES,
     "cursor": _VARINT_BYTES,

@@ -4,11 +4,12 @@ import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from userservice.v1.error_reason_pb2 import ErrorReason, ErrorRule, error_rule
 from userservice_server import errors
+from userservice_server.domain.violations import bad_request
 
 DOMAIN = "userservice"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -48,14 +49,7 @@ def status_of(error: Exception, call_id: str) -> tuple[grpc.StatusCode, Status]:
         RequestInfo(request_id=call_id),
     ]
     if isinstance(error, errors.InvalidFieldsError):
-        details.append(
-            BadRequest(
-                field_violations=[
-                    BadRequest.FieldViolation(field=violation.field, description=violation.description)
-                    for violation in error.violations
-                ]
-            )
-        )
+        details.append(bad_request(error.violations))
     if retry_ms := _retry_ms(error, rule):
         delay = Duration()
         delay.FromMilliseconds(retry_ms)

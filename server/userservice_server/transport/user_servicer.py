@@ -5,7 +5,7 @@ from contextlib import aclosing
 from userservice.v1 import user_service_pb2 as pb
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.idempotency import idempotency_key_of
-from userservice_server.domain.patch import Patch, patched_fields
+from userservice_server.domain.patch import patch_of, values_of
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import MUTABLE_FIELDS, Users
 from userservice_server.domain.validation import Checker
@@ -29,37 +29,30 @@ class UserServicer:
 
     async def AddUser(self, request: pb.AddUserRequest, _call: Call) -> bytes:
         with Checker() as check:
-            user_id = check.name("user_id", request.user_id)
+            user_id = check.key("user_id", request.user_id)
             check.profile(request.email, request.first_name, request.last_name)
             check.metadata(request.metadata)
             idempotency_key = idempotency_key_of(check, request, request.request_id)
-        user = User(email=request.email, first_name=request.first_name, last_name=request.last_name)
-        if request.HasField("metadata"):
-            user.metadata.CopyFrom(request.metadata)
-        return await self._users.add(user_id, user, idempotency_key)
+        return await self._users.add(user_id, values_of(User, request, MUTABLE_FIELDS), idempotency_key)
 
     async def GetUser(self, request: pb.GetUserRequest, _call: Call) -> bytes:
         with Checker() as check:
-            user_id = check.name("user_id", request.user_id)
+            user_id = check.key("user_id", request.user_id)
         return await self._users.get(user_id)
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, _call: Call) -> bytes:
         with Checker() as check:
-            user_id = check.name("user_id", request.user_id)
+            user_id = check.key("user_id", request.user_id)
             check.profile(request.email, request.first_name, request.last_name)
             check.metadata(request.metadata)
             mask = check.mask(request.update_mask, MUTABLE_FIELDS)
-            etag = request.etag
             idempotency_key = idempotency_key_of(check, request, request.request_id)
-        values = User(email=request.email, first_name=request.first_name, last_name=request.last_name)
-        if request.HasField("metadata"):
-            values.metadata.CopyFrom(request.metadata)
-        patch = Patch(values, mask or patched_fields(request, MUTABLE_FIELDS), whole=bool(mask))
-        return await self._users.update(user_id, patch, etag, idempotency_key)
+        patch = patch_of(User, request, MUTABLE_FIELDS, mask)
+        return await self._users.update(user_id, patch, request.etag, idempotency_key)
 
     async def DeleteUser(self, request: pb.DeleteUserRequest, _call: Call) -> bytes:
         with Checker() as check:
-            user_id = check.name("user_id", request.user_id)
+            user_id = check.key("user_id", request.user_id)
             idempotency_key = idempotency_key_of(check, request, request.request_id)
         await self._users.delete(user_id, request.etag, idempotency_key)
         return pb.DeleteUserResponse().SerializeToString()
@@ -107,12 +100,12 @@ class UserServicer:
 
     async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, _call: Call) -> bytes:
         with Checker() as check:
-            user_ids = check.names("user_ids", request.user_ids)
+            user_ids = check.keys("user_ids", request.user_ids)
         return await self._users.get_many(user_ids)
 
     async def GetUserSessions(self, request: pb.GetUserSessionsRequest, _call: Call) -> bytes:
         with Checker() as check:
-            user_id = check.name("user_id", request.user_id)
+            user_id = check.key("user_id", request.user_id)
             limit = check.limit(request.limit)
             cursor = check.cursor(request.cursor)
         return await self._sessions.list(user_id, limit, cursor)

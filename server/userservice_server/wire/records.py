@@ -1,9 +1,9 @@
-"""Encoded records: the bytes that are stored are the bytes that are sent.
+"""Encoded records. The service sends the same bytes that it stores.
 
 A record is an encoded User or Session, framed as an element of field 1 of the response that carries it. One record is
 therefore a whole GetUserResponse, and records joined are the users of a ListUsersResponse. Field 1 of the record is
-its name (user_id or session_id), field 2 its id and, in a session, field 3 its owner (user_id), so all three are found
-at its start without decoding the rest.
+its key (user_id or session_id), field 2 its id and, in a session, field 3 its owner (user_id), so all three can be read
+at the start of the record without decoding the rest.
 """
 
 from typing import TypeVar
@@ -16,16 +16,16 @@ from userservice_server.wire.varint import read_varint, varint
 
 Entity = TypeVar("Entity", User, Session)
 
-# Protobuf tags (field number << 3 | wire type) of what is read and written by hand here.
+# Protobuf tags (field number << 3 | wire type) of the fields that this module reads and writes.
 FRAME_TAG = b"\x0a"  # field 1, length-delimited: `users`, `user`, `sessions` or `session` in a response
-NAME_TAG = b"\x0a"  # field 1, length-delimited: the name within a record
+KEY_TAG = b"\x0a"  # field 1, length-delimited: the key within a record
 ID_TAG = 0x10  # field 2, varint: the id within a record, and next_cursor in a listing response
 OWNER_TAG = b"\x1a"  # field 3, length-delimited: the user_id within a session's record
 TOTAL_SIZE_TAG = b"\x18"  # field 3, varint, of a listing response
 
 
 class CorruptRecordError(Exception):
-    """A stored record is not what its place in the store says. Our bug, or somebody else wrote into the store."""
+    """A stored record does not belong to its place in the store: a bug, or another program wrote into the store."""
 
 
 def frame(message: Message) -> bytes:
@@ -34,9 +34,9 @@ def frame(message: Message) -> bytes:
     return FRAME_TAG + varint(len(body)) + body
 
 
-def name_field(name: str) -> bytes:
-    """Encodes the name as a record starts with it."""
-    return NAME_TAG + _text(name)
+def key_field(key: str) -> bytes:
+    """Encodes the key as the first field of a record."""
+    return KEY_TAG + _text(key)
 
 
 def _text(text: str) -> bytes:
@@ -44,10 +44,10 @@ def _text(text: str) -> bytes:
     return varint(len(encoded)) + encoded
 
 
-def is_named(record: bytes, name: str, owner: str) -> bool:
-    """Whether the record is the one of that name, and of that owner where there is one."""
+def has_key(record: bytes, key: str, owner: str) -> bool:
+    """Returns whether the record has this key, and this owner if ``owner`` is not empty."""
     _, start = read_varint(record, 1)
-    if not record.startswith(name_field(name), start):
+    if not record.startswith(key_field(key), start):
         return False
     if not owner:
         return True
@@ -82,7 +82,7 @@ def decode(entity: type[Entity], record: bytes) -> Entity:
 
 
 def id_field(record: bytes) -> bytes:
-    """Returns the field of the id as it stands in a record: of a listing response the same bytes are next_cursor."""
+    """Returns the encoded id field of a record. In a listing response, the same bytes are the field next_cursor."""
     start = end = _id_position(record)
     while record[end + 1] > 0x7F:  # noqa: PLR2004 - the high bit says that more follows
         end += 1
@@ -90,10 +90,10 @@ def id_field(record: bytes) -> bytes:
 
 
 def cursor_of(field: bytes) -> int:
-    """Returns the number in a field next_cursor, which is empty for 0."""
+    """Returns the number in an encoded field next_cursor; an empty field is 0."""
     return read_varint(field, 1)[0] if field else 0
 
 
 def total_size_field(total_size: int) -> bytes:
-    """Encodes the field total_size of a listing response. Zero is left out, as proto3 does."""
+    """Encodes the field total_size of a listing response. Zero is left out, as in proto3."""
     return TOTAL_SIZE_TAG + varint(total_size) if total_size else b""

@@ -11,9 +11,9 @@ from userservice_server.wire.records import (
     cursor_of,
     decode,
     frame,
+    has_key,
     id_field,
-    is_named,
-    name_field,
+    key_field,
     record_id,
     total_size_field,
 )
@@ -23,32 +23,32 @@ ids = st.integers(1, 2**53)
 
 
 @given(names, ids, names)
-def test_a_record_is_a_response_and_tells_its_name_and_id(name: str, number: int, email: str) -> None:
+def test_a_record_is_a_response_and_has_its_key_and_id(name: str, number: int, email: str) -> None:
     user = User(user_id=name, id=number, email=email)
     record = frame(user)
 
     assert GetUserResponse.FromString(record).user == user
     assert decode(User, record) == user
     assert record_id(record) == number
-    assert is_named(record, name, "")
+    assert has_key(record, name, "")
 
 
 @given(names, names, ids)
-def test_a_record_has_no_other_name(name: str, other: str, number: int) -> None:
+def test_a_record_has_no_other_key(name: str, other: str, number: int) -> None:
     record = frame(User(user_id=name, id=number))
-    assert is_named(record, other, "") == (name == other)
+    assert has_key(record, other, "") == (name == other)
 
 
 @given(names, names, names, ids)
 def test_a_session_is_its_owners_only(name: str, owner: str, other: str, number: int) -> None:
     record = frame(Session(session_id=name, id=number, user_id=owner))
-    assert is_named(record, name, owner)
-    assert is_named(record, name, other) == (owner == other)
+    assert has_key(record, name, owner)
+    assert has_key(record, name, other) == (owner == other)
 
 
 @pytest.mark.parametrize("other", ["user1", "user123", "use", "", "user12\n"])
-def test_names_that_begin_alike_are_told_apart(other: str) -> None:
-    assert not is_named(frame(User(user_id="user12", id=7)), other, "")
+def test_keys_with_a_common_start_differ(other: str) -> None:
+    assert not has_key(frame(User(user_id="user12", id=7)), other, "")
 
 
 @given(names, ids, st.integers(0, 2**53))
@@ -62,5 +62,5 @@ def test_a_listing_is_its_records_joined_and_its_other_fields(name: str, number:
 
 
 @given(names)
-def test_the_name_field_is_what_protobuf_writes(name: str) -> None:
-    assert name_field(name) == User(user_id=name).SerializeToString()
+def test_the_key_field_is_what_protobuf_writes(name: str) -> None:
+    assert key_field(name) == User(user_id=name).SerializeToString()
