@@ -1,0 +1,60 @@
+"""Checks the layout of a store and its store id."""
+
+from userservice_server.check.reading import Reader, number
+from userservice_server.check.report import Report
+from userservice_server.config import ConfigError
+from userservice_server.store.keys import LAYOUT_VERSION, MAX_PARTITIONS, Keys
+
+_LAYOUT_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id"}
+
+
+def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
+    """Checks the layout; returns the number of partitions."""
+    key = f"{prefix}:layout".encode()
+    [kind] = reader.read([("TYPE", key)])
+    if kind == b"none":
+        if at_least := _partitions_without_layout(reader, prefix):
+            report.find("the layout is missing", key)
+            return at_least
+        raise ConfigError(f"there is no store under the key prefix {prefix}")
+    layout = reader.read([("HGETALL", key)])[0] if kind == b"hash" else {}
+    version, partitions = (number(layout.get(name, b"")) for name in (b"version", b"partitions"))
+    if version != LAYOUT_VERSION:
+        raise ConfigError(f"the store's layout is of a version that is not known here, not {LAYOUT_VERSION}")
+    if partitions is None or not 1 <= partitions <= MAX_PARTITIONS:
+        raise ConfigError(f"the store's number of partitions is not one from 1 to {MAX_PARTITIONS}")
+    if extra := len(layout.keys() - _LAYOUT_FIELDS):
+        report.find(f"the layout has {extra} fields that are not known", key)
+    return partitions
+
+
+def _partitions_without_layout(reader: Reader, prefix: str) -> int:
+    """Returns the least number of partitions that the keys of every store imply; 0 if there is no such key."""
+    tables = Keys(prefix, MAX_PARTITIONS).all_users()
+    found = reader.read([("EXISTS", table.store_id, table.rows, table.index, table.last_id) for table in tables])
+    return max((count for count, exists in enumerate(found, 1) if exists), default=0)
+
+
+def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:
+    """Checks that layout and partitions have one store id; returns whether the store has an id.
+
+    A store of the first release has no store id.
+    """
+    tables = keys.all_users()
+    places = {table.store_id: b"string" for table in tables} | {keys.layout: b"hash"}
+    if not reader.has_types(places):
+        return False
+    # In one transaction, because a service may give the store its id at the same time.
+    reading = [("HGET", keys.layout, "store_id"), *(("GET", table.store_id) for table in tables)]
+    expected, *ids = reader.read(reading, at_once=True)
+    if expected is None and not any(ids):
+        return False
+    if expected is None and b"none" not in reader.read([("TYPE", keys.layout)]):
+        report.find("the layout has no store id", keys.layout)
+    expected = expected or next(filter(None, ids))
+    for table, store_id in zip(tables, ids, strict=True):
+        if store_id is None:
+            report.find(f"partition {table.partition} has no store id", table.store_id)
+        elif store_id != expected:
+            report.find(f"partition {table.partition} has the id of another store", table.store_id)
+    return True

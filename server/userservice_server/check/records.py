@@ -1,0 +1,57 @@
+"""Checks a stored record by itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from userservice.v1.session_pb2 import Session
+from userservice.v1.user_pb2 import User
+from userservice_server.store.keys import MAX_PARTITIONS, Table
+from userservice_server.wire.ids import MAX_ID
+from userservice_server.wire.records import FRAME_TAG, ID_TAG, key_field
+from userservice_server.wire.varint import try_read_varint, varint
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The parts of a stored record."""
+
+    body: bytes
+    key: bytes
+    id: int
+    owner: str
+
+    @classmethod
+    def parse(cls, row: bytes, entity: type[User | Session]) -> "Record | str":
+        """Parses a row, or returns why it cannot be parsed."""
+        length_at = len(FRAME_TAG)
+        length, start = try_read_varint(row, length_at)
+        if not row.startswith(FRAME_TAG) or len(row) - start != length:
+            return "is not framed as an element of field 1"
+        try:
+            message = entity.FromString(row[start:])
+        except DecodeError:
+            return f"cannot be decoded as a {entity.DESCRIPTOR.name}"
+        key, owner = (message.session_id, message.user_id) if isinstance(message, Session) else (message.user_id, "")
+        return cls(row[start:], key.encode(), message.id, owner)
+
+    def flaws(self, score: float, table: Table) -> Iterator[str]:
+        """Yields what is wrong with the record in this place."""
+        if not self.body.startswith(key_field(self.key.decode()) + bytes([ID_TAG]) + varint(self.id)):
+            yield "does not begin with name and id"
+        if self.id != score:
+            yield f"holds the id {self.id}"
+        if not 0 < score <= MAX_ID or score != int(score):
+            yield f"its id is not a whole number from 1 to {MAX_ID}"
+        elif int(score) % MAX_PARTITIONS != table.partition:
+            yield f"its id is not one of partition {table.partition}"
+        if self.owner != table.owner:
+            yield "belongs to another user"
+
+
+def key_in(row: bytes) -> bytes:
+    """Returns the key at the start of a row, which may be damaged."""
+    _, start = try_read_varint(row, len(FRAME_TAG))
+    length, start = try_read_varint(row, start + 1)
+    return row[start : start + length]

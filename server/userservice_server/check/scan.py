@@ -1,0 +1,103 @@
+"""Checks the keys of a store one after the other, as a scan finds them."""
+
+import re
+
+from userservice.v1.session_pb2 import Session
+from userservice_server.check.reading import PAGE, Reader, batches, number
+from userservice_server.check.report import Report
+from userservice_server.check.tables import Tables
+from userservice_server.store.keys import Keys
+from userservice_server.wire.idempotency import FINGERPRINT_BYTES
+from userservice_server.wire.outcomes import RECORDED_LETTERS
+
+_TYPES = {
+    "layout": b"hash",
+    "users": b"zset",
+    "user_ids": b"hash",
+    "last_id": b"string",
+    "store_id": b"string",
+    "sessions": b"zset",
+    "session_ids": b"hash",
+    "request": b"string",
+}
+_OF_A_LONGER_PREFIX = re.compile(rb"[A-Za-z0-9_.:-]+:(layout$|\{[0-9]+\}:)")  # another service's, such as PREFIX:test
+
+
+class Scan:
+    """Scans the keys of a store: finds keys of unknown kinds, and checks idempotency records and tables of sessions."""
+
+    def __init__(self, reader: Reader, report: Report, keys: Keys, tables: Tables) -> None:
+        self._reader = reader
+        self._report = report
+        self._keys = keys
+        self._tables = tables
+        self._prefix = b""
+        self._seen: set[bytes] = set()  # user_ids of checked tables of sessions, which a scan may find twice
+
+    def run(self, key_prefix: str) -> None:
+        """Checks all keys under ``key_prefix``."""
+        self._prefix = f"{key_prefix}:".encode()
+        for keys in batches(self._reader.client.scan_iter(match=f"{key_prefix}:*", count=PAGE), PAGE):
+            types = self._reader.read([("TYPE", key) for key in keys])
+            for key, kind in zip(keys, types, strict=True):
+                self._key(key, kind)
+
+    def _key(self, key: bytes, kind: bytes) -> None:
+        """Checks a key that the scan found."""
+        if key == self._keys.layout or _OF_A_LONGER_PREFIX.match(key, len(self._prefix)):
+            return
+        place, _, rest = key.removeprefix(self._prefix).partition(b":")
+        role, _, owner_or_id = rest.partition(b":")
+        partition = number(place[1:-1]) if place.startswith(b"{") and place.endswith(b"}") else None
+        wanted = _TYPES.get(role.decode(errors="replace"))
+        is_of_one = role in (b"sessions", b"session_ids", b"request")
+        if (
+            partition is None
+            or partition >= len(self._keys.all_users())
+            or wanted is None
+            or is_of_one != bool(owner_or_id)
+        ):
+            if kind != b"none":  # deleted since the scan
+                self._report.find(f"a key of no known kind ({kind.decode()})", key)
+        elif kind not in (b"none", wanted):
+            self._report.find(f"a key for {role.decode()} is a {kind.decode()}, not a {wanted.decode()}", key)
+        elif role == b"request":
+            self._request(key)
+        elif is_of_one:
+            self._sessions(key, owner_or_id, partition)
+
+    def _request(self, key: bytes) -> None:
+        ttl, recorded = self._reader.read([("PTTL", key), ("GET", key)], at_once=True)
+        if recorded is None:
+            return
+        self._report.requests += 1
+        # The upper limit is not checked: if the store's clock was set back, all records expire later by this time.
+        if ttl < 0:
+            self._report.find("a request record does not expire", key)
+        letter = recorded[FINGERPRINT_BYTES : FINGERPRINT_BYTES + 1]
+        if letter not in RECORDED_LETTERS:
+            self._report.find("a request record holds no outcome", key)
+
+    def _sessions(self, key: bytes, user_id: bytes, partition: int) -> None:
+        """Checks the sessions of one user, of which ``key`` is either the rows or the index."""
+        if user_id in self._seen:
+            return
+        self._seen.add(user_id)
+        try:
+            table = self._keys.sessions(user_id.decode())
+        except UnicodeDecodeError:
+            self._report.find("sessions of a user whose name is not UTF-8", key)
+            return
+        if table.partition != partition:
+            self._report.find(f"sessions in partition {partition} that belong into {table.partition}", key)
+            return
+        if not self._reader.has_types({table.rows: b"zset", table.index: b"hash", table.last_id: b"string"}):
+            return
+        owner, rows, index = self._reader.read(
+            [("HEXISTS", table.owner_index, user_id), ("EXISTS", table.rows), ("EXISTS", table.index)], at_once=True
+        )
+        if not owner and (rows or index):
+            [newest] = self._reader.read([("ZRANGE", table.rows, -1, -1, "WITHSCORES")])
+            newest_id = f", the newest with id {newest[1].decode()}" if newest else ""
+            self._report.find(f"sessions of a user that does not exist{newest_id}", key)
+        self._report.sessions += self._tables.check(table, Session)
