@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-SERVER = Path(__file__).resolve().parents[2] / "server" / "userservice_server"
+import userservice_server
+
+SERVER = Path(userservice_server.__file__).parent
 OURS = "userservice_server"
 
 # For each part of the server: what it may import of the server, and which libraries it must not import.
