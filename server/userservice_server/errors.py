@@ -78,7 +78,7 @@ class EtagMismatchError(ServiceError):
 
 
 class UpdateConflictError(ServiceError):
-    """Other writers were faster, too many times in a row; nothing was changed."""
+    """Too many concurrent writes of one record; nothing was changed."""
 
     reason = "UPDATE_CONFLICT"
 
@@ -90,7 +90,7 @@ class RequestIdReusedError(ServiceError):
 
 
 class StoreUnavailableError(ServiceError):
-    """The store is away, slow, loading or read-only. A write may or may not have been applied."""
+    """The store is unavailable, slow, loading or read-only. A write may or may not have been applied."""
 
     reason = "STORE_UNAVAILABLE"
 
@@ -113,7 +113,7 @@ class StoreFullError(ServiceError):
 
 
 class ServerShuttingDownError(ServiceError):
-    """The server ends this stream between two messages, to be resumed from ``next_cursor``."""
+    """The server shuts down and ends this stream between two messages; ``next_cursor`` resumes it."""
 
     reason = "SERVER_SHUTTING_DOWN"
 
@@ -123,7 +123,7 @@ class ServerShuttingDownError(ServiceError):
 
 
 class ReaderStalledError(ServiceError):
-    """The reader of a stream has not taken anything for too long; ``next_cursor`` follows what is on its way to it."""
+    """The client stopped reading a stream; ``next_cursor`` resumes it after the last message that was sent."""
 
     reason = "READER_STALLED"
 
@@ -133,10 +133,10 @@ class ReaderStalledError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """More calls are running than the server takes on; nothing was done.
+    """Too many calls are running; nothing was done.
 
     Attributes:
-        retry_after: seconds after which the caller's turn to try again comes.
+        retry_after: seconds after which the caller may retry.
         limit: name of the limit that was reached, for the log.
     """
 
