@@ -24,14 +24,15 @@ from userservice_server.store.supervision import Supervision, wait_until_open
 from userservice_server.transport import health_servicer, reflection_servicer
 from userservice_server.transport.admission import Admission
 from userservice_server.transport.channel_options import server_options
+from userservice_server.transport.deadlines import Deadlines
 from userservice_server.transport.descriptors import HEALTH, POOL, REFLECTION_V1, REFLECTION_V1ALPHA
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
 from userservice_server.transport.health import Health
 from userservice_server.transport.interceptors import Settings
-from userservice_server.transport.limits import Limits
 from userservice_server.transport.reflection_servicer import ReflectionServicer
 from userservice_server.transport.session_servicer import SessionServicer
+from userservice_server.transport.streaming import Streaming
 from userservice_server.transport.unknown_methods import UnknownMethods
 from userservice_server.transport.user_servicer import UserServicer
 
@@ -177,7 +178,7 @@ async def _opened_store(config: Config, redis_url: str, is_over: Callable[[], bo
 
 
 def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
-    reads, limits = ReadLimit(), Limits()
+    reads, deadlines = ReadLimit(), Deadlines()
     users, sessions = Users(store, reads), Sessions(store, reads)
     server = grpc.aio.server(options=server_options(config))
     handler = partial(
@@ -186,7 +187,7 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
             call_timeout=config.call_timeout,
             stall_timeout=config.stall_timeout,
             access_log=config.access_log,
-            limits=limits,
+            deadlines=deadlines,
             drain=drain,
             admission=Admission(config.max_calls),
         ),
@@ -194,7 +195,7 @@ def _server(config: Config, store: RedisStore, health: Health, drain: Drain) -> 
     reflected = ReflectionServicer((*SERVICE_NAMES, *(service.full_name for service in _STANDARD_SERVICES)), POOL)
     server.add_generic_rpc_handlers(
         [
-            handler(USER_SERVICE, UserServicer(users, sessions, drain, limits, config.stall_timeout)),
+            handler(USER_SERVICE, UserServicer(users, sessions, Streaming(drain, deadlines, config.stall_timeout))),
             handler(SESSION_SERVICE, SessionServicer(sessions)),
             handler(HEALTH, health.servicer, loads=health_servicer.LOADS),
             handler(REFLECTION_V1, reflected, loads=reflection_servicer.LOADS),
