@@ -25,7 +25,7 @@ from userservice_server.errors import (
     StoreUnavailableError,
     Violation,
 )
-from userservice_server.logs import add_line
+from userservice_server.observability.log_writer import add_line
 from userservice_server.transport.admission import Admission, Budget
 from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
 from userservice_server.transport.channel_options import MAX_HEADER_BYTES
