@@ -8,12 +8,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import h2load, report
+from benchmarks import report
 from benchmarks.errors import BenchError
 from benchmarks.figures import Figure
 from benchmarks.measurements import BASELINE, CONSTANT, RAW, ROWS, STREAM_100, STREAM_1000, Bench, Sweep
 from benchmarks.plot import draw
 from benchmarks.sizes import SIZES, Size
+from loadgen import h2load
+from loadgen.errors import LoadError
 from userservice_server.config import ConfigError
 
 _MIB = 1 << 20
@@ -38,7 +40,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="userservice-bench-") as folder:
             output = arguments.output or (Path("docs") if size.is_judged else Path(folder))
             _run(size, Path(folder), output, arguments.port)
-    except (BenchError, ConfigError) as error:
+    except (BenchError, ConfigError, LoadError) as error:
         sys.stderr.write(f"bench: error: {error}\n")
         sys.exit(2)
 

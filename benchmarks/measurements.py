@@ -16,7 +16,7 @@ from uuid import UUID
 import grpc
 from google.protobuf.message import Message
 
-from benchmarks import h2load, http2, programs, stores, typescript
+from benchmarks import programs, stores, typescript
 from benchmarks.baseline import layout
 from benchmarks.errors import BenchError
 from benchmarks.figures import Figure, Row, measured
@@ -25,6 +25,7 @@ from benchmarks.programs import Program
 from benchmarks.raw_read import RawRead
 from benchmarks.sizes import Size
 from benchmarks.stores import USERS_KEY, Store
+from loadgen import h2load, http2
 from userservice.v1 import user_service_pb2 as pb
 from userservice_server.wire.records import record_id
 

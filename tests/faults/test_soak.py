@@ -26,7 +26,7 @@ from harness.stores import Store
 from harness.tools import require
 from harness.waiting import until
 
-from benchmarks import h2load
+from loadgen import h2load
 from userservice import SessionManager, UserManager
 from userservice.v1 import user_service_pb2 as pb
 

@@ -16,7 +16,7 @@ from harness.population import fill, struct
 from harness.services import Service
 from harness.stores import Store
 
-from benchmarks.http2 import Connection, frame
+from loadgen.http2 import Connection, frame
 from userservice.v1.user_service_pb2 import ListUsersChunkedRequest, ListUsersRequest
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]  # the first test builds the clients

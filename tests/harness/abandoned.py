@@ -5,8 +5,8 @@ than the server does.
 import random
 from collections.abc import Sequence
 
-from benchmarks.h2load import grpc_frame
-from benchmarks.http2 import LARGEST_WINDOW, Connection, header_block
+from loadgen.h2load import grpc_frame
+from loadgen.http2 import LARGEST_WINDOW, Connection, header_block
 from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
 
 AT_ONCE = 32

@@ -15,8 +15,8 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from benchmarks import http2
-from benchmarks.h2load import grpc_frame
+from loadgen import http2
+from loadgen.h2load import grpc_frame
 
 _CONNECTIONS = 20
 _DATA, _HEADERS, _SETTINGS, _END_STREAM = 0, 1, 4, 1

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from google.protobuf.message import Message
 
-from benchmarks import http2
-from benchmarks.h2load import grpc_frame
+from loadgen import http2
+from loadgen.h2load import grpc_frame
 
 _DATA, _HEADERS, _SETTINGS, _PING = 0, 1, 4, 6
 _END_STREAM, _ACK = 1, 1

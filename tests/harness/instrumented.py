@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from userservice_server import app, cli
+from userservice_server import cli
+from userservice_server.process import serving
 
-_serve: Callable[..., Awaitable[None]] = app.serve
+_serve: Callable[..., Awaitable[None]] = serving.serve
 
 
 def tell() -> None:
@@ -25,5 +26,5 @@ async def serve(*arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    app.serve = serve
+    serving.serve = serve
     cli.main()

@@ -10,10 +10,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from userservice_server.transport.admission import Admission
+from userservice_server.transport.deadlines import Deadlines
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
 from userservice_server.transport.interceptors import Settings
-from userservice_server.transport.limits import Limits
 
 SHAPES = {
     "UnaryUnary": (False, False),
@@ -52,7 +52,7 @@ def chain_settings(*, max_calls: int = 100, call_timeout: float = 10) -> Setting
         call_timeout=call_timeout,
         stall_timeout=10,
         access_log=True,
-        limits=Limits(),
+        deadlines=Deadlines(),
         drain=Drain(),
         admission=Admission(max_calls),
     )

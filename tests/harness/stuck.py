@@ -6,11 +6,12 @@ import threading
 import time
 from typing import Any
 
-from userservice_server import app, cli
+from userservice_server import cli
+from userservice_server.process import serving
 
 SECONDS = 300
-_serve_store: Any = app._serve_store
-_end: Any = app.Health.end
+_serve_store: Any = serving._serve_store
+_end: Any = serving.Health.end
 
 
 async def serve_store(*arguments: Any) -> None:
@@ -29,8 +30,8 @@ async def end(health: Any) -> None:
     await _end(health)
 
 
-app._serve_store = serve_store
-app.Health.end = end  # type: ignore[method-assign]
+serving._serve_store = serve_store
+serving.Health.end = end  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     cli.main()

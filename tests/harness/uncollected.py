@@ -10,9 +10,10 @@ from typing import Any
 
 from garbage import left_over  # run as a program, this file has its own folder on the path
 
-from userservice_server import app, cli
+from userservice_server import cli
+from userservice_server.process import serving
 
-_serve: Callable[..., Awaitable[None]] = app.serve
+_serve: Callable[..., Awaitable[None]] = serving.serve
 
 
 def tell() -> None:
@@ -27,5 +28,5 @@ async def serve(*arguments: Any) -> None:
 
 
 if __name__ == "__main__":
-    app.serve = serve
+    serving.serve = serve
     cli.main()

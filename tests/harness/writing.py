@@ -10,9 +10,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Self
 
-from benchmarks.errors import BenchError
-from benchmarks.http2 import Connection, header_block
 from harness.population import struct
+from loadgen.errors import LoadError
+from loadgen.http2 import Connection, header_block
 from userservice.v1.user_service_pb2 import AddUserRequest, UpdateUserRequest
 
 AT_ONCE = 128
@@ -61,7 +61,7 @@ class SteadyWrites:
                     answered = link.answers()
                     ended += answered.total()
                     self.done += answered
-            except (BenchError, OSError):
+            except (LoadError, OSError):
                 pass  # the calls under way are lost: nobody knows of them whether they were applied
             finally:
                 connection.close()

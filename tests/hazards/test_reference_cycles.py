@@ -32,7 +32,7 @@ OF_A_CALL = (
     "AbortError",
     "Violation",
     "Outcome",
-    "Limit",
+    "Deadline",
     "generator",
 )
 

@@ -11,7 +11,7 @@ from harness.floods import block
 from harness.population import struct
 from harness.services import Service
 
-from benchmarks import http2
+from loadgen import http2
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
 from userservice.v1.user_service_pb2_grpc import UserServiceStub
 

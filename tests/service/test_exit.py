@@ -142,7 +142,7 @@ def test_a_second_signal_ends_it_at_once(a_store: Store, workers: str) -> None:
 
 DROPPING = """
 import time
-from userservice_server.logs import add_line, logging_to_stderr
+from userservice_server.observability.log_writer import add_line, logging_to_stderr
 with logging_to_stderr("info"):
     for number in range(150_000):
         add_line(time.time(), "INFO", "test", "line", {"number": number})

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import uuid
+from collections import Counter
 from typing import Any
 
 import grpc
@@ -10,12 +11,13 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from harness.connections import BlockingStubs, connect_blocking, health
 from harness.failures import failure_of
-from harness.population import struct
+from harness.population import fill, struct
 from harness.proxies import Proxy
 from harness.services import Service
 from harness.stores import Store, free_port
 from harness.waiting import until
 
+from userservice import SyncUserManager, UserManager
 from userservice.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from userservice.v1.user_service_pb2 import (
     AddUserRequest,
@@ -129,6 +131,22 @@ def test_names_made_by_the_server_differ(service: Service) -> None:
             [line] = until(lambda: _lines_of(service, failure_of(raised.value).request_id))
             seen.add(line["request_id"])
     assert len(seen) == 5
+
+
+async def test_complete_streams_of_the_python_client_are_logged_as_ok() -> None:
+    """A manager that cancelled after the last chunk made up to a quarter of the lines CANCELLED."""
+    streams = 60
+    with Store() as store:
+        fill(store, (f"u{number}" for number in range(500)))
+        with Service(redis_url=store.url) as service:
+            async with UserManager(service.address) as manager:
+                for _ in range(streams):
+                    assert sum([len(users) async for users in manager.list_chunked(100)]) == 500
+            with SyncUserManager(service.address) as blocking:
+                for _ in range(streams):
+                    assert sum(map(len, blocking.list_chunked(100))) == 500
+            assert service.stop() == 0
+    assert Counter(line["code"] for line in service.log_lines_with("ListUsersChunked")) == {"OK": 2 * streams}
 
 
 def _lines_of(service: Service, request_id: str) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from harness.connections import health
 from harness.services import Service
 from harness.stores import Store
 
-from benchmarks.errors import BenchError
-from benchmarks.http2 import Connection, frame
+from loadgen.errors import LoadError
+from loadgen.http2 import Connection, frame
 
 PING = 6
 
@@ -27,7 +27,7 @@ def ping_all_the_time(connection: Connection) -> None:
 
 def test_a_flood_of_pings_ends_its_own_connection_only(service: Service) -> None:
     connection = Connection(service.port)
-    with pytest.raises((BenchError, ConnectionError)):
+    with pytest.raises((LoadError, ConnectionError)):
         ping_all_the_time(connection)
     connection.close()
     assert health(service.address) == "SERVING"

@@ -13,7 +13,7 @@ from harness.services import Service
 from harness.waiting import until
 
 from userservice_server.config import ConfigError
-from userservice_server.store.embedded import EmbeddedStore
+from userservice_server.embedded.store import EmbeddedStore
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534

@@ -12,7 +12,7 @@ from harness.services import Service, clean_environment
 from harness.stores import Store
 
 from userservice_server.config import ConfigError
-from userservice_server.secret_files import read_secret
+from userservice_server.config.secret_files import read_secret
 
 CANARY = "canary7f3a"
 

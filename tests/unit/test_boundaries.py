@@ -31,8 +31,6 @@ FORBIDDEN = {
 }
 # Exceptions: a file, and a module that it may import beside those of its part.
 EXCEPTIONS = {
-    ("store/embedded.py", "config"),  # reports a data directory that it cannot use as a wrong setting
-    ("store/private_files.py", "config"),
     ("transport/health.py", "store.supervision"),  # publishes the availability that the store's supervision finds out
 }
 

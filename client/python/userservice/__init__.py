@@ -8,39 +8,43 @@ async with UserManager("localhost:50051") as user_manager:
         print([user.user_id for user in users])
 """
 
-from userservice.errors import (
-    DeadlineExceededError,
-    EtagMismatchError,
-    FieldViolation,
-    InternalError,
-    InvalidArgumentError,
-    ManagerClosedError,
-    ManagerUnusableError,
-    OverloadedError,
-    ReaderStalledError,
-    RequestIdReusedError,
-    ServerShuttingDownError,
-    SessionAlreadyExistsError,
-    SessionNotFoundError,
-    StoreChangedError,
-    StoreFullError,
-    StoreUnavailableError,
-    UnavailableError,
-    UpdateConflictError,
-    UserAlreadyExistsError,
-    UserNotFoundError,
-    UserServiceError,
-)
-from userservice.models import Session, SessionPage, User, UserBatch, UserPage
-from userservice.requests import (
-    AddSessionFields,
-    AddUserFields,
-    UpdateSessionFields,
-    UpdateUserFields,
-)
-from userservice.session_manager import SessionManager
-from userservice.sync import SyncSessionManager, SyncUserManager
-from userservice.user_manager import UserManager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from userservice.errors import (
+        DeadlineExceededError,
+        EtagMismatchError,
+        FieldViolation,
+        InternalError,
+        InvalidArgumentError,
+        ManagerClosedError,
+        ManagerUnusableError,
+        OverloadedError,
+        ReaderStalledError,
+        RequestIdReusedError,
+        ServerShuttingDownError,
+        SessionAlreadyExistsError,
+        SessionNotFoundError,
+        StoreChangedError,
+        StoreFullError,
+        StoreUnavailableError,
+        UnavailableError,
+        UpdateConflictError,
+        UserAlreadyExistsError,
+        UserNotFoundError,
+        UserServiceError,
+    )
+    from userservice.models import Session, SessionPage, User, UserBatch, UserPage
+    from userservice.requests import (
+        AddSessionFields,
+        AddUserFields,
+        UpdateSessionFields,
+        UpdateUserFields,
+    )
+    from userservice.session_manager import SessionManager
+    from userservice.sync import SyncSessionManager, SyncUserManager
+    from userservice.user_manager import UserManager
 
 __all__ = [
     "AddSessionFields",
@@ -78,3 +82,54 @@ __all__ = [
     "UserPage",
     "UserServiceError",
 ]
+
+# Imported at the first use. The server imports the generated code in `userservice.v1` and therefore this module, but
+# needs neither managers nor channels.
+_MODULES = {
+    "requests": ("AddSessionFields", "AddUserFields", "UpdateSessionFields", "UpdateUserFields"),
+    "errors": (
+        "DeadlineExceededError",
+        "EtagMismatchError",
+        "FieldViolation",
+        "InternalError",
+        "InvalidArgumentError",
+        "ManagerClosedError",
+        "ManagerUnusableError",
+        "OverloadedError",
+        "ReaderStalledError",
+        "RequestIdReusedError",
+        "ServerShuttingDownError",
+        "SessionAlreadyExistsError",
+        "SessionNotFoundError",
+        "StoreChangedError",
+        "StoreFullError",
+        "StoreUnavailableError",
+        "UnavailableError",
+        "UpdateConflictError",
+        "UserAlreadyExistsError",
+        "UserNotFoundError",
+        "UserServiceError",
+    ),
+    "models": ("Session", "SessionPage", "User", "UserBatch", "UserPage"),
+    "session_manager": ("SessionManager",),
+    "sync": ("SyncSessionManager", "SyncUserManager"),
+    "user_manager": ("UserManager",),
+    "metadata": (),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name, or a public module, at its first use (PEP 562)."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # so that later uses do not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, too, before their first use."""
+    return sorted({*globals(), *__all__, *_MODULES})

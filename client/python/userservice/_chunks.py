@@ -1,4 +1,4 @@
-"""Reading the stream of all users, over cuts of the connection and restarts of the server."""
+"""Reads the stream of all users, across lost connections and restarts of the server."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ class ChunkReader:
             chunk = await self._read(attempts)
             if chunk:
                 return chunk
+        if self._stream is not None:
+            # Without its status, the service would log a complete stream as cancelled. All chunks were returned before.
+            await self._connection.read_status(self._stream)
         return None
 
     async def _read(self, attempts: Attempts) -> UserPage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -35,6 +36,7 @@ MOST_CONNECTIONS = 100
 DEFAULT_TIMEOUT = 10.0
 """Seconds that a call may take, retries included; for a stream, seconds to the next chunk."""
 
+_STATUS_SECONDS = 0.5
 _KIB = 1024
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -207,6 +209,21 @@ class Connection:
         if not isinstance(message, bytes):  # grpc.aio.EOF
             raise UnavailableError("the stream ended before its last chunk")
         return message
+
+    async def read_status(self, stream: Stream) -> None:
+        """Reads the status of a stream whose last message was read; gives up after half a second.
+
+        The status does not matter to the caller, who has all messages.
+        """
+        try:
+            async with asyncio.timeout(_STATUS_SECONDS):
+                await stream.call.read()
+        except (grpc.aio.AioRpcError, TimeoutError):
+            return
+        except asyncio.CancelledError:
+            with suppress(ManagerClosedError):
+                self._raise_if_closed()
+                raise
 
     def _raise_if_closed(self) -> None:
         # Closing the channel cancels its calls, and grpc.aio lets that look as if the awaiting task was cancelled.

@@ -10,6 +10,8 @@ import { encodeRequest } from "./requests.js";
 import type { Attempts } from "./retry.js";
 import type { Rpc } from "./rpc.js";
 
+const STATUS_TIMEOUT_MS = 500;
+
 /**
  * The chunks of one `listChunked`, one at a time.
  *
@@ -55,6 +57,7 @@ export class ChunkReader {
         return chunk;
       }
     }
+    await this.#readStatus();
     return undefined;
   }
 
@@ -83,6 +86,27 @@ export class ChunkReader {
         this.cancel();
         await attempts.pause(error);
       }
+    }
+  }
+
+  /**
+   * Reads the status of a complete stream; gives up after half a second. Without its status, the service would log the
+   * stream as cancelled. The status does not matter to the caller, who has all chunks.
+   */
+  async #readStatus(): Promise<void> {
+    const rpc = this.#rpc;
+    if (rpc === undefined) {
+      return;
+    }
+    const timer = setTimeout(() => {
+      rpc.cancel(undefined);
+    }, STATUS_TIMEOUT_MS);
+    try {
+      await rpc.read();
+    } catch {
+      // The stream is complete whatever its status is.
+    } finally {
+      clearTimeout(timer);
     }
   }
 

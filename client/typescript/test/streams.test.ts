@@ -128,6 +128,28 @@ describe("listChunked over 100 000 users", () => {
     assert.ok(proxy.connections > 3, `${proxy.connections} connections`);
   });
 
+  it("reads the status of complete streams, so that the service does not log them as cancelled", async () => {
+    const streams = 60;
+    let cursor = 0;
+    for await (const users of manager.listChunked(10_000)) {
+      cursor = users.next_cursor || cursor; // the last chunk but one
+    }
+    const before = await streamsCancelledBefore();
+    const succeeded = (): number =>
+      service.log.filter(({ method, code }) => method === "ListUsersChunked" && code === "OK").length;
+    const okBefore = succeeded();
+    for (let stream = 0; stream < streams; stream++) {
+      for await (const users of manager.listChunked(10_000, cursor)) {
+        assert.ok(users.length > 0);
+      }
+    }
+    await until(
+      () => succeeded() - okBefore + streamsCancelled().length - before === streams,
+      "all streams are logged",
+    );
+    assert.equal(streamsCancelled().length, before);
+  });
+
   it("cancels the RPC at the service at once when the loop is left", async () => {
     const before = await streamsCancelledBefore();
     for await (const users of manager.listChunked(100)) {

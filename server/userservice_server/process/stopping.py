@@ -8,7 +8,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from userservice_server.logs import add_line
+from userservice_server.observability.log_writer import add_line
 
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
 BEYOND_GRACE_SECONDS = 1.0  # from the end of --grace to the end of the process

@@ -4,7 +4,7 @@ grpc has defaults that close connections of well-behaved clients, or reject call
 errors. docs/operations.md lists the rejections that remain grpc's own.
 """
 
-from userservice_server.config import Config
+from userservice_server.config import Config, Listen
 
 MAX_HEADER_BYTES = 16 << 10
 """The largest request headers that a call may have; the interceptor `headers` rejects larger ones."""
@@ -21,27 +21,27 @@ def server_options(config: Config) -> list[tuple[str, int]]:
     """Returns the options for `grpc.aio.server`."""
     return [
         # By default grpc shares a port that another server listens on. Only workers of one service may share a port.
-        ("grpc.so_reuseport", int(config.workers > 1)),
+        ("grpc.so_reuseport", int(config.process.workers > 1)),
         *_PINGS,
         *_SIZES,
         *_QUEUE,
         # Without a limit, one connection that opens streams, or opens and resets them, as fast as it can takes more
         # than 700 MiB within 4 s; with it, 40 MiB (docs/operations.md). A client holds further calls back by itself.
         # Not below --max-calls, so that one connection can use the whole service.
-        ("grpc.max_concurrent_streams", max(_MIN_CONCURRENT_STREAMS, config.max_calls)),
-        *_connection_age(config),
+        ("grpc.max_concurrent_streams", max(_MIN_CONCURRENT_STREAMS, config.limits.max_calls)),
+        *_connection_age(config.listen),
     ]
 
 
-def _connection_age(config: Config) -> list[tuple[str, int]]:
+def _connection_age(listen: Listen) -> list[tuple[str, int]]:
     # A client behind a load balancer that balances connections, not calls, uses one replica for as long as its
     # connection lasts. At the age, grpc sends GOAWAY: new calls go to a new connection, running ones stay on the old
     # one until the grace is over.
-    if not config.max_connection_age:
+    if not listen.max_connection_age:
         return []
     return [
-        ("grpc.max_connection_age_ms", round(config.max_connection_age * 1000)),
-        ("grpc.max_connection_age_grace_ms", round(config.max_connection_age_grace * 1000)),
+        ("grpc.max_connection_age_ms", round(listen.max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(listen.max_connection_age_grace * 1000)),
     ]
 
 

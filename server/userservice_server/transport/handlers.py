@@ -10,8 +10,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from userservice_server.errors import InvalidFieldsError, ReaderStalledError, Violation
 from userservice_server.transport.call import Call, Context, Load, Rpc
+from userservice_server.transport.deadlines import Deadline, DeadlinePassedError
 from userservice_server.transport.interceptors import Settings, intercepted
-from userservice_server.transport.limits import Limit, TimeIsUpError
 from userservice_server.transport.request_sizes import most_bytes
 
 Decoder = Callable[[bytes], Message]
@@ -117,7 +117,7 @@ class _Requests:
     def __init__(self, context: Context, decode: Decoder, settings: Settings) -> None:
         self._context = context
         self._decode = decode
-        self._limits = settings.limits
+        self._deadlines = settings.deadlines
         self._stall_timeout = settings.stall_timeout
 
     def __aiter__(self) -> Self:
@@ -125,9 +125,9 @@ class _Requests:
 
     async def __anext__(self) -> Message:
         try:
-            with Limit(self._limits, self._stall_timeout):
+            with Deadline(self._deadlines, self._stall_timeout):
                 request: object = await self._context.read()
-        except TimeIsUpError:
+        except DeadlinePassedError:
             text = f"stream closed: the client sent nothing for {self._stall_timeout:g} s"
             raise ReaderStalledError(text, next_cursor=0) from None
         if not isinstance(request, bytes):  # grpc.aio.EOF

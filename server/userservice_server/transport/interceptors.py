@@ -25,12 +25,12 @@ from userservice_server.errors import (
     StoreUnavailableError,
     Violation,
 )
-from userservice_server.logs import add_line
+from userservice_server.observability.log_writer import add_line
 from userservice_server.transport.admission import Admission, Budget
 from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
 from userservice_server.transport.channel_options import MAX_HEADER_BYTES
+from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
 from userservice_server.transport.drain import Drain
-from userservice_server.transport.limits import Limit, Limits, TimeIsUpError
 from userservice_server.transport.status import DETAILS_KEY, status_of
 
 access_logger = logging.getLogger("userservice.access")
@@ -54,7 +54,7 @@ class Settings:
         call_timeout: seconds that a unary call may take at the most, whatever its caller allows.
         stall_timeout: seconds that the other side of a stream may keep it waiting.
         access_log: whether every call is logged, or only those that fail.
-        limits: watches the time of calls.
+        deadlines: checks the deadlines of calls.
         drain: counts the calls that the server waits for when it shuts down.
         admission: limits the calls that run at once.
     """
@@ -62,7 +62,7 @@ class Settings:
     call_timeout: float
     stall_timeout: float
     access_log: bool
-    limits: Limits
+    deadlines: Deadlines
     drain: Drain
     admission: Admission
 
@@ -239,9 +239,9 @@ def deadline(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler
         if remaining is not None and remaining <= settings.call_timeout:
             return await handler(call, request)
         try:
-            with Limit(settings.limits, settings.call_timeout):
+            with Deadline(settings.deadlines, settings.call_timeout):
                 return await handler(call, request)
-        except TimeIsUpError as error:
+        except DeadlinePassedError as error:
             raise DeadlineExceededError(f"the call took longer than {settings.call_timeout:g} s") from error
 
     return limited

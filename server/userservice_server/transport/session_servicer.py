@@ -1,4 +1,4 @@
-"""SessionService on the wire: checks what comes in, and hands it to the domain."""
+"""The RPCs of SessionService: each checks its request and calls the domain."""
 
 from userservice.v1 import session_service_pb2 as pb
 from userservice.v1.session_pb2 import Session
@@ -10,7 +10,7 @@ from userservice_server.transport.call import Call
 
 
 class SessionServicer:
-    """Methods by the names of the RPCs; protos/userservice/v1/session_service.proto says what each does."""
+    """Has one method for each RPC; protos/userservice/v1/session_service.proto describes them."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from userservice_server.logs import add_line
+from userservice_server.observability.log_writer import add_line
 
 _METHOD = re.compile(r"[!-~]{1,128}", re.ASCII)
 

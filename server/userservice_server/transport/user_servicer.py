@@ -1,6 +1,4 @@
-"""UserService on the wire: checks what comes in, and hands it to the domain."""
-
-from contextlib import aclosing
+"""The RPCs of UserService: each checks its request and calls the domain."""
 
 from userservice.v1 import user_service_pb2 as pb
 from userservice.v1.user_pb2 import User
@@ -9,23 +7,17 @@ from userservice_server.domain.patch import patch_of, values_of
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import MUTABLE_FIELDS, Users
 from userservice_server.domain.validation import Checker
-from userservice_server.errors import ReaderStalledError, ServerShuttingDownError
 from userservice_server.transport.call import Call
-from userservice_server.transport.drain import Drain
-from userservice_server.transport.limits import Limit, Limits, TimeIsUpError
-from userservice_server.transport.started import Started
-from userservice_server.wire.records import cursor_of
+from userservice_server.transport.streaming import Streaming
 
 
 class UserServicer:
-    """Methods by the names of the RPCs; protos/userservice/v1/user_service.proto says what each does."""
+    """Has one method for each RPC; protos/userservice/v1/user_service.proto describes them."""
 
-    def __init__(self, users: Users, sessions: Sessions, drain: Drain, limits: Limits, stall_timeout: float) -> None:
+    def __init__(self, users: Users, sessions: Sessions, streaming: Streaming) -> None:
         self._users = users
         self._sessions = sessions
-        self._drain = drain
-        self._limits = limits
-        self._stall_timeout = stall_timeout
+        self._streaming = streaming
 
     async def AddUser(self, request: pb.AddUserRequest, _call: Call) -> bytes:
         with Checker() as check:
@@ -67,35 +59,7 @@ class UserServicer:
         with Checker() as check:
             chunk_size = check.chunk_size(request.chunk_size)
             cursor = check.cursor(request.cursor)
-        # Apart, because grpc forgets whether it was sent when a first write is given up.
-        await call.context.send_initial_metadata(())
-        sent, cursor_field = 0, b""
-        try:
-            # Waits for the reader as long as it takes chunks (HTTP/2 flow control), but not for ever for one of them.
-            with Limit(self._limits, self._stall_timeout) as patience:
-                patience.rest()
-                async with aclosing(self._users.stream(chunk_size, cursor)) as ranges:
-                    async for chunks in ranges:
-                        upcoming = next(chunks, None)
-                        while upcoming is not None:
-                            chunk, cursor_field = upcoming
-                            patience.put_off()
-                            writing = Started(call.context.write(chunk))
-                            # Joined while grpc writes the one before it: 14 % more of chunks of 100.
-                            upcoming = next(chunks, None)
-                            await writing
-                            patience.rest()
-                            sent += 1
-                            if self._drain.started and cursor_field:
-                                next_cursor = cursor_of(cursor_field)
-                                raise ServerShuttingDownError(
-                                    "the server shuts down; resume elsewhere", next_cursor=next_cursor
-                                )
-        except TimeIsUpError:
-            next_cursor = cursor_of(cursor_field)
-            raise ReaderStalledError("the stream was not read for too long", next_cursor=next_cursor) from None
-        finally:
-            call.log_fields["chunks"] = sent
+        await self._streaming.send(call, self._users.stream(chunk_size, cursor))
         return b""
 
     async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, _call: Call) -> bytes:

@@ -48,6 +48,9 @@ class Recorder:
     async def read(self, _call: object, _attempts: object) -> bytes:
         return self.stream.pop(0) if self.stream else b""
 
+    async def read_status(self, _call: object) -> None:
+        pass
+
     def cancel(self) -> None:
         pass
 

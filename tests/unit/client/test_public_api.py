@@ -88,11 +88,31 @@ def test_the_names_of_the_documentation_are_there(manager: type[Any]) -> None:
 
 
 def test_import_loads_nothing_that_only_some_calls_or_servers_need() -> None:
-    code = "import sys; before = {*sys.modules}; import userservice; print(*sys.modules.keys() - before)"
+    code = "import sys; before = {*sys.modules}; from userservice import *; print(*sys.modules.keys() - before)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert "userservice" in loaded
+    assert "userservice.user_manager" in loaded
     unwanted = ("google.rpc", "google.protobuf.json_format", "userservice_server", "uvloop", "redis", "uuid", "random")
     assert [name for name in loaded if name.startswith(unwanted)] == []
+
+
+def test_the_generated_code_and_the_server_load_no_manager() -> None:
+    code = """
+import sys, userservice.__main__, userservice.v1.user_service_pb2
+assert "grpc" not in sys.modules  # the server sets GRPC_VERBOSITY before it imports grpc
+import userservice_server.cli
+print(*(name for name in sys.modules if name.startswith("userservice.")))
+"""
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "userservice.v1.user_service_pb2" in loaded
+    assert [name for name in loaded if not name.startswith(("userservice.v1", "userservice.__main__"))] == []
+
+
+def test_public_names_and_modules_are_imported_at_their_first_use() -> None:
+    code = "import userservice; assert {*userservice.__all__, 'errors'} <= {*dir(userservice)}; "
+    code += "print(userservice.errors.UserServiceError is userservice.UserServiceError)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "True\n"
+    with pytest.raises(AttributeError, match="has no attribute 'nowhere'"):
+        _ = userservice.nowhere
 
 
 def test_the_command_knows_the_modules_of_the_server_extra() -> None:

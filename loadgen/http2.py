@@ -1,8 +1,8 @@
-"""A small HTTP/2 client over bare sockets, for what h2load cannot do.
+"""A small HTTP/2 client over plain sockets, for loads that h2load cannot generate.
 
-h2load sends one body again and again, reads as fast as it can, and tells no time of a first chunk. AddUser needs
-bodies that differ, and a reader that stalls must not read. Everything that is sent is encoded before the time is taken,
-and of what comes back only the frames' heads are looked at, so that it costs a few microseconds a call.
+h2load sends the same body repeatedly, reads as fast as it can, and does not report the time of a first chunk. AddUser
+needs different bodies, and a stalled reader must not read. This client encodes all requests before the measurement and
+parses only the headers of the frames that it receives, so that a call costs it a few microseconds.
 """
 
 import selectors
@@ -14,8 +14,8 @@ from itertools import islice
 
 from google.protobuf.message import Message
 
-from benchmarks.errors import BenchError
-from benchmarks.h2load import grpc_frame
+from loadgen.errors import LoadError
+from loadgen.h2load import grpc_frame
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -104,7 +104,7 @@ class Connection:
         """Waits for bytes, yields the frames that are whole, and answers what wants an answer."""
         data = self.socket.recv(_READ_BYTES)
         if not data:
-            raise BenchError("the server closed the connection")
+            raise LoadError("the server closed the connection")
         received = self._received
         received += data
         position = 0
@@ -118,7 +118,7 @@ class Connection:
                 pinged = bytes(received[position + _HEAD_BYTES : end]) if kind == _PING else b""
                 self.socket.sendall(frame(kind, _ACK, 0, pinged))
             elif kind in {_RST_STREAM, _GOAWAY}:
-                raise BenchError("the server broke a call off")
+                raise LoadError("the server broke a call off")
             stream = int.from_bytes(received[position + 5 : position + _HEAD_BYTES], "big")
             payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _HEADERS else b""
             yield Frame(kind, flags, stream, length, payload)
@@ -165,7 +165,7 @@ def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: in
     while unanswered:
         ready = selector.select(_TIMEOUT_SECONDS)
         if not ready:
-            raise BenchError(f"{method}: {unanswered} calls were not answered")
+            raise LoadError(f"{method}: {unanswered} calls were not answered")
         for event, _ in ready:
             answers, received = _read_answers(event.data)
             unanswered -= answers

@@ -1,11 +1,11 @@
-"""The address to listen on. It is tried before grpc uses it, because grpc shares a port in use without an error."""
+"""Checks the address to listen on before grpc uses it, because grpc shares a port in use without an error."""
 
 import socket
 
-from userservice_server.config import Config, ConfigError
+from userservice_server.config import ConfigError, Listen
 
 
-def reserved_port(config: Config) -> socket.socket:
+def reserved_port(listen: Listen) -> socket.socket:
     """Checks that no other process uses the port; returns a socket that is bound to it but does not listen.
 
     While the socket is open, only sockets with SO_REUSEPORT of the same user can be bound to the port.
@@ -15,10 +15,10 @@ def reserved_port(config: Config) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host.strip("[]"), config.port, type=socket.SOCK_STREAM
+            listen.host.strip("[]"), listen.port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else old connections count as well
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else old connections seem to use the port
             probe.bind(address)
             address = probe.getsockname()
         reserved = socket.socket(family, kind, protocol)
@@ -26,21 +26,21 @@ def reserved_port(config: Config) -> socket.socket:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(address)
     except OSError as error:
-        raise cannot_listen(config, error.strerror or "no such address") from None
+        raise cannot_listen(listen, error.strerror or "no such address") from None
     except UnicodeError:
-        raise cannot_listen(config, "IDNA cannot encode the host") from None
+        raise cannot_listen(listen, "IDNA cannot encode the host") from None
     return reserved
 
 
-def grpc_address(config: Config) -> str:
+def grpc_address(listen: Listen) -> str:
     """Returns the address in a form that grpc reads; it does not know short forms of IPv4 such as 127.1."""
     try:
-        host = socket.inet_ntoa(socket.inet_aton(config.host))
+        host = socket.inet_ntoa(socket.inet_aton(listen.host))
     except OSError:  # a name or IPv6
-        host = config.host
-    return f"{host}:{config.port}"
+        host = listen.host
+    return f"{host}:{listen.port}"
 
 
-def cannot_listen(config: Config, why: str) -> ConfigError:
+def cannot_listen(listen: Listen, why: str) -> ConfigError:
     """Error for an address that the service cannot listen on."""
-    return ConfigError(f"cannot listen on {config.listen}: {why} (--listen)")
+    return ConfigError(f"cannot listen on {listen.address}: {why} (--listen)")

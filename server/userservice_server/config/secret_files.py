@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from userservice_server.config import ConfigError
+from userservice_server.config.error import ConfigError
 
 _MAX_BYTES = 65536
 

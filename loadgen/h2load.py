@@ -1,4 +1,4 @@
-"""Load from h2load, a client in C: what it costs to read is not what is measured."""
+"""Runs h2load, a client in C that costs little CPU time compared with the server."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from benchmarks.errors import BenchError
+from loadgen.errors import LoadError
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FINISHED = re.compile(r"^finished in ([0-9.]+)(us|ms|s|m|h),", re.MULTILINE)
@@ -41,7 +41,7 @@ def program() -> str:
     """The path of h2load."""
     found = shutil.which("h2load")
     if found is None:
-        raise BenchError("h2load is not installed: on Debian and Ubuntu it comes with the package nghttp2-client")
+        raise LoadError("h2load is not installed: on Debian and Ubuntu it comes with the package nghttp2-client")
     return found
 
 
@@ -55,7 +55,7 @@ def run(port: int, method: str, request: Message, *, calls: int, connections: in
     """Makes the same call again and again.
 
     Raises:
-        BenchError: not every call was answered. An answer that is an error counts as one here: h2load does not look at
+        LoadError: not every call was answered. An answer that is an error counts as one here: h2load does not look at
             grpc-status, so whoever calls this compares ``data_bytes`` with what right answers have.
     """
     with tempfile.NamedTemporaryFile() as body:
@@ -69,7 +69,7 @@ def run(port: int, method: str, request: Message, *, calls: int, connections: in
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise BenchError(f"{method}: h2load took longer than {_TIMEOUT_SECONDS:g} s") from None
+            raise LoadError(f"{method}: h2load took longer than {_TIMEOUT_SECONDS:g} s") from None
     return _parsed(method, calls, done.stdout)
 
 
@@ -77,9 +77,9 @@ def _parsed(method: str, calls: int, output: str) -> Load:
     finished, requests, data = _FINISHED.search(output), _REQUESTS.search(output), _DATA.search(output)
     times = _TIMES.search(output)
     if not (finished and requests and data and times):
-        raise BenchError(f"{method}: h2load said something else than expected: {output.strip()[-200:]!r}")
+        raise LoadError(f"{method}: h2load said something else than expected: {output.strip()[-200:]!r}")
     if int(requests[1]) != calls:
-        raise BenchError(f"{method}: of {calls} calls {requests[1]} were answered")
+        raise LoadError(f"{method}: of {calls} calls {requests[1]} were answered")
     return Load(
         calls=calls,
         seconds=float(finished[1]) * _UNITS[finished[2]],

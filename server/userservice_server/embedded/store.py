@@ -16,8 +16,8 @@ from typing import Self
 from urllib.parse import quote
 
 from userservice_server.config import ConfigError
-from userservice_server.store.private_files import make_private_directory, narrow_directory, open_private_file
-from userservice_server.store.socket_directory import SOCKET_NAME, make_socket_directory, remove_leftover_directories
+from userservice_server.embedded.private_files import make_private_directory, narrow_directory, open_private_file
+from userservice_server.embedded.socket_directory import SOCKET_NAME, make_socket_directory, remove_leftover_directories
 
 APPEND_ONLY_DIRECTORY = "appendonlydir"
 STOP_SECONDS = 30.0  # a store that takes longer to stop is killed

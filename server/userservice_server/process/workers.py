@@ -1,4 +1,4 @@
-"""Several serving processes on one port, and the process that supervises them."""
+"""Runs several serving processes on one port, and supervises them."""
 
 import multiprocessing
 import os
@@ -6,35 +6,35 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from userservice_server.app import ServiceEndedError, run_server
 from userservice_server.config import Config, ConfigError
-from userservice_server.listen import reserved_port
-from userservice_server.logs import FLUSH_SECONDS, logging_to_stderr
+from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
+from userservice_server.process.listen import reserved_port
+from userservice_server.process.serving import ServiceEndedError, run_server
 from userservice_server.process.stopping import STOP_SIGNALS, Stop
 
-# Before the supervisor's own limit, so that it ends them and not the other way round: seconds after --grace until a
-# worker exits by itself, and until the supervisor kills it.
+# Seconds after --grace until a worker exits by itself, and until the supervisor kills the worker. Both are below the
+# limit of the supervisor itself, which otherwise would exit before its workers.
 _WORKER_LIMIT_SECONDS, _KILL_SECONDS = 0.7, 0.85
 _WATCH_SECONDS = 0.2
 _SPAWN = multiprocessing.get_context("spawn")  # a forked child of a process that has run grpc can hang
 
 
-def run_workers(
-    config: Config, redis_url: str, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop
-) -> None:
-    """Serves with ``config.workers`` processes; arguments and errors as for app.serve. If one exits, all are ended."""
-    with closing(reserved_port(config)) as reserved:
+def run_workers(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
+    """Serves with ``config.process.workers`` processes. If one of them exits, all are ended.
+
+    Arguments and errors are those of ``serving.serve``.
+    """
+    with closing(reserved_port(config.listen)) as reserved:
         port = reserved.getsockname()[1]
-        config = replace(config, listen=f"{config.host}:{port}")
+        config = config.with_port(port)
         workers: list[SpawnProcess] = []
         stop.before_forced_exit(lambda: _kill(workers))
         try:
-            readiness = [_started_worker(config, redis_url, workers) for _ in range(config.workers)]
+            readiness = [_started_worker(config, workers) for _ in range(config.process.workers)]
             for connection in readiness:
                 _await_ready(connection, lambda: stop.requested or bool(ended()))
             if not stop.requested and not ended():
@@ -45,7 +45,7 @@ def run_workers(
             ends = [] if stop.requested else wait(sentinels, 0)
             lost = [worker for worker in workers if worker.sentinel in ends]
         finally:
-            _end(workers, config.grace)
+            _end(workers, config.process.grace)
     if reason := ended():
         raise ServiceEndedError(reason)
     if lost:
@@ -59,11 +59,11 @@ def _kill(workers: list[SpawnProcess]) -> None:
         worker.kill()
 
 
-def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess]) -> "Connection[None, int | str]":
+def _started_worker(config: Config, workers: list[SpawnProcess]) -> "Connection[None, int | str]":
     receiver, sender = _SPAWN.Pipe(duplex=False)
-    worker = _SPAWN.Process(target=_work, args=(config, redis_url, sender), daemon=False)
-    # A worker inherits what is blocked until it can handle it. Ctrl-C reaches the whole group and must not show a
-    # traceback; SIGTERM may end a worker that does not serve yet.
+    worker = _SPAWN.Process(target=_work, args=(config, sender), daemon=False)
+    # A worker inherits the blocked signals. SIGINT stays blocked until the worker can handle it: Ctrl-C reaches the
+    # whole process group and must not print a traceback. SIGTERM may end a worker that does not serve yet.
     resource_tracker.ensure_running()  # unblocks both signals when it starts the tracker
     signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGINT])
     try:
@@ -76,7 +76,7 @@ def _started_worker(config: Config, redis_url: str, workers: list[SpawnProcess])
 
 
 def _await_ready(connection: "Connection[None, int | str]", is_over: Callable[[], bool]) -> None:
-    """Waits until a worker serves, which can take as long as the store takes to load, or until the service ends."""
+    """Waits until a worker is ready, as long as the store takes to load, or until the service ends."""
     with closing(connection):
         while not connection.poll(_WATCH_SECONDS):
             if is_over():
@@ -89,10 +89,11 @@ def _await_ready(connection: "Connection[None, int | str]", is_over: Callable[[]
         raise ConfigError(answer)
 
 
-def _work(config: Config, redis_url: str, sender: "Connection[int | str, None]") -> None:
-    """Life of a worker."""
-    # A worker gets each stop twice, from the group and from its supervisor, which kills it if it is to end at once.
-    stop = Stop(config.grace + _WORKER_LIMIT_SECONDS, repeat_ends=False)
+def _work(config: Config, sender: "Connection[int | str, None]") -> None:
+    """Runs a worker until it is stopped or its supervisor exits."""
+    # A worker gets each stop signal twice: as a member of the process group and from its supervisor. To end a worker at
+    # once, the supervisor kills it.
+    stop = Stop(config.process.grace + _WORKER_LIMIT_SECONDS, repeat_ends=False)
     stop.start()
     supervisor = multiprocessing.parent_process()
 
@@ -103,9 +104,9 @@ def _work(config: Config, redis_url: str, sender: "Connection[int | str, None]")
         with suppress(OSError):  # the supervisor was stopped meanwhile and no longer reads
             sender.send(answer)
 
-    with logging_to_stderr(config.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
+    with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
         try:
-            run_server(config, redis_url, tell, ended, stop)
+            run_server(config, tell, ended, stop)
         except ConfigError as error:
             tell(str(error))
         except ServiceEndedError:

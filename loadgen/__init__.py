@@ -1,0 +1,1 @@
+"""Load generators, which tests and benchmarks use."""

@@ -1,0 +1,60 @@
+"""The command ``userservice`` with its subcommands, and how it exits."""
+
+import os
+import signal
+import sys
+
+import click
+
+from userservice_server.cli.check import check_command
+from userservice_server.cli.options import EXIT_CANNOT_START, EXIT_ENDED, EXIT_INTERRUPTED
+from userservice_server.cli.serve import serve
+from userservice_server.config import ConfigError
+from userservice_server.process.serving import ServiceEndedError
+from userservice_server.process.standard_streams import OutputError, open_standard_streams, print_error
+from userservice_server.process.stopping import STOP_SIGNALS
+
+
+def main() -> None:
+    """Runs the command line and exits.
+
+    Exit codes: 0 success, 1 exited unexpectedly or findings, 2 cannot start or print, 130 interrupted.
+    """
+    open_standard_streams()
+    os.umask(0o077)  # for the files of the embedded store, too
+    if sys.argv[1:2] != ["serve"]:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see userservice.__main__
+    # Not sys.exit: at its end the interpreter waits for threads, and flushes to descriptors that nobody reads.
+    os._exit(_exit_code())
+
+
+def _exit_code() -> int:
+    """Runs the command line; prints one line if it fails."""
+    try:
+        cli.main(standalone_mode=False)
+    except (click.ClickException, ConfigError, OutputError) as error:
+        if not (isinstance(error, OutputError) and error.is_closed_pipe):  # nothing to report: the reader has left
+            _print_failure(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        return EXIT_CANNOT_START
+    except ServiceEndedError as error:
+        _print_failure(str(error))
+        return EXIT_ENDED
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 0
+    return 0
+
+
+def _print_failure(message: str) -> None:
+    print_error(f"userservice: error: {message}")
+
+
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="userservice")
+def cli() -> None:
+    """The User service: users and their sessions over gRPC, stored in Redis or Valkey."""
+
+
+cli.add_command(serve)
+cli.add_command(check_command)

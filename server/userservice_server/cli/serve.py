@@ -1,0 +1,139 @@
+"""``userservice serve``: serves with the store of a URL, or with the embedded store."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from userservice_server.cli.options import (
+    EXIT_CANNOT_START,
+    EXIT_ENDED,
+    URL_IS_VISIBLE,
+    config_of,
+    setting,
+    shows_password,
+)
+from userservice_server.config import Config, ConfigError
+from userservice_server.embedded.store import EmbeddedStore, StartInterruptedError
+from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
+from userservice_server.process.serving import ServiceEndedError, run_server
+from userservice_server.process.standard_streams import print_line
+from userservice_server.process.stopping import BEYOND_GRACE_SECONDS, Stop
+from userservice_server.process.workers import run_workers
+
+logger = logging.getLogger("userservice")
+
+
+@click.command()
+@setting("listen", str, "HOST:PORT to listen on; port 0 selects a free port.")
+@setting(
+    "redis-url",
+    str,
+    "URL of Redis or Valkey: redis://, rediss:// or unix://. Without a URL, the service starts an embedded store.",
+)
+@setting(
+    "redis-url-file",
+    click.Path(path_type=Path),
+    "File that contains the URL; use it for a URL with a password, which the command line would show to other users.",
+)
+@setting("data-dir", click.Path(path_type=Path), "Data directory of the embedded store.")
+@setting(
+    "fsync",
+    click.Choice(["always", "everysec"]),
+    "When the embedded store flushes writes to disk: always (before it acknowledges them) or everysec.",
+)
+@setting("key-prefix", str, "Prefix of all keys in Redis.")
+@setting("workers", click.IntRange(1, 256), "Number of serving processes; all of them listen on the same port.")
+@setting("store-timeout", click.FloatRange(0.1, 60), "Timeout in seconds for connecting to Redis, and for each reply.")
+@setting("call-timeout", click.FloatRange(0.1, 3600), "Maximum duration of a unary call in seconds.")
+@setting(
+    "stall-timeout",
+    click.FloatRange(0.1, 86400),
+    "Seconds until a stream is closed that its client does not read.",
+)
+@setting(
+    "max-calls",
+    click.IntRange(1, 1_000_000),
+    "Maximum number of concurrent calls per process, at most half of them streams.",
+)
+@setting(
+    "max-connection-age",
+    click.FloatRange(0, 604_800),
+    "Seconds after which a connection is replaced, 10 % more or less; 0: never.",
+)
+@setting(
+    "max-connection-age-grace",
+    click.FloatRange(1, 604_800),
+    "Seconds that calls on a replaced connection may still take.",
+)
+@setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
+@setting(
+    "log-level",
+    click.Choice(["debug", "info", "warning", "error"]),
+    "Log level: debug, info, warning or error (JSON lines on standard error).",
+)
+@setting("access-log", bool, "true: log every call; false: log only failed calls.")
+@click.pass_context
+def serve(context: click.Context, /, **settings: Any) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    After the signal, running calls get --grace seconds to finish, and the process exits at most 1 s later (an embedded
+    store gets 30 s more to stop). A second signal, at least 1 s after the first one, ends the running calls at once.
+    """
+    config = config_of(context, settings)
+    if config.store.redis_url is not None and context.get_parameter_source("fsync") is not ParameterSource.DEFAULT:
+        raise ConfigError("--fsync applies to the embedded store only; set appendfsync in the Redis of --redis-url")
+    stop = Stop(config.process.grace + BEYOND_GRACE_SECONDS)
+    stop.start()
+    with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
+        try:
+            if config.store.redis_url is not None:
+                _run(config, _announce(config, context), lambda: None, stop)
+            else:
+                _run_with_embedded_store(config, context, stop)
+        except Exception as error:
+            stop.request(EXIT_ENDED if isinstance(error, ServiceEndedError) else EXIT_CANNOT_START)
+            raise
+
+
+def _announce(config: Config, context: click.Context) -> Callable[[int], None]:
+    """Returns a function that prints where the service listens."""
+
+    def announce(port: int) -> None:
+        if not print_line(f"userservice listening on {config.listen.host}:{port}"):
+            logger.warning("standard output is not read: the line with the address waits for its reader")
+        if shows_password(context, config):
+            logger.warning(URL_IS_VISIBLE)
+
+    return announce
+
+
+def _run(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
+    (run_server if config.process.workers == 1 else run_workers)(config, ready, ended, stop)
+
+
+def _run_with_embedded_store(config: Config, context: click.Context, stop: Stop) -> None:
+    is_ready = False
+    store = EmbeddedStore(config.store.data_dir, config.store.fsync, is_stopping=lambda: stop.requested)
+    stop.before_forced_exit(store.stop)
+
+    def ready(port: int) -> None:
+        nonlocal is_ready
+        is_ready = True
+        logger.info("embedded store started", extra={"socket": str(store.socket)})
+        if store.has_cut_its_log():
+            logger.warning("cut an unfinished command off the append-only file, as after a power cut")
+        _announce(config, context)(port)
+
+    try:
+        with store:
+            _run(config.with_store_at(store.url), ready, store.ended, stop)
+    except StartInterruptedError:
+        return
+    except ServiceEndedError as error:
+        if is_ready:
+            raise
+        raise ConfigError(str(error)) from error

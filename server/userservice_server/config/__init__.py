@@ -1,0 +1,17 @@
+"""The settings of the service in sections, checked before anything starts."""
+
+from userservice_server.config.error import ConfigError
+from userservice_server.config.redis_url import has_password, unreadable_redis_url
+from userservice_server.config.settings import Config, Limits, Listen, Observability, Process, Store
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Limits",
+    "Listen",
+    "Observability",
+    "Process",
+    "Store",
+    "has_password",
+    "unreadable_redis_url",
+]

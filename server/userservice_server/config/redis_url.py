@@ -1,0 +1,38 @@
+"""Checks of the Redis URL. No text of an error contains the URL, because the URL can contain a password."""
+
+import re
+from urllib.parse import parse_qs, urlsplit
+
+from userservice_server.config.error import ConfigError
+
+_DATABASE_PATH = re.compile(r"(/[0-9]*)?/?")
+_URL_OPTIONS = frozenset(("db", "username", "password"))
+
+
+def unreadable_redis_url() -> ConfigError:
+    """Error for an invalid URL."""
+    return ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH")
+
+
+def has_password(redis_url: str) -> bool:
+    """Whether a valid URL contains a password."""
+    parts = urlsplit(redis_url)
+    return bool(parts.password or parse_qs(parts.query).get("password"))
+
+
+def check_redis_url(url: str) -> None:
+    """Checks a URL.
+
+    Raises:
+        ConfigError: redis-py would misread the URL, or the URL would fail only when redis-py connects.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = (parts.hostname or "").encode("idna"), parts.port
+        options = parse_qs(parts.query, keep_blank_values=True)
+    except ValueError:  # or its subclass UnicodeError
+        raise unreadable_redis_url() from None
+    if parts.scheme in ("redis", "rediss") and not _DATABASE_PATH.fullmatch(parts.path):
+        raise ConfigError("--redis-url must end with the number of a database, as in redis://HOST:PORT/0")
+    if any(name not in _URL_OPTIONS and not name.startswith("ssl_") for name in options):
+        raise ConfigError("--redis-url may have the options db, username, password and those that begin with ssl_")

@@ -1,0 +1,187 @@
+"""The settings of ``userservice serve`` in sections; the table in README.md describes each setting.
+
+A field has the name of its flag, unless its metadata names another flag.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from userservice_server.config.error import ConfigError
+from userservice_server.config.redis_url import check_redis_url
+
+_LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MAX_PORT = 65535
+_FLAG = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the service listens, and how long connections last.
+
+    Attributes:
+        address: HOST:PORT; port 0 selects a free port.
+        max_connection_age: seconds after which clients are told to connect again; 0 means never.
+        max_connection_age_grace: seconds that calls on such a connection may still take.
+    """
+
+    address: str = field(default="127.0.0.1:50051", metadata={_FLAG: "listen"})
+    max_connection_age: float = 0.0
+    max_connection_age_grace: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Checks the address."""
+        address = _LISTEN.fullmatch(self.address)
+        if address is None or int(address["port"]) > _MAX_PORT:
+            raise ConfigError(f"--listen must be HOST:PORT with a port from 0 to {_MAX_PORT}")
+
+    @property
+    def host(self) -> str:
+        """The host of the address, with brackets if it is an IPv6 address."""
+        return self.address.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """The port of the address."""
+        return int(self.address.rpartition(":")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where the data is.
+
+    Attributes:
+        redis_url: URL of Redis; None starts the embedded store. Can contain a password, so it is not in the repr.
+        redis_url_file: file that contains the URL.
+        data_dir: data directory of the embedded store.
+        fsync: when the embedded store flushes writes to disk: ``always`` or ``everysec``.
+        key_prefix: prefix of all keys in Redis.
+        timeout: seconds that Redis may take to connect, and to reply.
+    """
+
+    redis_url: str | None = field(default=None, repr=False)
+    redis_url_file: Path | None = None
+    data_dir: Path = Path("userservice-data")
+    fsync: str = "always"
+    key_prefix: str = "userservice"
+    timeout: float = field(default=3.0, metadata={_FLAG: "store_timeout"})
+
+    def __post_init__(self) -> None:
+        """Checks prefix and URL."""
+        if not _KEY_PREFIX.fullmatch(self.key_prefix):
+            raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
+        if self.redis_url is not None:
+            check_redis_url(self.redis_url)
+
+    @property
+    def url(self) -> str:
+        """The URL to connect to. The one of the embedded store is known after the start of the store."""
+        if self.redis_url is None:
+            raise AssertionError("the embedded store has not started")
+        return self.redis_url
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long calls may take, and how many may run.
+
+    Attributes:
+        call_timeout: seconds that a unary call may take.
+        stall_timeout: seconds without a read by the client after which a stream is closed.
+        max_calls: concurrent calls per process, at most half of them streams; more are rejected.
+    """
+
+    call_timeout: float = 10.0
+    stall_timeout: float = 300.0
+    max_calls: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The serving processes.
+
+    Attributes:
+        workers: number of serving processes.
+        grace: seconds that running calls get to finish at a stop.
+    """
+
+    workers: int = 1
+    grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observability:
+    """What the service logs.
+
+    Attributes:
+        log_level: lowest level that is logged to standard error.
+        access_log: whether successful calls are logged too.
+    """
+
+    log_level: str = "info"
+    access_log: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings."""
+
+    listen: Listen = field(default_factory=Listen)
+    store: Store = field(default_factory=Store)
+    limits: Limits = field(default_factory=Limits)
+    process: Process = field(default_factory=Process)
+    observability: Observability = field(default_factory=Observability)
+
+    def __post_init__(self) -> None:
+        """Checks that times are finite."""
+        for section in fields(self):
+            values = getattr(self, section.name)
+            for setting in fields(values):
+                value = getattr(values, setting.name)
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ConfigError(f"--{_flag(setting).replace('_', '-')} must be a finite number of seconds")
+
+    @classmethod
+    def from_flags(cls, values: Mapping[str, Any]) -> Self:
+        """Puts the values of flags into their sections; the other settings have their defaults.
+
+        Args:
+            values: the values by the names of the flags, with underscores.
+
+        Raises:
+            ConfigError: A value is invalid.
+        """
+        sections = {}
+        for section in fields(cls):
+            kind: Any = section.default_factory
+            flags = {setting.name: _flag(setting) for setting in fields(kind)}
+            sections[section.name] = kind(**{name: values[flag] for name, flag in flags.items() if flag in values})
+        return cls(**sections)
+
+    def with_store_at(self, url: str) -> Self:
+        """Returns these settings with another URL of the store."""
+        return replace(self, store=replace(self.store, redis_url=url))
+
+    def with_port(self, port: int) -> Self:
+        """Returns these settings with another port to listen on."""
+        return replace(self, listen=replace(self.listen, address=f"{self.listen.host}:{port}"))
+
+
+def _flag(setting: "Field[Any]") -> str:
+    return str(setting.metadata.get(_FLAG, setting.name))
+
+
+def default_of(flag: str) -> Any:
+    """Returns the default of a flag."""
+    return _DEFAULTS[flag]
+
+
+_DEFAULTS = {
+    _flag(setting): setting.default
+    for section in (Listen, Store, Limits, Process, Observability)
+    for setting in fields(section)
+}

@@ -1,0 +1,139 @@
+"""The life of one serving process: it starts, serves until it is stopped, and lets running calls finish."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import grpc
+
+from userservice_server.config import Config
+from userservice_server.process.stopping import Stop
+from userservice_server.process.store_opening import open_store
+from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
+from userservice_server.store.redis_store import RedisStore
+from userservice_server.store.supervision import Supervision
+from userservice_server.transport.drain import Drain
+from userservice_server.transport.health import Health
+
+_WATCH_SECONDS = 0.2
+_SETTLE_SECONDS = 0.5  # for calls that the grace period does not wait for: health watches, reflection
+_CLOSE_SECONDS = 0.1  # for each later step of the stop; no step may wait for a peer
+
+_new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+with suppress(ImportError):  # not available on every platform
+    import uvloop
+
+    _new_event_loop = uvloop.new_event_loop
+
+logger = logging.getLogger("userservice")
+
+
+class ServiceEndedError(Exception):
+    """The service exited unexpectedly; the text says why."""
+
+
+def run_server(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
+    """Serves in a new event loop, see ``serve``. The process is expected to exit afterwards."""
+    loop = (_new_event_loop or asyncio.new_event_loop)()
+    # Neither asyncio.Runner nor loop.close: both wait for the threads of the default executor, and a thread can be in
+    # getaddrinfo for as long as a name server does not answer.
+    try:
+        loop.run_until_complete(serve(config, ready, ended, stop))
+    finally:
+        loop.run_until_complete(_cancelled(asyncio.all_tasks(loop)))
+
+
+async def serve(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
+    """Serves until a stop is requested, or until ``ended`` returns a reason.
+
+    Args:
+        config: the settings.
+        ready: called with the port when the service is ready to serve.
+        ended: called several times a second; returns the reason if something that the service needs has exited.
+        stop: takes SIGTERM and SIGINT, and limits how long the stop takes.
+
+    Raises:
+        ConfigError: the service cannot listen on the port or use the store.
+        ServiceEndedError: ``ended`` returned a reason.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def notice() -> None:
+        loop.remove_reader(stop.fileno())
+        stopping.set()
+
+    def noticed() -> str | None:
+        if reason := ended():
+            stop.request(1)  # so that the limit applies to this stop, too
+        return reason
+
+    loop.add_reader(stop.fileno(), notice)
+    store = await open_store(config.store, lambda: stopping.is_set() or bool(noticed()))
+    try:
+        if not stopping.is_set() and not noticed():  # else it was stopped while it waited for the store
+            await _serve_store(config, store, ready, noticed, stopping)
+    finally:
+        await _within(_CLOSE_SECONDS, store.close())
+    if reason := noticed():
+        raise ServiceEndedError(reason)
+
+
+async def _serve_store(
+    config: Config,
+    store: RedisStore,
+    ready: Callable[[int], None],
+    ended: Callable[[], str | None],
+    stop: asyncio.Event,
+) -> None:
+    health, drain = Health(SERVICE_NAMES), Drain()
+    supervision = Supervision(store, health.show)
+    server = make_server(config, store, health, drain)
+    port = bind(server, config)
+    await supervision.check()  # before the first call: until then the health service knows no service
+    await server.start()
+    gc.freeze()  # the objects of the start stay alive, so the garbage collector need not visit them again
+    ready(port)
+    supervising = asyncio.create_task(supervision.run())
+    watching = asyncio.create_task(_until_ended(ended))
+    stopped = asyncio.create_task(stop.wait())
+    logger.info("serving", extra={"port": port})
+
+    causes: tuple[asyncio.Task[Any], ...] = (supervising, watching, stopped)
+    done, _ = await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)
+    logger.info("ending")
+    await health.end()
+    for task in causes:
+        task.cancel()
+    await _drain(server, drain, config.process.grace)
+    logger.info("ended")
+    for task in done:
+        task.result()  # raises the failure that ended the service, if there was one
+
+
+async def _drain(server: grpc.aio.Server, drain: Drain, grace: float) -> None:
+    """Stops the server; running calls get ``grace`` seconds to finish."""
+    stopping = asyncio.create_task(server.stop(grace))
+    await drain.finish(grace)
+    await asyncio.wait([stopping], timeout=_SETTLE_SECONDS)
+    await _within(_CLOSE_SECONDS, server.stop(0))
+
+
+async def _until_ended(ended: Callable[[], str | None]) -> None:
+    while not ended():  # noqa: ASYNC110 - processes may end, and they set no event
+        await asyncio.sleep(_WATCH_SECONDS)
+
+
+async def _within(seconds: float, step: Coroutine[Any, Any, object]) -> None:
+    """Waits for a step of the stop, but at most this long."""
+    await asyncio.wait([asyncio.create_task(step)], timeout=seconds)
+
+
+async def _cancelled(tasks: set["asyncio.Task[Any]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)

@@ -1,0 +1,77 @@
+"""Builds the grpc server of a process: its services, with what they share."""
+
+from functools import partial
+
+import grpc
+
+from userservice.v1 import session_service_pb2, user_service_pb2
+from userservice_server.config import Config
+from userservice_server.domain.sessions import Sessions
+from userservice_server.domain.stream_memory import ReadLimit
+from userservice_server.domain.users import Users
+from userservice_server.process.listen import cannot_listen, grpc_address, reserved_port
+from userservice_server.store.redis_store import RedisStore
+from userservice_server.transport import health_servicer, reflection_servicer
+from userservice_server.transport.admission import Admission
+from userservice_server.transport.channel_options import server_options
+from userservice_server.transport.deadlines import Deadlines
+from userservice_server.transport.descriptors import HEALTH, POOL, REFLECTION_V1, REFLECTION_V1ALPHA
+from userservice_server.transport.drain import Drain
+from userservice_server.transport.handlers import service_handler
+from userservice_server.transport.health import Health
+from userservice_server.transport.interceptors import Settings
+from userservice_server.transport.reflection_servicer import ReflectionServicer
+from userservice_server.transport.session_servicer import SessionServicer
+from userservice_server.transport.streaming import Streaming
+from userservice_server.transport.unknown_methods import UnknownMethods
+from userservice_server.transport.user_servicer import UserServicer
+
+USER_SERVICE = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
+SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
+_STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
+
+
+def make_server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
+    """Returns a server with all services. It listens on no port yet."""
+    reads, deadlines = ReadLimit(), Deadlines()
+    users, sessions = Users(store, reads), Sessions(store, reads)
+    streaming = Streaming(drain, deadlines, config.limits.stall_timeout)
+    server = grpc.aio.server(options=server_options(config))
+    handler = partial(
+        service_handler,
+        settings=Settings(
+            call_timeout=config.limits.call_timeout,
+            stall_timeout=config.limits.stall_timeout,
+            access_log=config.observability.access_log,
+            deadlines=deadlines,
+            drain=drain,
+            admission=Admission(config.limits.max_calls),
+        ),
+    )
+    reflected = ReflectionServicer((*SERVICE_NAMES, *(service.full_name for service in _STANDARD_SERVICES)), POOL)
+    server.add_generic_rpc_handlers(
+        [
+            handler(USER_SERVICE, UserServicer(users, sessions, streaming)),
+            handler(SESSION_SERVICE, SessionServicer(sessions)),
+            handler(HEALTH, health.servicer, loads=health_servicer.LOADS),
+            handler(REFLECTION_V1, reflected, loads=reflection_servicer.LOADS),
+            handler(REFLECTION_V1ALPHA, reflected, loads=reflection_servicer.LOADS),
+        ]
+    )
+    server.add_generic_rpc_handlers([UnknownMethods()])  # the last one: grpc asks handlers in order
+    return server
+
+
+def bind(server: grpc.aio.Server, config: Config) -> int:
+    """Binds the server to the port of the settings and returns the port.
+
+    Raises:
+        ConfigError: The service cannot listen there.
+    """
+    if config.process.workers == 1:
+        reserved_port(config.listen).close()
+    try:
+        return server.add_insecure_port(grpc_address(config.listen))
+    except RuntimeError:
+        raise cannot_listen(config.listen, "the address is already in use") from None

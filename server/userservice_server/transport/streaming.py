@@ -1,0 +1,87 @@
+"""Sends the responses of a stream: the loop that all RPCs with a stream of responses share."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from userservice_server.errors import ReaderStalledError, ServerShuttingDownError
+from userservice_server.transport.call import Call
+from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
+from userservice_server.transport.drain import Drain
+from userservice_server.transport.started import Started
+from userservice_server.wire.records import cursor_of
+
+Batch = Iterator[tuple[bytes, bytes]]
+"""Encoded responses that are made without waiting, each with its encoded next_cursor (empty in the last response)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """What the streams of a process have in common.
+
+    Attributes:
+        drain: says when the server shuts down.
+        deadlines: checks the deadline of each write.
+        stall_timeout: seconds that the client may take to read a response.
+    """
+
+    drain: Drain
+    deadlines: Deadlines
+    stall_timeout: float
+
+    async def send(self, call: Call, batches: AsyncGenerator[Batch]) -> None:
+        """Sends all responses of a call; adds their number to the access log.
+
+        A client that reads slowly holds the stream back (HTTP/2 flow control).
+
+        Args:
+            call: the call to answer.
+            batches: yields the responses; closed in any case.
+
+        Raises:
+            ReaderStalledError: the client did not read a response for ``stall_timeout``.
+            ServerShuttingDownError: the server shuts down; raised between two responses.
+        """
+        # Separate from the first write: after a first write that is cancelled, grpc does not know whether it has sent
+        # the initial metadata.
+        await call.context.send_initial_metadata(())
+        progress = _Progress()
+        try:
+            with Deadline(self.deadlines, self.stall_timeout) as stall:
+                stall.pause()  # runs only during writes: the time that the store takes does not count
+                async with aclosing(batches):
+                    async for batch in batches:
+                        await self._send_batch(call, batch, stall, progress)
+        except DeadlinePassedError:
+            next_cursor = cursor_of(progress.cursor)
+            raise ReaderStalledError("stream closed: the client stopped reading", next_cursor=next_cursor) from None
+        finally:
+            call.log_fields["chunks"] = progress.sent
+
+    async def _send_batch(self, call: Call, batch: Batch, stall: Deadline, progress: "_Progress") -> None:
+        upcoming = next(batch, None)
+        while upcoming is not None:
+            response, progress.cursor = upcoming
+            stall.restart()
+            writing = Started(call.context.write(response))
+            # Made while grpc writes the previous response: 14 % more throughput with chunks of 100.
+            upcoming = next(batch, None)
+            await writing
+            stall.pause()
+            progress.sent += 1
+            if self.drain.started and progress.cursor:
+                next_cursor = cursor_of(progress.cursor)
+                raise ServerShuttingDownError("the server shuts down; resume elsewhere", next_cursor=next_cursor)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a stream is.
+
+    Attributes:
+        sent: number of responses that were sent.
+        cursor: encoded next_cursor of the last response.
+    """
+
+    sent: int = 0
+    cursor: bytes = b""
