@@ -214,7 +214,10 @@ async def test_an_emptied_store_becomes_a_new_one(store: Store, service: Service
     if name == "restarted without data":  # the connections are lost too
         async with asyncio.timeout(20):
             page = ListUsersRequest(cursor=cursor)
-            while await reason_of(stubs.users.ListUsers(page)) == "STORE_UNAVAILABLE":  # noqa: ASYNC110 - no event
+            while "STORE_UNAVAILABLE" in (  # noqa: ASYNC110 - no event
+                await reason_of(stubs.users.ListUsers(page)),
+                await reason_of(stubs.users.GetUser(GetUserRequest(user_id="ada"))),
+            ):
                 await asyncio.sleep(0.02)
     # A call with a cursor of the store before, and then calls without one.
     assert set(await asyncio.gather(*map(reason_of, reads(stubs, cursor)))) == {"STORE_CHANGED"}
@@ -279,7 +282,9 @@ async def test_a_damaged_store_takes_no_writes(store: Store, service: Service, s
         copies = {key: client.dump(key) for key in keys}
     logged = len(messages(service, "writes are rejected"))
     await asyncio.to_thread(DAMAGED[name], store)
-    if name in ("without its rows", "without its index"):  # nothing that a script would look at
+    if name in ("without its rows", "without its index"):  # scripts that write sessions look only at the sessions' own
+        found = await asyncio.gather(*map(reason_of, writes(stubs)))
+        assert set(found[:3]) == {"STORE_CHANGED"}
         await asyncio.to_thread(until, lambda: health(service.address) == "NOT_SERVING")
     found = await asyncio.gather(*map(reason_of, writes(stubs)))
     # Without the last id, records can still be changed until the next look at the store.
@@ -295,6 +300,36 @@ async def test_a_damaged_store_takes_no_writes(store: Store, service: Service, s
             client.restore(key, 0, copy, replace=True)
     await asyncio.to_thread(until, lambda: health(service.address) == "SERVING")
     assert await reason_of(stubs.users.AddUser(AddUserRequest(user_id="new2"))) == "OK"
+
+
+@pytest.mark.parametrize("role", ["sessions", "session_ids"])
+async def test_sessions_that_lost_a_key_are_not_begun_anew(store: Store, stubs: Stubs, role: str) -> None:
+    await add_ada(stubs)
+    await asyncio.to_thread(run("DEL", f"{P}{role}:ada"), store)
+    for call in (
+        stubs.sessions.AddSession(AddSessionRequest(user_id="ada", session_id="new")),
+        stubs.sessions.UpdateSession(UpdateSessionRequest(user_id="ada", session_id="s")),
+        stubs.sessions.DeleteSession(DeleteSessionRequest(user_id="ada", session_id="s")),
+    ):
+        assert await reason_of(call) == "STORE_CHANGED"
+    assert await reason_of(stubs.users.DeleteUser(DeleteUserRequest(user_id="ada"))) == "OK"  # the way out
+
+
+async def test_a_lost_record_is_no_bug_to_writers_in_a_queue(store: Store, service: Service, stubs: Stubs) -> None:
+    """Those in a queue know the record from the writer before, so they look for it nowhere else."""
+    await add_ada(stubs)
+    await add_users(stubs, ["eve"])  # so that neither key is empty
+
+    async def update() -> str:
+        return await reason_of(stubs.users.UpdateUser(UpdateUserRequest(user_id="ada", email="x"), timeout=20))
+
+    updates = [asyncio.ensure_future(update()) for _ in range(300)]
+    await asyncio.wait(updates, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.to_thread(run("ZREMRANGEBYRANK", P + "users", "0", "0"), store)
+    found = set(await asyncio.gather(*updates))
+    assert found <= {"OK", "STORE_CHANGED"}
+    assert "STORE_CHANGED" in found
+    assert not messages(service, '"bug"')
 
 
 async def test_a_batch_is_of_one_store(store: Store, service: Service, stubs: Stubs) -> None:  # noqa: ARG001 - runs

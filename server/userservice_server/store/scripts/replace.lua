@@ -28,7 +28,7 @@
 local rows, index, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local key, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
-if is_other_store(KEYS[1], KEYS[2], ARGV[1]) then
+if is_other_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then
   return STORE_CHANGED
 end
 local recorded = recorded_outcome(request_key, fingerprint)
@@ -40,7 +40,8 @@ if not id then
   return conclude(request_key, fingerprint, missing(owner_index, owner))
 end
 if old == '' or tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id) then
-  return CONFLICT .. redis.call('ZRANGE', rows, id, id, 'BYSCORE')[1]
+  local current = redis.call('ZRANGE', rows, id, id, 'BYSCORE')[1]
+  return current and CONFLICT .. current or STORE_CHANGED -- the index contains it, the rows do not: data is lost
 end
 if verdict:sub(1, 1) == DONE then
   redis.call('ZREM', rows, old)
