@@ -14,6 +14,7 @@ from userservice_server.transport.deadlines import Deadlines
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.handlers import service_handler
 from userservice_server.transport.interceptors import Settings
+from userservice_server.transport.unread import UnreadResponses
 
 SHAPES = {
     "UnaryUnary": (False, False),
@@ -55,6 +56,7 @@ def chain_settings(*, max_calls: int = 100, call_timeout: float = 10) -> Setting
         deadlines=Deadlines(),
         drain=Drain(),
         admission=Admission(max_calls),
+        unread=UnreadResponses(),
     )
 
 

@@ -56,7 +56,7 @@ async def pages(
 
 async def first_page(store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit) -> bytes:
     """Returns the first of ``pages`` alone."""
-    async with aclosing(pages(store, table, size, cursor, reads, StreamMemory())) as ranges:
+    async with reads.pages, aclosing(pages(store, table, size, cursor, reads, StreamMemory())) as ranges:
         async for found in ranges:
             for page, _ in found:
                 return page

@@ -16,6 +16,7 @@ _READ_BYTES = 1 << 20  # what one read of the store aims at; a stream holds two 
 _STREAMS_BYTES = 4 << 20  # of responses of all streams of a process, see StreamMemory
 _MIN_SHARE_BYTES = 16 << 10
 _RUNNING_READS_BYTES = 4 << 20  # as expected; the connection to the store is serial, so more would gain nothing
+_PAGES_AT_ONCE, _BATCHES_AT_ONCE = 16, 4
 _MEMORY_RECORDS = 128  # how many new records count as much as all that were read before, see ReadLimit
 
 
@@ -63,10 +64,15 @@ class ReadLimit:
 
     Attributes:
         record_bytes: the size of a record that is expected where nothing else is known, from what reads brought.
+        pages: to be held while a page is read: reads start in turn, so all pages would keep their first records until
+            every other page has its own.
+        batches: the same for users by name, of which a response holds up to 68 MiB.
     """
 
     def __init__(self) -> None:
         self.record_bytes = LARGEST_RECORD_BYTES
+        self.pages = asyncio.Semaphore(_PAGES_AT_ONCE)
+        self.batches = asyncio.Semaphore(_BATCHES_AT_ONCE)
         self._waiting: deque[_Waiting] = deque()
         self._running_records = 0
         self._running_bytes = 0

@@ -75,7 +75,11 @@ class Users:
 
     async def get_many(self, user_ids: Sequence[str]) -> bytes:
         """Returns the users with these user_ids as an encoded BatchGetUsersResponse."""
-        return await self._store.reread(partial(self._get_many, user_ids))
+        read = partial(self._store.reread, partial(self._get_many, user_ids))
+        if len(user_ids) <= _BATCH:
+            return await read()
+        async with self._reads.batches:
+            return await read()
 
     async def _get_many(self, user_ids: Sequence[str]) -> bytes:
         batches = [user_ids[start : start + _BATCH] for start in range(0, len(user_ids), _BATCH)]

@@ -20,6 +20,7 @@ _MAX_LINES = 100_000  # that wait to be written; if standard error is not read, 
 _LINES_PER_WRITE = 1000
 _OF_EVERY_RECORD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "taskName"))
 _formatter = logging.Formatter()
+_GRPC_LOGGER = "grpc._cython.cygrpc"
 
 _waiting: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX_LINES)
 
@@ -96,6 +97,11 @@ def _write_until(ending: Event) -> None:
     _write_lines()
 
 
+def _is_no_lost_response(record: logging.LogRecord) -> bool:
+    """Leaves out the error with a traceback that grpc logs for each response that a lost connection did not take."""
+    return not str(record.msg).startswith("ExecuteBatchError raised")
+
+
 @contextmanager
 def logging_to_stderr(level: str, flush_seconds: Callable[[], float] = lambda: FLUSH_SECONDS) -> Iterator[None]:
     """Logs while the block runs; at its end, writes what is left, unless standard error is not read.
@@ -115,6 +121,7 @@ def logging_to_stderr(level: str, flush_seconds: Callable[[], float] = lambda: F
     # From libraries only warnings: their ordinary lines are not written with personal data in mind.
     for library in ("asyncio", "grpc", "redis"):
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger(_GRPC_LOGGER).addFilter(_is_no_lost_response)
     try:
         yield
     finally:

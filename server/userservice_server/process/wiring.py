@@ -24,6 +24,7 @@ from userservice_server.transport.reflection_servicer import ReflectionServicer
 from userservice_server.transport.session_servicer import SessionServicer
 from userservice_server.transport.streaming import Streaming
 from userservice_server.transport.unknown_methods import UnknownMethods
+from userservice_server.transport.unread import UnreadResponses
 from userservice_server.transport.user_servicer import UserServicer
 
 USER_SERVICE = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
@@ -47,6 +48,7 @@ def make_server(config: Config, store: RedisStore, health: Health, drain: Drain)
             deadlines=deadlines,
             drain=drain,
             admission=Admission(config.limits.max_calls),
+            unread=UnreadResponses(),
         ),
     )
     reflected = ReflectionServicer((*SERVICE_NAMES, *(service.full_name for service in _STANDARD_SERVICES)), POOL)

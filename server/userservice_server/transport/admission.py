@@ -60,7 +60,7 @@ class Budget:
             text = f"too many concurrent {self._what}: the limit is {self._most}; retry later"
             raise OverloadedError(text, self._turns.next(), limit=self._name)
         connection = ""
-        if self._most_per_connection is not None and (connection := _connection_of(context)):
+        if self._most_per_connection is not None and (connection := connection_of(context)):
             if self._running_on[connection] >= self._most_per_connection:
                 text = f"too many concurrent {self._what} on this connection: the limit is {self._most_per_connection}"
                 raise OverloadedError(f"{text}; retry later", self._turns.next(), limit=f"{self._name}_per_connection")
@@ -77,7 +77,7 @@ class Budget:
                 del self._running_on[connection]
 
 
-def _connection_of(context: Context) -> str:
+def connection_of(context: Context) -> str:
     """Identifies the connection of a call by the address and port of its other end; empty where there is no port."""
     peer = context.peer()
     return peer if peer.startswith(("ipv4:", "ipv6:")) else ""

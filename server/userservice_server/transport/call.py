@@ -70,6 +70,7 @@ class Call:
             the write's idempotency key.
         code: how the call ended.
         log_fields: what handlers add to the access log; no personal data.
+        counted: the response of a unary call, if it counts as unread (unread.py).
     """
 
     rpc: Rpc
@@ -77,6 +78,7 @@ class Call:
     call_id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
     log_fields: dict[str, Any] = field(default_factory=dict)
+    counted: object = None
     _headers: tuple[tuple[str, str | bytes], ...] | None = None
 
     @property

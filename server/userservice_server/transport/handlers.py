@@ -13,6 +13,7 @@ from userservice_server.transport.call import Call, Context, Load, Rpc
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError
 from userservice_server.transport.interceptors import Settings, intercepted
 from userservice_server.transport.request_sizes import most_bytes
+from userservice_server.transport.unread import encoded
 
 Decoder = Callable[[bytes], Message]
 
@@ -50,23 +51,35 @@ def _grpc_handler(descriptor: MethodDescriptor, method: Method, settings: Settin
     decode = _decoder(GetMessageClass(descriptor.input_type), most_bytes(descriptor.input_type))
     if rpc.streams_requests:
         return _of_request_stream(rpc, method, decode, settings)
-    return _of_one_request(rpc, method, decode, settings)
+    is_write = "request_id" in descriptor.input_type.fields_by_name
+    return _of_one_request(rpc, method, decode, settings, is_write=is_write)
 
 
-def _of_one_request(rpc: Rpc, method: Method, decode: Decoder, settings: Settings) -> Any:
+def _of_one_request(rpc: Rpc, method: Method, decode: Decoder, settings: Settings, *, is_write: bool) -> Any:
+    unread = settings.unread
+
     async def decoded(call: Call, request: bytes) -> bytes:
-        return await method(decode(request), call)
+        if rpc.load is not Load.CALL:
+            return await method(decode(request), call)
+        unread.check(call)
+        response = await method(decode(request), call)
+        if not is_write:  # a write is done, which a rejection would deny
+            unread.check(call, len(response))
+        call.counted = unread.add(call, response)
+        return response
 
     handler = intercepted(decoded, rpc, settings)
 
-    async def unary_unary(request: bytes, context: Context) -> bytes:
+    async def unary_unary(request: bytes, context: Context) -> object:
+        call = Call(rpc, context)
         try:
-            return await handler(Call(rpc, context), request)
+            response = await handler(call, request)
         except grpc.aio.AbortError as error:
             # grpc keeps this exception with the call, and the frames of its traceback hold the call and its request:
             # a reference cycle, which would stay in memory until the garbage collector runs.
             error.__traceback__ = None
             raise
+        return call.counted or response
 
     async def unary_stream(request: bytes, context: Context) -> None:
         try:
@@ -77,7 +90,7 @@ def _of_one_request(rpc: Rpc, method: Method, decode: Decoder, settings: Setting
 
     if rpc.streams_responses:
         return grpc.unary_stream_rpc_method_handler(unary_stream)
-    return grpc.unary_unary_rpc_method_handler(unary_unary)
+    return grpc.unary_unary_rpc_method_handler(unary_unary, response_serializer=encoded)
 
 
 def _of_request_stream(rpc: Rpc, method: Method, decode: Decoder, settings: Settings) -> Any:

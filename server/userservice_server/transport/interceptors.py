@@ -32,6 +32,7 @@ from userservice_server.transport.channel_options import MAX_HEADER_BYTES
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.status import DETAILS_KEY, status_of
+from userservice_server.transport.unread import UnreadResponses
 
 access_logger = logging.getLogger("userservice.access")
 error_logger = logging.getLogger("userservice.errors")
@@ -57,6 +58,7 @@ class Settings:
         deadlines: checks the deadlines of calls.
         drain: counts the calls that the server waits for when it shuts down.
         admission: limits the calls that run at once.
+        unread: limits the responses of unary calls that are not read yet.
     """
 
     call_timeout: float
@@ -65,6 +67,7 @@ class Settings:
     deadlines: Deadlines
     drain: Drain
     admission: Admission
+    unread: UnreadResponses
 
 
 class Interceptor(Protocol):
