@@ -39,12 +39,12 @@ def _text(value: str) -> bytes:
     return bytes((len(value),)) + value.encode("ascii")
 
 
-def header_block(method: str) -> bytes:
-    """Headers of a call to ``Service/Method`` in HPACK (RFC 7541), no entry of which is to be remembered."""
+def header_block(method: str, package: str = "userservice.v1") -> bytes:
+    """Headers of a call to ``package.Service/Method`` in HPACK (RFC 7541), no entry of which is to be remembered."""
     return b"".join(
         (
             b"\x83\x86",  # :method POST, :scheme http
-            b"\x04" + _text(f"/userservice.v1.{method}"),
+            b"\x04" + _text(f"/{package}.{method}"),
             b"\x01" + _text("127.0.0.1"),  # :authority
             b"\x0f\x10" + _text("application/grpc"),  # content-type
             b"\x00" + _text("te") + _text("trailers"),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from google.protobuf.message import Message
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from harness.connections import connect
 from harness.population import fill
 from harness.services import Service, peak
@@ -94,3 +95,15 @@ def test_responses_that_nobody_can_read_any_more_do_not_count(store: Store) -> N
     with Service(redis_url=store.url) as service:
         for _ in range(6):
             assert answers(service, method, request, 4) == {"OK": 3, "RESOURCE_EXHAUSTED": 1}
+
+
+def test_reflection_that_nobody_reads_is_ended(store: Store) -> None:
+    """Else a few connections would have all reflection streams for ever."""
+    body = grpc_frame(ServerReflectionRequest(file_containing_symbol="userservice.v1.UserService"))
+    block = header_block("ServerReflection/ServerReflectionInfo", package="grpc.reflection.v1")
+    with Service("--stall-timeout", "0.5", redis_url=store.url) as service:
+        connection = Connection(service.port, window=WINDOW)
+        with connection.socket:
+            connection.socket.sendall(connection.request(block, body))
+            [line] = until(lambda: service.log_lines_with(CALL))
+    assert line["code"] == "UNAVAILABLE"

@@ -51,7 +51,8 @@ def make_server(config: Config, store: RedisStore, health: Health, drain: Drain)
             unread=UnreadResponses(),
         ),
     )
-    reflected = ReflectionServicer((*SERVICE_NAMES, *(service.full_name for service in _STANDARD_SERVICES)), POOL)
+    names = (*SERVICE_NAMES, *(service.full_name for service in _STANDARD_SERVICES))
+    reflected = ReflectionServicer(names, POOL, deadlines, config.limits.stall_timeout)
     server.add_generic_rpc_handlers(
         [
             handler(USER_SERVICE, UserServicer(users, sessions, streaming)),

@@ -10,7 +10,9 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
+from userservice_server.errors import ReaderStalledError
 from userservice_server.transport.call import Call, Load
+from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
 
 LOADS = {"ServerReflectionInfo": Load.REFLECTION}
 
@@ -37,17 +39,31 @@ class ReflectionServicer:
     Args:
         services: full names of the services to list.
         pool: all that can be described.
+        deadlines: checks the deadlines.
+        stall_timeout: seconds that an answer may wait for its reader.
     """
 
-    def __init__(self, services: Iterable[str], pool: DescriptorPool) -> None:
+    def __init__(
+        self, services: Iterable[str], pool: DescriptorPool, deadlines: Deadlines, stall_timeout: float
+    ) -> None:
         self._servicer = reflection.aio.ReflectionServicer(services, pool=_Pool(pool))
+        self._deadlines = deadlines
+        self._stall_timeout = stall_timeout
 
     async def ServerReflectionInfo(self, requests: AsyncIterator[Message], call: Call) -> bytes:
         answers = self._servicer.ServerReflectionInfo(_as_v1alpha(requests), call.context)
         async with aclosing(answers):
             async for answer in answers:
-                await call.context.write(answer.SerializeToString())
+                await self._write(call, answer.SerializeToString())
         return b""
+
+    async def _write(self, call: Call, answer: bytes) -> None:
+        # Without a limit, a few callers that do not read would have all reflection streams for ever.
+        try:
+            with Deadline(self._deadlines, self._stall_timeout):
+                await call.context.write(answer)
+        except DeadlinePassedError:
+            raise ReaderStalledError("the stream was not read for too long", next_cursor=0) from None
 
 
 async def _as_v1alpha(requests: AsyncIterator[Message]) -> AsyncIterator[ServerReflectionRequest]:
