@@ -121,6 +121,7 @@ class RedisStore:
         """
         try:
             await self._load_scripts(send)
+            await self._check_permissions(send)
             await self._check_eviction(send)
             await self._settle(send)
         except StoreUnavailableError as error:
@@ -192,6 +193,11 @@ class RedisStore:
         except ResponseError as error:
             raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
 
+    async def _check_permissions(self, send: Send) -> None:
+        if missing := await _run(send, scripts.PERMISSIONS, (self.keys.layout,), ()):
+            text = f"the Redis user lacks permissions, such as {missing.decode()}: docs/operations.md lists them"
+            raise UnsuitableStoreError(text)
+
     async def _check_eviction(self, send: Send) -> None:
         try:
             lines = (await send("INFO", "memory")).decode().splitlines()
@@ -217,6 +223,11 @@ class RedisStore:
             StoreUnavailableError: Redis does not.
         """
         await self._probe(self._calls, self._bulk)
+        try:
+            await self._check_permissions(self._calls.send)
+        except UnsuitableStoreError as error:
+            self.distrust()  # new connections fail the same check, so no script is denied a command half-way
+            raise unavailable(error) from error
         try:
             await self._look()
         except (LayoutError, StoreFullError, ResponseError) as error:

@@ -1,0 +1,18 @@
+#!lua flags=no-writes
+-- Returns the first command that the scripts need and the server's user may not run, or an empty string. A script that
+-- is denied a command half-way has done the other half: a change would remove the old record and not add the new one.
+-- KEYS: any key with the prefix
+-- ARGV: none
+local key = KEYS[1]
+local needed = {
+  { 'EXISTS', key }, { 'GET', key }, { 'SET', key, '' }, { 'TIME' }, { 'UNLINK', key },
+  { 'HDEL', key, '' }, { 'HEXISTS', key, '' }, { 'HGET', key, '' }, { 'HMGET', key, '' }, { 'HSET', key, '', '' },
+  { 'ZADD', key, 0, '' }, { 'ZRANGE', key, 0, 0 }, { 'ZREM', key, '' }, { 'ZREMRANGEBYSCORE', key, 0, 0 },
+  { 'ZSCORE', key, '' },
+}
+for _, command in ipairs(needed) do
+  if not redis.acl_check_cmd(unpack(command)) then
+    return command[1]
+  end
+end
+return ''
