@@ -194,7 +194,7 @@ class RedisStore:
             raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
 
     async def _check_permissions(self, send: Send) -> None:
-        if missing := await _run(send, scripts.PERMISSIONS, (self.keys.layout,), ()):
+        if missing := await _run(send, scripts.PERMISSIONS, (self._keys.layout,), ()):
             text = f"the Redis user lacks permissions, such as {missing.decode()}: docs/operations.md lists them"
             raise UnsuitableStoreError(text)
 
