@@ -125,7 +125,10 @@ class _Worker:
     """The loop and its thread. Knows nothing of the portal, so that it does not keep it alive."""
 
     def __init__(self) -> None:
-        self.loop = _Loop()
+        try:
+            self.loop = _Loop()
+        except OSError as error:  # too many open files
+            raise ManagerUnusableError(f"cannot make the event loop of a blocking manager: {error}") from error
         self.loop.set_exception_handler(_handle)
         self._stopping = asyncio.Event()
         self._ended = threading.Event()
