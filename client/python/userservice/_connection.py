@@ -262,9 +262,10 @@ def decode(method: Method[RequestT, ResponseT], encoded: bytes) -> ResponseT:
     """Decodes a response.
 
     Raises:
-        InternalError: If the bytes are not such a message.
+        InternalError: If the bytes are not such a message, or there are none: gRPC returns None for a unary call that
+            ends well without a message.
     """
     try:
         return method.response.FromString(encoded)
-    except DecodeError as error:
+    except (DecodeError, TypeError) as error:
         raise InternalError(f"cannot decode the answer of {method.path}") from error
