@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import NamedTuple
+from urllib.parse import quote
 
 _HOST_PORT = r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@,\[\]]+):(?P<port>[0-9]{1,5})/?"
 _DNS = rf"dns:(?P<server>//[^\s/?#@,]*/)?(?P<name>{_HOST_PORT})"
@@ -58,8 +59,7 @@ def parse_address(address: str) -> Address:
         ValueError: If the address has none of these forms; the message lists them, and hides a password.
     """
     if not isinstance(address, str):
-        kind = type(address).__name__
-        raise ValueError(f"an address must be a string, not {kind}; expected {_FORMS}")  # noqa: TRY004 - as the others
+        raise ValueError(f"an address must be a string, not {address!r}; expected {_FORMS}")  # noqa: TRY004 - as others
     if address.startswith(("unix:", "unix-abstract:")):
         return Address((_parse_unix(address),), None)
     family = next((family for family in ("ipv4", "ipv6") if address.startswith(f"{family}:")), None)
@@ -80,7 +80,10 @@ def _parse_unix(address: str) -> Target:
         path = path.removeprefix("//") if path.startswith("///") else path
     if not path.strip("/") or path.startswith("//"):
         raise ValueError(f"no path in the address {_shown(address)}; expected {_FORMS}")
-    return Target(f"{scheme}:{path}", "")
+    if "," in path:
+        raise ValueError(f"a comma in the address {_shown(address)}: gRPC takes it for the end of a Unix socket's path")
+    # gRPC takes the address for a URL, in which these have a meaning.
+    return Target(f"{scheme}:{re.sub('[%?#]', lambda found: quote(found[0]), path)}", "")
 
 
 def _parse_ip(address: str, family: str, item: str) -> Target:

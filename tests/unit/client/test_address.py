@@ -18,7 +18,8 @@ from userservice._address import Target, is_loopback, parse_address
         ("unix:/run/users.sock", "unix:/run/users.sock", None),
         ("unix:///run/users.sock", "unix:/run/users.sock", None),
         ("unix:users.sock", "unix:users.sock", None),
-        ("unix:/run/a,b:1", "unix:/run/a,b:1", None),
+        ("unix:/run/a b:1", "unix:/run/a b:1", None),
+        ("unix:/run/50%?#1", "unix:/run/50%25%3F%231", None),
         ("unix-abstract:users", "unix-abstract:users", None),
         ("dns:///users.internal:80", "dns:///users.internal:80", None),
         ("dns:users.internal:80", "dns:///users.internal:80", None),
@@ -157,3 +158,9 @@ def test_an_error_never_shows_a_password(address: str) -> None:
 def test_an_address_is_a_string(address: object) -> None:
     with pytest.raises(ValueError, match="an address must be a string"):
         UserManager(address)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("address", ["unix:/run/a,b", "unix-abstract:a,b"])
+def test_a_comma_in_the_path_of_a_socket_is_rejected(address: str) -> None:
+    with pytest.raises(ValueError, match="comma"):
+        parse_address(address)
