@@ -59,7 +59,7 @@ def parse_address(address: str) -> Address:
         ValueError: If the address has none of these forms; the message lists them, and hides a password.
     """
     if not isinstance(address, str):
-        raise ValueError(f"an address must be a string, not {address!r}; expected {_FORMS}")  # noqa: TRY004 - as others
+        raise ValueError(f"an address is a string, not {type(address).__name__}: {_FORMS}")  # noqa: TRY004 - as others
     if address.startswith(("unix:", "unix-abstract:")):
         return Address((_parse_unix(address),), None)
     family = next((family for family in ("ipv4", "ipv6") if address.startswith(f"{family}:")), None)

@@ -156,7 +156,7 @@ def test_an_error_never_shows_a_password(address: str) -> None:
 
 @pytest.mark.parametrize("address", [None, b"localhost:1", 50051])
 def test_an_address_is_a_string(address: object) -> None:
-    with pytest.raises(ValueError, match="an address must be a string"):
+    with pytest.raises(ValueError, match="an address is a string"):
         UserManager(address)  # type: ignore[arg-type]
 
 
