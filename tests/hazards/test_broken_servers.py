@@ -188,3 +188,35 @@ async def test_times_and_metadata_that_cannot_be_read_are_an_internal_error() ->
     user = await outcome("GetUser", messages.GetUserResponse(user=late), lambda u, _: u.get("ada"))
     with pytest.raises(InternalError, match="created_at"):
         user.to_dict()
+
+
+async def nothing(_: bytes) -> AsyncIterator[Message]:
+    return
+    yield  # makes this an async generator
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("GetUser", lambda u, _: u.get("ada")),
+        ("DeleteUser", lambda u, _: u.delete("ada")),
+        ("ListUsers", lambda u, _: u.list()),
+        ("GetSession", lambda _, s: s.get("ada", "phone")),
+    ],
+)
+async def test_an_ok_without_a_message_is_an_internal_error(method: str, call: Call) -> None:
+    async with (
+        serve(StandIn({method: nothing})) as address,
+        UserManager(address, timeout=5) as users,
+        SessionManager(address, timeout=5) as sessions,
+    ):
+        with pytest.raises(InternalError, match=method):
+            await call(users, sessions)
+
+
+async def test_no_cursor_is_the_beginning() -> None:
+    page = messages.ListUsersResponse(users=[ADA, BOB], total_size=2)
+    none: Any = None
+    assert len(await outcome("ListUsers", page, lambda u, _: u.list(cursor=none, limit=none))) == 2
+    sessions = messages.GetUserSessionsResponse(sessions=[PHONE], total_size=1)
+    assert len(await outcome("GetUserSessions", sessions, lambda _, s: s.list("ada", cursor=none))) == 1

@@ -175,6 +175,17 @@ async def test_proxies_never_apply_to_loopback(
     assert refusing.requests == []
 
 
+async def test_a_path_of_a_socket_may_have_characters_with_a_meaning_in_urls(tmp_path: Path) -> None:
+    reached = asyncio.Event()
+    path = tmp_path / "5%41?#1 a"
+    server = await asyncio.start_unix_server(lambda _, writer: (reached.set(), writer.close()), path)
+    async with server, UserManager(f"unix:{path}", timeout=5) as users:
+        call = asyncio.ensure_future(users.get("ada"))
+        await asyncio.wait_for(reached.wait(), 10)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+
 async def test_proxies_never_apply_to_unix_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with proxy("refuse") as refusing:
         monkeypatch.setenv("https_proxy", refusing.url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import NamedTuple
+from urllib.parse import quote
 
 _HOST_PORT = r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/?#@,\[\]]+):(?P<port>[0-9]{1,5})/?"
 _DNS = rf"dns:(?P<server>//[^\s/?#@,]*/)?(?P<name>{_HOST_PORT})"
@@ -55,17 +56,21 @@ def parse_address(address: str) -> Address:
         The address in parts.
 
     Raises:
-        ValueError: If the address has none of these forms; the message lists them.
+        ValueError: If the address has none of these forms; the message lists them, and hides a password.
     """
+    if not isinstance(address, str):
+        raise ValueError(f"an address is a string, not {type(address).__name__}: {_FORMS}")  # noqa: TRY004 - as others
     if address.startswith(("unix:", "unix-abstract:")):
         return Address((_parse_unix(address),), None)
     family = next((family for family in ("ipv4", "ipv6") if address.startswith(f"{family}:")), None)
     if family is not None:
         hosts = address.removeprefix(f"{family}:").split(",")
-        return Address(tuple(_parse_ip(address, family, item) for item in hosts), None)
+        return Address(tuple(_parse_ip(address, family, item.strip()) for item in hosts), None)
     targets, encryptions = zip(*(_parse_one(address, item) for item in address.split(",")), strict=True)
     if len(set(encryptions)) > 1:
-        raise ValueError(f"the addresses in {address!r} must all begin with http://, or all with https://, or none")
+        raise ValueError(
+            f"the addresses in {_shown(address)} must all begin with http://, or all with https://, or none"
+        )
     return Address(targets, encryptions[0])
 
 
@@ -74,8 +79,11 @@ def _parse_unix(address: str) -> Target:
     if scheme == "unix":
         path = path.removeprefix("//") if path.startswith("///") else path
     if not path.strip("/") or path.startswith("//"):
-        raise ValueError(f"no path in the address {address!r}; expected {_FORMS}")
-    return Target(f"{scheme}:{path}", "")
+        raise ValueError(f"no path in the address {_shown(address)}; expected {_FORMS}")
+    if "," in path:
+        raise ValueError(f"a comma in the address {_shown(address)}: gRPC takes it for the end of a Unix socket's path")
+    # gRPC takes the address for a URL, in which these have a meaning.
+    return Target(f"{scheme}:{re.sub('[%?#]', lambda found: quote(found[0]), path)}", "")
 
 
 def _parse_ip(address: str, family: str, item: str) -> Target:
@@ -85,7 +93,7 @@ def _parse_ip(address: str, family: str, item: str) -> Target:
     except ValueError:
         version = None
     if family != f"ipv{version}":
-        raise ValueError(f"{host!r} in the address {address!r} is not an {family} address; expected {_FORMS}")
+        raise ValueError(f"{host!r} in the address {_shown(address)} is not an {family} address; expected {_FORMS}")
     return Target(f"{family}:{_join(host, port)}", host)
 
 
@@ -97,7 +105,7 @@ def _parse_one(address: str, item: str) -> tuple[Target, bool | None]:
         return Target(f"dns:{match['server'] or '///'}{_join(host, port)}", host, every_address=True), None
     scheme = next((scheme for scheme in ("http://", "https://") if item.startswith(scheme)), "")
     if "://" in item and not scheme:
-        raise ValueError(f"unknown scheme in the address {address!r}; expected {_FORMS}")
+        raise ValueError(f"unknown scheme in the address {_shown(address)}; expected {_FORMS}")
     host, port = _parse_host_port(address, item.removeprefix(scheme))
     return Target(_join(host, port), host), _TLS[scheme]
 
@@ -105,8 +113,13 @@ def _parse_one(address: str, item: str) -> tuple[Target, bool | None]:
 def _parse_host_port(address: str, text: str) -> tuple[str, str]:
     match = re.fullmatch(_HOST_PORT, text)
     if match is None or not 0 < int(match["port"]) <= _MAX_PORT:
-        raise ValueError(f"cannot parse the address {address!r}; expected {_FORMS}")
+        raise ValueError(f"cannot parse the address {_shown(address)}; expected {_FORMS}")
     return match["host"].strip("[]"), match["port"]
+
+
+def _shown(address: str) -> str:
+    """Returns an address for an error, without what stands before an @, which is a password where others allow it."""
+    return repr(re.sub(r"^([a-z]+://)?.*@", r"\1***@", address, flags=re.DOTALL | re.IGNORECASE))
 
 
 def _join(host: str, port: str) -> str:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from userservice._address import parse_address
 from userservice._channels import Channel, Channels
 from userservice._forks import forks
+from userservice._headers import check_headers
 from userservice._methods import Method
 from userservice._monkey import reject_monkey_patching
 from userservice._retry import Attempts, check_timeout
@@ -96,8 +97,8 @@ class Connection:
         metadata: Pairs of key (lower case) and value to send with every call.
 
     Raises:
-        ValueError: If the address, the timeout or the number of connections is invalid, or credentials are given for
-            `http://`.
+        ValueError: If the address, the timeout, the number of connections or the metadata is invalid, or credentials
+            are given for `http://`.
         ManagerUnusableError: If gevent or eventlet has patched the process.
     """
 
@@ -121,7 +122,7 @@ class Connection:
         self._encrypted = bool(tls) or credentials is not None
         self._credentials = credentials
         self._options = [*CHANNEL_OPTIONS, *channel_options]
-        self._metadata = tuple(metadata)
+        self._metadata = check_headers(metadata)
         self._channels: Channels | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: set[grpc.aio.UnaryStreamCall[bytes, bytes]] = set()
@@ -262,9 +263,10 @@ def decode(method: Method[RequestT, ResponseT], encoded: bytes) -> ResponseT:
     """Decodes a response.
 
     Raises:
-        InternalError: If the bytes are not such a message.
+        InternalError: If the bytes are not such a message, or there are none: gRPC returns None for a unary call that
+            ends well without a message.
     """
     try:
         return method.response.FromString(encoded)
-    except DecodeError as error:
+    except (DecodeError, TypeError) as error:
         raise InternalError(f"cannot decode the answer of {method.path}") from error

@@ -40,11 +40,12 @@ class Manager:
                 seconds to the next chunk.
             credentials: How to encrypt and authenticate the connection; the system's root certificates if absent.
             channel_options: gRPC channel options, which override the ones that the client chooses.
-            metadata: Pairs of key (lower case) and value to send with every call.
+            metadata: Pairs of key (lower case) and value to send with every call. Values are printable ASCII, or bytes
+                for keys that end in `-bin`.
 
         Raises:
-            ValueError: If the address, the timeout or the number of connections is invalid, or credentials are given
-                for `http://`.
+            ValueError: If the address, the timeout, the number of connections or the metadata is invalid, or
+                credentials are given for `http://`.
             ManagerUnusableError: If gevent or eventlet has patched the process.
         """
         self._connection = Connection(

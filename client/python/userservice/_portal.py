@@ -40,9 +40,13 @@ class Portal:
         Raises:
             ManagerClosedError: If the portal was closed before or meanwhile.
             ManagerUnusableError: If the process was forked while a portal ran, this one or another, if gevent or
-                eventlet has patched it, or if it cannot start a thread.
+                eventlet has patched it, if it cannot start a thread, or if this is called in the thread of the loop.
         """
-        future = self._started().submit(work)
+        worker = self._started()
+        if worker.is_current():
+            # Code of the program that a call runs on the loop, such as `items` of its mapping or `__del__`.
+            raise ManagerUnusableError("a blocking manager cannot be used inside one of its own calls")
+        future = worker.submit(work)
         try:
             return future.result()
         except CancelledError:
@@ -86,6 +90,10 @@ class Portal:
             closed, self._closed = self._closed, True
         if closed or self._worker is None:
             return
+        if self._worker.is_current():
+            # The garbage collector ran a finaliser of the program here: to wait for the loop would never end.
+            self._worker.stop(None)
+            return
         try:
             self._worker.submit(last).result()
         except (CancelledError, ManagerClosedError):
@@ -117,7 +125,10 @@ class _Worker:
     """The loop and its thread. Knows nothing of the portal, so that it does not keep it alive."""
 
     def __init__(self) -> None:
-        self.loop = _Loop()
+        try:
+            self.loop = _Loop()
+        except OSError as error:  # too many open files
+            raise ManagerUnusableError(f"cannot make the event loop of a blocking manager: {error}") from error
         self.loop.set_exception_handler(_handle)
         self._stopping = asyncio.Event()
         self._ended = threading.Event()
@@ -129,6 +140,10 @@ class _Worker:
             self.loop.close()
             raise ManagerUnusableError(f"cannot start the thread of a blocking manager: {error}") from error
         forks.loops.add(self.loop)
+
+    def is_current(self) -> bool:
+        """Returns whether this is called in the thread of the loop."""
+        return self._thread is threading.current_thread()
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         """Begins a coroutine on the loop. The future is cancelled when the loop ends before the coroutine.
@@ -156,7 +171,7 @@ class _Worker:
             return
         self.loop.call_soon_threadsafe(self._stopping.set)
         # The garbage collector may call this in any thread, even the loop's own.
-        if self._thread is not threading.current_thread():
+        if not self.is_current():
             self._thread.join(timeout)
 
     def _serve(self) -> None:

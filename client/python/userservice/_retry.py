@@ -15,15 +15,19 @@ _LONGEST_DELAY = 1.0
 _DOUBLINGS = math.ceil(math.log2(_LONGEST_DELAY / _FIRST_DELAY))
 
 
+_LONGEST_TIMEOUT = 31_536_000.0
+"""Seconds in a year. gRPC takes a timeout of some hundred years for one that is over."""
+
+
 def check_timeout(timeout: float) -> float:
-    """Returns the timeout, in seconds.
+    """Returns the timeout, in seconds. One of more than a year counts as a year.
 
     Raises:
         ValueError: If it is not a finite number above 0: every call has a deadline.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
         raise ValueError(f"a timeout must be a number of seconds above 0, not {timeout!r}")
-    return timeout
+    return min(timeout, _LONGEST_TIMEOUT)
 
 
 def worth_retrying(error: UserServiceError) -> bool:

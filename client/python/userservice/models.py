@@ -243,7 +243,8 @@ class Record(Generic[MessageT]):
     __replace__ = copy
 
     def __bytes__(self) -> bytes:
-        if not hasattr(self, "_metadata") or self._metadata == self._decode_metadata():
+        # Compared as text, because True, 1 and 1.0 are equal, and different in JSON.
+        if not hasattr(self, "_metadata") or repr(self._metadata) == repr(self._decode_metadata()):
             return self._message.SerializeToString()
         return self.copy(metadata=self._metadata)._message.SerializeToString()
 

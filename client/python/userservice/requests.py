@@ -7,6 +7,7 @@ cannot hold. Lengths, required fields and the like are the service's to check, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, TypeAlias, TypedDict, TypeVar, cast
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -18,6 +19,10 @@ from userservice.errors import FieldViolation, InvalidArgumentError
 from userservice.metadata import fill_struct, is_unicode, printable
 
 RequestT = TypeVar("RequestT", bound="Message")
+
+
+MOST_ITEMS = 100_000
+"""More than any list of a request can hold, so that an iterable without an end is rejected too."""
 
 
 class Unchecked:
@@ -147,6 +152,15 @@ def with_request_id(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def read_once(items: Iterable[str]) -> Iterable[str]:
+    """Reads an iterable in the calling thread; what is not a list of strings is returned as it is, for `build_request`.
+
+    A generator or a database query may depend on its thread, or use the very manager that it is given to.
+    """
+    is_list = isinstance(items, Iterable) and not isinstance(items, (str, bytes, Mapping))
+    return tuple(islice(items, MOST_ITEMS + 1)) if is_list else items
+
+
 def build_request(request: type[RequestT], fields: Mapping[str, object]) -> RequestT:
     """Makes a request message.
 
@@ -204,6 +218,8 @@ def _extend(target: Any, value: object, name: str) -> Iterable[FieldViolation]:
         return [FieldViolation(name, f"must be a list of strings, not {type(value).__name__}")]
     violations = []
     for index, item in enumerate(value):
+        if index == MOST_ITEMS:
+            return [FieldViolation(name, f"must have at most {MOST_ITEMS} strings")]
         wrong = _wrong_text(item)
         if wrong:
             violations.append(FieldViolation(f"{name}[{index}]", wrong))

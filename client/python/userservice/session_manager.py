@@ -196,6 +196,6 @@ async def get_session_page(
     request = build_request(rpc.GET_USER_SESSIONS.request, fields)
     page = await connection.call(rpc.GET_USER_SESSIONS, request, attempts)
     check_owner(page.sessions, request.user_id)
-    sessions = Session.wrap_page(page.sessions, cursor)
-    check_cursor(sessions, cursor, page.next_cursor, page.total_size)
+    sessions = Session.wrap_page(page.sessions, request.cursor)
+    check_cursor(sessions, request.cursor, page.next_cursor, page.total_size)
     return SessionPage(sessions, next_cursor=page.next_cursor, total_size=page.total_size)

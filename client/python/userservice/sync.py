@@ -27,6 +27,7 @@ from userservice.requests import (
     UpdateSessionOptions,
     UpdateUserFields,
     UpdateUserOptions,
+    read_once,
 )
 from userservice.session_manager import SessionManager
 from userservice.user_manager import UserManager
@@ -160,8 +161,9 @@ class SyncUserManager(SyncManager[UserManager]):
             self._portal.post(reader.cancel)
 
     def batch_get(self, user_ids: Iterable[str], *, timeout: float | None = None) -> UserBatch:
-        """Blocking `UserManager.batch_get`."""
-        return self._portal.run(lambda: self._manager.batch_get(user_ids, timeout=timeout))
+        """Blocking `UserManager.batch_get`. The names are read in the calling thread."""
+        names = read_once(user_ids)
+        return self._portal.run(lambda: self._manager.batch_get(names, timeout=timeout))
 
     def get_sessions(self, user_id: str, *, timeout: float | None = None) -> SessionPage:
         """Blocking `UserManager.get_sessions`."""

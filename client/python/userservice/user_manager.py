@@ -181,8 +181,8 @@ class UserManager(Manager):
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.LIST_USERS.request, {"limit": limit, "cursor": cursor})
         page = await self._connection.call(rpc.LIST_USERS, request, attempts)
-        users = User.wrap_page(page.users, cursor)
-        check_cursor(users, cursor, page.next_cursor, page.total_size)
+        users = User.wrap_page(page.users, request.cursor)
+        check_cursor(users, request.cursor, page.next_cursor, page.total_size)
         return UserPage(users, next_cursor=page.next_cursor, total_size=page.total_size)
 
     async def list_chunked(

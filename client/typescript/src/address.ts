@@ -42,9 +42,15 @@ interface Part {
 export function parseAddress(address: string): Address {
   const parsed = typeof address === "string" ? parse(address) : undefined;
   if (parsed === undefined) {
-    throw new TypeError(`cannot parse the address ${JSON.stringify(address)}; expected ${FORMS}`);
+    throw new TypeError(`cannot parse the address ${shown(address)}; expected ${FORMS}`);
   }
   return parsed;
+}
+
+/** An address for an error, without what stands before an @, which is a password where others allow it. */
+function shown(address: unknown): string {
+  const text = typeof address === "string" ? JSON.stringify(address) : String(address);
+  return text.replace(/^("(?:[a-z]+:\/\/)?).*@/i, "$1***@");
 }
 
 function parse(address: string): Address | undefined {

@@ -101,7 +101,7 @@ export class Connection {
       throw new RangeError(`connections must be a whole number from 1 to ${MOST_CONNECTIONS}, not ${connections}`);
     }
     if (token !== undefined) {
-      if (!/^[\x21-\x7e]+$/.test(token)) {
+      if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token)) {
         throw new TypeError("the token is empty or has characters that a header cannot hold");
       }
       this.#metadata.set("authorization", `Bearer ${token}`);

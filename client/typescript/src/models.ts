@@ -4,7 +4,7 @@
  * Fields are plain properties of the objects themselves, so everything that copies, sends or shows objects finds them:
  * `structuredClone`, `postMessage`, `{...user}`, `Object.entries`, `console.table`, `JSON.stringify`. Only metadata, by
  * far the most expensive field, is decoded when it is first read. Until then a record keeps the response alive that it
- * came in, up to 1 MiB for a chunk: to keep a few users of a long stream, keep `structuredClone(user)`.
+ * came in, up to 1 MiB for a chunk: to keep a few users of a long stream, keep `user.copy()`.
  */
 
 import { inspect } from "node:util";

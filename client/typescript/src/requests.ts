@@ -136,14 +136,16 @@ function writeField(writer: BinaryWriter, field: DescField, value: unknown): rea
   return writeInteger(writer, number, value, name, field.scalar === ScalarType.INT32);
 }
 
+/** Tells whether the value can be a list. A string, iterable too, would silently become a list of its letters. */
+export function isList(value: unknown): value is Iterable<unknown> {
+  return typeof value === "object" && value !== null && Symbol.iterator in value;
+}
+
 function writeTexts(writer: BinaryWriter, number: number, value: unknown, name: string): FieldViolation[] {
-  // A string is iterable too, and would silently become a list of its letters.
-  if (typeof value !== "object" || value === null || !(Symbol.iterator in value)) {
+  if (!isList(value)) {
     return [{ field: name, description: `must be a list of strings, not ${nameOf(value)}` }];
   }
-  return Array.from(value as Iterable<unknown>).flatMap((item, index) =>
-    writeText(writer, number, item, `${name}[${index}]`),
-  );
+  return Array.from(value).flatMap((item, index) => writeText(writer, number, item, `${name}[${index}]`));
 }
 
 function writeText(writer: BinaryWriter, number: number, value: unknown, name: string): FieldViolation[] {

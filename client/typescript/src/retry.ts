@@ -1,5 +1,6 @@
 /** How long a call may take, which failures it tries again, and when. */
 
+import { defaultMaxListeners, getMaxListeners, setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { DeadlineExceededError, ManagerClosedError, UserServiceError } from "./errors.js";
@@ -45,6 +46,20 @@ export function worthRetrying(error: unknown): error is UserServiceError {
 }
 
 /**
+ * Lets many calls share one signal, as Node's own `fetch` does: Node warns of a leak at the eleventh listener. A limit
+ * that the caller has set stays.
+ */
+function allowListeners(signal: AbortSignal | undefined): void {
+  try {
+    if (signal !== undefined && getMaxListeners(signal) === defaultMaxListeners) {
+      setMaxListeners(0, signal);
+    }
+  } catch {
+    // Not a signal of Node itself, so it does not count its listeners.
+  }
+}
+
+/**
  * The attempts at one call: one deadline over all of them, and a growing, random pause between two.
  *
  * The pause is drawn from 0 to 50 ms, 100 ms, 200 ms … up to 1 s ("full jitter"), so that many clients of a server
@@ -65,6 +80,7 @@ export class Attempts {
     readonly signal?: AbortSignal,
   ) {
     this.#deadline = performance.now() + checkTimeout(timeoutMs);
+    allowListeners(signal);
   }
 
   /** Milliseconds to the deadline, never below 0. */

@@ -29,8 +29,9 @@ export class SessionManager extends Manager {
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async add(session: ICreateSessionRequest, options: WriteOptions = {}): Promise<Session> {
-    const { user_id, session_id } = session;
-    return onlyRecord(await this.write(method.addSession, session, options, readSession), { user_id, session_id });
+    const sent = { ...session };
+    const { user_id, session_id } = sent;
+    return onlyRecord(await this.write(method.addSession, sent, options, readSession), { user_id, session_id });
   }
 
   /**
@@ -58,8 +59,9 @@ export class SessionManager extends Manager {
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async update(session: IUpdateSessionRequest, options: ConditionalWriteOptions = {}): Promise<Session> {
-    const { user_id, session_id } = session;
-    return onlyRecord(await this.write(method.updateSession, session, options, readSession), { user_id, session_id });
+    const sent = { ...session };
+    const { user_id, session_id } = sent;
+    return onlyRecord(await this.write(method.updateSession, sent, options, readSession), { user_id, session_id });
   }
 
   /**

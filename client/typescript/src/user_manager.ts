@@ -7,7 +7,7 @@ import { UserService } from "./gen/userservice/v1/user_service_pb.js";
 import { type ConditionalWriteOptions, Manager, type WriteOptions } from "./manager.js";
 import { type Session, SessionPage, type User, UserBatch, UserPage } from "./models.js";
 import { readSession, readUser } from "./records.js";
-import type { ICreateUserRequest, IUpdateUserRequest } from "./requests.js";
+import { type ICreateUserRequest, isList, type IUpdateUserRequest } from "./requests.js";
 
 const { method } = UserService;
 
@@ -35,7 +35,9 @@ export class UserManager extends Manager {
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async add(user: ICreateUserRequest, options: WriteOptions = {}): Promise<User> {
-    return onlyRecord(await this.write(method.addUser, user, options, readUser), { user_id: user.user_id });
+    // The caller may change or reuse the object while the call runs.
+    const sent = { ...user };
+    return onlyRecord(await this.write(method.addUser, sent, options, readUser), { user_id: sent.user_id });
   }
 
   /**
@@ -60,7 +62,8 @@ export class UserManager extends Manager {
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async update(user: IUpdateUserRequest, options: ConditionalWriteOptions = {}): Promise<User> {
-    return onlyRecord(await this.write(method.updateUser, user, options, readUser), { user_id: user.user_id });
+    const sent = { ...user };
+    return onlyRecord(await this.write(method.updateUser, sent, options, readUser), { user_id: sent.user_id });
   }
 
   /**
@@ -132,7 +135,7 @@ export class UserManager extends Manager {
   async batchGet(user_ids: Iterable<string>, options: CallOptions = {}): Promise<UserBatch> {
     const attempts = this.connection.attempts(options);
     // An iterable may be read only once. What is none is refused with the other bad fields.
-    const names: unknown = typeof user_ids === "string" ? user_ids : Array.from(user_ids);
+    const names: unknown = isList(user_ids) ? Array.from(user_ids) : user_ids;
     const answer = await this.read(method.batchGetUsers, { user_ids: names }, attempts, readUser);
     checkBatch(answer, names as string[]);
     return new UserBatch(answer.records, answer);

@@ -121,6 +121,15 @@ describe("addresses", () => {
     }
   });
 
+  it("that are refused are shown without a password", () => {
+    for (const address of ["http://ada:secret@h:1", "ada:secret@h:1", "http://ada:se/cret@h:1", "a:1,b:secret@h:1"]) {
+      assert.throws(
+        () => new UserManager(address),
+        ({ message }: Error) => message.includes("***@h:1") && !message.includes("cret"),
+      );
+    }
+  });
+
   it("and options that do not fit are refused", () => {
     const tls = { ca: "x" };
     assert.throws(() => new UserManager("http://a:1", { tls }), { name: "TypeError", message: /asks for a plain one/ });

@@ -1,6 +1,7 @@
 /** Calls that fail, wait, are retried or given up, against a server that answers as each test wants. */
 
 import assert from "node:assert/strict";
+import { getMaxListeners, setMaxListeners } from "node:events";
 import { describe, it } from "node:test";
 import { inspect } from "node:util";
 
@@ -285,11 +286,67 @@ describe("signals", () => {
     assert.equal(server.received.length, 1);
   });
 
+  it("are shared by many calls without a warning", async () => {
+    const warnings: string[] = [];
+    const note = ({ name }: Error): void => {
+      warnings.push(name);
+    };
+    process.on("warning", note);
+    await using server = await StandIn.start(answering(USER));
+    await using manager = new UserManager(server.address);
+    const { signal } = new AbortController();
+    await Promise.all(Array.from({ length: 30 }, () => manager.get("ada", { signal })));
+    await new Promise(setImmediate);
+    process.off("warning", note);
+    assert.deepEqual(warnings, []);
+  });
+
+  it("keep a limit of listeners that the caller has set", async () => {
+    await using server = await StandIn.start(answering(USER));
+    await using manager = new UserManager(server.address);
+    const { signal } = new AbortController();
+    setMaxListeners(20, signal);
+    await manager.get("ada", { signal });
+    assert.equal(getMaxListeners(signal), 20);
+  });
+
   it("keep a call from being sent if they are aborted already", async () => {
     await using server = await StandIn.start(answerUser);
     await using manager = new UserManager(server.address);
     await assert.rejects(manager.get("ada", { signal: AbortSignal.abort() }), { name: "AbortError" });
     assert.equal(server.received.length, 0);
+  });
+});
+
+describe("the caller's own objects", () => {
+  it("may be changed and reused while a call runs", async () => {
+    await using server = await StandIn.start(answering(USER));
+    await using users = new UserManager(server.address);
+    for (const call of [users.add.bind(users), users.update.bind(users)]) {
+      const request = { user_id: "ada" };
+      const running = call(request);
+      request.user_id = "eve";
+      assert.equal((await running).user_id, "ada");
+    }
+  });
+
+  it("that are no list or no object are refused as the other bad fields are", async () => {
+    await using server = await StandIn.start(({ fail }) => {
+      fail({ code: "INVALID_ARGUMENT", reason: "INVALID_FIELD" });
+    });
+    await using users = new UserManager(server.address);
+    await using sessions = new SessionManager(server.address);
+    for (const wrong of [undefined, null, 5, "ada", {}] as never[]) {
+      for (const call of [
+        users.batchGet.bind(users),
+        users.add.bind(users),
+        users.update.bind(users),
+        sessions.add.bind(sessions),
+        sessions.update.bind(sessions),
+      ]) {
+        assert.ok((await errorOf(call(wrong))) instanceof InvalidArgumentError);
+      }
+    }
   });
 });
 

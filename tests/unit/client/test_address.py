@@ -18,7 +18,8 @@ from userservice._address import Target, is_loopback, parse_address
         ("unix:/run/users.sock", "unix:/run/users.sock", None),
         ("unix:///run/users.sock", "unix:/run/users.sock", None),
         ("unix:users.sock", "unix:users.sock", None),
-        ("unix:/run/a,b:1", "unix:/run/a,b:1", None),
+        ("unix:/run/a b:1", "unix:/run/a b:1", None),
+        ("unix:/run/50%?#1", "unix:/run/50%25%3F%231", None),
         ("unix-abstract:users", "unix-abstract:users", None),
         ("dns:///users.internal:80", "dns:///users.internal:80", None),
         ("dns:users.internal:80", "dns:///users.internal:80", None),
@@ -31,6 +32,7 @@ from userservice._address import Target, is_loopback, parse_address
         ("http://a:1,http://[::1]:2", "a:1 [::1]:2", False),
         ("dns:///a:1,b:2", "dns:///a:1 b:2", None),
         ("ipv4:10.0.0.1:1,10.0.0.2:2", "ipv4:10.0.0.1:1 ipv4:10.0.0.2:2", None),
+        ("ipv4:10.0.0.1:1, 10.0.0.2:2", "ipv4:10.0.0.1:1 ipv4:10.0.0.2:2", None),
         ("ipv6:[::1]:1,[fe80::1%1]:2", "ipv6:[::1]:1 ipv6:[fe80::1%1]:2", None),
     ],
 )
@@ -140,3 +142,25 @@ def test_bad_timeouts_are_refused(manager: type[UserManager | SyncUserManager], 
 def test_credentials_are_not_sent_in_the_clear() -> None:
     with pytest.raises(ValueError, match="encrypted"):
         UserManager("http://localhost:50051", credentials=grpc.ssl_channel_credentials())
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://ada:secret@h:1", "ada:secret@h:1", "http://ada:se/cret@h:1", "HTTPS://a:secret,b@h:1", "a:1,b:secret@h:1"],
+)
+def test_an_error_never_shows_a_password(address: str) -> None:
+    with pytest.raises(ValueError, match=r"\*\*\*@h:1") as caught:
+        parse_address(address)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", [None, b"localhost:1", 50051])
+def test_an_address_is_a_string(address: object) -> None:
+    with pytest.raises(ValueError, match="an address is a string"):
+        UserManager(address)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("address", ["unix:/run/a,b", "unix-abstract:a,b"])
+def test_a_comma_in_the_path_of_a_socket_is_rejected(address: str) -> None:
+    with pytest.raises(ValueError, match="comma"):
+        parse_address(address)

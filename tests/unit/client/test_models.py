@@ -298,3 +298,14 @@ def test_lists_can_be_pickled_with_what_they_carry(page: UserPage | SessionPage 
     twin = pickle.loads(pickle.dumps(page))  # noqa: S301
     assert twin == page
     assert vars(twin) == vars(page)
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "1", [1]])
+def test_bytes_follow_a_change_between_equal_values(value: object) -> None:
+    changed = User(user_id="a", metadata={"flag": 1, "deep": [{"flag": 0}]})
+    changed.metadata["flag"] = value
+    changed.metadata["deep"][0]["flag"] = False
+    restored = User.from_bytes(bytes(changed)).metadata
+    assert restored == {"flag": value, "deep": [{"flag": False}]}
+    assert (restored["flag"] is True) is (value is True)
+    assert restored["deep"][0]["flag"] is False

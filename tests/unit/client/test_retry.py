@@ -110,3 +110,8 @@ async def test_a_deadline_in_a_later_attempt_shows_what_went_before() -> None:
     await attempts.pause(UnavailableError("away"))
     with pytest.raises(UnavailableError, match="away"):
         await attempts.pause(DeadlineExceededError("late"))
+
+
+@pytest.mark.parametrize("timeout", [1e9, 1e10, 1e300, 10**400])
+def test_the_longest_timeout_is_a_year(timeout: float) -> None:
+    assert _retry.check_timeout(timeout) == 365 * 86400

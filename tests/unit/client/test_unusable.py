@@ -8,7 +8,14 @@ import types
 
 import pytest
 
-from userservice import ManagerUnusableError, SyncUserManager, UserManager, UserServiceError
+from userservice import (
+    ManagerUnusableError,
+    SyncUserManager,
+    UnavailableError,
+    UserManager,
+    UserServiceError,
+    _portal,
+)
 
 ADDRESS = "127.0.0.1:1"
 
@@ -72,3 +79,16 @@ def test_patched_processes_are_recognised(
             manager(ADDRESS)
     setattr(fake, function, lambda name: name == "subprocess")
     UserManager(ADDRESS)
+
+
+def test_a_blocking_manager_that_cannot_make_its_loop_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(24, "Too many open files")
+
+    with SyncUserManager(ADDRESS, timeout=0.1) as users:
+        with monkeypatch.context() as patch:
+            patch.setattr(_portal, "_Loop", fail)
+            with pytest.raises(ManagerUnusableError, match="Too many open files"):
+                users.get("ada")
+        with pytest.raises(UnavailableError):
+            users.get("ada")
