@@ -10,9 +10,10 @@ import uvloop
 from google.protobuf.struct_pb2 import Struct
 
 from userservice.v1.user_pb2 import User
+from userservice_server.domain.ports import NO_IDEMPOTENCY_KEY
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
-from userservice_server.store.redis_store import NO_ATTEMPT, RedisStore
+from userservice_server.store.redis_store import RedisStore
 
 AT_ONCE = 500
 
@@ -22,7 +23,7 @@ async def seed(url: str, count: int) -> None:
     users = Users(store, ReadLimit())
     for start in range(0, count, AT_ONCE):
         numbers = range(start, min(start + AT_ONCE, count))
-        await asyncio.gather(*(users.add(f"user-{number}", user(number), NO_ATTEMPT) for number in numbers))
+        await asyncio.gather(*(users.add(f"user-{number}", user(number), NO_IDEMPOTENCY_KEY) for number in numbers))
     await store.close()
 
 
