@@ -170,6 +170,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_service_killed_at_every_step_of_its_writes(seed: int) -> None:
     kills = sized(8, 200)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 import grpc
+import pytest
 from harness.callers import load
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
@@ -96,6 +97,7 @@ async def measured(stubs: Stubs, seconds: float) -> tuple[float, float]:
     return (useful / peak if overloaded else 0.0), quick
 
 
+@pytest.mark.long
 def test_four_thousand_callers_at_the_default_setting() -> None:
     """At full size, by callers who come back when they are told to, and a store so slow that it is what limits."""
     request, method, seconds = GetUserRequest(user_id="u1"), "UserService/GetUser", sized(2, 5)

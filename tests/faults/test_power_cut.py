@@ -124,7 +124,7 @@ def stored(store: Store) -> set[str]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("fsync", ["always", "everysec"])
+@pytest.mark.parametrize("fsync", ["always", pytest.param("everysec", marks=pytest.mark.long)])
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_power_cuts(backend: str, fsync: str, witness: Path, tmp_path: Path, dice: random.Random) -> None:
     cuts = sized(1, 13)
