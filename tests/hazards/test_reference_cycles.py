@@ -50,7 +50,7 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def service(proxy: Proxy) -> Iterator[InstrumentedService]:
-    limits = ("--call-timeout", "0.2", "--stall-timeout", "0.3", "--store-timeout", "0.5")
+    limits = ("--call-timeout", "1", "--stall-timeout", "0.3", "--store-timeout", "3")
     with InstrumentedService(*limits, redis_url=proxy.url, window="uncollected.py") as service:
         yield service
 
@@ -159,7 +159,7 @@ async def test_nothing_is_left_of_calls_without_a_store(service: InstrumentedSer
         proxy.latency = 5
         try:
             calls = asyncio.gather(*(ended(call(stubs)) for call in WITHOUT_STORE.values() for _ in range(CALLS)))
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(1.3)
             proxy.cut_all()
             assert set(await calls) == {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
             await asyncio.gather(*(ended(call(stubs)) for call in WITHOUT_STORE.values()))
