@@ -92,7 +92,7 @@ describe("errors", () => {
       await using server = await StandIn.start(({ fail }) => {
         fail({ code, reason, message: "so it is", requestId: "r-1" });
       });
-      await using manager = new UserManager(server.address, { timeoutMs: 100 });
+      await using manager = new UserManager(server.address, { timeoutMs: 500 });
       const error = await errorOf(manager.get("ada"));
       assert.equal(error.constructor, userservice[name]);
       assert.equal(error.name, name);
