@@ -98,7 +98,7 @@ async def assert_bounded(sizes: list[int], streams: int, most_growth: int) -> No
                 grown, store_grown = peak(service.pid) - before, peak(store.program.pid) - store_before
                 print(f"{streams} streams: service {grown / MIB:.0f} MiB, store {store_grown / MIB:.0f} MiB")  # noqa: T201
                 assert await asyncio.to_thread(health, service.address) == "SERVING"
-                assert not service.log_lines_with("the store is away")
+                assert not service.log_lines_with("store unavailable")
                 for call in calls:
                     call.cancel()  # type: ignore[attr-defined]
     assert grown < most_growth

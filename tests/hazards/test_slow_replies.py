@@ -25,7 +25,7 @@ async def test_a_long_reply_may_take_longer_than_the_limit_for_a_reply() -> None
                 page = await stubs.users.ListUsers(ListUsersRequest(limit=15), timeout=30)
                 assert len(page.users) == 15
                 assert asyncio.get_running_loop().time() - started > STORE_TIMEOUT, "too fast, so nothing was shown"
-            assert not service.log_lines_with("the store is away")
+            assert not service.log_lines_with("store unavailable")
 
 
 async def test_a_long_reply_that_stops_is_overdue() -> None:
