@@ -12,7 +12,7 @@ class ServiceError(Exception):
 
     Attributes:
         reason: the error reason, a value of ``ErrorReason`` in protos/userservice/v1/error_reason.proto without its
-            prefix. Its rule there says the status code and whether a retry helps.
+            prefix. The rule of the value in that file defines the status code and whether a retry helps.
     """
 
     reason: ClassVar[str]
@@ -30,8 +30,8 @@ class InvalidFieldsError(ServiceError):
     """One or more fields of the request break a rule.
 
     Attributes:
-        violations: each of them, MAX_REPORTED at the most: errors travel in trailing metadata, of which receivers take
-            8 KiB. The text says how many there are beyond its own.
+        violations: the first MAX_REPORTED violations, because errors are sent in trailing metadata, and many clients
+            reject more than 8 KiB of it. The error text lists the first 8 violations and counts the others.
     """
 
     reason = "INVALID_FIELD"
@@ -48,13 +48,13 @@ class InvalidFieldsError(ServiceError):
 
 
 class UserNotFoundError(ServiceError):
-    """No user has the user_id asked for."""
+    """No user has the requested user_id."""
 
     reason = "USER_NOT_FOUND"
 
 
 class SessionNotFoundError(ServiceError):
-    """The user has no session with the session_id asked for."""
+    """The user has no session with the requested session_id."""
 
     reason = "SESSION_NOT_FOUND"
 
@@ -102,7 +102,7 @@ class StoreChangedError(ServiceError):
 
     @classmethod
     def during_read(cls) -> Self:
-        """Returns the error for a read that found another store than the one that it began with."""
+        """Returns the error for a read during which the store was emptied or replaced."""
         return cls("the store was emptied or replaced during the call; start again from the beginning")
 
 

@@ -35,7 +35,7 @@ class Sound:
 
 @pytest.fixture(scope="module")
 def sound() -> Iterator[Sound]:
-    """A store with more users than a page of the check, two of them with sessions, and a request record."""
+    """A store with more users than a page of the check, two of them with sessions, and an idempotency record."""
     with Store() as store:
         with Service(redis_url=store.url) as service:
             users = asyncio.run(populate(service.address))
@@ -101,25 +101,31 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     ),
     "an index entry is gone": (
         lambda client, _: client.hdel(P + "user_ids", "u7"),
-        ["row {u7}: the index has no entry of its name"],
+        ["row {u7}: the index has no entry for its key"],
     ),
     "an index entry too many": (
         lambda client, users: client.hset(P + "user_ids", "ghost", users["u7"].id),
-        ["index entry {u7}: the row with this id has another name"],
+        ["index entry {u7}: the row with this id has another key"],
     ),
-    "an index entry that is no number": (
+    "an index entry that is not a number": (
         lambda client, _: client.hset(P + "user_ids", "u7", "seven"),
-        ["row {u7}: the index says no number for its name", "index entry no number: there is no row with this id"],
+        [
+            "row {u7}: the index has another id for its key: (not a number)",
+            "index entry (not a number): there is no row with this id",
+        ],
     ),
     "an index entry of very many digits": (
         lambda client, _: client.hset(P + "user_ids", "u7", "9" * 5000),
-        ["row {u7}: the index says no number for its name", "index entry no number: there is no row with this id"],
+        [
+            "row {u7}: the index has another id for its key: (not a number)",
+            "index entry (not a number): there is no row with this id",
+        ],
     ),
     "a row twice": (
         lambda client, users: client.zadd(P + "users", {row_of(client, users["u7"]) + b"": users["u7"].id + 64}),
         [
-            "row {u7+64}: holds the id {u7}",
-            "row {u7+64}: the index says {u7} for its name",
+            "row {u7+64}: the record contains another id: {u7}",
+            "row {u7+64}: the index has another id for its key: {u7}",
             "index entry {u7}: there is no row with this id",
         ],
     ),
@@ -128,48 +134,51 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         [
             "row {u7}: 2 rows have this id",
             "row {u7}: 2 rows have this id",
-            "row {u7}: holds the id {u8}",
-            "row {u7}: the index says {u8} for its name",
+            "row {u7}: the record contains another id: {u8}",
+            "row {u7}: the index has another id for its key: {u8}",
             "index entry {u8}: there is no row with this id",
         ],
     ),
     "a row that is no record": (
         lambda client, users: put_instead(client, users["u7"], b"\x0a\x03\xff\xff\xff"),
         [
-            "row {u7}: cannot be decoded as a User",
-            "row {u7}: the index has no entry of its name",
-            "index entry {u7}: the row with this id has another name",
+            "row {u7}: the record cannot be decoded as a User",
+            "row {u7}: the index has no entry for its key",
+            "index entry {u7}: the row with this id has another key",
         ],
     ),
     "a row that is cut short": (
         lambda client, users: put_instead(client, users["u7"], row_of(client, users["u7"])[:-1]),
-        ["row {u7}: is not framed as an element of field 1"],
+        ["row {u7}: the record is not framed as an element of field 1"],
     ),
     "name and id in the wrong order": (
         lambda client, users: put_instead(client, users["u7"], swapped(row_of(client, users["u7"]))),
         [
-            "row {u7}: does not begin with name and id",
-            "row {u7}: the index has no entry of its name",
-            "index entry {u7}: the row with this id has another name",
+            "row {u7}: the record does not begin with its key and id",
+            "row {u7}: the index has no entry for its key",
+            "index entry {u7}: the row with this id has another key",
         ],
     ),
     "a last id that lags": (
         lambda client, users: client.set(P + "last_id", users["u7"].id),
-        ["row {newest}: its id is above the last one given out", *["its id is above the last one given out"] * 2],
+        [
+            "row {newest}: its id is above the last id of the partition",
+            *["its id is above the last id of the partition"] * 2,
+        ],
     ),
     "no last id": (
         lambda client, _: client.delete(P + "last_id"),
-        ["its id is above the last one given out"] * 3,
+        ["its id is above the last id of the partition"] * 3,
     ),
     "sessions of nobody": (
         lambda client, _: [
             client.rename(P + f"{kind}:u0", P + f"{kind}:nobody") for kind in ("sessions", "session_ids")
         ],
-        ["sessions of a user that does not exist, the newest with id", *["belongs to another user"] * 2],
+        ["sessions of a user that does not exist, the newest with id", *["the record belongs to another user"] * 2],
     ),
     "sessions of another user": (
         lambda client, _: [client.copy(P + f"{kind}:u0", P + f"{kind}:u5") for kind in ("sessions", "session_ids")],
-        ["belongs to another user", "belongs to another user"],
+        ["the record belongs to another user", "the record belongs to another user"],
     ),
     "an index of sessions alone": (
         lambda client, _: client.delete(P + "sessions:u0"),
@@ -177,15 +186,15 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     ),
     "sessions without their index": (
         lambda client, _: client.delete(P + "session_ids:u0"),
-        ["the index has no entry of its name", "the index has no entry of its name"],
+        ["the index has no entry for its key", "the index has no entry for its key"],
     ),
-    "a request record for ever": (
+    "an idempotency record that never expires": (
         lambda client, _: client.persist(P + "request:12345678-1234-1234-1234-123456789abc"),
-        ["a request record does not expire"],
+        ["an idempotency record does not expire"],
     ),
-    "a request record of nothing": (
+    "an idempotency record without an outcome": (
         lambda client, _: client.set(P + "request:12345678-1234-1234-1234-123456789abd", "x" * 16, ex=60),
-        ["a request record holds no outcome"],
+        ["an idempotency record contains no valid outcome"],
     ),
     "no store id in the partition": (
         lambda client, _: client.delete(P + "store_id"),
@@ -193,7 +202,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     ),
     "another store id in the partition": (
         lambda client, _: client.set(P + "store_id", "0" * 32),
-        ["partition 0 has the id of another store"],
+        ["partition 0 has the store id of another store"],
     ),
     "no store id in the layout": (
         lambda client, _: client.hdel("userservice:layout", "store_id"),
@@ -213,26 +222,26 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
     ),
     "a key that nobody knows": (
         lambda client, _: client.set(P + "cache", "x"),
-        ["a key of no known kind (string)"],
+        ["unknown key of type string"],
     ),
     "a key of a partition that is not there": (
         lambda client, _: client.set("userservice:{1}:last_id", "65"),
-        ["a key of no known kind (string)"],
+        ["unknown key of type string"],
     ),
     "a key of the wrong type": (
         lambda client, _: (client.delete(P + "last_id"), client.sadd(P + "last_id", "1")),
-        ["a key for last_id is a set, not a string"],
+        ["a key last_id has the type set instead of string"],
     ),
     "an id of another partition": (
         lambda client, users: (
             client.zadd(P + "users", {row_of(client, users["u7"]): users["u7"].id + 1}),
             client.hset(P + "user_ids", "u7", users["u7"].id + 1),
         ),
-        ["row {u7+1}: holds the id {u7}", "row {u7+1}: its id is not one of partition 0"],
+        ["row {u7+1}: the record contains another id: {u7}", "row {u7+1}: the id does not belong to partition 0"],
     ),
     "a layout with more to it": (
         lambda client, _: client.hset("userservice:layout", "shards", 2),
-        ["the layout has 1 fields that are not known"],
+        ["the layout has 1 unknown fields"],
     ),
 }
 
@@ -279,7 +288,7 @@ def test_what_the_service_itself_can_cause_is_no_finding(store: Store) -> None:
 def test_exit_codes_and_what_is_printed(store: Store, users: dict[str, User]) -> None:
     code, out, err = run("--redis-url", store.url)
     assert (code, err) == (0, "")
-    assert out == "checked 601 users, 4 sessions, 1 request records: 0 findings\n"
+    assert out == "checked 601 users, 4 sessions, 1 idempotency records: 0 findings\n"
     with store.client() as client:
         client.hset(P + "user_ids", "ghost@example.com", users["u7"].id)
         client.rename(P + "sessions:u0", P + "sessions:ghost@example.com")
@@ -299,9 +308,9 @@ def test_what_is_no_store_of_ours_cannot_be_checked(store: Store) -> None:
         ("redis://127.0.0.1:1/0", "userservice", "Connection refused"),
         ("http://x", "userservice", "--redis-url must be a URL"),
         (store.url, "other", "no store under the key prefix other"),
-        (store.url, "future", "layout is of a version that is not known here"),
-        (store.url, "string", "layout is of a version that is not known here"),
-        (store.url, "crowd", "number of partitions is not one from 1 to 64"),
+        (store.url, "future", "the store has an unknown layout version"),
+        (store.url, "string", "the store has an unknown layout version"),
+        (store.url, "crowd", "number of partitions must be from 1 to 64"),
     ):
         with pytest.raises(ConfigError, match=said):
             check(url, prefix, 5)
@@ -312,13 +321,13 @@ def test_what_is_no_store_of_ours_cannot_be_checked(store: Store) -> None:
     [
         (["--redis-url", "redis://:secret@127.0.0.1:1/0"], "Connection refused"),
         (["--data-dir", "{nowhere}"], "there is no store in --data-dir"),
-        (["--redis-url", "redis://:secret@127.0.0.1:1/0?retry=3"], "may have the options"),
-        (["--redis-url", "redis://:secret@127.0.0.1:1/0?protocol=3"], "may have the options"),
+        (["--redis-url", "redis://:secret@127.0.0.1:1/0?retry=3"], "has an unknown option"),
+        (["--redis-url", "redis://:secret@127.0.0.1:1/0?protocol=3"], "has an unknown option"),
         (["--redis-url", "rediss://:secret@127.0.0.1:1/0?ssl_cert_reqs=bogus"], "must be a URL"),
         (["--redis-url", "redis://:secret@127.0.0.1:1/0?db=x"], "must be a URL"),
         (["--redis-url", "redis://:secret@a..b:1/0"], "must be a URL"),
         (["--redis-url", "redis://:secret@[::1/0"], "must be a URL"),
-        (["--redis-url", "redis://:secret@127.0.0.1:1/users"], "number of a database"),
+        (["--redis-url", "redis://:secret@127.0.0.1:1/users"], "a database number"),
     ],
 )
 def test_what_cannot_be_checked_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -347,7 +356,7 @@ async def test_an_embedded_store_at_rest_and_in_use(tmp_path: Path) -> None:
         code, _, err = run("--data-dir", tmp_path)
         assert (code, "in use" in err) == (2, True)
         service.stop()
-    assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 request records: 0 findings\n")
+    assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 idempotency records: 0 findings\n")
 
 
 async def test_an_embedded_store_that_was_cut_off_is_told_and_left_as_it_is(tmp_path: Path) -> None:
@@ -370,7 +379,7 @@ async def test_an_embedded_store_that_was_cut_off_is_told_and_left_as_it_is(tmp_
             assert names(await read_chunks(stubs)) == ["ada"]
         service.stop()
         assert ["unfinished command" in line["message"] for line in service.log if line["level"] == "WARNING"] == [True]
-    assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 request records: 0 findings\n")
+    assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 idempotency records: 0 findings\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--workers", "2"]])

@@ -98,7 +98,7 @@ def test_what_does_not_end_is_cut_off_after_the_grace_time_and_a_second(
         for pid in family:
             wait_until_gone(pid)
         if workers == "1":
-            assert service.log[-1]["message"] == "the stop took too long: exiting now"
+            assert service.log[-1]["message"] == "shutdown took too long; exiting now"
 
 
 @pytest.mark.parametrize("where", ["executor", "thread"])
@@ -114,7 +114,7 @@ def test_the_embedded_store_is_stopped_in_order_even_if_the_service_does_not_end
         store = service.store_pid
         os.kill(store, signal.SIGSTOP)
         service.send(signal.SIGTERM)
-        service.wait_for("stderr", "the stop took too long")
+        service.wait_for("stderr", "shutdown took too long")
         time.sleep(0.3)
         assert service.running, "it did not wait for its store"
         os.kill(store, signal.SIGCONT)
@@ -131,7 +131,7 @@ def test_a_second_signal_ends_it_at_once(a_store: Store, workers: str) -> None:
     ) as service:
         family = descendants(service.pid)
         service.send(signal.SIGTERM)
-        service.wait_for("stderr", '"ending"')
+        service.wait_for("stderr", '"shutting down"')
         service.send(signal.SIGINT)
         time.sleep(1.2)  # earlier signals count as the same stop
         assert service.running

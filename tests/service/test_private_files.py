@@ -62,7 +62,7 @@ def test_files_that_others_can_open_are_narrowed(tmp_path: Path) -> None:
         path.chmod(0o777)
     with Service(data_dir=tmp_path) as service:
         assert service.stop() == 0
-        narrowed = {line["path"] for line in service.log if line["message"] == "permissions narrowed"}
+        narrowed = {line["path"] for line in service.log if line["message"] == "permissions restricted"}
     assert_private(tmp_path)
     assert {str(tmp_path), str(tmp_path / "appendonlydir"), str(tmp_path / "userservice.lock")} <= narrowed
 

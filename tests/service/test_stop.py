@@ -81,7 +81,7 @@ async def test_a_running_call_is_answered(populated: Store) -> None:
                 call = asyncio.ensure_future(stubs.users.GetUser(GetUserRequest(user_id="u77"), timeout=30))
                 assert await asyncio.to_thread(under_way.wait, 10)
                 service.send(signal.SIGTERM)
-                await asyncio.to_thread(service.wait_for, "stderr", '"ending"')
+                await asyncio.to_thread(service.wait_for, "stderr", '"shutting down"')
                 assert not call.done()
             finally:
                 populated.thaw()

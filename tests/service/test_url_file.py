@@ -150,4 +150,4 @@ def test_the_command_line_takes_precedence_and_two_sources_there_are_refused(
     assert run("check", "--redis-url", url_of(locked_store), USERSERVICE_REDIS_URL_FILE=str(tmp_path / "no"))[0] == 0
     code, _, error = run("check", "--redis-url-file", file, "--redis-url", other)
     assert code == 2
-    assert "exclude each other" in error
+    assert "not both" in error

@@ -1,7 +1,7 @@
-"""``userservice check``: compares a store with the description in docs/architecture.md, by reading alone.
+"""``userservice check``: checks that a store has the layout that docs/architecture.md describes, without writing.
 
-Everything is read in pages, so Redis is never busy for long. A difference is read once more in one transaction, so that
-a service that writes at the same time causes no false finding.
+The check reads the store in pages, so that no command keeps Redis busy for long. It reads each difference again in one
+transaction, so that concurrent writes cause no false findings.
 """
 
 from userservice_server.check.report import Finding, Report

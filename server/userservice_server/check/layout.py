@@ -20,23 +20,23 @@ def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
     layout = reader.read([("HGETALL", key)])[0] if kind == b"hash" else {}
     version, partitions = (number(layout.get(name, b"")) for name in (b"version", b"partitions"))
     if version != LAYOUT_VERSION:
-        raise ConfigError(f"the store's layout is of a version that is not known here, not {LAYOUT_VERSION}")
+        raise ConfigError(f"the store has an unknown layout version; the supported version is {LAYOUT_VERSION}")
     if partitions is None or not 1 <= partitions <= MAX_PARTITIONS:
-        raise ConfigError(f"the store's number of partitions is not one from 1 to {MAX_PARTITIONS}")
+        raise ConfigError(f"the layout's number of partitions must be from 1 to {MAX_PARTITIONS}")
     if extra := len(layout.keys() - _LAYOUT_FIELDS):
-        report.find(f"the layout has {extra} fields that are not known", key)
+        report.find(f"the layout has {extra} unknown fields", key)
     return partitions
 
 
 def _partitions_without_layout(reader: Reader, prefix: str) -> int:
-    """Returns the least number of partitions that the keys of every store imply; 0 if there is no such key."""
+    """Returns the least number of partitions for which the store has keys; 0 if it has none."""
     tables = Keys(prefix, MAX_PARTITIONS).all_users()
     found = reader.read([("EXISTS", table.store_id, table.rows, table.index, table.last_id) for table in tables])
     return max((count for count, exists in enumerate(found, 1) if exists), default=0)
 
 
 def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:
-    """Checks that layout and partitions have one store id; returns whether the store has an id.
+    """Checks that layout and partitions have the same store id; returns whether the store has a store id.
 
     A store of the first release has no store id.
     """
@@ -44,7 +44,7 @@ def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:
     places = {table.store_id: b"string" for table in tables} | {keys.layout: b"hash"}
     if not reader.has_types(places):
         return False
-    # In one transaction, because a service may give the store its id at the same time.
+    # In one transaction, because a service may write the store id at the same time.
     reading = [("HGET", keys.layout, "store_id"), *(("GET", table.store_id) for table in tables)]
     expected, *ids = reader.read(reading, at_once=True)
     if expected is None and not any(ids):
@@ -56,5 +56,5 @@ def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:
         if store_id is None:
             report.find(f"partition {table.partition} has no store id", table.store_id)
         elif store_id != expected:
-            report.find(f"partition {table.partition} has the id of another store", table.store_id)
+            report.find(f"partition {table.partition} has the store id of another store", table.store_id)
     return True

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from redis import Redis
 
-PAGE = 256  # records in a read: 16 MiB at the most
-_MOST_DIGITS = 20  # beyond any number that the service writes; int() rejects thousands of digits
+PAGE = 256  # records per read, at most 16 MiB
+_MOST_DIGITS = 20  # more than the service writes; int() rejects thousands of digits
 
 T = TypeVar("T")
 
@@ -26,13 +26,13 @@ class Reader:
             return pipeline.execute()
 
     def has_types(self, expected: dict[bytes, bytes]) -> bool:
-        """Returns whether each key is of its type or does not exist. The scan reports keys of other types."""
+        """Returns whether each key has its expected type or does not exist. ``Scan`` reports keys of other types."""
         types = self.read([("TYPE", key) for key in expected])
         return all(kind in (b"none", wanted) for kind, wanted in zip(types, expected.values(), strict=True))
 
 
 def number(text: bytes) -> int | None:
-    """Returns the whole number in ``text``; None if there is none that the service can have written."""
+    """Returns the whole number in ``text``, or None if ``text`` is not a number that the service writes."""
     return int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 

@@ -24,30 +24,30 @@ class Record:
 
     @classmethod
     def parse(cls, row: bytes, entity: type[User | Session]) -> "Record | str":
-        """Parses a row, or returns why it cannot be parsed."""
+        """Parses a row; returns a text with the reason if the row cannot be parsed."""
         length_at = len(FRAME_TAG)
         length, start = try_read_varint(row, length_at)
         if not row.startswith(FRAME_TAG) or len(row) - start != length:
-            return "is not framed as an element of field 1"
+            return "the record is not framed as an element of field 1"
         try:
             message = entity.FromString(row[start:])
         except DecodeError:
-            return f"cannot be decoded as a {entity.DESCRIPTOR.name}"
+            return f"the record cannot be decoded as a {entity.DESCRIPTOR.name}"
         key, owner = (message.session_id, message.user_id) if isinstance(message, Session) else (message.user_id, "")
         return cls(row[start:], key.encode(), message.id, owner)
 
     def flaws(self, score: float, table: Table) -> Iterator[str]:
-        """Yields what is wrong with the record in this place."""
+        """Yields a text for each fault of the record in a row of ``table`` with this score."""
         if not self.body.startswith(key_field(self.key.decode()) + bytes([ID_TAG]) + varint(self.id)):
-            yield "does not begin with name and id"
+            yield "the record does not begin with its key and id"
         if self.id != score:
-            yield f"holds the id {self.id}"
+            yield f"the record contains another id: {self.id}"
         if not 0 < score <= MAX_ID or score != int(score):
-            yield f"its id is not a whole number from 1 to {MAX_ID}"
+            yield f"the id is not a whole number from 1 to {MAX_ID}"
         elif int(score) % MAX_PARTITIONS != table.partition:
-            yield f"its id is not one of partition {table.partition}"
+            yield f"the id does not belong to partition {table.partition}"
         if self.owner != table.owner:
-            yield "belongs to another user"
+            yield "the record belongs to another user"
 
 
 def key_in(row: bytes) -> bytes:

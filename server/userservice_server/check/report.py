@@ -9,7 +9,7 @@ class Finding:
 
     Attributes:
         what: describes the fault; contains ids, but no personal data.
-        key: the Redis key where it is. May contain a user_id.
+        key: the Redis key that has the fault. May contain a user_id.
     """
 
     what: str
@@ -18,7 +18,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """How many users, sessions and idempotency records were checked, and what was found."""
+    """The numbers of checked users, sessions and idempotency records, and the findings."""
 
     users: int = 0
     sessions: int = 0

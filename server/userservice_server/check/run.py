@@ -27,7 +27,7 @@ def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | N
         url: address of the store.
         key_prefix: start of the store's keys.
         timeout: limit in seconds for connecting and for each reply.
-        ended: returns why the store ended, if it did; for a store that this program runs.
+        ended: returns why the store exited, or None while it runs; only for a store that this program runs.
 
     Raises:
         ConfigError: the store cannot be reached, there is no store under this prefix, or its layout is unknown.
@@ -36,7 +36,7 @@ def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | N
         client = Redis.from_url(
             url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=timeout, socket_connect_timeout=timeout
         )
-        client.connection_pool.make_connection()  # not connected: only checks the options of the URL
+        client.connection_pool.make_connection()  # does not connect; only checks the options of the URL
     except (ValueError, TypeError, RedisError):
         raise unreadable_redis_url() from None
     with client:
@@ -50,7 +50,7 @@ def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | N
 
 
 def _reason(ended: Callable[[], str | None]) -> str | None:
-    """Returns the reason from ``ended``; waits for it, because a store that ends closes its connections first."""
+    """Returns the reason from ``ended``; polls for it, because a store closes its connections before it exits."""
     for _ in range(_END_LOOKS):
         if reason := ended():
             return reason

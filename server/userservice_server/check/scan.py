@@ -1,4 +1,4 @@
-"""Checks the keys of a store one after the other, as a scan finds them."""
+"""Scans the keys of a store and checks each key."""
 
 import re
 
@@ -20,7 +20,7 @@ _TYPES = {
     "session_ids": b"hash",
     "request": b"string",
 }
-_OF_A_LONGER_PREFIX = re.compile(rb"[A-Za-z0-9_.:-]+:(layout$|\{[0-9]+\}:)")  # another service's, such as PREFIX:test
+_OF_A_LONGER_PREFIX = re.compile(rb"[A-Za-z0-9_.:-]+:(layout$|\{[0-9]+\}:)")  # of another service, such as PREFIX:test
 
 
 class Scan:
@@ -32,7 +32,7 @@ class Scan:
         self._keys = keys
         self._tables = tables
         self._prefix = b""
-        self._seen: set[bytes] = set()  # user_ids of checked tables of sessions, which a scan may find twice
+        self._seen: set[bytes] = set()  # user_ids whose sessions were checked, because a table has two keys
 
     def run(self, key_prefix: str) -> None:
         """Checks all keys under ``key_prefix``."""
@@ -58,9 +58,9 @@ class Scan:
             or is_of_one != bool(owner_or_id)
         ):
             if kind != b"none":  # deleted since the scan
-                self._report.find(f"a key of no known kind ({kind.decode()})", key)
+                self._report.find(f"unknown key of type {kind.decode()}", key)
         elif kind not in (b"none", wanted):
-            self._report.find(f"a key for {role.decode()} is a {kind.decode()}, not a {wanted.decode()}", key)
+            self._report.find(f"a key {role.decode()} has the type {kind.decode()} instead of {wanted.decode()}", key)
         elif role == b"request":
             self._request(key)
         elif is_of_one:
@@ -73,10 +73,10 @@ class Scan:
         self._report.requests += 1
         # The upper limit is not checked: if the store's clock was set back, all records expire later by this time.
         if ttl < 0:
-            self._report.find("a request record does not expire", key)
+            self._report.find("an idempotency record does not expire", key)
         letter = recorded[FINGERPRINT_BYTES : FINGERPRINT_BYTES + 1]
         if letter not in RECORDED_LETTERS:
-            self._report.find("a request record holds no outcome", key)
+            self._report.find("an idempotency record contains no valid outcome", key)
 
     def _sessions(self, key: bytes, user_id: bytes, partition: int) -> None:
         """Checks the sessions of one user, of which ``key`` is either the rows or the index."""
@@ -86,10 +86,10 @@ class Scan:
         try:
             table = self._keys.sessions(user_id.decode())
         except UnicodeDecodeError:
-            self._report.find("sessions of a user whose name is not UTF-8", key)
+            self._report.find("sessions of a user whose user_id is not UTF-8", key)
             return
         if table.partition != partition:
-            self._report.find(f"sessions in partition {partition} that belong into {table.partition}", key)
+            self._report.find(f"sessions are in partition {partition} but belong to partition {table.partition}", key)
             return
         if not self._reader.has_types({table.rows: b"zset", table.index: b"hash", table.last_id: b"string"}):
             return

@@ -1,4 +1,4 @@
-"""Checks tables of records: rows and index must agree, and no id may be above the last one."""
+"""Checks tables of records: rows and index must agree, and no id may be above the last id of the partition."""
 
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
@@ -14,7 +14,7 @@ class Tables:
     Args:
         reader: reads the store.
         report: receives the findings.
-        has_id: whether the store has a store id, unlike one of the first release.
+        has_id: whether the store has a store id; a store of the first release has none.
     """
 
     def __init__(self, reader: Reader, report: Report, *, has_id: bool) -> None:
@@ -67,9 +67,9 @@ class Tables:
         if score is None:
             return  # replaced or deleted since
         if entry is None:
-            self._report.find(f"row {_score(score)}: the index has no entry of its name", table.rows)
+            self._report.find(f"row {_score(score)}: the index has no entry for its key", table.rows)
         elif number(entry) != score:
-            self._report.find(f"row {_score(score)}: the index says {_shown(entry)} for its name", table.rows)
+            self._report.find(f"row {_score(score)}: the index has another id for its key: {_shown(entry)}", table.rows)
         [same] = self._reader.read([("ZCOUNT", table.rows, score, score)])
         if same > 1:
             self._report.find(f"row {_score(score)}: {same} rows have this id", table.rows)
@@ -81,7 +81,7 @@ class Tables:
             if last is None and self._has_id and not table.owner:
                 self._report.find(f"partition {table.partition} has no last id", table.last_id)
         elif (number(last or b"") or -1) < score:
-            self._report.find(f"row {_score(score)}: its id is above the last one given out", table.rows)
+            self._report.find(f"row {_score(score)}: its id is above the last id of the partition", table.rows)
 
     def _entries(self, table: Table, entries: list[tuple[bytes, bytes]]) -> None:
         rows = self._reader.read([_row_of(table, entry) for _, entry in entries])
@@ -93,7 +93,7 @@ class Tables:
         current, found = self._reader.read([("HGET", table.index, key), _row_of(table, entry)], at_once=True)
         if current != entry or _has_key(found, key):
             return  # deleted, or added again since
-        what = "the row with this id has another name" if found else "there is no row with this id"
+        what = "the row with this id has another key" if found else "there is no row with this id"
         self._report.find(f"index entry {_shown(entry)}: {what}", table.index)
 
 
@@ -112,5 +112,5 @@ def _score(score: float) -> str:
 
 
 def _shown(entry: bytes) -> str:
-    """Returns an entry of an index if it is a number; any other content may be personal data."""
-    return entry.decode() if number(entry) is not None else "no number"
+    """Returns an index entry as text if the entry is a number, because other content may be personal data."""
+    return entry.decode() if number(entry) is not None else "(not a number)"

@@ -2,7 +2,7 @@
 
 import os
 
-# grpc prints lines of its own on standard error, between the log lines. It reads this variable when it is imported.
+# Disables the messages that grpc prints on standard error. grpc reads this variable when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from userservice_server.cli.command import main

@@ -54,5 +54,5 @@ def _print(report: Report, *, show_keys: bool) -> None:
         click.echo(finding.what + key)
     if (more := len(report.findings) - MAX_SHOWN) > 0:
         click.echo(f"and {more} more")
-    looked_at = f"{report.users} users, {report.sessions} sessions, {report.requests} request records"
-    click.echo(f"checked {looked_at}: {len(report.findings)} findings")
+    counts = f"{report.users} users, {report.sessions} sessions, {report.requests} idempotency records"
+    click.echo(f"checked {counts}: {len(report.findings)} findings")

@@ -1,4 +1,4 @@
-"""The command ``userservice`` with its subcommands, and how it exits."""
+"""Runs the command ``userservice`` and exits with its exit code."""
 
 import os
 import signal
@@ -21,10 +21,10 @@ def main() -> None:
     Exit codes: 0 success, 1 exited unexpectedly or findings, 2 cannot start or print, 130 interrupted.
     """
     open_standard_streams()
-    os.umask(0o077)  # for the files of the embedded store, too
+    os.umask(0o077)  # also applies to the files of the embedded store
     if sys.argv[1:2] != ["serve"]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see userservice.__main__
-    # Not sys.exit: at its end the interpreter waits for threads, and flushes to descriptors that nobody reads.
+    # Not sys.exit, because the interpreter would then wait for threads and for output that nobody reads.
     os._exit(_exit_code())
 
 
@@ -33,7 +33,7 @@ def _exit_code() -> int:
     try:
         cli.main(standalone_mode=False)
     except (click.ClickException, ConfigError, OutputError) as error:
-        if not (isinstance(error, OutputError) and error.is_closed_pipe):  # nothing to report: the reader has left
+        if not (isinstance(error, OutputError) and error.is_closed_pipe):  # a closed pipe is not an error
             _print_failure(error.format_message() if isinstance(error, click.ClickException) else str(error))
         return EXIT_CANNOT_START
     except ServiceEndedError as error:

@@ -1,4 +1,4 @@
-"""What the commands share: options for settings, the settings that result, and exit codes."""
+"""Options, settings and exit codes that several commands share."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,10 +36,12 @@ def setting(name: str, kind: object, description: str) -> Callable[[Command], Co
 
 
 def config_of(context: click.Context, flags: dict[str, Any]) -> Config:
-    """Returns the settings, with the URL from its file. A flag takes precedence over the variable of the other flag.
+    """Returns the settings; reads the URL from --redis-url-file if that option is set.
+
+    If one of the options for the URL is a flag and the other one an environment variable, the flag takes precedence.
 
     Raises:
-        ConfigError: A setting is invalid, or the file of the URL cannot be used.
+        ConfigError: A setting is invalid, or the file with the URL cannot be used.
     """
     config = Config.from_flags(flags)
     return replace(config, store=_with_url_of_file(context, config.store))
@@ -54,14 +56,14 @@ def _with_url_of_file(context: click.Context, store: Store) -> Store:
             for name in ("redis_url", "redis_url_file")
         }
         if is_flag["redis_url"] == is_flag["redis_url_file"]:
-            raise ConfigError("--redis-url and --redis-url-file exclude each other")
+            raise ConfigError("use either --redis-url or --redis-url-file, not both")
         if is_flag["redis_url"]:
             return store
     return replace(store, redis_url=read_secret(store.redis_url_file, "--redis-url-file"))
 
 
 def shows_password(context: click.Context, config: Config) -> bool:
-    """Whether the list of processes shows a password."""
+    """Returns whether the list of processes shows the password of the URL."""
     is_flag = context.get_parameter_source("redis_url") is ParameterSource.COMMANDLINE
     url = config.store.redis_url
     return is_flag and url is not None and has_password(url)

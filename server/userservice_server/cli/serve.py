@@ -1,4 +1,4 @@
-"""``userservice serve``: serves with the store of a URL, or with the embedded store."""
+"""``userservice serve``: runs the service with the store at a URL, or with an embedded store."""
 
 import logging
 from collections.abc import Callable
@@ -52,7 +52,7 @@ logger = logging.getLogger("userservice")
 @setting(
     "stall-timeout",
     click.FloatRange(0.1, 86400),
-    "Seconds until a stream is closed that its client does not read.",
+    "Seconds after which a stream is closed if its client reads nothing.",
 )
 @setting(
     "max-calls",
@@ -62,12 +62,12 @@ logger = logging.getLogger("userservice")
 @setting(
     "max-connection-age",
     click.FloatRange(0, 604_800),
-    "Seconds after which a connection is replaced, 10 % more or less; 0: never.",
+    "Seconds after which the server closes a connection, 10 % more or less; 0: never.",
 )
 @setting(
     "max-connection-age-grace",
     click.FloatRange(1, 604_800),
-    "Seconds that calls on a replaced connection may still take.",
+    "Seconds that running calls get to finish on a connection that reached its maximum age.",
 )
 @setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @setting(
@@ -85,7 +85,7 @@ def serve(context: click.Context, /, **settings: Any) -> None:
     """
     config = config_of(context, settings)
     if config.store.redis_url is not None and context.get_parameter_source("fsync") is not ParameterSource.DEFAULT:
-        raise ConfigError("--fsync applies to the embedded store only; set appendfsync in the Redis of --redis-url")
+        raise ConfigError("--fsync applies only to the embedded store; with --redis-url, set appendfsync in Redis")
     stop = Stop(config.process.grace + BEYOND_GRACE_SECONDS)
     stop.start()
     with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
@@ -104,7 +104,7 @@ def _announce(config: Config, context: click.Context) -> Callable[[int], None]:
 
     def announce(port: int) -> None:
         if not print_line(f"userservice listening on {config.listen.host}:{port}"):
-            logger.warning("standard output is not read: the line with the address waits for its reader")
+            logger.warning("standard output is full and is not read; the line with the address is not printed yet")
         if shows_password(context, config):
             logger.warning(URL_IS_VISIBLE)
 
@@ -125,7 +125,7 @@ def _run_with_embedded_store(config: Config, context: click.Context, stop: Stop)
         is_ready = True
         logger.info("embedded store started", extra={"socket": str(store.socket)})
         if store.has_cut_its_log():
-            logger.warning("cut an unfinished command off the append-only file, as after a power cut")
+            logger.warning("removed an unfinished command from the end of the append-only file (power cut?)")
         _announce(config, context)(port)
 
     try:

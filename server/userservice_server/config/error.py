@@ -1,5 +1,5 @@
-"""The error for settings that the service cannot start with."""
+"""Defines the error for invalid settings."""
 
 
 class ConfigError(Exception):
-    """The service cannot start with these settings. The text is one line for the operator; the exit code is 2."""
+    """The service cannot start with its settings. The text is one line for the operator; the exit code is 2."""

@@ -1,4 +1,4 @@
-"""Checks of the Redis URL. No text of an error contains the URL, because the URL can contain a password."""
+"""Checks the Redis URL. Error texts never contain the URL, because the URL can contain a password."""
 
 import re
 from urllib.parse import parse_qs, urlsplit
@@ -10,12 +10,12 @@ _URL_OPTIONS = frozenset(("db", "username", "password"))
 
 
 def unreadable_redis_url() -> ConfigError:
-    """Error for an invalid URL."""
+    """Returns the error for an invalid URL."""
     return ConfigError("--redis-url must be a URL such as redis://HOST:PORT/0, rediss://… or unix:///PATH")
 
 
 def has_password(redis_url: str) -> bool:
-    """Whether a valid URL contains a password."""
+    """Returns whether a valid URL contains a password."""
     parts = urlsplit(redis_url)
     return bool(parts.password or parse_qs(parts.query).get("password"))
 
@@ -24,7 +24,7 @@ def check_redis_url(url: str) -> None:
     """Checks a URL.
 
     Raises:
-        ConfigError: redis-py would misread the URL, or the URL would fail only when redis-py connects.
+        ConfigError: redis-py would misread the URL, or would report the error only when it connects.
     """
     try:
         parts = urlsplit(url)
@@ -33,6 +33,6 @@ def check_redis_url(url: str) -> None:
     except ValueError:  # or its subclass UnicodeError
         raise unreadable_redis_url() from None
     if parts.scheme in ("redis", "rediss") and not _DATABASE_PATH.fullmatch(parts.path):
-        raise ConfigError("--redis-url must end with the number of a database, as in redis://HOST:PORT/0")
+        raise ConfigError("--redis-url must end with a database number, as in redis://HOST:PORT/0")
     if any(name not in _URL_OPTIONS and not name.startswith("ssl_") for name in options):
-        raise ConfigError("--redis-url may have the options db, username, password and those that begin with ssl_")
+        raise ConfigError("--redis-url has an unknown option; the known options are db, username, password and ssl_*")

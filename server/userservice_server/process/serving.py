@@ -1,4 +1,4 @@
-"""The life of one serving process: it starts, serves until it is stopped, and lets running calls finish."""
+"""Runs one serving process: opens the store, serves until a stop is requested, and drains running calls."""
 
 import asyncio
 import gc
@@ -20,7 +20,7 @@ from userservice_server.transport.health import Health
 
 _WATCH_SECONDS = 0.2
 _SETTLE_SECONDS = 0.5  # for calls that the grace period does not wait for: health watches, reflection
-_CLOSE_SECONDS = 0.1  # for each later step of the stop; no step may wait for a peer
+_CLOSE_SECONDS = 0.1  # limit of each later step of the shutdown, because no step may wait for a peer
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 with suppress(ImportError):  # not available on every platform
@@ -36,10 +36,10 @@ class ServiceEndedError(Exception):
 
 
 def run_server(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
-    """Serves in a new event loop, see ``serve``. The process is expected to exit afterwards."""
+    """Runs ``serve`` in a new event loop. The process must exit afterwards, because the loop is not closed."""
     loop = (_new_event_loop or asyncio.new_event_loop)()
-    # Neither asyncio.Runner nor loop.close: both wait for the threads of the default executor, and a thread can be in
-    # getaddrinfo for as long as a name server does not answer.
+    # asyncio.Runner and loop.close are not used: both wait for the threads of the default executor, and a thread can
+    # hang in getaddrinfo while a name server does not answer.
     try:
         loop.run_until_complete(serve(config, ready, ended, stop))
     finally:
@@ -52,8 +52,8 @@ async def serve(config: Config, ready: Callable[[int], None], ended: Callable[[]
     Args:
         config: the settings.
         ready: called with the port when the service is ready to serve.
-        ended: called several times a second; returns the reason if something that the service needs has exited.
-        stop: takes SIGTERM and SIGINT, and limits how long the stop takes.
+        ended: called several times a second; returns a reason if a process that the service needs has exited.
+        stop: handles SIGTERM and SIGINT, and limits the duration of the shutdown.
 
     Raises:
         ConfigError: the service cannot listen on the port or use the store.
@@ -68,13 +68,13 @@ async def serve(config: Config, ready: Callable[[int], None], ended: Callable[[]
 
     def noticed() -> str | None:
         if reason := ended():
-            stop.request(1)  # so that the limit applies to this stop, too
+            stop.request(1)  # so that the time limit also applies to this shutdown
         return reason
 
     loop.add_reader(stop.fileno(), notice)
     store = await open_store(config.store, lambda: stopping.is_set() or bool(noticed()))
     try:
-        if not stopping.is_set() and not noticed():  # else it was stopped while it waited for the store
+        if not stopping.is_set() and not noticed():  # a stop may have been requested before the store was open
             await _serve_store(config, store, ready, noticed, stopping)
     finally:
         await _within(_CLOSE_SECONDS, store.close())
@@ -93,9 +93,9 @@ async def _serve_store(
     supervision = Supervision(store, health.show)
     server = make_server(config, store, health, drain)
     port = bind(server, config)
-    await supervision.check()  # before the first call: until then the health service knows no service
+    await supervision.check()  # before the first call: health checks fail with NOT_FOUND until then
     await server.start()
-    gc.freeze()  # the objects of the start stay alive, so the garbage collector need not visit them again
+    gc.freeze()  # these objects stay alive, so the garbage collector need not scan them again
     ready(port)
     supervising = asyncio.create_task(supervision.run())
     watching = asyncio.create_task(_until_ended(ended))
@@ -104,12 +104,12 @@ async def _serve_store(
 
     causes: tuple[asyncio.Task[Any], ...] = (supervising, watching, stopped)
     done, _ = await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)
-    logger.info("ending")
+    logger.info("shutting down")
     await health.end()
     for task in causes:
         task.cancel()
     await _drain(server, drain, config.process.grace)
-    logger.info("ended")
+    logger.info("shut down")
     for task in done:
         task.result()  # raises the failure that ended the service, if there was one
 
@@ -123,12 +123,12 @@ async def _drain(server: grpc.aio.Server, drain: Drain, grace: float) -> None:
 
 
 async def _until_ended(ended: Callable[[], str | None]) -> None:
-    while not ended():  # noqa: ASYNC110 - processes may end, and they set no event
+    while not ended():  # noqa: ASYNC110 - polls, because the exit of a process sets no event
         await asyncio.sleep(_WATCH_SECONDS)
 
 
 async def _within(seconds: float, step: Coroutine[Any, Any, object]) -> None:
-    """Waits for a step of the stop, but at most this long."""
+    """Runs a step of the shutdown, but waits for it at most ``seconds``."""
     await asyncio.wait([asyncio.create_task(step)], timeout=seconds)
 
 

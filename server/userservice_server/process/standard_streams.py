@@ -1,4 +1,4 @@
-"""Standard input, output and error: closed ones, full ones, and ones that nobody reads."""
+"""Writes to the standard streams, also if they are closed, full, or pipes that nobody reads."""
 
 import errno
 import io
@@ -10,11 +10,11 @@ from threading import Thread
 from typing import Any
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-_PATIENCE_MS = 1000  # for standard error, to take the last line
+_PATIENCE_MS = 1000  # wait for a full standard error before a line is dropped
 
 
 class OutputError(Exception):
-    """Standard output did not take what was written. Not an OSError, because click handles some of those itself."""
+    """A write to standard output failed. Not an OSError, because click handles some OSErrors itself."""
 
     def __init__(self, cause: OSError) -> None:
         why = "it is closed" if cause.errno == errno.EBADF else cause.strerror
@@ -23,10 +23,10 @@ class OutputError(Exception):
 
 
 def open_standard_streams() -> None:
-    """Puts /dev/null in the place of closed standard descriptors, and makes errors of standard output visible.
+    """Opens /dev/null for closed standard descriptors, and makes failed writes to standard output raise OutputError.
 
     Otherwise the next file or socket would get the number of a closed descriptor, and log lines would be written to it.
-    A closed standard output is opened read-only: whatever is written to it still fails.
+    A closed standard output is opened read-only, so that writes to it still fail.
     """
     for descriptor, mode in ((STDIN, os.O_RDONLY), (STDOUT, os.O_RDONLY), (STDERR, os.O_WRONLY)):
         try:
@@ -38,7 +38,7 @@ def open_standard_streams() -> None:
                 os.set_inheritable(descriptor, True)  # noqa: FBT003 - its only parameter
             else:
                 os.close(opened)
-    # Python has set those that were closed to None.
+    # Python sets the stream of a closed descriptor to None.
     streams = vars(sys)
     if streams["stdin"] is None:
         sys.stdin = open(STDIN, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -51,25 +51,25 @@ def open_standard_streams() -> None:
 
 
 class _StandardOutput(io.RawIOBase):
-    """Standard output with errors that name it."""
+    """Raw standard output; a failed write raises OutputError."""
 
     def writable(self) -> bool:
-        """Says yes: a stream to write to."""
+        """Returns True, because the stream is for writing."""
         return True
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Returns the descriptor of standard output."""
         return STDOUT
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Returns whether standard output is a terminal."""
         return os.isatty(STDOUT)
 
     def write(self, data: Any) -> int:
-        """Writes what the descriptor takes.
+        """Writes a part of ``data`` and returns the number of bytes written.
 
         Raises:
-            OutputError: It takes nothing.
+            OutputError: The write failed.
         """
         try:
             return _written(STDOUT, data)
@@ -78,7 +78,7 @@ class _StandardOutput(io.RawIOBase):
 
 
 def write_all(descriptor: int, data: bytes) -> int:
-    """Writes all of ``data``, also to a descriptor in non-blocking mode; returns how many bytes an error left over."""
+    """Writes ``data``, also to a non-blocking descriptor; returns how many bytes an error left unwritten."""
     rest = memoryview(data)
     with suppress(OSError):
         while rest:
@@ -87,7 +87,7 @@ def write_all(descriptor: int, data: bytes) -> int:
 
 
 def _written(descriptor: int, data: Any) -> int:
-    """Writes a part of ``data``; waits if the descriptor is in non-blocking mode and takes nothing yet."""
+    """Writes a part of ``data`` and returns its size; waits while a non-blocking descriptor is full."""
     while True:
         try:
             return os.write(descriptor, data)
@@ -96,17 +96,17 @@ def _written(descriptor: int, data: Any) -> int:
 
 
 def _is_ready(descriptor: int, within_ms: int | None) -> bool:
-    """Whether a short line can be written without waiting, or fails without waiting."""
+    """Waits up to ``within_ms`` until a write would not block; returns whether that is so."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(within_ms))
 
 
 def print_line(line: str) -> bool:
-    """Prints a line on standard output without ever waiting for its reader.
+    """Prints a line on standard output without blocking.
 
     Returns:
-        Whether the line is written. If standard output is a pipe that is full, a thread waits for the reader.
+        Whether the line was written. If standard output is a full pipe, a thread writes the line when there is room.
 
     Raises:
         OutputError: Standard output is closed or full (a disk).
@@ -116,14 +116,14 @@ def print_line(line: str) -> bool:
         Thread(target=write_all, args=(STDOUT, data), name="stdout", daemon=True).start()
         return False
     try:
-        os.write(STDOUT, data)  # at once and as a whole: a pipe that is ready takes at least PIPE_BUF bytes
+        os.write(STDOUT, data)  # does not block: a pipe that is ready accepts at least PIPE_BUF bytes
     except OSError as error:
         raise OutputError(error) from None
     return True
 
 
 def print_error(line: str) -> None:
-    """Prints a line on standard error, unless nobody reads it within a second."""
+    """Prints a line on standard error; drops the line if standard error is full for a second."""
     if _is_ready(STDERR, _PATIENCE_MS):
         with suppress(OSError):
             os.write(STDERR, f"{line}\n".encode(errors="backslashreplace"))

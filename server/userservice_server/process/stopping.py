@@ -1,4 +1,4 @@
-"""Stops a process on SIGTERM or SIGINT, within a limit that nothing else in the process can extend."""
+"""Stops a process on SIGTERM or SIGINT, within a time limit that no other code in the process can extend."""
 
 import os
 import signal
@@ -12,20 +12,22 @@ from userservice_server.observability.log_writer import add_line
 
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
 BEYOND_GRACE_SECONDS = 1.0  # from the end of --grace to the end of the process
-_NOTICE_SECONDS = 0.05  # the log line about a forced exit gets this long to be written
-# A process manager may deliver one stop as two signals: Ctrl-C to the group and a SIGTERM to the process, for example.
+_NOTICE_SECONDS = 0.05  # time to write the log line about a forced exit
+# Signals within this time count as one stop, because one stop can cause two signals, for example SIGINT to the process
+# group (Ctrl-C) and SIGTERM to the process.
 _SAME_STOP_SECONDS = 1.0
 
 
 class Stop:
-    """Waits for stop signals in its own thread; exits the process when the limit is over.
+    """Waits for stop signals in a separate thread; forces the process to exit when the time limit is over.
 
-    The signals are blocked in all threads and taken by ``sigwait``, so that a main thread that is blocked in a system
-    call, or an event loop that is busy, delays nothing. The file descriptor becomes readable when a stop is requested.
+    The signals are blocked in all threads and received with ``sigwait``, so that neither a main thread that is blocked
+    in a system call nor a busy event loop can delay the stop. The file descriptor becomes readable when a stop is
+    requested.
 
     Args:
-        limit: seconds from the first request to the exit, if the process has not exited by then.
-        repeat_ends: whether a second signal, at least 1 s after the first one, exits at once.
+        limit: seconds from the first stop request to the forced exit.
+        repeat_ends: whether a second signal, at least 1 s after the first one, forces the exit at once.
     """
 
     def __init__(self, limit: float, *, repeat_ends: bool = True) -> None:
@@ -38,15 +40,15 @@ class Stop:
         self._readable, self._writable = os.pipe()
 
     def start(self) -> None:
-        """Takes over SIGTERM and SIGINT. To be called by the main thread, before it starts other threads."""
+        """Starts to handle SIGTERM and SIGINT. The main thread must call this method before it starts other threads."""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        for number in STOP_SIGNALS:  # multiprocessing unblocks them for a moment when it starts its tracker
+        for number in STOP_SIGNALS:  # multiprocessing briefly unblocks them when it starts its tracker
             signal.signal(number, lambda *_: self._requests.put(None))
         for task in (self._take_signals, self._enforce_limit):
             Thread(target=task, name="stop", daemon=True).start()
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable when a stop is requested."""
+        """Returns the descriptor that becomes readable when a stop is requested."""
         return self._readable
 
     @property
@@ -60,11 +62,11 @@ class Stop:
         self._requests.put(exit_code)
 
     def remaining(self) -> float:
-        """Seconds until the forced exit; the whole limit as long as no stop is requested."""
+        """Returns the seconds until the forced exit, or the whole limit if no stop was requested."""
         return self._limit if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def before_forced_exit(self, action: Callable[[], object]) -> None:
-        """Adds an action that a forced exit must not skip. Its time does not count towards the limit."""
+        """Adds an action that runs before a forced exit. Its duration does not count towards the limit."""
         self._last_actions.append(action)
 
     def _take_signals(self) -> None:
@@ -77,12 +79,12 @@ class Stop:
         first = time.monotonic()
         self._deadline = first + self._limit
         os.write(self._writable, b".")
-        message = "the stop took too long: exiting now"
+        message = "shutdown took too long; exiting now"
         while (left := self._deadline - _NOTICE_SECONDS - time.monotonic()) > 0:
             with suppress(Empty):
                 is_signal = self._requests.get(timeout=left) is None
                 if is_signal and self._repeat_ends and time.monotonic() - first > _SAME_STOP_SECONDS:
-                    message = "second stop signal: exiting now"
+                    message = "second stop signal; exiting now"
                     break
         add_line(time.time(), "WARNING", "userservice", message, {})
         time.sleep(_NOTICE_SECONDS)

@@ -10,7 +10,7 @@ from userservice_server.store.supervision import wait_until_open
 
 
 async def open_store(settings: Store, is_over: Callable[[], bool]) -> RedisStore:
-    """Returns the store, which is open unless ``is_over`` ended the wait for it.
+    """Opens the store and returns it. The store is not open if ``is_over`` returned True first.
 
     Raises:
         ConfigError: the URL is invalid, or the store does not answer or cannot be used.

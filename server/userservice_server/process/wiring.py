@@ -1,4 +1,4 @@
-"""Builds the grpc server of a process: its services, with what they share."""
+"""Builds the grpc server of a process: creates the services and the objects that they share."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ _STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
 
 
 def make_server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
-    """Returns a server with all services. It listens on no port yet."""
+    """Returns a server with all services. The server is not bound to a port yet."""
     reads, deadlines = ReadLimit(), Deadlines()
     users, sessions = Users(store, reads), Sessions(store, reads)
     streaming = Streaming(drain, deadlines, config.limits.stall_timeout)
@@ -62,7 +62,7 @@ def make_server(config: Config, store: RedisStore, health: Health, drain: Drain)
             handler(REFLECTION_V1ALPHA, reflected, loads=reflection_servicer.LOADS),
         ]
     )
-    server.add_generic_rpc_handlers([UnknownMethods()])  # the last one: grpc asks handlers in order
+    server.add_generic_rpc_handlers([UnknownMethods()])  # last, because grpc queries the handlers in order
     return server
 
 
@@ -70,7 +70,7 @@ def bind(server: grpc.aio.Server, config: Config) -> int:
     """Binds the server to the port of the settings and returns the port.
 
     Raises:
-        ConfigError: The service cannot listen there.
+        ConfigError: The service cannot listen on this port.
     """
     if config.process.workers == 1:
         reserved_port(config.listen).close()

@@ -24,7 +24,7 @@ _SPAWN = multiprocessing.get_context("spawn")  # a forked child of a process tha
 
 
 def run_workers(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
-    """Serves with ``config.process.workers`` processes. If one of them exits, all are ended.
+    """Serves with ``config.process.workers`` processes. If one process exits, the others are stopped.
 
     Arguments and errors are those of ``serving.serve``.
     """
@@ -76,21 +76,21 @@ def _started_worker(config: Config, workers: list[SpawnProcess]) -> "Connection[
 
 
 def _await_ready(connection: "Connection[None, int | str]", is_over: Callable[[], bool]) -> None:
-    """Waits until a worker is ready, as long as the store takes to load, or until the service ends."""
+    """Waits until a worker is ready or ``is_over``. There is no time limit, because a store can take long to load."""
     with closing(connection):
         while not connection.poll(_WATCH_SECONDS):
             if is_over():
                 return
         try:
-            answer = connection.recv()
+            result = connection.recv()
         except EOFError:
-            answer = "a worker process exited while it started"
-    if isinstance(answer, str) and not is_over():
-        raise ConfigError(answer)
+            result = "a worker process exited during its start"
+    if isinstance(result, str) and not is_over():
+        raise ConfigError(result)
 
 
 def _work(config: Config, sender: "Connection[int | str, None]") -> None:
-    """Runs a worker until it is stopped or its supervisor exits."""
+    """Runs a worker until a stop is requested or the supervisor exits."""
     # A worker gets each stop signal twice: as a member of the process group and from its supervisor. To end a worker at
     # once, the supervisor kills it.
     stop = Stop(config.process.grace + _WORKER_LIMIT_SECONDS, repeat_ends=False)
@@ -98,17 +98,17 @@ def _work(config: Config, sender: "Connection[int | str, None]") -> None:
     supervisor = multiprocessing.parent_process()
 
     def ended() -> str | None:
-        return None if supervisor is None or supervisor.is_alive() else "the supervisor ended"
+        return None if supervisor is None or supervisor.is_alive() else "the supervisor process exited"
 
-    def tell(answer: int | str) -> None:
+    def report(result: int | str) -> None:
         with suppress(OSError):  # the supervisor was stopped meanwhile and no longer reads
-            sender.send(answer)
+            sender.send(result)
 
     with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
         try:
-            run_server(config, tell, ended, stop)
+            run_server(config, report, ended, stop)
         except ConfigError as error:
-            tell(str(error))
+            report(str(error))
         except ServiceEndedError:
             pass
     os._exit(0)  # without waiting for threads
