@@ -1,4 +1,4 @@
-"""What users and sessions have in common: how a record is added, read, changed and deleted.
+"""Adds, reads, changes and deletes records, which are users or sessions.
 
 The key of a record is its user_id or session_id.
 """
@@ -33,7 +33,7 @@ from userservice_server.wire.records import (
     key_field,
 )
 
-# Rounds of change and compare-and-set before a writer gives up. In every round, a writer of another process succeeded:
+# Rounds of change and compare-and-set before a writer fails. In every round, a writer of another process succeeded:
 # the writers of one process take turns (turns.py), and every few turns a process lets other processes write first.
 MAX_ROUNDS = 256
 
@@ -151,7 +151,7 @@ class Entities(Generic[Entity]):
             raise CorruptRecordError("the store returned a record with another key")
 
     def _check(self, outcome: Outcome) -> None:
-        """Raises the error of an outcome, if the outcome is one."""
+        """Raises the error for an outcome other than DONE."""
         match outcome.code:
             case Code.DONE:
                 return
@@ -168,7 +168,7 @@ class Entities(Generic[Entity]):
             case Code.REQUEST_ID_REUSED:
                 raise RequestIdReusedError("the request_id was used for another request; nothing was changed")
             case Code.CONFLICT | Code.STORE_CHANGED | Code.WRONG_CLOCK:
-                raise AssertionError("conflicts are repeated, and the store raises the other two")
+                raise AssertionError("the callers retry conflicts, and the store raises the other two")
 
     def _noun(self) -> str:
         return f"the {self.entity.DESCRIPTOR.name.lower()}"

@@ -1,4 +1,4 @@
-"""The streaming path: ranges of records, read ahead and joined into responses of bounded size."""
+"""Lists records: reads ranges of records ahead from the store, and joins them into responses of bounded size."""
 
 import asyncio
 from bisect import bisect_right
@@ -12,8 +12,8 @@ from userservice_server.domain.stream_memory import MAX_READ, Plan, Read, ReadLi
 from userservice_server.wire.records import id_field, record_id, total_size_field
 
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
-_FIRST_READ = 128  # records at the most, of a stream or a page: more would keep the first response waiting
-_GROWTH = 2  # a read has at most so many times the records of the one before it, for the next ones may be larger
+_FIRST_READ = 128  # maximum records in the first read of a list; more would delay the first response
+_GROWTH = 2  # a read has at most twice as many records as the last read, because its records may be larger
 
 Page: TypeAlias = tuple[bytes, bytes]
 """An encoded response, and its field next_cursor, which is empty at the end."""
@@ -22,20 +22,22 @@ Page: TypeAlias = tuple[bytes, bytes]
 async def pages(
     store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
 ) -> AsyncGenerator[Iterator[Page]]:
-    """Yields the pages of one range after the other, up to the newest record at the start.
+    """Yields an iterator over pages for each range that is read, up to the record that was the newest at the start.
 
-    Those of a range need no waiting; they have to be taken before the next range is asked for. A page holds ``size``
-    records, fewer at the end or where one more would exceed ``memory.response_bytes``. The last one, and only it, has
-    no next_cursor; there is always at least one. Ids never change and a record keeps its place when it is replaced, so
-    going through the ids upwards meets each record that stays exactly once.
+    The pages of a range are made without waiting. The caller must exhaust them before it requests the next range. A
+    page contains ``size`` records, or fewer if another record would exceed ``memory.response_bytes`` or if it is the
+    last page. Only the last page has no next_cursor, and a list always has at least one page.
+
+    Reading in the order of the ids returns each record that exists throughout exactly once, because ids never change
+    and a replaced record keeps its id.
 
     Args:
-        store: where the records are.
-        table: which records.
-        size: the most records in one response.
-        cursor: the id to start after.
-        reads: starts the reads.
-        memory: how large responses and reads may be.
+        store: the store to read.
+        table: the table to list.
+        size: maximum number of records in a response.
+        cursor: the list starts after this id.
+        reads: schedules the reads.
+        memory: limits the size of responses and reads.
     """
     total = store.size(table)
     ranges = _ranges(_Reader(store, table, size, cursor, reads, memory))
@@ -45,25 +47,26 @@ async def pages(
             async for records, records_bytes, at_end in ranges:
                 waiting_bytes = sum(map(len, waiting)) + records_bytes
                 waiting += records
-                records.clear()  # what is sent is not to be kept here
+                records.clear()  # sent records must not stay in memory
                 stops = _stops(waiting, waiting_bytes, size, memory.response_bytes, at_end=at_end)
                 found = _pages(waiting, stops, total_size_field(await total), at_end=at_end)
                 yield found
                 if next(found, None) is not None:
-                    raise AssertionError("the pages of a range have to be taken before the next is asked for")
+                    raise AssertionError("the pages of a range must be exhausted before the next range is requested")
                 del waiting[: stops[-1] if stops else 0]
 
 
 async def first_page(store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit) -> bytes:
-    """Returns the first of ``pages`` alone."""
+    """Returns the first page that ``pages`` would yield."""
     async with reads.pages, aclosing(pages(store, table, size, cursor, reads, StreamMemory())) as ranges:
         async for found in ranges:
             for page, _ in found:
                 return page
-    raise AssertionError("there is always a page")
+    raise AssertionError("a list has at least one page")
 
 
 def _pages(records: list[bytes], stops: list[int], size_field: bytes, *, at_end: bool) -> Iterator[Page]:
+    """Yields the pages that end at ``stops``; without next_cursor if the page is the last one of the list."""
     start = 0
     for stop in stops:
         cursor_field = b"" if at_end and stop == len(records) else id_field(records[stop - 1])
@@ -72,10 +75,10 @@ def _pages(records: list[bytes], stops: list[int], size_field: bytes, *, at_end:
 
 
 class _Reader:
-    """The reads of one list, each after the last record of the one before it.
+    """Reads one list from the store; each read starts after the last record of the previous read.
 
     Attributes:
-        newest: the newest record at the start of the list, as a list of one or none; there once a read has come back.
+        newest: the newest record at the start of the list, as a list of one or no record; None before the first read.
     """
 
     newest: "asyncio.Future[list[bytes]] | None"
@@ -94,7 +97,7 @@ class _Reader:
         self._memory = memory
         self._read = 0
         self._most = min(size, _FIRST_READ)
-        self._average = 0  # bytes of a record in the last read; 0 before the first
+        self._average = 0  # bytes per record in the last read; 0 before the first read
 
     def start(self) -> "asyncio.Future[Read]":
         """Starts the next read."""
@@ -103,17 +106,17 @@ class _Reader:
     def _plan(self) -> Plan:
         most_bytes, average = self._memory.read_bytes, self._average or self._reads.record_bytes
         count = _next_count(self._size, self._read, average, most_bytes, self._most)
-        # Half as many bytes again are kept, because the sizes of records vary.
+        # A reply may exceed its plan by half before records are dropped, because the sizes of records vary.
         return Plan(count, min(count * average, most_bytes), most_bytes * 3 // 2)
 
     def _send(self, count: int) -> "asyncio.Future[list[bytes]]":
         if self.newest is None:
-            # Both leave in one write and are answered in this order: whatever is added later is not waited for.
+            # The store executes both commands in this order, so records that are added later do not prolong the list.
             self.newest = self._store.newest(self._table)
         return self._store.range(self._table, self._cursor, count, self._identity, is_resumed=self._is_resumed)
 
-    def go_on(self, records: list[bytes], records_bytes: int) -> None:
-        """Makes the next read begin behind these records."""
+    def advance(self, records: list[bytes], records_bytes: int) -> None:
+        """Makes the next read start after these records."""
         self._cursor = record_id(records[-1])
         self._is_resumed = False
         self._read += len(records)
@@ -122,12 +125,12 @@ class _Reader:
 
     @property
     def ahead(self) -> bool:
-        """Whether to read the next range while this one is sent: not where a single record exceeds the share."""
+        """Whether to read the next range while this one is sent: only if an average record fits into a read."""
         return self._average <= self._memory.read_bytes
 
 
 async def _ranges(reader: _Reader) -> AsyncGenerator[tuple[list[bytes], int, bool]]:
-    """Yields ranges up to the newest record at the start: records, how many bytes they have, whether it is the last."""
+    """Yields ranges up to the newest record at the start: records, their size in bytes, whether the list ends."""
     reading: asyncio.Future[Read] | None = reader.start()
     newest_id = None
     try:
@@ -140,23 +143,23 @@ async def _ranges(reader: _Reader) -> AsyncGenerator[tuple[list[bytes], int, boo
                     records.pop()  # added since the start
                 yield records, sum(map(len, records)), True
                 return
-            reader.go_on(records, records_bytes)
+            reader.advance(records, records_bytes)
             reading = reader.start() if reader.ahead else None
             yield records, records_bytes, False
     finally:
         if reading is not None:
-            reading.cancel()  # its reply is read in its turn and dropped
-        del reader, reading  # a failed future keeps its exception, and the exception this frame: a reference cycle
+            reading.cancel()  # its reply is dropped on arrival
+        del reader, reading  # breaks a cycle: a failed future keeps its exception, which keeps this frame
 
 
 def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int, *, at_end: bool) -> list[int]:
-    """Positions after the last record of each response that can be made of ``records``.
+    """Returns the position after the last record of each response that can be made from ``records``.
 
-    What is left over stays for the next range, unless there is none: a response is full when it has ``size`` records,
-    or when one more would exceed ``most_bytes``. At the end there is one, be it empty.
+    A response is full if it has ``size`` records, or if another record would exceed ``most_bytes``. Records that do not
+    fill a response stay for the next range. At the end of the list, they form the last response, which may be empty.
     """
     most_bytes -= _TRAILER_BYTES
-    if records_bytes <= most_bytes:  # as almost always; no need to know where each record ends
+    if records_bytes <= most_bytes:  # the usual case, for which the sizes of single records are not needed
         stops = list(range(size, len(records) + 1, size))
     else:
         stops, offsets, start = [], list(accumulate(map(len, records), initial=0)), 0
@@ -174,7 +177,7 @@ def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int,
 
 
 def _response(records: list[bytes], start: int, stop: int, other_fields: bytes) -> bytes:
-    """Joins records into a response, and takes them out of the list: not kept twice while the reader takes its time."""
+    """Joins records into a response, and clears them in the list, so that a slow client does not keep them twice."""
     parts = records[start:stop]
     records[start:stop] = [b""] * len(parts)
     parts.append(other_fields)
@@ -182,14 +185,14 @@ def _response(records: list[bytes], start: int, stop: int, other_fields: bytes) 
 
 
 def _next_count(size: int, read: int, average_bytes: int, read_bytes: int, most: int) -> int:
-    """How many records to read next: by the size of those just read, and in whole responses where that is possible.
+    """Returns how many records to read next: as many as fit into ``read_bytes``, in whole responses if possible.
 
     Args:
-        size: records in a response.
-        read: records read so far.
-        average_bytes: of a record in the last range.
-        read_bytes: what a read aims at.
-        most: records at the most.
+        size: number of records in a response.
+        read: number of records read so far.
+        average_bytes: expected size of a record.
+        read_bytes: target size of the read.
+        most: maximum number of records.
     """
     count = max(1, min(read_bytes // average_bytes, most, MAX_READ))
     return count if count <= size else count // size * size - read % size

@@ -1,4 +1,4 @@
-"""Rules of metadata: what may be stored, and how a patch is merged."""
+"""Checks metadata against its limits, and merges patches into it."""
 
 import math
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ MAX_DEPTH = 16
 
 
 def violations(metadata: Struct, field: str) -> Iterator[Violation]:
-    """Yields what makes ``metadata`` unfit to be stored; ``field`` is its path in the request."""
+    """Yields the rules that ``metadata`` breaks; ``field`` is the path of the metadata in the request."""
     size = metadata.ByteSize()
     if size > MAX_BYTES:
         yield Violation(field, f"must be at most {MAX_BYTES} bytes encoded, is {size}")
-        return  # not looked through: it is too much
+        return  # too large to check every value
     yield from _struct_violations(metadata, field, 1)
 
 
 def _struct_violations(struct: Struct, path: str, depth: int) -> Iterator[Violation]:
-    # Keys are the caller's data and may be personal, so a path ends at the metadata field itself.
+    # Keys in metadata may be personal data, so the reported path is that of the metadata field.
     if depth > MAX_DEPTH:
         yield Violation(path, f"must be at most {MAX_DEPTH} levels deep")
         return
@@ -47,18 +47,18 @@ def _value_violations(value: Value, path: str, depth: int) -> Iterator[Violation
         if not math.isfinite(value.number_value):
             yield Violation(path, "numbers must be finite: JSON has no NaN and no infinities")
     elif kind is None:
-        # Protobuf can carry such a Value, JSON cannot: it could be written and never be printed again.
-        yield Violation(path, "holds a google.protobuf.Value without a kind")
+        # Protobuf can encode such a Value but JSON cannot, so clients could not convert the record to JSON.
+        yield Violation(path, "contains a google.protobuf.Value without a kind")
 
 
 def merge(target: Struct, patch: Struct) -> None:
-    """Merges ``patch`` into ``target`` in place, as RFC 7396 (JSON Merge Patch), section 2, says."""
+    """Merges ``patch`` into ``target`` in place, as section 2 of RFC 7396 (JSON Merge Patch) defines."""
     for key, value in patch.fields.items():
         kind = value.WhichOneof("kind")
         if kind == "null_value":
             target.fields.pop(key, None)
         elif kind == "struct_value":
-            # A patch is merged even into what is not there or is no object: that is how its nulls get removed.
+            # An object is merged even if the target has no object at this key, because a null must not be stored.
             nested = target.fields[key].struct_value
             nested.SetInParent()
             merge(nested, value.struct_value)

@@ -1,4 +1,4 @@
-"""How an update changes an entity."""
+"""Applies the changes of an update request to an entity."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Patch(Generic[Entity]):
     """New values for some fields of an entity.
 
     Attributes:
-        values: carries the new values.
+        values: an entity with the new values.
         fields: the fields to change.
         whole: whether metadata is replaced, as with an update_mask (AIP-134), or merged (RFC 7396).
     """
@@ -53,7 +53,7 @@ def values_of(entity: type[Entity], request: Message, fields: Iterable[str]) -> 
 
 
 def patch_of(entity: type[Entity], request: Message, mutable: Collection[str], mask: frozenset[str]) -> Patch[Entity]:
-    """Returns the patch that a request asks for.
+    """Returns the patch that a request describes.
 
     Args:
         entity: User or Session.

@@ -1,4 +1,4 @@
-"""What the domain needs from a store of records. ``store/`` implements it; nothing here knows Redis.
+"""The interface between the domain and the store of records, which ``store/`` implements on Redis.
 
 Table and StoreIdentity are handles: the domain receives them from a store, and only passes them back to this store.
 """
@@ -10,14 +10,14 @@ from typing import Protocol, TypeVar
 
 from userservice_server.wire.outcomes import Outcome
 
-MOST_STORES = 4  # stores that one call may find, one after the other, before the call fails
+MOST_STORES = 4  # attempts of a call, if the store is emptied or replaced during each of them
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """Identifies a write, so that a repetition has the outcome of the first.
+    """Identifies a write, so that a repeated write returns the outcome of the first one.
 
     Attributes:
         request_id: the field ``request_id`` of the request, in canonical form; empty if the caller sent none.
@@ -142,7 +142,7 @@ class RecordStore(Protocol):
         """Runs a read that depends on no earlier read; repeats it if the store changes during the read."""
 
     async def look_again(self, met: StoreIdentity) -> None:
-        """Returns when the server expects a usable store, after a call that expected ``met`` found another store."""
+        """Identifies the store again, after a call that expected the store ``met`` found another store."""
 
     def distrust(self) -> None:
         """Closes the connections after a reply that cannot be right. The next call makes new connections."""

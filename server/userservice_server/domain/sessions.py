@@ -1,4 +1,4 @@
-"""Sessions: what each RPC of SessionService does, apart from its transport, and the listing of a user's sessions."""
+"""The operations on sessions: those of SessionService, and the list of a user's sessions."""
 
 from functools import partial
 
@@ -57,7 +57,7 @@ class Sessions:
             page = await first_page(self._store, table, limit, cursor, self._reads)
             owner_exists = await owner
         finally:
-            del owner  # a failed future keeps its exception, and the exception this frame: a reference cycle
+            del owner  # breaks a cycle: a failed future keeps its exception, which keeps this frame
         if not owner_exists:
             raise UserNotFoundError("the user does not exist")
         self._check_owner(page, user_id)

@@ -1,4 +1,4 @@
-"""The memory that lists take: how large responses and reads of the store may be, and how many reads run at once."""
+"""Limits the memory of lists: the size of responses and reads, and the number of reads that run at the same time."""
 
 import asyncio
 from bisect import bisect_right
@@ -10,23 +10,23 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 MAX_RESPONSE_BYTES = 1 << 20
-MAX_READ = 2000  # records: more were no faster, and one that turns out to be of the largest records has 133 MiB
-LARGEST_RECORD_BYTES = 68 << 10  # 64 KiB of metadata, and the rest
-_READ_BYTES = 1 << 20  # what one read of the store aims at; a stream holds two reads at the most
-_STREAMS_BYTES = 4 << 20  # of responses of all streams of a process, see StreamMemory
+MAX_READ = 2000  # records in a read; more is not faster, and 2000 of the largest records are 133 MiB
+LARGEST_RECORD_BYTES = 68 << 10  # 64 KiB of metadata, and the other fields
+_READ_BYTES = 1 << 20  # target size of a read; a stream keeps at most two reads in memory
+_STREAMS_BYTES = 4 << 20  # for the responses of all streams of a process, see StreamMemory
 _MIN_SHARE_BYTES = 16 << 10
-_RUNNING_READS_BYTES = 4 << 20  # as expected; the connection to the store is serial, so more would gain nothing
+_RUNNING_READS_BYTES = 4 << 20  # expected size of all running reads; they share a connection, so more is not faster
 _PAGES_AT_ONCE, _BATCHES_AT_ONCE = 16, 4
-_MEMORY_RECORDS = 128  # how many new records count as much as all that were read before, see ReadLimit
+_MEMORY_RECORDS = 128  # weight of earlier reads in the expected size of a record, in records
 
 
 class Read(NamedTuple):
-    """What a read of the store came to.
+    """The result of a read of the store.
 
     Attributes:
-        records: in the order of their ids; as many as fit, at least one if there is one.
-        size: their bytes.
-        is_last: whether there is none behind them.
+        records: the records in the order of their ids: as many as fit, but at least one if any exist.
+        size: size of the records in bytes.
+        is_last: whether no record follows them in the table.
     """
 
     records: list[bytes]
@@ -35,12 +35,12 @@ class Read(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How large a read is to be.
+    """The planned size of a read.
 
     Attributes:
-        records: how many at the most.
-        expected_bytes: how many bytes they probably have.
-        most_bytes: how many bytes of the reply are kept, if it has more than one record.
+        records: maximum number of records.
+        expected_bytes: expected size of the reply.
+        most_bytes: maximum size of the records that are kept from the reply; the first record is always kept.
     """
 
     records: int
@@ -56,17 +56,18 @@ class _Waiting:
 
 
 class ReadLimit:
-    """Starts the reads of all lists of a process in turn, so that the sum of their replies is bounded.
+    """Schedules the reads of all lists of a process, first come, first served, to limit the memory of their replies.
 
-    The size of a reply is known only when it is there. Reads run at once as long as they are expected to have 4 MiB
-    together, and never of more than MAX_READ records: this bounds the sum, whatever the records are. Of a reply that
-    is larger than expected only the first records are kept, the others are read again later.
+    The size of a reply is unknown until the reply arrives. Therefore two limits apply to the reads that run at the same
+    time: their expected size is at most 4 MiB, and they have at most MAX_READ records, which limits their memory even
+    if all records are of the largest size. If a reply is larger than planned, only its first records are kept, and the
+    other records are read again later.
 
     Attributes:
-        record_bytes: the size of a record that is expected where nothing else is known, from what reads brought.
-        pages: to be held while a page is read: reads start in turn, so all pages would keep their first records until
-            every other page has its own.
-        batches: the same for users by name, of which a response holds up to 68 MiB.
+        record_bytes: expected size of a record, derived from earlier reads, for lists that have read nothing yet.
+        pages: semaphore to acquire while a page is read. Without it, many pages could be read at the same time, and
+            each would keep its first records in memory until its turn for the next read comes.
+        batches: semaphore to acquire while many users are read by user_id; such a response can have 68 MiB.
     """
 
     def __init__(self) -> None:
@@ -80,11 +81,11 @@ class ReadLimit:
     def start(
         self, plan: Callable[[], Plan], send: Callable[[int], "asyncio.Future[list[bytes]]"]
     ) -> "asyncio.Future[Read]":
-        """Starts a read as soon as there is room; returns a future of what it comes to, which may be cancelled.
+        """Starts a read as soon as the limits allow; returns a future of its result, which may be cancelled.
 
         Args:
-            plan: asked for how large the read is to be, when there may be room.
-            send: starts a read of up to so many records.
+            plan: returns the planned size of the read; called when the read may be able to start.
+            send: sends the command that reads up to a number of records.
         """
         reply: asyncio.Future[Read] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(plan, send, reply))
@@ -94,7 +95,7 @@ class ReadLimit:
     def _admit(self) -> None:
         while self._waiting:
             waiting = self._waiting[0]
-            if not waiting.reply.done():  # else its list has ended
+            if not waiting.reply.done():  # the list may have ended in the meantime
                 plan = waiting.plan()
                 if self._running_records and (
                     self._running_records + plan.records > MAX_READ
@@ -107,14 +108,14 @@ class ReadLimit:
     def _run(self, waiting: _Waiting, plan: Plan) -> None:
         try:
             sent = waiting.send(plan.records)
-        except Exception as error:  # noqa: BLE001 - for the one who waits, who may be another one than who calls
+        except Exception as error:  # noqa: BLE001 - the error of the waiting list, not of the caller
             waiting.reply.set_exception(error)
             return
         self._running_records += plan.records
         self._running_bytes += plan.expected_bytes
 
         def arrived(sent: "asyncio.Future[list[bytes]]") -> None:
-            # Not earlier, though the list may have ended: until then its reply is on its way.
+            # The read counts until its reply arrives, even if its list has ended, because the reply takes memory.
             self._running_records -= plan.records
             self._running_bytes -= plan.expected_bytes
             self._hand_over(waiting.reply, plan, sent)
@@ -128,14 +129,14 @@ class ReadLimit:
             return
         if failure is not None:
             reply.set_exception(failure)
-            reply.exception()  # seen here, in case nobody awaits it any more
+            reply.exception()  # marks it as retrieved, in case nobody awaits it any more
             return
         records = sent.result()
         self._learn(len(records), sum(map(len, records)))
         reply.set_result(_fitting(records, plan))
 
     def _learn(self, count: int, size: int) -> None:
-        """Adjusts what is expected: upwards at once, downwards by as much as the number of records shows."""
+        """Adjusts the expected size of a record: at once if records are larger, gradually if they are smaller."""
         if count and size > count * self.record_bytes:
             self.record_bytes = size // count + 1
         else:
@@ -143,7 +144,7 @@ class ReadLimit:
 
 
 def _fitting(records: list[bytes], plan: Plan) -> Read:
-    """What is kept of a reply: the first records; what exceeds the plan is dropped from the list."""
+    """Returns the part of a reply that is kept; removes the records beyond ``plan.most_bytes`` from the list."""
     is_last, size = len(records) < plan.records, sum(map(len, records))
     if size > plan.most_bytes and len(records) > 1:
         sizes = list(accumulate(map(len, records)))
@@ -154,10 +155,10 @@ def _fitting(records: list[bytes], plan: Plan) -> Read:
 
 
 class StreamMemory:
-    """Divides the memory that streams may take among those that run, each as long as it is in its ``with`` block.
+    """Divides a fixed amount of memory among the running streams. A stream runs for the duration of its ``with`` block.
 
-    A reader that does not read keeps a response in memory, which grpc cannot take back, and the reads behind it. A few
-    streams have responses and reads of full size; of very many, each has smaller ones.
+    A stream whose client does not read keeps a response, which grpc cannot release, and the reads for the next
+    responses in memory. A few streams have responses and reads of full size; with many streams, each has smaller ones.
     """
 
     def __init__(self) -> None:
@@ -174,12 +175,12 @@ class StreamMemory:
 
     @property
     def response_bytes(self) -> int:
-        """The most bytes in a response now."""
+        """The maximum size of a response, for the number of streams that are running now."""
         return min(MAX_RESPONSE_BYTES, self._share)
 
     @property
     def read_bytes(self) -> int:
-        """What a read of the store aims at now."""
+        """The target size of a read, for the number of streams that are running now."""
         return min(_READ_BYTES, self._share // 2)
 
     @property

@@ -1,4 +1,4 @@
-"""Queues of the writers of one record within a process, so that they do not race each other."""
+"""Queues the writers of one record within a process, so that their writes do not conflict."""
 
 import asyncio
 from collections import deque
@@ -7,39 +7,40 @@ from typing import TypeAlias
 from userservice_server.domain.ports import Table
 from userservice_server.errors import UpdateConflictError
 
-MAX_WAITING = 1000  # writers of one record that wait for their turn; more are rejected
+MAX_WAITING = 1000  # waiting writers of one record; further writers are rejected
 
-# Every so many turns the writer reads the record again instead of taking it from the writer before. Without this, the
-# process that wrote last would always be the first to write again, and those of other processes would starve.
+# In every fourth turn, the writer reads the record again instead of receiving it from the previous writer. Otherwise
+# the process that wrote last would always write first again, and the writers in other processes would starve.
 _TURNS_PER_READ = 4
 
 Place: TypeAlias = tuple[Table, str]
-"""A record: its table, and its key there."""
+"""Identifies a record: its table, and its key in the table."""
 
 
 class _Line(deque[asyncio.Future[bytes]]):
-    """Who waits for a turn, and how many turns there were."""
+    """The futures of the waiting writers, and the number of turns so far."""
 
     turns = 0
 
 
 class Turns:
-    """Gives the writers of each record their turns, first come, first served.
+    """Lets the writers of each record write one after the other, first come, first served.
 
-    A compare-and-set alone lets many writers of one record race: of 200, one succeeded in a round, and some never did.
+    With compare-and-set alone, many writers of one record conflict: of 200 writers, only one succeeded in each round,
+    and some never succeeded.
     """
 
     def __init__(self) -> None:
         self._lines: dict[Place, _Line] = {}
 
     async def take(self, place: Place) -> bytes:
-        """Waits for the turn, which has to be passed on later; returns the record as the writer before knows it.
+        """Waits for the turn to write a record. The writer must call ``pass_on`` afterwards.
 
         Returns:
-            What was given to ``pass_on``; empty where nobody was before, or the record is to be read again.
+            The record that the previous writer passed on; empty if there was none, or if the record must be read again.
 
         Raises:
-            UpdateConflictError: too many wait already.
+            UpdateConflictError: too many writers are waiting.
         """
         line = self._lines.get(place)
         if line is None:
@@ -54,12 +55,12 @@ class Turns:
         except asyncio.CancelledError:
             if turn in line:
                 line.remove(turn)
-            elif not turn.cancelled():  # the turn came at the same time
+            elif not turn.cancelled():  # the turn came at the same time as the cancellation
                 self.pass_on(place, turn.result())
             raise
 
     def pass_on(self, place: Place, record: bytes) -> None:
-        """Gives the turn to the next writer in the line, with the record as it is now, empty if unknown."""
+        """Ends a turn: passes the present record (empty if unknown) to the next waiting writer."""
         line = self._lines[place]
         while line:
             turn = line.popleft()

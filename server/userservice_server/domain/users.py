@@ -1,4 +1,4 @@
-"""Users: what each RPC of UserService does, apart from its transport."""
+"""The operations on users: those of UserService, without the transport."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -96,6 +96,6 @@ class Users:
         return b"".join(found) + BatchGetUsersResponse(missing_user_ids=missing).SerializeToString()
 
     def _table(self) -> Table:
-        # A store in several partitions, as on a cluster, would merge the tables of all by id here.
+        # A store with several partitions, as on a cluster, needs a merge of their tables by id here.
         (table,) = self._store.tables.all_users()
         return table

@@ -1,4 +1,4 @@
-"""Checks of requests. All violations of a request are collected and reported at once."""
+"""Checks requests: collects all violations of a request and reports them in one error."""
 
 import re
 import unicodedata
@@ -58,7 +58,7 @@ class Checker:
             self.refuse(field, f"is required: 1 to {MAX_KEY_BYTES} bytes of UTF-8")
         elif size > MAX_KEY_BYTES:
             self.refuse(field, f"must be at most {MAX_KEY_BYTES} bytes of UTF-8, is {size}")
-            return value  # not checked further: it can be very long
+            return value  # no further checks, because the value can be very long
         if any(unicodedata.category(character) == "Cc" for character in value):
             self.refuse(field, "must not contain control characters")
         elif value != value.strip():
@@ -87,7 +87,7 @@ class Checker:
 
     def metadata(self, value: Struct) -> Struct:
         """Checks metadata, or a patch of it."""
-        # If one metadata breaks the same rule in many places, this is reported once.
+        # A rule that the metadata breaks in several places is reported once.
         self.violations.extend(dict.fromkeys(metadata_rules.violations(value, "metadata")))
         return value
 
@@ -115,10 +115,10 @@ class Checker:
     def cursor(self, value: int) -> int:
         """Checks a cursor."""
         if value < 0:
-            self.refuse("cursor", "must not be negative: 0, or the id of the last one seen")
+            self.refuse("cursor", "must not be negative: 0, or the id of the last record received")
         return value
 
     def _count(self, field: str, value: int, default: int, maximum: int) -> int:
         if value < 0:
-            self.refuse(field, f"must not be negative: 0 means {default}, the most is {maximum}")
+            self.refuse(field, f"must not be negative: 0 means {default}, the maximum is {maximum}")
         return min(value, maximum) or default

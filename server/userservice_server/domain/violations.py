@@ -1,4 +1,4 @@
-"""Violations as bytes, because an outcome can carry them through the store: an encoded google.rpc.BadRequest."""
+"""Encodes violations as a google.rpc.BadRequest, because an outcome in the store can contain violations."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ def bad_request(violations: Iterable[Violation]) -> BadRequest:
 
 def decode_violations(payload: bytes) -> list[Violation]:
     """Decodes violations from the payload of an outcome."""
-    # Violations are field 1 of a BadRequest; no field's name starts with the character of this tag.
+    # Violations are field 1 of a BadRequest. In the old format, the name of a field comes first, never this tag.
     if not payload.startswith(FRAME_TAG):
         return _decode_lines(payload)
     return [Violation(each.field, each.description) for each in BadRequest.FromString(payload).field_violations]

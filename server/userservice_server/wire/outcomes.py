@@ -1,4 +1,4 @@
-"""Outcomes of scripts: one letter and a payload. The scripts get the letters from here (store/scripts/__init__.py)."""
+"""Outcomes of scripts: one letter and a payload. The scripts use these letters (see store/scripts/__init__.py)."""
 
 from enum import Enum
 from typing import NamedTuple, Self
@@ -24,7 +24,7 @@ _WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED, Code.CONFLICT})
 _NOT_RECORDED = frozenset({Code.CONFLICT, Code.STORE_CHANGED, Code.WRONG_CLOCK})
 
 RECORDED_LETTERS = frozenset(code.value for code in Code) - {code.value for code in _NOT_RECORDED}
-"""The letters of the outcomes that an idempotency record can hold. After the others the server repeats the script."""
+"""The letters of outcomes that idempotency records contain. After other outcomes, the server repeats the script."""
 
 
 class Outcome(NamedTuple):

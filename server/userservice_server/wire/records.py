@@ -84,7 +84,7 @@ def decode(entity: type[Entity], record: bytes) -> Entity:
 def id_field(record: bytes) -> bytes:
     """Returns the encoded id field of a record. In a listing response, the same bytes are the field next_cursor."""
     start = end = _id_position(record)
-    while record[end + 1] > 0x7F:  # noqa: PLR2004 - the high bit says that more follows
+    while record[end + 1] > 0x7F:  # noqa: PLR2004 - the high bit is set if more bytes follow
         end += 1
     return record[start : end + 2]
 

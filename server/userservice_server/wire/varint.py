@@ -1,8 +1,8 @@
-"""Protobuf varints: whole numbers in base 128, low bits first; the high bit of a byte says that more bytes follow."""
+"""Protobuf varints: whole numbers in base 128, low bits first; the high bit of a byte is set if more bytes follow."""
 
 _MORE = 0x80
 _BITS = 0x7F
-_MOST_BYTES = 10  # of a varint of 64 bits
+_MOST_BYTES = 10  # the length of the longest varint, of 64 bits
 
 
 def varint(value: int) -> bytes:
@@ -32,7 +32,7 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def try_read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Does the same for data that may be damaged: returns 0 and ``position`` if there is no varint at ``position``."""
+    """As ``read_varint``, for data that may be damaged: returns 0 and ``position`` if there is no varint."""
     for index, byte in enumerate(data[position : position + _MOST_BYTES]):
         if byte < _MORE:
             return read_varint(data, position)[0], position + index + 1
