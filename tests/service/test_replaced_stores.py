@@ -209,7 +209,7 @@ async def test_an_emptied_store_becomes_a_new_one(store: Store, service: Service
     cursor = await add_ada(stubs)
     with store.client() as client:
         before = client.get(P + "store_id")
-    logged = len(messages(service, "the store was emptied or replaced by an empty one"))
+    logged = len(messages(service, "the store was emptied or replaced by an empty store"))
     await asyncio.to_thread(EMPTIED[name], store)
     if name == "restarted without data":  # the connections are lost too
         async with asyncio.timeout(20):
@@ -234,7 +234,7 @@ async def test_an_emptied_store_becomes_a_new_one(store: Store, service: Service
     assert layout[b"store_id"] == store_id
     assert cursor < int(layout[b"lowest_id"]) <= added["eve"].id
     told = await asyncio.to_thread(
-        until, lambda: messages(service, "the store was emptied or replaced by an empty one")[logged:]
+        until, lambda: messages(service, "the store was emptied or replaced by an empty store")[logged:]
     )
     assert set(told) == {"ERROR"}
 
@@ -264,10 +264,10 @@ async def test_a_first_stream_after_it_was_emptied_is_empty(store: Store, stubs:
 async def test_another_complete_store_is_used_and_told(store: Store, service: Service, stubs: Stubs, name: str) -> None:
     fill(store, CROWD[:10])
     await add_users(stubs, ["ada"])  # looks at the store
-    logged = len(messages(service, "the store was replaced by another one"))
+    logged = len(messages(service, "the store was replaced by another store"))
     await asyncio.to_thread(REPLACED[name], store)
     await add_users(stubs, ["eve"])
-    told = await asyncio.to_thread(until, lambda: messages(service, "the store was replaced by another one")[logged:])
+    told = await asyncio.to_thread(until, lambda: messages(service, "the store was replaced by another store")[logged:])
     assert set(told) == {"ERROR"}
     with store.client() as client:
         assert client.hexists(P + "user_ids", "eve")
@@ -329,7 +329,7 @@ async def test_a_lost_record_is_no_bug_to_writers_in_a_queue(store: Store, servi
     found = set(await asyncio.gather(*updates))
     assert found <= {"OK", "STORE_CHANGED"}
     assert "STORE_CHANGED" in found
-    assert not messages(service, '"bug"')
+    assert not messages(service, '"internal error"')
 
 
 async def test_a_batch_is_of_one_store(store: Store, service: Service, stubs: Stubs) -> None:  # noqa: ARG001 - runs
@@ -391,5 +391,5 @@ def test_a_store_without_a_layout_is_refused_at_the_start(store: Store) -> None:
         with Service("--key-prefix", "other", redis_url=store.url, wait=False) as service:
             assert service.wait(30) == 2
             assert len(service.stderr) == 1
-            assert "holds data but no layout" in service.stderr[0]
+            assert "contains data but no layout" in service.stderr[0]
         assert not client.exists("other:layout", "other:{0}:store_id"), "something was written"

@@ -1,11 +1,12 @@
 """One connection to Redis that all calls of a process share.
 
-The commands of several turns of the event loop leave in one write, a batch, and replies are matched in order. Callers
-do not borrow the connection, so a cancelled call leaves nothing behind: its reply is read in its place and dropped.
+The commands of several turns of the event loop are sent in one write, a batch, and replies are matched to commands by
+their order. Callers do not borrow the connection, so a cancelled call leaves no unread reply: the connection reads the
+reply and drops it.
 
-A batch ends with an ECHO that carries a number of its own, and replies are delivered only if that number returns in its
-place. An unexpected reply (left unread, sent twice) shifts all later replies by one; the batch is then discarded and
-the connection closed. So no caller ever receives the reply to another caller's command.
+A batch ends with an ECHO of a unique number, and replies are delivered only if this number returns in its place. An
+unexpected reply (left unread, sent twice) shifts all later replies by one; the batch is then discarded and the
+connection closed. So no caller ever receives the reply to another caller's command.
 
 Every new connection is checked (`admit`) before it carries the first command of a call.
 """
@@ -29,15 +30,15 @@ from userservice_server.store.failures import translated, unavailable
 
 Send = Callable[..., "asyncio.Future[Any]"]  # takes the parts of a command
 
-RECONNECT_PAUSE = 0.25  # seconds between attempts to connect; calls in between fail at once instead of piling up
-_WATCH_INTERVAL = 0.05  # seconds between looks at the oldest unanswered command
-# When a batch leaves: after so many turns of the event loop that brought no command, or with so many commands. grpc
-# hands over a call every few turns, and a write, the wake-up of Redis and the read that follows were a third of the
-# time of a single call (docs/performance.md). A turn with nothing to do takes microseconds: a lone call waits little.
+RECONNECT_PAUSE = 0.25  # seconds between attempts to connect; calls in between fail at once
+_WATCH_INTERVAL = 0.05  # seconds between checks of the oldest unanswered command
+# A batch is sent after QUIET_TURNS turns of the event loop without a new command, or with _FULL_BATCH commands. grpc
+# delivers a call only every few turns, and without batches the write, the wake-up of Redis and the read took a third of
+# the time of a single call (docs/performance.md). An idle turn takes microseconds, so a lone call waits little.
 QUIET_TURNS = 6
 _FULL_BATCH = 32
 _READ_BYTES = 256 << 10  # of one read from the socket
-_NOT_YET = object()  # what the parser gives as long as a reply is not whole
+_NOT_YET = object()  # the parser returns this while a reply is incomplete
 
 _numbers = itertools.count(1)
 
@@ -81,8 +82,8 @@ class _Replies(asyncio.BufferedProtocol):
     """Parses replies and delivers them, a batch at a time.
 
     Attributes:
-        lost: the reason why the connection cannot be used any more, once there is one.
-        received_at: the loop's time at which bytes arrived last.
+        lost: future of the reason why the connection cannot be used any more.
+        received_at: the loop's time at which the last bytes arrived.
     """
 
     def __init__(self, unanswered: deque[_Batch]) -> None:
@@ -91,7 +92,7 @@ class _Replies(asyncio.BufferedProtocol):
         self.received_at = self._loop.time()
         self._unanswered = unanswered
         self._buffer = bytearray(_READ_BYTES)
-        self._replies: list[Any] = []  # of the oldest batch, as far as they have come
+        self._replies: list[Any] = []  # received so far for the oldest batch
         self._parser = Reader(protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOT_YET)
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - the protocol's signature
@@ -105,7 +106,7 @@ class _Replies(asyncio.BufferedProtocol):
         self.received_at = self._loop.time()
         parser = self._parser
         try:
-            parser.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # its stub knows no buffers
+            parser.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # its stub declares no buffers
             while (reply := parser.gets()) is not _NOT_YET:
                 self._take(reply)
         except RedisError as error:
@@ -127,21 +128,21 @@ class _Replies(asyncio.BufferedProtocol):
         batch.hand_out(replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
+        """Called by the loop when the connection is lost."""
         if not self.lost.done():
             self.lost.set_result(exc or LostError("the store closed the connection"))
 
 
 class SharedConnection:
-    """Sends commands over one connection, and connects again when the connection is lost and a command is sent.
+    """Sends commands over one connection; after the connection is lost, the next command makes a new one.
 
     Args:
         make_connection: returns a new, unconnected connection of redis-py, which does the handshake.
-        admit: checks the server over a new connection; if it raises, the connection is closed. Commands wait for it.
+        admit: checks the server over a new connection while commands wait; if it raises, the connection is closed.
         timeout: limit in seconds for connecting and for each reply; then the connection is closed.
         quiet_turns: a batch is sent after this number of turns of the event loop without a new command.
-        long_replies: whether the time of a reply is counted from the last bytes that arrived, not from the command. A
-            store that sends a long reply, or the replies before it, is not unavailable.
+        long_replies: whether the timeout of a reply starts again whenever bytes arrive. A store that is still sending a
+            long reply, or the replies before it, is not unavailable.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class SharedConnection:
         self._closed = False
 
     def send(self, *command: bytes | str | int) -> "asyncio.Future[Any]":
-        """Sends a command, in one batch with those sent at about the same time; returns a future of the reply.
+        """Sends a command, in a batch with commands that are sent soon after it; returns a future of the reply.
 
         The reply consists of undecoded bytes. The future raises StoreUnavailableError or StoreFullError, and
         ResponseError if only a bug can cause the reply.
@@ -192,7 +193,7 @@ class SharedConnection:
         """Closes the connection as soon as the commands sent over it are answered.
 
         Returns:
-            The task that ends then, or None if the connection is closed already.
+            A task that ends when the connection is closed, or None if the connection is closed already.
         """
         self._closed = True
         if self._transport is None:  # never connected: nothing was sent, and the commands can fail at once
@@ -209,14 +210,14 @@ class SharedConnection:
         self._drop()  # also after a task that never ran
 
     def reset(self) -> None:
-        """Closes the connection, because its replies cannot be trusted any more. The next command makes a new one."""
+        """Closes a connection whose replies cannot be trusted any more. The next command makes a new connection."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
         self._drop()
 
     async def _live(self) -> None:
-        """Makes one connection and serves it until it ends."""
+        """Makes one connection and watches it until it is lost or closed."""
         connection = self._make_connection()
         self._lost_by = None
         started = self._loop.time()
@@ -228,14 +229,14 @@ class SharedConnection:
             transport = _taken_over(connection, replies)
             admission = self._loop.create_task(self._open(transport, replies, task))
             await self._watch(replies)
-        except Exception as lost:  # noqa: BLE001 - whatever fails, also in the checks, ends this connection
+        except Exception as lost:  # noqa: BLE001 - any failure, also of the checks, ends this connection
             self._lost_by = lost
         finally:
             if admission is not None:
                 admission.cancel()
-            if self._task is task:  # else it was reset, and there may be a new connection already
+            if self._task is task:  # False after a reset; there may be a new connection already
                 self._task = None
-                # An admitted connection is replaced at once: the calls that it lost are being repeated already.
+                # An admitted connection is replaced at once, because clients already retry the calls that failed.
                 self._retry_at = RECONNECT_PAUSE + (started if self._transport else self._loop.time())
                 self._drop()
             if transport is not None:
@@ -251,18 +252,18 @@ class SharedConnection:
         except Exception as unfit:  # noqa: BLE001 - as in _live, which raises it again
             replies.connection_lost(unfit)
         else:
-            if self._task is task:  # else it was reset in this very turn
+            if self._task is task:  # False if the connection was reset in the same turn
                 self._transport = transport
                 self._flush()
 
     def _send_ahead(self, transport: asyncio.WriteTransport, *command: bytes | str | int) -> "asyncio.Future[Any]":
-        """Sends a command of the checks, ahead of the commands that wait for them."""
+        """Sends a command of the checks before the commands that wait for the checks."""
         reply = self._loop.create_future()
         self._write(transport, _Batch(0, [pack_command(command)], [reply], b"%d" % next(_numbers)))  # type: ignore[arg-type]  # as above
         return reply
 
     def _gather(self, batch: _Batch, size: int, quiet_turns: int) -> None:
-        """Called once a turn: sends the batch if it is full, or still has the ``size`` that it had some turns ago."""
+        """Called in each turn of the loop: sends the batch if it is full or has not grown for some turns."""
         if batch is not self._next:
             return  # already flushed on connect, or failed with the connection
         quiet_turns = quiet_turns + 1 if len(batch.futures) == size else 0
@@ -287,7 +288,7 @@ class SharedConnection:
         batch.commands.clear()
 
     async def _watch(self, replies: _Replies) -> None:
-        """Raises what ends the connection: its loss, or an overdue reply. One timer for all calls, not one each."""
+        """Raises the error that ends the connection: its loss, or an overdue reply. One timer serves all calls."""
         lost = replies.lost
         while not lost.done():
             await asyncio.wait([lost], timeout=_WATCH_INTERVAL)
@@ -298,7 +299,7 @@ class SharedConnection:
         raise lost.result()
 
     def _waited(self, replies: _Replies) -> float:
-        """Returns the seconds since the oldest command without a reply was sent or, with long replies, progressed."""
+        """Returns how long the oldest command without a reply has waited; see ``long_replies``."""
         since = self._unanswered[0].since
         return self._loop.time() - (max(since, replies.received_at) if self._long_replies else since)
 

@@ -53,7 +53,7 @@ class UnsuitableStoreError(Exception):
 
 
 def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
-    """Returns the error for a store that is unavailable. The cause is for the log."""
+    """Returns the error for a store that is unavailable. The cause appears only in the log."""
     error = StoreUnavailableError("the store is not available")
     error.__cause__ = cause
     return error
@@ -66,8 +66,8 @@ def _is_unfit(reply: RedisError) -> bool:
 def translated(error: RedisError) -> Exception:
     """Returns the service's own error for an error reply, or the reply itself if only a bug can cause it.
 
-    Replies that redis-py treats as the end of a connection, such as LOADING and NOAUTH, never get here: connection.py
-    closes the connection.
+    Replies that redis-py treats as the end of a connection, such as LOADING and NOAUTH, are never passed to this
+    function: connection.py closes the connection.
     """
     if isinstance(error, OutOfMemoryError) or str(error).startswith("OOM "):
         full = StoreFullError("the store has no memory left")
@@ -86,7 +86,7 @@ _OF_TEXTS = {**_UNFIT_TEXTS, **dict.fromkeys(_NO_SUCH_DATABASE, "the server has 
 
 
 def why(error: BaseException) -> str:
-    """Returns the reason of a failure in our own or the system's words: texts of redis-py can contain addresses."""
+    """Returns the reason of a failure, without texts of redis-py, because these can contain addresses."""
     causes = list(_causes(error))
     words = next(filter(None, map(_words, causes)), None)
     return words or ("the server closed the connection" if type(causes[-1]) is LostError else "no answer in time")
@@ -104,7 +104,7 @@ def _words(cause: BaseException) -> str | None:
 
 
 def is_loading(error: BaseException) -> bool:
-    """Returns whether the server is only loading its data, which ends by itself."""
+    """Returns whether the server is loading its data; it becomes available afterwards."""
     return any(isinstance(cause, BusyLoadingError) for cause in _causes(error))
 
 

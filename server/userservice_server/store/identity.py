@@ -1,8 +1,9 @@
-"""Which store this is: its id, and what happens when the store is emptied, replaced or loses keys.
+"""Identifies the store by its id, and detects that the store was emptied or replaced, or has lost keys.
 
-A store gets a random id when it is created. The id is in the layout and in a key of every partition, so that every
-write, range and batch can compare it. The server expects the id that it opened; it expects another one only after
-`StoreLayout.settle` has found a complete store with that id, or made a new one because every partition was empty.
+A store gets a random id when it is created. The id is stored in the layout and in a key of every partition, so that
+every write, range and batch can compare it. The server expects the id of the store that it opened. It expects another
+id only after `StoreLayout.settle` has found a complete store with that id, or has created a new store because every
+partition was empty.
 """
 
 import asyncio
@@ -27,33 +28,33 @@ logger = logging.getLogger("userservice.store")
 _ID_BYTES = 16
 _FAULT_LOG_SECONDS = 60.0  # between two log lines about one fault
 
-# The outcomes of scripts/_settle.lua that leave a store unusable, in words for the operator.
+# Texts for the operator, by the outcomes of scripts/_settle.lua after which the store cannot be used.
 _FAULTS = {
-    "no layout": "the store holds data but no layout",
-    "no id": "the store holds data but no store id, and is not the store that this server opened",
+    "no layout": "the store contains data but no layout",
+    "no id": "the store contains data but no store id, and is not the store that this server opened",
     "other ids": "the store ids of the layout and of the partitions differ or are missing",
-    "no last id": "a key last_id of the store is missing",
-    "no rows": "one of the keys users and user_ids of the store is missing",
-    "wrong clock": "the store's clock is wrong: its ids would be above 2^53",
+    "no last id": "the key last_id of a partition is missing",
+    "no rows": "the key users or user_ids of a partition is missing",
+    "wrong clock": "the store's clock is wrong: new ids would be above 2^53",
 }
-_WHERE_TO_READ = "docs/operations.md, 'An emptied or replaced store', says what to do"
+_WHERE_TO_READ = "see docs/operations.md, 'An emptied or replaced store'"
 
 Run = Callable[[Script, Sequence[bytes], Sequence[bytes | str | int]], Awaitable[Any]]
 T = TypeVar("T")
 
 
 class LayoutError(UnsuitableStoreError):
-    """The store is of another layout, or lacks keys that every store has."""
+    """The store has another layout, or required keys are missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity(StoreIdentity):
-    """What the server knows about the store that it expects.
+    """Identifies the store that the server expects.
 
     Attributes:
         store_id: the store's id.
-        lowest_id: the store gives out no lower id; 0 if that is unknown, as in a store of the first release.
-        doubtful_until: ids up to this one may be of a store that this one replaced while the server ran.
+        lowest_id: all ids of the store are at least this one; 0 if unknown, as in a store of the first release.
+        doubtful_until: a cursor up to this id may belong to a previous store, replaced while the server ran; else 0.
     """
 
     store_id: bytes
@@ -61,13 +62,13 @@ class Identity(StoreIdentity):
     doubtful_until: int = 0
 
     def check_cursor(self, cursor: int) -> None:
-        """Raises StoreChangedError for a cursor that only another store can have given out."""
-        # Below PARTITIONS there are no ids at all, so such a number is no cursor of another store either.
+        """Raises StoreChangedError for a cursor that can only belong to another store."""
+        # No store has ids below PARTITIONS, so such a number does not belong to another store.
         if PARTITIONS <= cursor < self.lowest_id:
             raise foreign_cursor()
 
 
-UNKNOWN = Identity(b"")  # before a store is opened; no store has it
+UNKNOWN = Identity(b"")  # before a store is opened; no store has an empty id
 
 
 def foreign_cursor() -> StoreChangedError:
@@ -76,7 +77,7 @@ def foreign_cursor() -> StoreChangedError:
 
 
 def is_pair(existing: int) -> bool:
-    """Returns whether both or neither of two keys exist that every script writes together."""
+    """Returns whether the number of existing keys is right for a pair of keys that scripts always write together."""
     return existing in (0, 2)
 
 
@@ -89,16 +90,17 @@ class Check(NamedTuple):
 
 
 def checked(reply: "asyncio.Future[T]", checks: Sequence[Check]) -> "asyncio.Future[T]":
-    """Returns a future of a reply that is delivered only if the replies of its checks are as expected.
+    """Returns a future of a reply, which is delivered only if all checks pass.
 
     Args:
         reply: the reply to deliver.
-        checks: at least one; their commands were sent right after the one of ``reply``, so their replies come after it.
+        checks: at least one. Their commands were sent right after the command of ``reply``, so their replies arrive
+            after it.
     """
     delivered: asyncio.Future[T] = reply.get_loop().create_future()
 
     def deliver(_last: "asyncio.Future[Any]") -> None:
-        if delivered.done():  # nobody waits for it any more
+        if delivered.done():  # the caller was cancelled
             return
         error = _failure(reply, checks)
         if error is None:
@@ -120,7 +122,7 @@ def _failure(reply: "asyncio.Future[Any]", checks: Sequence[Check]) -> BaseExcep
 
 
 class StoreLayout:
-    """The layout of a store, as far as a server needs to know it.
+    """Checks the layout of the store, and remembers the identity of the store that the server expects.
 
     Args:
         keys: the names of the store's keys.
@@ -128,7 +130,7 @@ class StoreLayout:
 
     Attributes:
         identity: the store that the server expects.
-        fault: why the store could not be used when it was last looked at; empty if it could.
+        fault: why the store could not be used at the last check; empty if it could be used.
     """
 
     def __init__(self, keys: Keys, partitions: int) -> None:
@@ -140,20 +142,20 @@ class StoreLayout:
         self._log_again_at = 0.0
 
     async def settle(self, send: Send, run: Run) -> None:
-        """Finds out which store this is; makes one where every partition is empty.
+        """Identifies the store; creates a new store if every partition is empty.
 
         Args:
-            send: sends a command over the connection whose store is looked at.
+            send: sends a command over the connection to check.
             run: runs a script with keys and arguments over that connection.
 
         Raises:
-            LayoutError: the store is of another layout, or lacks keys that every store has.
-            redis.exceptions.ResponseError: a key is of another type.
+            LayoutError: the store has another layout, or required keys are missing.
+            redis.exceptions.ResponseError: a key has another type.
         """
         try:
             found = await self._complete(send) or await self._settled(run)
         except LayoutError as error:
-            if self.identity is not UNKNOWN:  # else the server is starting, and ends with this text
+            if self.identity is not UNKNOWN:  # at the start, the server exits with this text instead
                 self._log_fault(str(error))
             raise
         if self.fault:
@@ -162,7 +164,7 @@ class StoreLayout:
         self._expect(*found)
 
     async def _complete(self, send: Send) -> tuple[str, Identity] | None:
-        """Returns the identity of a complete store by reading alone, so that a read-only replica can serve reads."""
+        """Returns the identity of a complete store, or None. Only reads, so that a replica can serve reads."""
         needed = {b"version": LAYOUT_VERSION, b"partitions": self._partitions}
         reading = [send("HMGET", self._keys.layout, *needed, "store_id", "lowest_id")]
         for table in self._keys.all_users():
@@ -183,7 +185,7 @@ class StoreLayout:
         return "kept", Identity(store_id, int(lowest_id or 0))
 
     async def _settled(self, run: Run) -> tuple[str, Identity]:
-        """Runs the script that makes or upgrades a store, and says what is wrong with one that is not complete."""
+        """Runs the script that creates or upgrades a store; raises LayoutError if the store is not complete."""
         keys = [self._keys.layout]
         for table in self._keys.all_users():
             keys += [table.store_id, table.rows, table.index, table.last_id]
@@ -196,24 +198,24 @@ class StoreLayout:
         return outcome.decode(), Identity(store_id, int(lowest_id))
 
     def _expect(self, outcome: str, found: Identity) -> None:
-        """Makes the store that was found the one that the server expects."""
+        """Expects the store ``found`` from now on; logs if it is a new or another store."""
         expected = self.identity
         if found.store_id == expected.store_id:
             return
         fields = {"layout_key": self._keys.layout.decode()}
         if expected is UNKNOWN:
             self.identity = found
-            if outcome == "created":  # whoever has mistyped the prefix or the database sees it here
-                logger.info("a new, empty store was made", extra=fields)
+            if outcome == "created":  # reveals a mistyped key prefix or database number
+                logger.info("created a new, empty store", extra=fields)
             elif outcome == "upgraded":
-                logger.info("a store of the first release got a store id", extra=fields)
+                logger.info("added a store id to a store of the first release", extra=fields)
         elif outcome == "created":
             self.identity = found
-            logger.error("the store was emptied or replaced by an empty one; a new store was made in it", extra=fields)
+            logger.error("the store was emptied or replaced by an empty store; created a new store", extra=fields)
         else:
-            # Cursors of the store before may still be about. They are below the id of this moment.
+            # Clients may still have cursors of the previous store; these are below the id of the present time.
             self.identity = Identity(found.store_id, found.lowest_id, id_at(time.time()))
-            logger.error("the store was replaced by another one, which is used from now on", extra=fields)
+            logger.error("the store was replaced by another store, which the server now uses", extra=fields)
 
     def _log_fault(self, fault: str) -> None:
         now = time.monotonic()

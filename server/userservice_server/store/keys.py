@@ -1,7 +1,7 @@
 """The keys in Redis. docs/architecture.md shows them in one table.
 
-Every key of a partition carries the partition's number as its hash tag (``{0}``), so that on a cluster they share a
-node and a script may touch them together.
+Every key of a partition has the partition's number as its hash tag (``{0}``), so that on a cluster all keys of a
+partition are on one node, and a script can use them together.
 """
 
 import zlib
@@ -29,7 +29,7 @@ class Table:
 
 
 class Keys:
-    """Names of all keys under one prefix."""
+    """Returns the names of all keys under one prefix."""
 
     def __init__(self, prefix: str, partitions: int) -> None:
         self.layout = f"{prefix}:layout".encode()

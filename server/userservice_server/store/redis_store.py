@@ -1,4 +1,4 @@
-"""The store of records on Redis or Valkey: tables of encoded records that are added, read and replaced by key."""
+"""Stores records in Redis or Valkey: adds, reads, replaces and deletes encoded records by their key."""
 
 import asyncio
 import logging
@@ -37,51 +37,51 @@ from userservice_server.wire.outcomes import Code, Outcome
 
 logger = logging.getLogger("userservice.store")
 
-PARTITIONS = 1  # one Redis needs no more; a cluster would
+PARTITIONS = 1  # a single Redis needs only one; a cluster would need more
 _CLOCK_LOG_SECONDS = 60.0  # between two log lines about the store's clock
 
 T = TypeVar("T")
 
 
 class StoreClockError(Exception):
-    """The store's clock, or the last id given out, leaves no id below 2^53. For the log."""
+    """The next id would be above 2^53, because of the store's clock or its last id. Appears only in the log."""
 
 
 class RedisStore:
     """Tables of records in Redis.
 
-    Methods raise StoreUnavailableError if Redis is unavailable, slow, loading or read-only, StoreFullError if it is
-    full, and StoreChangedError if it is not the store that the server opened, or has lost keys.
+    Methods raise StoreUnavailableError if Redis is unavailable, slow, loading or read-only, StoreFullError if Redis has
+    no memory left, and StoreChangedError if the store was replaced or has lost keys.
 
     Attributes:
         tables: the tables of records.
     """
 
     def __init__(self, url: str, *, key_prefix: str, timeout: float) -> None:
-        """Prepares a store; nothing is connected before the first call.
+        """Prepares the connections, which connect at the first call.
 
         Args:
-            url: where Redis is, in the forms that redis-py takes (redis://, rediss://, unix://).
-            key_prefix: what all keys begin with.
-            timeout: seconds that connecting and each reply may take.
+            url: URL of Redis, in a form that redis-py accepts (redis://, rediss://, unix://).
+            key_prefix: prefix of all keys.
+            timeout: limit in seconds for connecting and for each reply.
 
         Raises:
-            ValueError: the URL cannot be read. The text may quote the URL.
+            ValueError: the URL is invalid. The error text may contain the URL.
         """
         pool = ConnectionPool.from_url(
             url,
-            protocol=2,  # RESP3 would let the server push what nobody asked for
+            protocol=2,  # with RESP3, the server may push messages that are not replies
             retry=Retry(NoBackoff(), 0),  # a retried write could be applied twice; callers retry by request_id
             health_check_interval=0,
-            socket_timeout=None,  # SharedConnection watches the time
+            socket_timeout=None,  # SharedConnection enforces the timeout
             decode_responses=False,
         )
         try:
-            pool.make_connection()  # type: ignore[no-untyped-call]  # is not connected: only sees whether it takes the options of the URL
+            pool.make_connection()  # type: ignore[no-untyped-call]  # does not connect; only checks the options of the URL
         except (TypeError, RedisError) as error:
-            raise ValueError("the URL has an option that is not known") from error
+            raise ValueError("the URL has an unknown option") from error
         self.tables = self._keys = Keys(key_prefix, PARTITIONS)
-        # Long replies (pages, chunks, batches) have a connection of their own, so that short ones need not wait.
+        # Long replies (pages, chunks, batches) use a separate connection, so that short replies need not wait.
         self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
         self._timeout = timeout
         self._retired: set[asyncio.Task[None]] = set()  # of connections that still have replies to deliver
@@ -91,7 +91,7 @@ class RedisStore:
         self._clock_logged_at = -math.inf
 
     def _pair(self) -> tuple[SharedConnection, SharedConnection]:
-        """Returns the connection for calls and the one for bulk reads, not connected yet."""
+        """Returns two unconnected connections: one for calls and one for bulk reads."""
         return (
             SharedConnection(self._make_connection, self._check, self._timeout),
             SharedConnection(self._make_connection, self._check, self._timeout, quiet_turns=0, long_replies=True),
@@ -101,11 +101,11 @@ class RedisStore:
         """Connects; returns if Redis has passed the checks (see ``_check``).
 
         Raises:
-            UnsuitableStoreError: Redis is too old, is part of a cluster, may evict users, holds another layout, or
-                lacks keys that every store has.
+            UnsuitableStoreError: Redis is too old, is part of a cluster, may evict users or contains another layout, or
+                required keys are missing.
             StoreUnavailableError: Redis cannot be reached, or is loading.
         """
-        for connection in (self._calls, self._bulk):  # in turn, so that a wrong password is tried once only
+        for connection in (self._calls, self._bulk):  # in turn, so that a wrong password is tried only once
             try:
                 await connection.send("ECHO", "")
             except StoreUnavailableError as error:
@@ -114,10 +114,10 @@ class RedisStore:
                 raise
 
     async def _check(self, send: Send) -> None:
-        """Checks a new connection: that its Redis can hold the store, and which store it is.
+        """Checks over a new connection whether Redis is suitable, and identifies its store.
 
-        Makes a new store in an empty Redis. Raises as ``open`` does, but not for a store that lost keys while the
-        server runs: reads continue as far as they can, and writes are rejected (see ``_write``).
+        Creates a new store in an empty Redis. Raises the errors of ``open``, except if the store loses keys while the
+        server is running: reads then continue where possible, and writes are rejected (see ``_write``).
         """
         try:
             await self._load_scripts(send)
@@ -126,7 +126,7 @@ class RedisStore:
             await self._settle(send)
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, NoPermissionError):
-                text = "the Redis user lacks permissions: docs/operations.md lists them"
+                text = "the Redis user lacks permissions; docs/operations.md lists them"
                 raise UnsuitableStoreError(text) from error.__cause__
             if isinstance(error.__cause__, MovedError):
                 raise UnsuitableStoreError("a Redis Cluster is not supported") from error.__cause__
@@ -135,15 +135,15 @@ class RedisStore:
             if self.identity is UNKNOWN:
                 raise
         except StoreFullError as error:
-            raise UnsuitableStoreError("the store is not marked as one yet, and has no memory left for that") from error
+            raise UnsuitableStoreError("the store has no memory left, so its layout cannot be created") from error
         except ResponseError as error:
-            raise UnsuitableStoreError("what the store has under the key prefix is not of this service") from error
+            raise UnsuitableStoreError("other data uses the key prefix: a key has an unexpected type") from error
 
     async def _settle(self, send: Send) -> None:
         await self._layout.settle(send, partial(_run, send))
 
     async def _look(self) -> None:
-        """Finds out which store this is, as `StoreLayout.settle` does; calls at the same time share one look."""
+        """Identifies the store (see `StoreLayout.settle`); concurrent calls share one check."""
         if self._looking is None:
             self._looking = asyncio.create_task(self._settle(self._calls.send))
             self._looking.add_done_callback(self._looked)
@@ -152,31 +152,31 @@ class RedisStore:
     def _looked(self, task: "asyncio.Task[None]") -> None:
         self._looking = None
         if not task.cancelled():
-            task.exception()  # marks it as retrieved, in case all who waited for it were cancelled
+            task.exception()  # marks it as retrieved, in case all waiting calls were cancelled
 
     @property
     def identity(self) -> Identity:
-        """Which store the server expects. A read of several commands keeps it from its start to its end."""
+        """The store that the server expects. A read of several commands uses one identity from start to end."""
         return self._layout.identity
 
     async def look_again(self, met: StoreIdentity) -> None:
-        """Returns when the server expects a store that can be used, after a call that expected ``met`` found another.
+        """Identifies the store again, after a call that expected the store ``met`` found another store.
 
         Raises:
-            StoreChangedError: the store lacks keys that every store has.
+            StoreChangedError: required keys of the store are missing.
         """
         if self.identity is not met and not self._layout.fault:
-            return  # another call has looked already
+            return  # another call has identified the store already
         try:
             await self._look()
         except (LayoutError, StoreFullError, ResponseError) as error:
             raise StoreChangedError("the store was emptied, replaced or damaged; an operator must act") from error
 
     async def reread(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Runs a read that depends on nothing read before; repeats it if the store changes during the read.
+        """Runs a read that depends on no earlier read; repeats it if the store changes during the read.
 
         Raises:
-            StoreChangedError: the store lacks keys that every store has, or changes again and again.
+            StoreChangedError: required keys of the store are missing, or the store changes repeatedly.
         """
         for _ in range(MOST_STORES):
             identity = self.identity
@@ -191,11 +191,12 @@ class RedisStore:
             for loading in [send("SCRIPT", "LOAD", script.text) for script in scripts.ALL]:
                 await loading
         except ResponseError as error:
-            raise UnsuitableStoreError("the store refuses the scripts: Redis 7.0 or Valkey 8 is needed") from error
+            text = "the store rejects the Lua scripts; Redis 7.0 or Valkey 8, or later, is required"
+            raise UnsuitableStoreError(text) from error
 
     async def _check_permissions(self, send: Send) -> None:
         if missing := await _run(send, scripts.PERMISSIONS, (self._keys.layout,), ()):
-            text = f"the Redis user lacks permissions, such as {missing.decode()}: docs/operations.md lists them"
+            text = f"the Redis user lacks permissions, such as {missing.decode()}; docs/operations.md lists them"
             raise UnsuitableStoreError(text)
 
     async def _check_eviction(self, send: Send) -> None:
@@ -217,16 +218,16 @@ class RedisStore:
         await asyncio.gather(self._calls.close(), self._bulk.close(), *self._retired, return_exceptions=True)
 
     async def probe(self) -> None:
-        """Returns if Redis executes writes on both connections and holds the expected store. Writes nothing.
+        """Checks that Redis executes writes on both connections and contains the expected store; writes nothing.
 
         Raises:
-            StoreUnavailableError: Redis does not.
+            StoreUnavailableError: a check failed.
         """
         await self._probe(self._calls, self._bulk)
         try:
             await self._check_permissions(self._calls.send)
         except UnsuitableStoreError as error:
-            self.distrust()  # new connections fail the same check, so no script is denied a command half-way
+            self.distrust()  # new connections fail the same check, so no script stops half-way
             raise unavailable(error) from error
         try:
             await self._look()
@@ -239,7 +240,7 @@ class RedisStore:
         Until then, and if they do not pass, the present connections stay in use: they may still serve reads.
 
         Raises:
-            StoreUnavailableError: the new connections did not pass, or the store that they lead to cannot be used.
+            StoreUnavailableError: the new connections failed the probe, or their store cannot be used.
         """
         fresh = self._pair()
         try:
@@ -256,14 +257,14 @@ class RedisStore:
             raise unavailable(LayoutError(self._layout.fault))
 
     async def _probe(self, *connections: SharedConnection) -> None:
-        # In turn: while Redis holds back writes (CLIENT PAUSE WRITE, as in a planned failover), the first connection
-        # waits, and the reads of the second are not held back with it.
+        # One after the other: while Redis delays writes (CLIENT PAUSE WRITE, as in a planned failover), the probe waits
+        # on the first connection, and reads on the second connection continue.
         for connection in connections:
             try:
                 answer = await _run(connection.send, scripts.PROBE, (self._keys.layout,), ())
             except RedisError as error:
                 raise unavailable(error) from error
-            if answer not in (0, 1):  # the reply to another command
+            if answer not in (0, 1):  # the reply belongs to another command
                 connection.reset()
                 raise unavailable(None)
 
@@ -289,8 +290,8 @@ class RedisStore:
         if now >= self._clock_logged_at + _CLOCK_LOG_SECONDS:
             self._clock_logged_at = now
             logger.error(
-                "the store's clock is wrong, or was: the next id would be above 2^53, so nothing can be added; "
-                "docs/operations.md, 'The store's clock', says what to do"
+                "the store's clock is or was wrong: the next id would be above 2^53, so nothing can be added; "
+                "see docs/operations.md, 'The store's clock'"
             )
         error = StoreUnavailableError("the store's clock is wrong, nothing was added; an operator must act")
         error.__cause__ = StoreClockError()
@@ -305,7 +306,7 @@ class RedisStore:
         return outcome
 
     async def get_many(self, table: ports.Table, keys: Sequence[str], identity: StoreIdentity) -> "list[bytes | None]":
-        """Reads records of one store; None for a key without a record."""
+        """Returns the records of the keys; None for a key without a record."""
         own = _own(table)
         redis_keys = (own.store_id, own.rows, own.index)
         arguments: tuple[bytes | str, ...] = (_known(identity).store_id, *keys)
@@ -346,8 +347,8 @@ class RedisStore:
 
         Args:
             table: the table to read.
-            after: the id to start after.
-            count: the most records.
+            after: the read starts after this id.
+            count: maximum number of records.
             identity: the store that these records, and all replies to earlier commands, must come from.
             is_resumed: whether ``after`` is a cursor that a caller sent, perhaps of another store.
         """
@@ -358,7 +359,7 @@ class RedisStore:
         reply = send("ZRANGE", own.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
         checks = [
             Check(send("GET", own.store_id), partial(eq, expected.store_id), StoreChangedError.during_read),
-            # Scripts write both together. Without the rows, a store that holds users would look empty.
+            # Scripts always write both keys. If the rows were lost, a store with users would look empty.
             Check(send("EXISTS", own.rows, own.index), is_pair, StoreChangedError.during_read),
         ]
         if is_resumed and after <= expected.doubtful_until:
@@ -381,9 +382,9 @@ class RedisStore:
     async def _write(
         self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
     ) -> Outcome:
-        """Runs a script that writes, in the store that the server expects and in no other.
+        """Runs a script that writes, but only in the store that the server expects.
 
-        A script that meets another store writes nothing, so it is run again if the server is to use that store.
+        In another store, the script writes nothing. It runs again if the server expects that store afterwards.
         """
         for _ in range(MOST_STORES):
             identity = self.identity
@@ -410,21 +411,21 @@ async def _run(send: Send, script: Script, redis_keys: Sequence[bytes], argument
     """Runs a script over the connection of ``send``; returns its reply."""
     try:
         return await send("EVALSHA", script.sha1, len(redis_keys), *redis_keys, *arguments)
-    except NoScriptError:  # Redis was restarted, failed over or flushed; the text is sent along, and is known again
+    except NoScriptError:  # Redis lost its scripts (restart, failover, flush); EVAL loads the script again
         return await send("EVAL", script.text, len(redis_keys), *redis_keys, *arguments)
 
 
 def _own(table: ports.Table) -> Table:
     """Returns the table behind a handle, which is the handle itself: tables come from ``RedisStore.tables``."""
     if not isinstance(table, Table):
-        raise TypeError("the table is not one of this store")
+        raise TypeError("the table does not belong to this store")
     return table
 
 
 def _known(identity: StoreIdentity) -> Identity:
     """Returns the identity behind a handle, which is the handle itself: it comes from ``RedisStore.identity``."""
     if not isinstance(identity, Identity):
-        raise TypeError("the identity is not one of this store")
+        raise TypeError("the identity does not belong to this store")
     return identity
 
 

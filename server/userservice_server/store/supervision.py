@@ -16,17 +16,17 @@ from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.failures import is_final, is_loading, why
 from userservice_server.store.redis_store import RedisStore
 
-_START_SECONDS = 5.0  # limit at the start for a store that does not answer, such as one that starts beside the service
+_START_SECONDS = 5.0  # limit at the start for a store that does not answer, for example because it is starting too
 _START_RETRY_SECONDS = 0.1
 PROBE_INTERVAL = 0.5  # seconds
 _RENEW_INTERVAL = 0.5  # seconds between attempts to make new connections while the store is unavailable
-_MAX_ATTEMPTS = 8  # at once: an attempt that a network swallows must not delay the next
+_MAX_ATTEMPTS = 8  # at the same time; an attempt whose packets are dropped must not delay the next one
 
 logger = logging.getLogger("userservice.store")
 
 
 class Availability(Enum):
-    """Whether the store can do what calls need."""
+    """Whether the store is available to calls."""
 
     UP = "up"
     DOWN = "down"
@@ -35,18 +35,18 @@ class Availability(Enum):
 @dataclass(slots=True)
 class _Outage:
     since: datetime
-    reasons: set[str] = field(default_factory=set)  # those in the log
+    reasons: set[str] = field(default_factory=set)  # reasons that were logged
 
     def describe(self) -> dict[str, str]:
         return {"since": self.since.isoformat(timespec="milliseconds")}
 
 
 async def wait_until_open(store: RedisStore, is_over: Callable[[], bool]) -> None:
-    """Opens the store: waits some seconds for one that does not answer, and without a limit for one that is loading.
+    """Opens the store: waits some seconds for a store that does not answer, and without a limit for a loading store.
 
     Args:
         store: the store.
-        is_over: polled; True ends the waiting without an error.
+        is_over: called repeatedly; True ends the wait without an error.
 
     Raises:
         StoreUnavailableError: the store does not answer in time, or retrying is pointless (as with a wrong password).
@@ -105,7 +105,7 @@ class Supervision:
     async def _recover(self) -> None:
         """Makes new connections until some pass the probe; then calls use these.
 
-        An attempt may wait for a network that swallows everything, so the next attempt does not wait for the last.
+        An attempt can hang if the network drops its packets, so the next attempt does not wait for the previous one.
         """
         attempts: set[asyncio.Task[None]] = set()
         try:
@@ -121,7 +121,7 @@ class Supervision:
             await asyncio.gather(*attempts, return_exceptions=True)
 
     async def _is_any_successful(self, attempts: set[asyncio.Task[None]]) -> bool:
-        """Looks at the attempts for the length of an interval; removes those that failed."""
+        """Waits for the attempts for one interval; removes failed attempts; returns whether one succeeded."""
         loop = asyncio.get_running_loop()
         end = loop.time() + _RENEW_INTERVAL
         while (left := end - loop.time()) > 0:
@@ -146,7 +146,7 @@ class Supervision:
         reason = why(error)
         if reason not in self._outage.reasons:  # once per outage: two reasons may alternate
             self._outage.reasons.add(reason)
-            # Words of our own: the text of a connection's error can contain an address or a password.
+            # Not the text of the exception, which can contain an address or a password.
             fields = {"reason": reason, "cause": type(error.__cause__).__name__, **self._outage.describe()}
             logger.warning("store unavailable", extra=fields)
 

@@ -1,4 +1,4 @@
-"""Limits how many calls run at once, so that neither a slow store nor the streams of one caller block everyone else."""
+"""Limits the number of concurrent calls, so that neither a slow store nor one client's streams block other clients."""
 
 import asyncio
 from collections import Counter
@@ -6,24 +6,24 @@ from collections import Counter
 from userservice_server.errors import OverloadedError
 from userservice_server.transport.call import Context, Load
 
-_STREAM_SHARE = 2  # streams may be one of so many of the calls; the rest is kept for unary calls
-_CONNECTION_SHARE = 4  # a connection may have one of so many of the streams: behind a proxy, it serves many callers
+_STREAM_SHARE = 2  # at most 1/2 of the calls may be streams; the rest is reserved for unary calls
+_CONNECTION_SHARE = 4  # a connection may have at most 1/4 of the streams: behind a proxy, it serves many clients
 _MOST_WATCHES, _MOST_WATCHES_PER_CONNECTION = 1000, 100
 _MOST_REFLECTIONS, _MOST_REFLECTIONS_PER_CONNECTION = 100, 25
 
-_SOONEST_RETURN = 0.2  # seconds after which the first of those rejected may retry
-_LATEST_RETURN = 8.0  # later turns are given to nobody, for a manager gives up 10 s after its first try; it starts over
-_RETURNS_PER_SECOND = 500  # the others follow one by one; at once, they would be a load of their own (connections.md)
+_SOONEST_RETURN = 0.2  # seconds; the shortest retry delay of a rejected call
+_LATEST_RETURN = 8.0  # seconds; the longest retry delay, because a manager fails 10 s after its first attempt
+_RETURNS_PER_SECOND = 500  # rate of the retries; all at once would be a new overload (docs/connections.md)
 
 
 class Turns:
-    """Spreads the retries of rejected callers over time: each has a turn of its own."""
+    """Spreads the retries of rejected callers over time: each caller gets a different retry delay."""
 
     def __init__(self) -> None:
         self._last_return = 0.0
 
     def next(self) -> float:
-        """Returns the seconds after which a caller that is rejected now may retry."""
+        """Returns the retry delay in seconds of a caller that is rejected now; starts again at the shortest delay."""
         now = asyncio.get_running_loop().time()
         soonest, turn = now + _SOONEST_RETURN, self._last_return + 1 / _RETURNS_PER_SECOND
         self._last_return = turn if soonest < turn <= now + _LATEST_RETURN else soonest
@@ -31,14 +31,14 @@ class Turns:
 
 
 class Budget:
-    """The most calls of one kind that run at once, in this process and on one connection.
+    """Limits the concurrent calls of one kind, in this process and on each connection.
 
     Args:
-        name: names the limit in the log; with the suffix ``_per_connection``, the one on a connection.
-        what: names the calls to callers.
-        turns: when rejected callers may retry.
-        most: number of calls in this process.
-        most_per_connection: number of calls on one connection; None: not limited.
+        name: name of the limit in the log; the limit per connection has the suffix ``_per_connection``.
+        what: name of the calls in error texts.
+        turns: returns the retry delays of rejected callers.
+        most: maximum number of calls in this process.
+        most_per_connection: maximum number of calls on one connection; None: not limited.
     """
 
     def __init__(self, name: str, what: str, turns: Turns, most: int, most_per_connection: int | None = None) -> None:
@@ -51,10 +51,10 @@ class Budget:
         self._running_on: Counter[str] = Counter()
 
     def take(self, context: Context) -> str:
-        """Counts a call that starts; returns what ``give_back`` needs to know of it.
+        """Counts a call that starts; returns the argument for ``give_back``.
 
         Raises:
-            OverloadedError: as many calls are running as the limit allows.
+            OverloadedError: a limit is reached.
         """
         if self._running >= self._most:
             text = f"too many concurrent {self._what}: the limit is {self._most}; retry later"
@@ -78,7 +78,7 @@ class Budget:
 
 
 def connection_of(context: Context) -> str:
-    """Identifies the connection of a call by the address and port of its other end; empty where there is no port."""
+    """Returns the address and port of the client, which identify a connection; empty if the client has no port."""
     peer = context.peer()
     return peer if peer.startswith(("ipv4:", "ipv6:")) else ""
 
@@ -87,7 +87,7 @@ class Admission:
     """The limits on running calls in this process.
 
     Args:
-        max_calls: calls of the service's own RPCs that may run at once; at most a part of them are streams.
+        max_calls: maximum number of concurrent calls of the service's own RPCs; at most half of them are streams.
     """
 
     def __init__(self, max_calls: int) -> None:
@@ -107,5 +107,5 @@ class Admission:
         }
 
     def budgets(self, load: Load) -> tuple[Budget, ...]:
-        """Returns the limits that apply to a call, the narrowest first."""
+        """Returns the limits that apply to a call, the lowest limit first."""
         return self._budgets[load]

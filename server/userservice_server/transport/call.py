@@ -1,4 +1,4 @@
-"""One call on its way through the interceptors to its handler."""
+"""The state of one call, which the interceptors and the handler share."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class Load(Enum):
-    """What a call occupies while it runs. admission.py limits each."""
+    """The kind of a call, by the load that it causes. admission.py limits each kind."""
 
     CALL = "a unary call"
     STREAM = "a call with a stream of requests or responses"
@@ -31,7 +31,7 @@ class Rpc:
         streams_requests: whether the caller sends a stream of requests.
         streams_responses: whether the server sends a stream of responses.
         options: the options that the proto sets on the method, extensions included.
-        load: what a call of the method occupies.
+        load: the kind of the method's calls.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Rpc:
 
     @classmethod
     def described_by(cls, method: MethodDescriptor, load: Load | None = None) -> Self:
-        """Reads a method's descriptor; ``load`` follows from the shape of the RPC unless it is given."""
+        """Reads a method's descriptor; the default of ``load`` depends on the shape of the RPC."""
         is_stream = method.client_streaming or method.server_streaming
         return cls(
             name=method.name,
@@ -60,16 +60,16 @@ class Rpc:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """What the server knows of a call.
+    """One call.
 
     Attributes:
         rpc: the method that is called.
-        context: grpc's side of the call.
-        call_id: identifies the call. Callers know it as the header ``x-request-id`` and as ``RequestInfo.request_id``,
-            the log has it as ``request_id``. It has nothing to do with the field ``request_id`` of a write, which is
-            the write's idempotency key.
-        code: how the call ended.
-        log_fields: what handlers add to the access log; no personal data.
+        context: the context that grpc passes to the handler.
+        call_id: identifies the call in the log (field ``request_id``) and in errors (``RequestInfo.request_id``). The
+            caller can set it with the header ``x-request-id``. Different from the field ``request_id`` of a write,
+            which is the write's idempotency key.
+        code: the status code with which the call ended.
+        log_fields: fields that handlers add to the access log; no personal data.
         counted: the response of a unary call, if it counts as unread (unread.py).
     """
 
@@ -83,7 +83,7 @@ class Call:
 
     @property
     def headers(self) -> tuple[tuple[str, str | bytes], ...]:
-        """Key and value of each request header; grpc decodes them anew whenever it is asked."""
+        """Key and value of each request header; cached, because grpc decodes the headers at each access."""
         if self._headers is None:
             self._headers = tuple(self.context.invocation_metadata() or ())
         return self._headers

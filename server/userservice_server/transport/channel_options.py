@@ -1,7 +1,7 @@
 """Options of the grpc server, each with its reason.
 
-grpc has defaults that close connections of well-behaved clients, or reject calls outside the log and the table of
-errors. docs/operations.md lists the rejections that remain grpc's own.
+The defaults of grpc would close connections of well-behaved clients, and reject calls without a log line and without
+the details of our errors. docs/operations.md lists the calls that grpc itself still rejects.
 """
 
 from userservice_server.config import Config, Listen
@@ -25,18 +25,18 @@ def server_options(config: Config) -> list[tuple[str, int]]:
         *_PINGS,
         *_SIZES,
         *_QUEUE,
-        # Without a limit, one connection that opens streams, or opens and resets them, as fast as it can takes more
-        # than 700 MiB within 4 s; with it, 40 MiB (docs/operations.md). A client holds further calls back by itself.
-        # Not below --max-calls, so that one connection can use the whole service.
+        # Without this limit, one connection that opens streams, or opens and resets them, as fast as possible makes the
+        # server use more than 700 MiB within 4 s; with the limit, 40 MiB (docs/operations.md). Clients queue further
+        # calls themselves. The limit is at least --max-calls, so that one connection can use the whole service.
         ("grpc.max_concurrent_streams", max(_MIN_CONCURRENT_STREAMS, config.limits.max_calls)),
         *_connection_age(config.listen),
     ]
 
 
 def _connection_age(listen: Listen) -> list[tuple[str, int]]:
-    # A client behind a load balancer that balances connections, not calls, uses one replica for as long as its
-    # connection lasts. At the age, grpc sends GOAWAY: new calls go to a new connection, running ones stay on the old
-    # one until the grace is over.
+    # Behind a load balancer that balances connections, not calls, a client uses one replica as long as its connection
+    # lasts. At the maximum age, grpc sends GOAWAY: new calls use a new connection, and running calls stay on the old
+    # connection until the grace period is over.
     if not listen.max_connection_age:
         return []
     return [
@@ -55,18 +55,20 @@ _PINGS = (
 )
 
 _SIZES = (
-    # Between the two limits grpc rejects headers at random. By default they are 8 and 16 KiB, sizes that tokens have.
-    # Equal limits reject nothing at random, and the service itself rejects what is larger than MAX_HEADER_BYTES.
+    # Between these two limits, grpc rejects headers at random. The defaults are 8 and 16 KiB, and tokens can have such
+    # sizes. With equal limits nothing is rejected at random, and the service itself rejects headers above
+    # MAX_HEADER_BYTES.
     ("grpc.max_metadata_size", _GRPC_HEADER_BYTES),
     ("grpc.absolute_max_metadata_size", _GRPC_HEADER_BYTES),
-    # grpc's default, stated because handlers.py relies on it: the service rejects requests above 1 MiB with an error of
-    # its own, and grpc rejects those above this limit before they take up memory.
+    # The default of grpc, stated here because the service relies on it: grpc rejects larger requests before they take
+    # up memory, and request_sizes.py has the smaller limits of each RPC.
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
 )
 
 _QUEUE = (
-    # Calls that grpc has accepted and the event loop has not: grpc rejects calls at random from 1000 on, and those
-    # that waited for 30 s. --max-calls is the service's limit, and callers have deadlines.
+    # Limits of the queue of calls that wait for the event loop. By default, grpc rejects calls at random if 1000 calls
+    # are waiting, and every call that has waited for 30 s. The service has its own limit (--max-calls), and callers
+    # have deadlines.
     ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
     ("grpc.server_max_unrequested_time_in_server", _MAX_PENDING_SECONDS),

@@ -1,7 +1,7 @@
-"""Deadlines of tasks. One timer checks all of them.
+"""Deadlines of tasks, which one timer checks.
 
-A timer for each call, set and cancelled again, took 4 % of the CPU time of a single call, and a timer for each chunk as
-much of a stream's.
+A separate timer for each call took 4 % of the CPU time of a single call, because it was set and cancelled; a timer for
+each chunk took the same share of a stream.
 """
 
 import asyncio
@@ -70,11 +70,11 @@ class Deadline:
         return self
 
     def restart(self) -> None:
-        """Grants the full time again, from now on."""
+        """Restarts the deadline with its full time."""
         self.due = asyncio.get_running_loop().time() + self.seconds
 
     def pause(self) -> None:
-        """Stops the clock until ``restart``."""
+        """Suspends the deadline until ``restart``."""
         self.due = math.inf
 
     def expire(self) -> None:
@@ -85,7 +85,7 @@ class Deadline:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Raises DeadlinePassedError instead of the cancellation that this deadline caused, and of no other."""
+        """Raises DeadlinePassedError instead of a cancellation that this deadline caused; keeps other cancellations."""
         self._deadlines.stop(self)
         if self._has_passed and not self._task.uncancel() and exc_type is asyncio.CancelledError:
             raise DeadlinePassedError from exc

@@ -1,7 +1,7 @@
-"""Descriptors of what the server offers: its own services, health, reflection and the details of errors.
+"""Descriptors of all services of the server (its own, health, reflection) and of the error details.
 
-They are in a pool of their own: the default pool already holds the installed package's version of health.proto, which
-can be older than Health/List. Reflection describes what is in this pool and nothing else.
+They are in a separate pool, because the default pool already contains health.proto of the installed package, which can
+be older than Health/List. Reflection returns only descriptors of this pool.
 """
 
 from google.protobuf import descriptor_pool
@@ -22,7 +22,7 @@ def _proto(file: FileDescriptor) -> FileDescriptorProto:
 
 
 def _reflection_v1(proto: FileDescriptorProto) -> FileDescriptorProto:
-    """Makes reflection v1 from v1alpha: only the name of the package differs."""
+    """Makes reflection v1 from v1alpha, which differs only in the name of the package."""
     prefixes = f".{proto.package}.", ".grpc.reflection.v1."
     proto.package = "grpc.reflection.v1"
     proto.name = "grpc/reflection/v1/reflection.proto"
@@ -38,7 +38,7 @@ def _reflection_v1(proto: FileDescriptorProto) -> FileDescriptorProto:
 
 
 def _with_list(health: FileDescriptorProto) -> FileDescriptorProto:
-    """Adds Health/List (gRFC A90) where the package of the health service is older than it."""
+    """Adds Health/List (gRFC A90) if the installed health.proto does not define it."""
     [service] = health.service
     if any(method.name == "List" for method in service.method):
         return health
@@ -72,16 +72,17 @@ def _with_list(health: FileDescriptorProto) -> FileDescriptorProto:
 
 
 def _with_details(service: FileDescriptorProto) -> FileDescriptorProto:
-    """Makes a file of services import the error details, to which no field refers because they travel as Any.
+    """Adds imports of the error details to a file of services.
 
-    Clients such as grpcui look up nothing but the files of the services and what these import.
+    No field refers to these messages, because a status contains them as Any, but clients such as grpcui look up only
+    the files of the services and their imports.
     """
     service.dependency.extend((error_details_pb2.DESCRIPTOR.name, error_reason_pb2.DESCRIPTOR.name))
     return service
 
 
 def _add(pool: DescriptorPool, proto: FileDescriptorProto, added: set[str]) -> None:
-    """Adds a file after the files that it imports, each once."""
+    """Adds a file to the pool after the files that it imports; adds each file only once."""
     if proto.name in added:
         return
     added.add(proto.name)

@@ -1,4 +1,4 @@
-"""Counts running calls, to wait for them at shutdown."""
+"""Counts running calls, so that a shutdown can wait until they finish."""
 
 import asyncio
 
@@ -29,7 +29,7 @@ class Drain:
             self._idle.set()
 
     async def finish(self, grace: float) -> None:
-        """Waits until no call is running, but at most ``grace`` seconds."""
+        """Starts the drain; waits until no call is running, but at most ``grace`` seconds."""
         self.started = True
         try:
             await asyncio.wait_for(self._idle.wait(), grace)

@@ -1,4 +1,4 @@
-"""From the methods of a servicer to handlers of grpc, by way of the service's descriptor."""
+"""Creates the grpc handlers of a service from its descriptor and the methods of its servicer."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Self
@@ -27,16 +27,16 @@ Returns the encoded response. Where responses are a stream, it writes them to ``
 def service_handler(
     service: ServiceDescriptor, servicer: object, settings: Settings, loads: Mapping[str, Load] | None = None
 ) -> grpc.GenericRpcHandler:
-    """Makes the handlers of all RPCs of ``service``, which ``servicer`` implements by their names.
+    """Creates the handlers of all RPCs of ``service``.
 
-    grpc hands over and takes bytes: a response is mostly made of stored bytes, and a request that cannot be decoded is
-    the caller's mistake, to be told as such.
+    To grpc, requests and responses are bytes: responses consist mostly of stored bytes, and a request that cannot be
+    decoded is rejected with INVALID_FIELD, which grpc itself would not do.
 
     Args:
         service: describes the RPCs: their shapes, messages and options.
-        servicer: has one method for each RPC.
-        settings: what the interceptors need.
-        loads: what calls occupy, by the names of the RPCs for which it does not follow from their shape.
+        servicer: has a method with the name of each RPC.
+        settings: settings of the interceptors.
+        loads: the load of RPCs by their names, if it does not follow from the shape of the RPC.
     """
     handlers = {
         method.name: _grpc_handler(method, getattr(servicer, method.name), settings, (loads or {}).get(method.name))
@@ -46,7 +46,7 @@ def service_handler(
 
 
 def _grpc_handler(descriptor: MethodDescriptor, method: Method, settings: Settings, load: Load | None) -> Any:
-    """Makes the handler of one RPC, of the shape that its descriptor says."""
+    """Creates the handler of one RPC, in the shape that its descriptor defines."""
     rpc = Rpc.described_by(descriptor, load)
     decode = _decoder(GetMessageClass(descriptor.input_type), most_bytes(descriptor.input_type))
     if rpc.streams_requests:
@@ -63,7 +63,7 @@ def _of_one_request(rpc: Rpc, method: Method, decode: Decoder, settings: Setting
             return await method(decode(request), call)
         unread.check(call)
         response = await method(decode(request), call)
-        if not is_write:  # a write is done, which a rejection would deny
+        if not is_write:  # a write is applied already, so it must not be rejected
             unread.check(call, len(response))
         call.counted = unread.add(call, response)
         return response
@@ -120,7 +120,7 @@ def _of_request_stream(rpc: Rpc, method: Method, decode: Decoder, settings: Sett
 
 
 class _Requests:
-    """The decoded requests of a stream, each read when it is asked for.
+    """Iterates over the decoded requests of a stream; reads each request when it is needed.
 
     Raises:
         InvalidFieldsError: a request is too large, or cannot be decoded.
@@ -156,10 +156,10 @@ def _decoder(request_class: type[Message], limit: int) -> Decoder:
         try:
             message = request_class.FromString(request)
         except DecodeError:
-            # Bad UTF-8, too deep, or no protobuf at all: the parser does not say where.
+            # Bad UTF-8, too deep, or not protobuf: the parser does not report where.
             description = f"cannot be decoded as {request_class.DESCRIPTOR.full_name}: bad UTF-8, or nested too deep"
             raise InvalidFieldsError([Violation("request", description)]) from None
-        # Else Structs would carry them into records, where they can be nested too deep for a list to be read.
+        # Structs would copy unknown fields into records, where they can be nested too deep for clients to decode.
         message.DiscardUnknownFields()
         return message
 

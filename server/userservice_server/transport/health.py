@@ -1,4 +1,4 @@
-"""The health of the service. It is what the supervision of the store publishes."""
+"""Publishes the health of the service: SERVING while the store is available."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from userservice_server.transport import health_servicer
 from userservice_server.transport.descriptors import HEALTH
 from userservice_server.transport.health_servicer import HealthServicer
 
-OVERALL = ""  # the name under which the protocol asks for the server as a whole
+OVERALL = ""  # the name of the whole server in the health protocol
 
 
 class Health:

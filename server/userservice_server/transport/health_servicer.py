@@ -15,7 +15,7 @@ LOADS = {"Check": Load.PROBE, "List": Load.PROBE, "Watch": Load.WATCH}
 
 
 class HealthServicer:
-    """Answers with the statuses that were set last. Until the first is set, it knows no service.
+    """Returns the statuses that were set last. A service is unknown until its first status is set.
 
     Args:
         service: descriptor of the health service.
@@ -35,7 +35,7 @@ class HealthServicer:
             self._wake_watches()
 
     def end(self) -> None:
-        """Sets all statuses to NOT_SERVING, for good, and ends all watches after they have sent this."""
+        """Sets all statuses permanently to NOT_SERVING, and ends all watches after they have sent this status."""
         self._statuses = dict.fromkeys(self._statuses, NOT_SERVING)
         self._is_ending = True
         self._wake_watches()
@@ -43,7 +43,7 @@ class HealthServicer:
     async def Check(self, request: "Message", call: Call) -> bytes:
         status = self._statuses.get(_name_in(request))
         if status is None:
-            call.code = grpc.StatusCode.NOT_FOUND  # a code of the health protocol, which has no reason of ours
+            call.code = grpc.StatusCode.NOT_FOUND  # from the health protocol, so without an error reason
             await call.context.abort(call.code, "unknown service; List returns the services that have a status")
         return self._encoded(status)
 
@@ -59,7 +59,7 @@ class HealthServicer:
                 await call.context.write(self._encoded(status))
                 sent = status
             elif self._is_ending:
-                raise ServerShuttingDownError("the server shuts down", next_cursor=0)
+                raise ServerShuttingDownError("the server is shutting down", next_cursor=0)
             else:
                 await self._change()
 
@@ -73,7 +73,7 @@ class HealthServicer:
 
     def _wake_watches(self) -> None:
         for changed in self._watching:
-            if not changed.done():  # it may have been cancelled just now
+            if not changed.done():  # it may have been cancelled in this turn
                 changed.set_result(None)
 
     def _encoded(self, status: int) -> bytes:

@@ -1,7 +1,6 @@
-"""What every call passes through on its way to its handler, outermost first. The order is the point: see CHAIN.
+"""The interceptors that every call passes through before its handler. CHAIN defines their order.
 
-The chain is put together once for each RPC when the server starts, not looked up for each call as grpc's own
-ServerInterceptors are.
+The chain of each RPC is built once, when the server starts. grpc looks up its own ServerInterceptors for each call.
 """
 
 import asyncio
@@ -44,21 +43,21 @@ _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
 _process = secrets.token_hex(6)
 _numbers = itertools.count(1)
 _WITHOUT_HEADER_LIMIT = frozenset((Load.PROBE, Load.WATCH))  # a probe must not fail because a proxy adds headers
-_DRAINED = frozenset((Load.CALL, Load.STREAM))  # the others have no end of their own, or are repeated soon anyway
+_DRAINED = frozenset((Load.CALL, Load.STREAM))  # other calls never end by themselves, or clients repeat them soon
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the interceptors need to know.
+    """Settings of the interceptors, and the objects that they share.
 
     Attributes:
-        call_timeout: seconds that a unary call may take at the most, whatever its caller allows.
-        stall_timeout: seconds that the other side of a stream may keep it waiting.
-        access_log: whether every call is logged, or only those that fail.
+        call_timeout: maximum seconds of a unary call, even if the deadline of its caller is later.
+        stall_timeout: maximum seconds that a stream waits for its client to read or send.
+        access_log: whether every call is logged, or only failed calls.
         deadlines: checks the deadlines of calls.
         drain: counts the calls that the server waits for when it shuts down.
-        admission: limits the calls that run at once.
-        unread: limits the responses of unary calls that are not read yet.
+        admission: limits concurrent calls.
+        unread: limits the responses of unary calls that clients have not read yet.
     """
 
     call_timeout: float
@@ -94,7 +93,7 @@ def tracking(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler
 
 
 def call_id(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler[Request]:
-    """Gives the call its id: the caller's ``x-request-id`` if that is fit for a log line, else a number."""
+    """Sets the id of the call: the caller's ``x-request-id`` if it is printable ASCII, else a generated id."""
 
     async def named(call: Call, request: Request) -> bytes:
         for key, value in call.headers:
@@ -109,7 +108,7 @@ def call_id(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handle
 
 
 def access_log(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
-    """Logs how each call ended: no field of a request or a record, no address. Of health checks, logs failures only."""
+    """Logs the result of each call, but no request fields, records or addresses; logs only failed health checks."""
     logs_success = settings.access_log and rpc.load is not Load.PROBE
 
     async def logged(call: Call, request: Request) -> bytes:
@@ -117,8 +116,8 @@ def access_log(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handl
         try:
             response = await handler(call, request)
         except asyncio.CancelledError:
-            if call.code is grpc.StatusCode.OK:  # else it was ended with a status that its reader has yet to take
-                call.code = grpc.StatusCode.CANCELLED  # by the caller, its deadline, or the end of the grace time
+            if call.code is grpc.StatusCode.OK:  # else the call has a status that its client has not read yet
+                call.code = grpc.StatusCode.CANCELLED  # by the caller, its deadline, or the end of the grace period
             _log_call(call, started)
             raise
         except BaseException:
@@ -145,39 +144,39 @@ def _log_call(call: Call, started: float) -> None:
 
 
 def errors(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler[Request]:
-    """Tells the caller of every failure by the table in status.py, and nothing else of it."""
+    """Maps each failure to a status by the table in status.py; no other detail reaches the caller."""
 
-    async def told(call: Call, request: Request) -> bytes:
+    async def mapped(call: Call, request: Request) -> bytes:
         try:
             return await handler(call, request)
         except ServiceError as error:
             failure: Exception = error
             if isinstance(error, StoreUnavailableError) and error.__cause__ is not None:
-                # The type alone: the text of a connection's error can hold an address or a password.
+                # Only the type, because the text can contain an address or a password.
                 call.log_fields["cause"] = type(error.__cause__).__name__
         except grpc.aio.AbortError:
-            raise  # decided already: a second abort would fail
+            raise  # the call has a status already; a second abort would fail
         except grpc.aio.InternalError:
-            # How grpc tells a handler that writes that the caller has gone. Raised on, grpc would log it as a bug.
+            # grpc raises this error in a write if the client has disconnected, and would log it as a bug.
             raise asyncio.CancelledError from None
-        except Exception as error:  # noqa: BLE001 - that is its task: no other text may reach a caller
+        except Exception as error:  # noqa: BLE001 - no text of an exception may reach a caller
             failure = error
             _log_bug(call, error)
         call.code, status = status_of(failure, call.call_id)
-        # Its traceback holds the frames that hold the request, and this frame holds it: a cycle, which would stay
-        # in memory until the garbage collector runs.
+        # Breaks a reference cycle, which would stay in memory until the garbage collector runs: the traceback of the
+        # failure refers to this frame, which refers to the failure.
         del failure
         await _abort(call, status)
         raise AssertionError("abort raises")
 
-    return told
+    return mapped
 
 
 async def _abort(call: Call, status: Status) -> None:
     """Ends the call with a status.
 
-    The status of a stream waits in line behind what its reader has not taken. It is sent as soon as the reader does,
-    but nothing of the server's need be kept until then, so the handler ends as if cancelled.
+    grpc sends the status of a stream after the responses that the client has not read yet. If that takes longer than a
+    second, the handler ends as if it were cancelled, which frees its memory, and grpc sends the status later.
     """
     try:
         async with asyncio.timeout(_ABORT_SECONDS if call.rpc.streams_responses else None):
@@ -187,14 +186,14 @@ async def _abort(call: Call, status: Status) -> None:
 
 
 def _log_bug(call: Call, error: Exception) -> None:
-    # Where, not what: the text of an exception, and of those it came from, can hold anything.
+    # Without the texts of the exception and its causes, which can contain personal data and secrets.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     fields = {"method": call.rpc.name, "request_id": call.call_id, "exception": type(error).__name__, "frames": frames}
-    error_logger.error("bug", extra=fields)
+    error_logger.error("internal error", extra=fields)
 
 
 def headers(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler[Request]:
-    """Rejects a call with too large headers, at one fixed size; see channel_options.py for grpc's own limit."""
+    """Rejects calls with headers above MAX_HEADER_BYTES; channel_options.py sets the higher limit of grpc."""
     if rpc.load in _WITHOUT_HEADER_LIMIT:
         return handler
 
@@ -211,7 +210,7 @@ def headers(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler
 
 
 def admission(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
-    """Rejects a call that exceeds a limit of admission.py, before anything is done for it."""
+    """Rejects calls that exceed a limit of admission.py, before any other work is done for them."""
     for budget in reversed(settings.admission.budgets(rpc.load)):
         handler = _admitted(handler, budget)
     return handler
@@ -233,7 +232,7 @@ def _admitted(handler: Handler[Request], budget: Budget) -> Handler[Request]:
 
 
 def deadline(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
-    """Ends a unary call that takes too long. A caller's own, earlier deadline is held by grpc, which cancels."""
+    """Ends unary calls that take too long. If the deadline of the caller is earlier, grpc cancels the call."""
     if rpc.is_stream:
         return handler
 
@@ -251,18 +250,18 @@ def deadline(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler
 
 
 CHAIN: tuple[Interceptor, ...] = (
-    tracking,  # outermost: a call runs until it has been answered and logged, also if it is rejected
-    call_id,  # before all that refers to the call by its id
-    access_log,  # outside errors, so that it sees the code that the caller sees
-    errors,  # outside all that may fail
+    tracking,  # outermost: a call runs until its response is sent and logged, also if it is rejected
+    call_id,  # before the interceptors that use the id
+    access_log,  # outside errors, so that it logs the code that the caller receives
+    errors,  # outside the interceptors that can fail
     headers,  # before admission: a retry of such a call would be rejected again
-    admission,  # as early as its rejection becomes a status
+    admission,  # before any work, but inside errors, so that a rejection becomes a status
     deadline,  # innermost: its failure becomes a status like any other
 )
 
 
 def intercepted(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
-    """Puts the chain around the handler of an RPC."""
+    """Returns the handler of an RPC with all interceptors around it."""
     for interceptor in reversed(CHAIN):
         handler = interceptor(handler, rpc, settings)
     return handler

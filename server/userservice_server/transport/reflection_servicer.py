@@ -38,9 +38,9 @@ class ReflectionServicer:
 
     Args:
         services: full names of the services to list.
-        pool: all that can be described.
+        pool: the descriptors that reflection returns.
         deadlines: checks the deadlines.
-        stall_timeout: seconds that an answer may wait for its reader.
+        stall_timeout: maximum seconds that a client may take to read a response.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class ReflectionServicer:
         return b""
 
     async def _write(self, call: Call, answer: bytes) -> None:
-        # Without a limit, a few callers that do not read would have all reflection streams for ever.
+        # Without a limit, a few clients that do not read could occupy all reflection streams forever.
         try:
             with Deadline(self._deadlines, self._stall_timeout):
                 await call.context.write(answer)
         except DeadlinePassedError:
-            raise ReaderStalledError("the stream was not read for too long", next_cursor=0) from None
+            raise ReaderStalledError("stream closed: the client stopped reading", next_cursor=0) from None
 
 
 async def _as_v1alpha(requests: AsyncIterator[Message]) -> AsyncIterator[ServerReflectionRequest]:

@@ -1,7 +1,7 @@
-"""The most bytes that a request of each RPC may have, derived from the limits of its fields.
+"""The maximum size of the requests of each RPC, derived from the limits of their fields.
 
 A request above its limit is rejected before it is decoded: decoding can take a hundred times the memory of the encoded
-request, and it holds up all other calls of the process.
+request, and it delays all other calls of the process.
 """
 
 from google.protobuf.descriptor import Descriptor
@@ -11,11 +11,11 @@ from userservice_server.domain import metadata, validation
 _KEY_BYTES = 2  # the tag of a field, and room for an encoder that does not write the shortest form
 _LENGTH_BYTES = 5
 _VARINT_BYTES = 10
-_MASK_PATHS = 16  # an update_mask names four fields at the most; some clients repeat them
+_MASK_PATHS = 16  # an update_mask has at most four different paths; some clients repeat them
 _MASK_PATH_BYTES = 32
-_ETAG_BYTES = 64  # an etag has 12; a longer one is not a violation, it matches nothing
+_ETAG_BYTES = 64  # an etag has 12 bytes; a longer etag is valid but matches nothing
 
-# The most bytes that the fields of the requests may have, without tag and length. Requests use one name for one thing.
+# The maximum size of each field, without tag and length. A field name means the same in all requests.
 _FIELD_BYTES = {
     "user_id": validation.MAX_KEY_BYTES,
     "session_id": validation.MAX_KEY_BYTES,
@@ -33,8 +33,8 @@ _FIELD_BYTES = {
 }
 _MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH}
 
-# A field that is too long is to be reported by its name and limit, so a whole request has room for twice the largest
-# that is valid, and for a short request with one field that is much too long.
+# A field that is too long must be reported with its name and limit, for which the request must be decoded. The limit is
+# therefore twice the largest valid request, plus room for one field that is much too long in a small request.
 _ROOM_FACTOR = 2
 _ROOM_BYTES = 8 << 10
 

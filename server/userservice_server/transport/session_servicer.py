@@ -10,7 +10,7 @@ from userservice_server.transport.call import Call
 
 
 class SessionServicer:
-    """Has one method for each RPC; protos/userservice/v1/session_service.proto describes them."""
+    """Implements the RPCs of SessionService; protos/userservice/v1/session_service.proto describes them."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions

@@ -1,16 +1,16 @@
-"""A coroutine that is on its way while something else is done."""
+"""Starts a coroutine at once, so that other work can be done before its result is awaited."""
 
 from collections.abc import Coroutine, Generator
 from typing import Any
 
 
 class Started:
-    """Runs a coroutine up to its first wait at once; the rest is run when this is awaited, which has to follow.
+    """Runs a coroutine at once up to its first wait, and the rest when this object is awaited, which must follow.
 
-    A task would begin only in the next turn of the event loop.
+    A task would start only in the next turn of the event loop.
 
     Raises:
-        BaseException: what the coroutine raises before its first wait.
+        BaseException: the exception that the coroutine raises before its first wait.
     """
 
     __slots__ = ("_coroutine", "_is_done", "_waits_for")
@@ -25,7 +25,7 @@ class Started:
             self._is_done = True
 
     def __await__(self) -> Generator[Any, Any, None]:
-        """Waits for the coroutine's end; a cancellation reaches what it waits for."""
+        """Waits until the coroutine has ended; a cancellation is passed on to the coroutine."""
         if self._is_done:
             return
         waits_for, self._waits_for = self._waits_for, None
@@ -40,4 +40,4 @@ class Started:
         except StopIteration:
             return
         finally:
-            del waits_for  # a failed future keeps its exception, and the exception this frame: a reference cycle
+            del waits_for  # breaks a cycle: a failed future keeps its exception, which keeps this frame

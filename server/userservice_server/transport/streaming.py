@@ -1,4 +1,4 @@
-"""Sends the responses of a stream: the loop that all RPCs with a stream of responses share."""
+"""Sends the responses of a stream; all RPCs with a stream of responses use this loop."""
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -17,12 +17,12 @@ Batch = Iterator[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """What the streams of a process have in common.
+    """Sends streams, with the settings that all streams of a process share.
 
     Attributes:
-        drain: says when the server shuts down.
+        drain: shows whether the server is shutting down.
         deadlines: checks the deadline of each write.
-        stall_timeout: seconds that the client may take to read a response.
+        stall_timeout: maximum seconds that a client may take to read a response.
     """
 
     drain: Drain
@@ -32,18 +32,18 @@ class Streaming:
     async def send(self, call: Call, batches: AsyncGenerator[Batch]) -> None:
         """Sends all responses of a call; adds their number to the access log.
 
-        A client that reads slowly holds the stream back (HTTP/2 flow control).
+        If the client reads slowly, the stream waits (back-pressure by HTTP/2 flow control).
 
         Args:
             call: the call to answer.
-            batches: yields the responses; closed in any case.
+            batches: yields the responses; always closed at the end.
 
         Raises:
             ReaderStalledError: the client did not read a response for ``stall_timeout``.
             ServerShuttingDownError: the server shuts down; raised between two responses.
         """
-        # Separate from the first write: after a first write that is cancelled, grpc does not know whether it has sent
-        # the initial metadata.
+        # Not with the first write, because grpc cannot track whether a cancelled first write has sent the initial
+        # metadata.
         await call.context.send_initial_metadata(())
         progress = _Progress()
         try:
@@ -64,19 +64,19 @@ class Streaming:
             response, progress.cursor = upcoming
             stall.restart()
             writing = Started(call.context.write(response))
-            # Made while grpc writes the previous response: 14 % more throughput with chunks of 100.
+            # Makes the next response while grpc writes this one: 14 % more throughput with chunks of 100.
             upcoming = next(batch, None)
             await writing
             stall.pause()
             progress.sent += 1
             if self.drain.started and progress.cursor:
                 next_cursor = cursor_of(progress.cursor)
-                raise ServerShuttingDownError("the server shuts down; resume elsewhere", next_cursor=next_cursor)
+                raise ServerShuttingDownError("the server is shutting down; resume the stream", next_cursor=next_cursor)
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far a stream is.
+    """The progress of a stream.
 
     Attributes:
         sent: number of responses that were sent.

@@ -1,4 +1,4 @@
-"""A log line for calls to methods that the service does not have; grpc itself rejects them with UNIMPLEMENTED."""
+"""Logs calls to methods that the service does not have; grpc itself rejects these calls with UNIMPLEMENTED."""
 
 import logging
 import re
@@ -15,7 +15,7 @@ logger = logging.getLogger("userservice.access")
 
 
 class UnknownMethods(grpc.GenericRpcHandler):
-    """Knows no method, and logs each one that it is asked for. Must be the last handler of a server."""
+    """Logs each call that no other handler accepts. Must be the last handler of a server."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Logs the call and leaves the rejection to grpc."""

@@ -1,7 +1,7 @@
 """Bounds the memory of unary responses that their callers have not read yet.
 
-grpc keeps a response until its caller reads it, and nothing limits how long that takes: the call no longer counts as
-running, and one connection alone can have a thousand such responses.
+grpc keeps a response in memory until its client reads it, without a time limit: the call no longer counts as running,
+and a single connection can have a thousand such responses.
 """
 
 from collections import Counter
@@ -11,8 +11,8 @@ from userservice_server.errors import OverloadedError
 from userservice_server.transport.admission import Turns, connection_of
 from userservice_server.transport.call import Call
 
-_MOST_BYTES, _MOST_BYTES_PER_CONNECTION = 256 << 20, 64 << 20  # beside those, one response on each is always allowed
-_COUNTED_BYTES = 4 << 10  # smaller responses cost no more than the call itself
+_MOST_BYTES, _MOST_BYTES_PER_CONNECTION = 256 << 20, 64 << 20  # a response is always allowed if it is the only one
+_COUNTED_BYTES = 4 << 10  # smaller responses take no more memory than the call itself
 
 
 class Counted:
@@ -26,7 +26,7 @@ class Counted:
         self._connection = connection
 
     def __del__(self) -> None:
-        """Counts it no more. Not a done callback of grpc, which would keep the call in a reference cycle."""
+        """Stops counting the response. A done callback of grpc would keep the call in a reference cycle."""
         self._unread.remove(self._connection, len(self.encoded))
 
 
@@ -39,7 +39,7 @@ class UnreadResponses:
         self._turns = Turns()
 
     def check(self, call: Call, size: int = 0) -> None:
-        """Raises OverloadedError if callers have to read what they asked for before; logs the limit."""
+        """Raises OverloadedError if too many bytes of responses are unread; adds the limit to the access log."""
         if self._bytes + size <= _MOST_BYTES_PER_CONNECTION:
             return
         on_connection = self._bytes_on[connection_of(call.context)]
@@ -49,7 +49,7 @@ class UnreadResponses:
             raise self._exceeded(call, "unread_bytes", _MOST_BYTES)
 
     def add(self, call: Call, encoded: bytes) -> Counted | None:
-        """Counts a response if it is large; returns it for grpc to send in that case."""
+        """Counts a large response and returns the object for grpc to send; returns None for a small response."""
         if len(encoded) < _COUNTED_BYTES:
             return None
         connection = connection_of(call.context)
@@ -64,7 +64,7 @@ class UnreadResponses:
         return OverloadedError(text, self._turns.next(), limit=name)
 
     def remove(self, connection: str, size: int) -> None:
-        """Counts a response no more."""
+        """Stops counting a response."""
         self._bytes -= size
         self._bytes_on[connection] -= size
         if not self._bytes_on[connection]:

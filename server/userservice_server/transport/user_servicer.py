@@ -12,7 +12,7 @@ from userservice_server.transport.streaming import Streaming
 
 
 class UserServicer:
-    """Has one method for each RPC; protos/userservice/v1/user_service.proto describes them."""
+    """Implements the RPCs of UserService; protos/userservice/v1/user_service.proto describes them."""
 
     def __init__(self, users: Users, sessions: Sessions, streaming: Streaming) -> None:
         self._users = users

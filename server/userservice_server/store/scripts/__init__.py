@@ -1,4 +1,4 @@
-"""The Lua scripts, one file each. Every write is one script, so it happens whole or not at all.
+"""Loads the Lua scripts, one file each. Every write is one script and therefore atomic.
 
 Before a script is loaded, two kinds of lines in it are replaced: ``--@include FILE`` by that file, and
 ``--@constants NAME NAME …`` by a Lua statement that defines these constants, with their values in ``wire/``.
@@ -45,7 +45,7 @@ def _literal(value: int | bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the digest by which Redis finds the script once it is loaded."""
+    """A script's text, and the digest by which Redis finds a loaded script."""
 
     text: bytes
     sha1: bytes

@@ -28,8 +28,8 @@ local function recorded_outcome(request_key, fingerprint)
   return recorded:sub(FINGERPRINT_BYTES + 1)
 end
 
--- Returns the outcome, after writing an idempotency record of it. The script that writes the data also writes this
--- record, so a repeated request finds either both or neither.
+-- Writes an idempotency record of the outcome, and returns the outcome. The script that writes the data also writes
+-- this record, so a repeated request finds either both or neither.
 local function conclude(request_key, fingerprint, outcome)
   if fingerprint ~= '' then
     redis.call('SET', request_key, fingerprint .. outcome, 'PX', REQUEST_TTL_MS)

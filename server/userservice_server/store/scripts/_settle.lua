@@ -1,23 +1,23 @@
--- Shared by create.lua and upgrade.lua. Finds out which store this is: creates a store if there is none, gives a store id
--- to a store of the first release, and otherwise checks that all keys that every store has are there. The script is
--- atomic, so all servers get the same answer.
+-- Shared by create.lua and upgrade.lua. Identifies the store: creates a store if there is none, adds a store id to a
+-- store of the first release, and otherwise checks that all required keys exist. The script is atomic, so all servers
+-- get the same result.
 --
 -- KEYS[1]   layout
 -- KEYS[2…]  for each partition: store id, rows, index, last id
 --
 -- ARGV[1]   version of the layout
 -- ARGV[2]   number of partitions
--- ARGV[3]   a random store id, used if the store gets one
--- ARGV[4]   the store id that the server expects; empty before the server has opened a store. A store without a store id
---           that holds users gets one only then: while the server runs, such a store is not the one that it opened.
+-- ARGV[3]   a random store id, for a store that gets one
+-- ARGV[4]   the store id that the server expects; empty before the server has opened a store. Users without a store id
+--           get one only then: later, they are not in the store that the server opened.
 --
--- Returns the result, the store id and the lowest id that the store gives out. Results:
+-- Returns the result, the store id and the lowest id that the store assigns. Results:
 --   created      every partition was empty
 --   upgraded     a store of the first release got its store id
 --   kept         the store is complete
---   wrong clock  a new store would give out ids above MAX_ID; nothing was written
---   no layout    there are data without a layout; nothing was written
---   no id        there are data without a store id, and the server expects one; nothing was written
+--   wrong clock  a new store would assign ids above MAX_ID; nothing was written
+--   no layout    there is data without a layout; nothing was written
+--   no id        there is data without a store id, and the server expects one; nothing was written
 --   other ids    the store ids of layout and partitions differ or are missing; nothing was written
 --   no last id   the last id of a partition is missing; nothing was written
 --   no rows      the rows or the index of a partition are missing; nothing was written
@@ -48,7 +48,7 @@ local function create()
   return { 'created', new_id, lowest }
 end
 
--- The id that all partitions have: '' if none has one, nil if they differ.
+-- Returns the store id of all partitions: '' if no partition has a store id, nil if the store ids differ.
 local function common_id()
   local common
   for partition = 0, partitions - 1 do
@@ -105,7 +105,7 @@ local lost = lost_key()
 if lost then
   return { lost, '', '0' }
 end
-if not named then -- a server of the first release made the layout again
+if not named then -- a server of the first release created the layout again
   redis.call('HSET', layout, 'version', version, 'partitions', partitions, 'store_id', id)
 end
 return { 'kept', id, redis.call('HGET', layout, 'lowest_id') or '0' }

@@ -32,8 +32,8 @@
 local rows, index, last_id_key, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local key, head, tail, fingerprint, partition, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
--- The clock makes ids grow across a failover that lost the last id; one more than the last id makes them grow when the
--- clock does not.
+-- The clock keeps ids growing after a failover that lost the last id; the last id keeps them growing if the clock is
+-- set back.
 local function next_id(last)
   return math.max(id_of_now() + partition, last + PARTITIONS)
 end
@@ -65,7 +65,7 @@ end
 
 local last = tonumber(redis.call('GET', last_id_key) or '')
 if not last then
-  return STORE_CHANGED -- every store has a last id, from its creation on
+  return STORE_CHANGED -- every store has a last id from its creation on
 end
 local id = next_id(last)
 if id > MAX_ID then

@@ -11,7 +11,7 @@
 --
 -- Returns:
 --   a list         the records in the order of the keys, false where there is none
---   STORE_CHANGED  this is another store, or a key is in the index without its record in the rows: data are lost
+--   STORE_CHANGED  this is another store, or a key is in the index without its record in the rows: data was lost
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return STORE_CHANGED
 end

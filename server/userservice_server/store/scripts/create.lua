@@ -1,5 +1,5 @@
 #!lua
 --@include _ids.lua
 --@include _settle.lua
--- Finds out which store this is, if there is no layout. Not allowed if memory is full: nothing could be added.
+-- Identifies the store if there is no layout. Does not run in a full store, where nothing could be added.
 -- _settle.lua describes KEYS, ARGV and results.

@@ -1,6 +1,7 @@
 #!lua flags=no-writes
--- Returns the first command that the scripts need and the server's user may not run, or an empty string. A script that
--- is denied a command half-way has done the other half: a change would remove the old record and not add the new one.
+-- Returns the first command that the scripts need and the user of the connection may not run, or an empty string. A
+-- script that stops at a denied command has already done its earlier writes: an update would remove the old record and
+-- not add the new one.
 -- KEYS: any key with the prefix
 -- ARGV: none
 local key = KEYS[1]

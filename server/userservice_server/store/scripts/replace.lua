@@ -41,7 +41,7 @@ if not id then
 end
 if old == '' or tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id) then
   local current = redis.call('ZRANGE', rows, id, id, 'BYSCORE')[1]
-  return current and CONFLICT .. current or STORE_CHANGED -- the index contains it, the rows do not: data is lost
+  return current and CONFLICT .. current or STORE_CHANGED -- no current record: data was lost
 end
 if verdict:sub(1, 1) == DONE then
   redis.call('ZREM', rows, old)
