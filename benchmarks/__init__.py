@@ -1,1 +1,1 @@
-"""The benchmark: `python -m benchmarks`. docs/performance.md says what is measured and how."""
+"""The benchmark (`python -m benchmarks`). docs/performance.md describes the measurements."""

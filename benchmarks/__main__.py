@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures, prints the tables, and writes them with the plot into a folder."""
+"""`python -m benchmarks`: runs the benchmark, prints its tables, and writes the figures and a plot to a folder."""
 
 import argparse
 import os
@@ -23,17 +23,21 @@ _MIB = 1 << 20
 
 def main() -> None:
     """Runs the benchmark. Exit codes: 0 measured, 2 cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures the service side by side.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measures the service and compares it with a baseline and with limits."
+    )
     parser.add_argument(
         "--size",
         choices=SIZES,
         default=os.environ.get("BENCH") or "default",
-        help="how much (BENCH in the environment)",
+        help="size of the benchmark (environment: BENCH)",
     )
-    parser.add_argument("--output", type=Path, help="where performance.json and .svg go: docs, for size tiny nowhere")
-    parser.add_argument("--port", type=int, default=0, help="of the service; 0 takes a free one")
+    parser.add_argument(
+        "--output", type=Path, help="folder for performance.json and .svg (default: docs; none for size tiny)"
+    )
+    parser.add_argument("--port", type=int, default=0, help="port of the service; 0 selects a free port")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that servers are stopped, too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the servers are stopped
     try:
         h2load.program()
         size = _size(arguments.size)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.constant RECORD USERS`: the limit that grpcio sets, a server that answers constant bytes.
+"""`python -m benchmarks.constant RECORD USERS`: a server that sends constant bytes, to measure the limit of grpcio.
 
-RECORD is an encoded record in hexadecimal. A single call is answered with it, a stream with chunks of it repeated, as
-many as USERS make. The server's options and event loop are those of the service; nothing is decoded but chunk_size.
+RECORD is an encoded record in hexadecimal. The response of a single call is this record; a stream has chunks of copies
+of the record, USERS in total. The server has the options and the event loop of the service; it decodes only chunk_size.
 """
 
 import sys
@@ -18,7 +18,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
 class Constant(grpc.GenericRpcHandler):
-    """Answers every method there is."""
+    """Handles every method with constant responses."""
 
     def __init__(self, record: bytes, users: int) -> None:
         self._record = record
@@ -27,7 +27,7 @@ class Constant(grpc.GenericRpcHandler):
         self._stream_handler: Handler = grpc.unary_stream_rpc_method_handler(self._stream)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
-        """The handler for a call."""
+        """Returns the handler of a call."""
         is_stream = handler_call_details.method.endswith("/ListUsersChunked")
         return self._stream_handler if is_stream else self._unary_handler
 

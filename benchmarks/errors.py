@@ -1,5 +1,5 @@
-"""What stops the benchmark."""
+"""Defines the error of the benchmark."""
 
 
 class BenchError(Exception):
-    """The benchmark cannot run, or what it measured cannot be right. The text is one line for whoever runs it."""
+    """The benchmark cannot run, or a result is wrong. The text is one line for the user."""

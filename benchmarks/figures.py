@@ -1,4 +1,4 @@
-"""What was measured: figures of contestants side by side, and the rows that put them into proportion."""
+"""The measured figures of several contestants, and the targets for their ratios."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing measured for several contestants, in rounds: the first values of all belong together, and so on."""
+    """A figure of several contestants. The values of one round have the same position in all lists."""
 
     name: str
     unit: str
     values: dict[str, list[float]]
 
     def median(self, contestant: str) -> float:
-        """The median of a contestant's values."""
+        """Returns the median of a contestant's values."""
         return median(self.values[contestant])
 
     def ratio(self, of: str, to: str) -> float:
-        """The median of the ratios of each round: what troubles a round troubles both sides of its ratio."""
+        """Returns the median of the ratios of each round, because a disturbance affects both sides of a round."""
         return median(mine / theirs for mine, theirs in zip(self.values[of], self.values[to], strict=True))
 
 
 def measured(name: str, unit: str, rounds: int, contestants: Mapping[str, Callable[[], float]]) -> Figure:
-    """Measures contestants in turns, so that all of them see the same machine; a first round is thrown away."""
+    """Measures the contestants in turns, so that conditions are equal; discards the first round."""
     values: dict[str, list[float]] = {contestant: [] for contestant in contestants}
     for _ in range(rounds + 1):
         for contestant, measure in contestants.items():
@@ -38,9 +38,9 @@ class Row:
     Attributes:
         figure: name of the figure.
         of: the contestant.
-        to: the contestant that it is put in proportion to; empty: the value itself counts.
+        to: the contestant to compare with; if empty, the target is for the value itself.
         limit: the target.
-        is_most: whether the target is the most, else the least.
+        is_most: whether the target is a maximum; else it is a minimum.
     """
 
     figure: str
@@ -50,11 +50,11 @@ class Row:
     is_most: bool = False
 
     def value(self, figures: Mapping[str, Figure]) -> float:
-        """What was measured."""
+        """Returns the measured ratio or value."""
         figure = figures[self.figure]
         return figure.ratio(self.of, self.to) if self.to else figure.median(self.of)
 
     def is_reached(self, figures: Mapping[str, Figure]) -> bool:
-        """Whether the target is reached."""
+        """Returns whether the target is reached."""
         value = self.value(figures)
         return value <= self.limit if self.is_most else value >= self.limit

@@ -1,4 +1,4 @@
-"""What is measured, and against what."""
+"""The measurements, and their targets."""
 
 import os
 import subprocess
@@ -33,11 +33,11 @@ _STREAM = "UserService/ListUsersChunked"
 _CONNECTIONS, _STREAMS = 4, 16  # of loads of single calls
 _BATCH = 100
 _PAGE = 100
-_FIRST_CHUNKS = 40  # streams opened for one value of the time to the first chunk
+_FIRST_CHUNKS = 40  # streams per value of the time to the first chunk
 _STALL_SECONDS = 4.0
 _IMPORTS_A_ROUND = 5
 _MIB = 1 << 20
-_FAST_STREAMS = 4  # streams for one value; one of the baseline takes as long as many
+_FAST_STREAMS = 4  # streams per value; the baseline takes as long for a single stream
 
 SERVICE, QUIET, TWO, BASELINE, CONSTANT, RAW = (
     "service",
@@ -80,11 +80,11 @@ ROWS = (
 
 @dataclass
 class Sweep:
-    """What the plot shows.
+    """The data of the plot.
 
     Attributes:
-        users_per_second: by contestant, with its store's size, and chunk size.
-        first_chunk: seconds by store size and chunk size.
+        users_per_second: rate by contestant (with the size of its store) and chunk size.
+        first_chunk: seconds to the first chunk, by store size and chunk size.
     """
 
     users_per_second: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Sweep:
 
 
 class Bench:
-    """Servers and stores as long as the ``with`` block, and the measurements on them."""
+    """Runs servers and stores for the duration of the ``with`` block, and measures them."""
 
     def __init__(self, size: Size, folder: Path, port: int) -> None:
         self._size = size
@@ -103,7 +103,7 @@ class Bench:
         self._numbers = iter(range(size.users, 1 << 40))  # of users that are added
 
     def __enter__(self) -> Self:
-        """Starts and fills what most measurements need."""
+        """Starts the servers and fills the stores that most measurements need."""
         with ExitStack() as stack:
             self.store = self._filled("users", self._size.users, stack)
             self.baseline_store = stack.enter_context(stores.running(self._folder / "baseline"))
@@ -121,7 +121,7 @@ class Bench:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """Stops everything."""
+        """Stops the servers and stores."""
         self._stack.close()
 
     def _filled(self, name: str, count: int, stack: ExitStack) -> Store:
@@ -139,7 +139,7 @@ class Bench:
         yield self._clients()
         yield self._unary_memory()
         yield self._import()
-        yield self._add()  # last of those on these stores, for it makes them grow
+        yield self._add()  # last, because it makes the stores grow
 
     # Streams.
 
@@ -186,7 +186,7 @@ class Bench:
         return measured(BATCH, "users/s", self._size.rounds, contestants)
 
     def _loaded(self, program: Program, method: str, request: Message) -> Callable[[], float]:
-        """A load of as many calls as take the time wanted; returns its rate."""
+        """Returns a function that generates a load of about ``load_seconds`` and returns its rate."""
         calls = 4 * _CONNECTIONS * _STREAMS
 
         def load() -> float:
@@ -240,13 +240,13 @@ class Bench:
         return Figure(UNARY_MEMORY, f"MiB in {calls} calls", {SERVICE: [(self.service.memory() - before) / _MIB]})
 
     def _check(self, program: Program, method: str, request: Message, load: h2load.Load) -> None:
-        """Compares the bytes that came with those of a right answer, taken by grpcio: an error is much shorter."""
+        """Compares the received bytes with those of a correct response from grpcio; an error is much shorter."""
         key = (program.port, method.encode() + request.SerializeToString())
         if key not in self._expected:
             self._expected[key] = _answer_bytes(program.port, method, request)
         if load.data_bytes != load.calls * self._expected[key]:
             expected = load.calls * self._expected[key]
-            raise BenchError(f"{method}: {load.data_bytes} bytes came instead of {expected}: some calls failed")
+            raise BenchError(f"{method}: received {load.data_bytes} bytes instead of {expected}; some calls failed")
 
     # The clients.
 
@@ -266,7 +266,7 @@ class Bench:
         return self._size.users / float(seconds)
 
     def _import(self) -> Figure:
-        # Compiled once, as an installation is: also where Python is told to write no compiled files.
+        # Compiled once, as in an installation, even if the environment disables compiled files.
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(self._folder / "compiled")}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         contestants = {name: lambda text=text: _import_ms(text, environment) for name, text in _IMPORTS.items()}
@@ -275,7 +275,7 @@ class Bench:
     # Deep stores.
 
     def deep_figures(self, sweep: Sweep) -> Iterator[Figure]:
-        """Measures what depth costs; what it reads for the plot goes into ``sweep``."""
+        """Measures the effect of the number of users; adds the data of the plot to ``sweep``."""
         size = self._size
         with ExitStack() as stack:
             few_store, deep_store = self._filled("few", size.few, stack), self._filled("deep", size.deep, stack)
@@ -291,7 +291,7 @@ class Bench:
             self._sweep_store(sweep, few, size.few)
             self._sweep_store(sweep, self.service, size.users)
             self._sweep_store(sweep, deep, size.deep)
-        # Smaller and larger ones, each alone: they are for the plot only.
+        # Smaller and larger stores, one after the other, for the plot only.
         for count in size.sweep:
             with ExitStack() as stack:
                 store = self._filled(f"sweep{count}", count, stack)
@@ -334,7 +334,7 @@ class Bench:
 
 
 _IMPORTS = {
-    # What every client of these protos has to import, whoever wrote it.
+    # The imports that every client of these protos needs.
     "grpc and protobuf": "import grpc; from google.protobuf import field_mask_pb2, struct_pb2, timestamp_pb2",
     "userservice": "import userservice",
 }
@@ -354,7 +354,7 @@ def _output(*arguments: str, environment: Mapping[str, str] | None = None) -> st
 
 
 def _first_chunk(program: Program, chunk_size: int) -> float:
-    """Milliseconds from the request to the end of the first chunk, on a connection that is there already."""
+    """Returns the milliseconds from the request to the end of the first chunk, on an open connection."""
     request = pb.ListUsersChunkedRequest(chunk_size=chunk_size)
     needed = _first_answer_bytes(program.port, request)
     connection = http2.Connection(program.port)
@@ -369,12 +369,12 @@ def _answers(channel: grpc.Channel, method: str, request: Message) -> Iterator[b
 
 
 def _answer_bytes(port: int, method: str, request: Message) -> int:
-    """Bytes of all messages of an answer, which is checked to end with OK."""
+    """Returns the size of all messages of a response; checks that the call ends with OK."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
             return sum(len(answer) + h2load.FRAME_HEAD_BYTES for answer in _answers(channel, method, request))
         except grpc.RpcError as error:
-            raise BenchError(f"{method} is answered with {error.code()}") from None
+            raise BenchError(f"{method} failed with {error.code()}") from None
 
 
 def _first_answer_bytes(port: int, request: Message) -> int:

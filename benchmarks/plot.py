@@ -1,4 +1,4 @@
-"""The plot: users/s over chunk size, and the time to the first chunk over store size."""
+"""Draws the plot: users/s over chunk size, and the time to the first chunk over store size."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from benchmarks.measurements import Sweep
 
 def draw(sweep: Sweep, limits: dict[str, float], path: Path) -> None:
     """Draws the plot as SVG; ``limits`` are rates that do not depend on the chunk size."""
-    mpl.rcParams["svg.hashsalt"] = "userservice"  # the same figures give the same file
+    mpl.rcParams["svg.hashsalt"] = "userservice"  # the same figures produce the same file
     canvas = Canvas(figsize=(10, 4), layout="constrained")
     rates, times = canvas.subplots(1, 2)
     for name, by_chunk_size in sweep.users_per_second.items():

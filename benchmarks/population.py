@@ -1,4 +1,4 @@
-"""The users that are measured with: always the same, about 250 bytes encoded when stored, names in several scripts."""
+"""Generates the users of the benchmark: always the same, about 250 bytes each as records, in several scripts."""
 
 from functools import cache
 from random import Random
@@ -13,7 +13,7 @@ _CITIES = ("Oslo", "Łódź", "Osaka", "Quito", "Kyiv", "Tunis")
 
 
 def user_id(number: int) -> str:
-    """The name of the user of that number."""
+    """Returns the user_id of the user with this number."""
     return f"user-{number:08d}"
 
 
@@ -38,7 +38,7 @@ def _prototypes() -> list[AddUserRequest]:
 
 
 def users(count: int, start: int = 0) -> list[AddUserRequest]:
-    """The users from number ``start`` on, as requests that add them."""
+    """Returns the requests that add ``count`` users from number ``start`` on."""
     made = []
     prototypes = _prototypes()
     for number in range(start, start + count):

@@ -1,4 +1,4 @@
-"""The servers that are measured, each a process of its own, and what the system says of their memory."""
+"""Runs the measured servers, each in a separate process, and reads their memory use."""
 
 import subprocess
 import sys
@@ -12,11 +12,11 @@ _STOP_SECONDS = 20.0
 
 
 class Program:
-    """A server that runs as long as the ``with`` block; its standard error goes to a file.
+    """A server that runs for the duration of the ``with`` block, with its standard error in a file.
 
     Attributes:
-        port: where it listens, on 127.0.0.1.
-        pid: of its process, the supervisor if it has workers.
+        port: its port on 127.0.0.1.
+        pid: id of its process; with workers, of the supervisor.
     """
 
     def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
@@ -25,19 +25,19 @@ class Program:
         self._log_path = folder / f"{name}.log"
 
     def __enter__(self) -> Self:
-        """Starts the server and waits for the line that says where it listens."""
+        """Starts the server and waits for the line with its port."""
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self._arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
             )
         self.pid = self._process.pid
         if self._process.stdout is None:
-            raise AssertionError("a pipe was asked for")
+            raise AssertionError("standard output is a pipe")
         line = self._process.stdout.readline().decode()
         if " listening on " not in line:
             self._process.wait()
-            complaint = self._log_path.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise BenchError(f"{self._name} did not start: {complaint[-1]}")
+            output = self._log_path.read_text(errors="replace").strip().splitlines() or ["no output"]
+            raise BenchError(f"{self._name} did not start: {output[-1]}")
         self.port = int(line.rpartition(":")[2])
         return self
 
@@ -55,24 +55,24 @@ class Program:
             self._process.stdout.close()
 
     def memory(self) -> int:
-        """Bytes of memory in use (VmRSS)."""
+        """Returns the memory in use (VmRSS) in bytes."""
         for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
-        raise BenchError(f"{self._name} has ended")
+        raise BenchError(f"{self._name} has exited")
 
 
 def service(name: str, redis_url: str, folder: Path, *options: str, port: int = 0) -> Program:
-    """The service itself, as ``userservice serve`` runs it."""
+    """Returns the service, run by ``userservice serve``."""
     listen = f"127.0.0.1:{port}"
     return Program(name, ["userservice", "serve", "--listen", listen, "--redis-url", redis_url, *options], folder)
 
 
 def baseline(redis_url: str, folder: Path) -> Program:
-    """The baseline."""
+    """Returns the baseline server."""
     return Program("baseline", ["benchmarks.baseline", redis_url], folder)
 
 
 def constant(record: bytes, users: int, folder: Path) -> Program:
-    """The server of constant bytes."""
+    """Returns the server that sends constant bytes."""
     return Program("constant", ["benchmarks.constant", record.hex(), str(users)], folder)

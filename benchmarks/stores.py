@@ -1,4 +1,4 @@
-"""The stores that are measured on: set up as the service sets up its own, and filled through pipelines."""
+"""Runs stores with the options of the embedded store, and fills them through pipelines."""
 
 import secrets
 import time
@@ -22,7 +22,7 @@ from userservice_server.store import scripts
 from userservice_server.store.keys import LAYOUT_VERSION, Keys
 from userservice_server.wire.records import decode, key_field
 
-_KEYS = Keys("userservice", 1)  # what the service has by default
+_KEYS = Keys("userservice", 1)  # the default of the service
 _TABLE = _KEYS.all_users()[0]
 USERS_KEY = _TABLE.rows
 _BATCH = 1000
@@ -30,16 +30,16 @@ _SETTLE_SECONDS = 120.0
 
 
 class Store:
-    """One running store."""
+    """A running store."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        # RESP2 as in the service, so that replies look the same.
+        # RESP2, so that replies have the same form as in the service.
         self.redis: Any = Redis.from_url(url, protocol=2)
         self._empty_bytes = self._memory()
 
     def fill(self, count: int) -> None:
-        """Adds users as the service does, by its script."""
+        """Adds users with the script of the service."""
         keys = (_KEYS.layout, _TABLE.store_id, _TABLE.rows, _TABLE.index, _TABLE.last_id)
         arguments = (LAYOUT_VERSION, 1, secrets.token_hex(16), "")
         _, store_id, _ = self.redis.execute_command("EVAL", scripts.CREATE.text, len(keys), *keys, *arguments)
@@ -56,7 +56,7 @@ class Store:
         self._settle()
 
     def fill_baseline(self, count: int) -> None:
-        """Adds the same users as the baseline does."""
+        """Adds the same users in the layout of the baseline."""
         for start in range(0, count, _BATCH):
             commands: list[tuple[Any, ...]] = []
             for number, user in enumerate(users(min(_BATCH, count - start), start), start + 1):
@@ -68,16 +68,16 @@ class Store:
         self._settle()
 
     def count(self, key: bytes | str) -> int:
-        """How many members a sorted set has."""
+        """Returns the number of members of a sorted set."""
         return int(self.redis.zcard(key))
 
     def records(self) -> list[bytes]:
-        """All records, as they are stored."""
+        """Returns all stored records."""
         found: list[bytes] = self.redis.zrange(USERS_KEY, 0, -1)
         return found
 
     def memory_per_payload(self) -> float:
-        """Memory that the store has taken since it was empty, to the bytes of the users encoded."""
+        """Returns the ratio of the memory of the users in the store to their encoded size."""
         payload = sum(decode(User, record).ByteSize() for record in self.records())
         return (self._memory() - self._empty_bytes) / payload
 
@@ -89,19 +89,19 @@ class Store:
         try:
             connection.send_packed_command([b"".join(map(pack_command, commands))])
             for _ in commands:
-                connection.read_response(disable_decoding=True)  # raises what went wrong
+                connection.read_response(disable_decoding=True)  # raises error replies
         finally:
             self.redis.connection_pool.release(connection)
 
     def _settle(self) -> None:
-        """Waits until the store does nothing else: what it writes to disk in the background would be measured too."""
+        """Waits until the store has rewritten its append-only file, because the rewrite would affect measurements."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
             info = self.redis.info("persistence")
             if not info["aof_rewrite_in_progress"] and not info["aof_rewrite_scheduled"]:
                 return
             if time.monotonic() > deadline:
-                raise BenchError("the store did not finish to rewrite its append-only file")
+                raise BenchError("the store did not finish the rewrite of its append-only file in time")
             time.sleep(0.1)
 
 
@@ -117,7 +117,7 @@ def _new_user(request: AddUserRequest) -> bytes:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Store]:
-    """A store with its files in ``folder``, as long as the block runs."""
+    """Runs a store with its files in ``folder`` for the duration of the block."""
     with EmbeddedStore(folder, Config().store.fsync) as embedded:
         store = Store(embedded.url)
         try:

@@ -1,4 +1,4 @@
-"""The TypeScript client as a reader of all users, where Node is there and the client is built (`npm run build`)."""
+"""Measures the TypeScript client, which requires Node and a built client (`npm run build`)."""
 
 import json
 import shutil
@@ -14,11 +14,11 @@ _CHUNK_SIZE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What reading all users came to.
+    """The result of reading all users.
 
     Attributes:
-        users_per_second: with the user_id of each read.
-        grown_mib: the most that the heap and the buffers beside it grew, after a garbage collection.
+        users_per_second: rate of reading the user_id of each user.
+        grown_mib: maximum growth of the heap and the external buffers in MiB, after a garbage collection.
     """
 
     users_per_second: float
@@ -26,12 +26,12 @@ class Reading:
 
 
 def is_there() -> bool:
-    """Whether the TypeScript client can be measured."""
+    """Returns whether the TypeScript client can be measured."""
     return shutil.which("node") is not None and (_CLIENT / "dist" / "index.js").exists()
 
 
 def read(port: int, users: int) -> Reading:
-    """Reads the ``users`` of the service on that port."""
+    """Reads all ``users`` users of the service on a port; returns the figures."""
     command = ["node", "--expose-gc", "bench/list_chunked.js", f"127.0.0.1:{port}", str(_CHUNK_SIZE), "1"]
     done = subprocess.run(command, cwd=_CLIENT, capture_output=True, text=True, check=False)
     if done.returncode:

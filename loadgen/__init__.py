@@ -1,1 +1,1 @@
-"""Load generators, which tests and benchmarks use."""
+"""Load generators for tests and benchmarks."""

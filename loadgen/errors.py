@@ -1,5 +1,5 @@
-"""The error of load generators."""
+"""Defines the error of load generators."""
 
 
 class LoadError(Exception):
-    """A load generator cannot run, or the service did not answer as expected. The text is one line."""
+    """A load generator cannot run, or the service did not respond as expected. The text is one line."""

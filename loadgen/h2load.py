@@ -22,13 +22,13 @@ FRAME_HEAD_BYTES = 5  # of each gRPC message: a flag and a length
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of a load.
+    """The result of a load.
 
     Attributes:
-        calls: how many were answered.
-        seconds: from the first connection to the last answer.
-        data_bytes: of all responses, heads of gRPC messages included.
-        latency: seconds that a call took on average.
+        calls: number of completed calls.
+        seconds: time from the first connection to the last response.
+        data_bytes: size of all responses, with the headers of the gRPC messages.
+        latency: mean duration of a call in seconds.
     """
 
     calls: int
@@ -38,25 +38,25 @@ class Load:
 
 
 def program() -> str:
-    """The path of h2load."""
+    """Returns the path of h2load."""
     found = shutil.which("h2load")
     if found is None:
-        raise LoadError("h2load is not installed: on Debian and Ubuntu it comes with the package nghttp2-client")
+        raise LoadError("h2load is not installed; install nghttp2-client (Debian, Ubuntu)")
     return found
 
 
 def grpc_frame(message: Message) -> bytes:
-    """A request as it goes over the wire: not compressed, length-prefixed."""
+    """Returns a request as gRPC sends it: uncompressed, with the length as a prefix."""
     body = message.SerializeToString()
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
 def run(port: int, method: str, request: Message, *, calls: int, connections: int = 1, streams: int = 1) -> Load:
-    """Makes the same call again and again.
+    """Makes the same call ``calls`` times.
 
     Raises:
-        LoadError: not every call was answered. An answer that is an error counts as one here: h2load does not look at
-            grpc-status, so whoever calls this compares ``data_bytes`` with what right answers have.
+        LoadError: h2load failed, or a call got no response. A response with an error status is not detected, because
+            h2load does not read grpc-status; compare ``data_bytes`` with the size of correct responses.
     """
     with tempfile.NamedTemporaryFile() as body:
         body.write(grpc_frame(request))
@@ -77,9 +77,9 @@ def _parsed(method: str, calls: int, output: str) -> Load:
     finished, requests, data = _FINISHED.search(output), _REQUESTS.search(output), _DATA.search(output)
     times = _TIMES.search(output)
     if not (finished and requests and data and times):
-        raise LoadError(f"{method}: h2load said something else than expected: {output.strip()[-200:]!r}")
+        raise LoadError(f"{method}: unexpected output of h2load: {output.strip()[-200:]!r}")
     if int(requests[1]) != calls:
-        raise LoadError(f"{method}: of {calls} calls {requests[1]} were answered")
+        raise LoadError(f"{method}: only {requests[1]} of {calls} calls got a response")
     return Load(
         calls=calls,
         seconds=float(finished[1]) * _UNITS[finished[2]],

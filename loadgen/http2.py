@@ -1,8 +1,8 @@
 """A small HTTP/2 client over plain sockets, for loads that h2load cannot generate.
 
-h2load sends the same body repeatedly, reads as fast as it can, and does not report the time of a first chunk. AddUser
+h2load sends the same body repeatedly, reads as fast as it can, and does not report the time to the first chunk. AddUser
 needs different bodies, and a stalled reader must not read. This client encodes all requests before the measurement and
-parses only the headers of the frames that it receives, so that a call costs it a few microseconds.
+parses only the headers of received frames, so that a call takes a few microseconds of its CPU time.
 """
 
 import selectors
@@ -27,11 +27,11 @@ LARGEST_WINDOW = 2**31 - 1
 _HEAD_BYTES = 9
 _READ_BYTES = 1 << 18
 _TIMEOUT_SECONDS = 60.0
-_PAUSE_SECONDS = 0.01  # after a cancelled stream: its last read of the store must not meet the next one's
+_PAUSE_SECONDS = 0.01  # after a cancelled stream, so that its last read of the store does not delay the next stream
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """One frame as it goes over the wire."""
+    """Encodes a frame."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
@@ -40,7 +40,7 @@ def _text(value: str) -> bytes:
 
 
 def header_block(method: str, package: str = "userservice.v1") -> bytes:
-    """Headers of a call to ``package.Service/Method`` in HPACK (RFC 7541), no entry of which is to be remembered."""
+    """Encodes the headers of a call to ``package.Service/Method`` in HPACK (RFC 7541), without the dynamic table."""
     return b"".join(
         (
             b"\x83\x86",  # :method POST, :scheme http
@@ -54,32 +54,32 @@ def header_block(method: str, package: str = "userservice.v1") -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The head of a frame that came."""
+    """The header of a received frame."""
 
     kind: int
     flags: int
     stream: int
     length: int
-    payload: bytes  # of headers; of all else nobody looks at it
+    payload: bytes  # of HEADERS frames only; empty for other frames
 
     @property
     def is_data(self) -> bool:
-        """Whether it carries (a part of) a message."""
+        """Whether the frame contains a message or a part of a message."""
         return self.kind == _DATA
 
     @property
     def ends_call(self) -> bool:
-        """Whether it is the last one of its call."""
+        """Whether the frame is the last frame of its call."""
         return self.kind in {_DATA, _HEADERS} and bool(self.flags & _END_STREAM)
 
 
 class Connection:
-    """One connection.
+    """One HTTP/2 connection.
 
     Args:
-        port: on 127.0.0.1.
-        window: how many bytes the server may send ahead, on each stream and in all.
-        stream_window: the same for a single stream, if that is to differ.
+        port: port of the server on 127.0.0.1.
+        window: flow-control window in bytes, of the connection and of each stream.
+        stream_window: flow-control window of each stream, if different.
     """
 
     def __init__(self, port: int, window: int = LARGEST_WINDOW, stream_window: int | None = None) -> None:
@@ -95,13 +95,13 @@ class Connection:
         self._received = bytearray()
 
     def request(self, header_block: bytes, body: bytes) -> bytes:
-        """The frames of the next call."""
+        """Returns the frames of the next call."""
         self.stream += 2
         headers = frame(_HEADERS, _END_HEADERS, self.stream, header_block)
         return headers + frame(_DATA, _END_STREAM, self.stream, body)
 
     def frames(self) -> Iterator[Frame]:
-        """Waits for bytes, yields the frames that are whole, and answers what wants an answer."""
+        """Waits for bytes, yields the complete frames, and acknowledges SETTINGS and PING frames."""
         data = self.socket.recv(_READ_BYTES)
         if not data:
             raise LoadError("the server closed the connection")
@@ -118,7 +118,7 @@ class Connection:
                 pinged = bytes(received[position + _HEAD_BYTES : end]) if kind == _PING else b""
                 self.socket.sendall(frame(kind, _ACK, 0, pinged))
             elif kind in {_RST_STREAM, _GOAWAY}:
-                raise LoadError("the server broke a call off")
+                raise LoadError("the server reset a stream or closed the connection")
             stream = int.from_bytes(received[position + 5 : position + _HEAD_BYTES], "big")
             payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _HEADERS else b""
             yield Frame(kind, flags, stream, length, payload)
@@ -127,11 +127,11 @@ class Connection:
 
     @staticmethod
     def reset(stream: int) -> bytes:
-        """The frame that cancels a call."""
+        """Returns the frame that cancels a call."""
         return frame(_RST_STREAM, 0, stream, _CANCEL.to_bytes(4, "big"))
 
     def cancel(self) -> None:
-        """Ends the last call, and reads what was on its way until the server has seen that."""
+        """Cancels the last call, and reads until the server has processed the cancellation."""
         self.socket.sendall(self.reset(self.stream) + frame(_PING, 0, 0, bytes(8)))
         while not any(frame.kind == _PING and frame.flags & _ACK for frame in list(self.frames())):
             pass
@@ -143,7 +143,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What came of many calls: how long they took, and the bytes of all messages that were answered."""
+    """The result of many calls: their number, their duration, and the size of all responses."""
 
     calls: int
     seconds: float
@@ -151,7 +151,7 @@ class Answers:
 
 
 def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: int, streams: int) -> Answers:
-    """Makes one call for each body (see ``grpc_frame``), with so many connections and streams at a time."""
+    """Makes one call for each body (see ``grpc_frame``), on ``connections`` with ``streams`` calls each at a time."""
     block = header_block(method)
     waiting = iter(bodies)
     selector = selectors.DefaultSelector()
@@ -165,7 +165,7 @@ def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: in
     while unanswered:
         ready = selector.select(_TIMEOUT_SECONDS)
         if not ready:
-            raise LoadError(f"{method}: {unanswered} calls were not answered")
+            raise LoadError(f"{method}: {unanswered} calls got no response")
         for event, _ in ready:
             answers, received = _read_answers(event.data)
             unanswered -= answers
@@ -179,13 +179,13 @@ def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: in
 
 
 def _read_answers(connection: Connection) -> tuple[int, int]:
-    """Reads once; returns how many answers ended, and the bytes of data that came."""
+    """Reads once; returns the number of completed calls, and the bytes of data received."""
     frames = list(connection.frames())
     return sum(frame.ends_call for frame in frames), sum(frame.length for frame in frames if frame.is_data)
 
 
 def first_bytes(connection: Connection, method: str, request: Message, *, needed: int) -> float:
-    """Seconds until ``needed`` bytes of a stream have come; then the stream is cancelled."""
+    """Returns the seconds until ``needed`` bytes of a stream have arrived; then cancels the stream."""
     frames = connection.request(header_block(method), grpc_frame(request))
     started = time.perf_counter()
     connection.socket.sendall(frames)
@@ -200,7 +200,7 @@ def first_bytes(connection: Connection, method: str, request: Message, *, needed
 
 
 def stalled(port: int, method: str, request: Message) -> Connection:
-    """Opens a stream that nobody reads, with the window that HTTP/2 has by default."""
+    """Opens a stream that nobody reads, with the default window of HTTP/2."""
     connection = Connection(port, _DEFAULT_WINDOW)
     connection.socket.sendall(connection.request(header_block(method), grpc_frame(request)))
     return connection

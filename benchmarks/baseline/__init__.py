@@ -1,1 +1,1 @@
-"""What the service is compared with: the User service that one writes in an afternoon with grpcio and redis-py."""
+"""The baseline of the benchmark: a simple User service with grpcio and redis-py, one hash per user."""

@@ -1,8 +1,8 @@
 """`python -m benchmarks.baseline REDIS_URL`: the baseline as a server on a free port.
 
-Nothing in it is slow on purpose: grpc.aio, one round trip of Redis for a chunk (a pipeline of HGETALL), hiredis as the
-parser. It is what the service would be without the ideas of docs/performance.md, and it promises less: no request_ids,
-no error details, no checks, a list that may miss users.
+The baseline is not slow on purpose: it uses grpc.aio, one round trip to Redis per chunk (a pipeline of HGETALL) and the
+parser hiredis. It has none of the optimizations in docs/performance.md and fewer guarantees: no idempotency, no error
+details, no checks of requests, and lists that may miss users.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Baseline(UserServiceServicer):
     """The RPCs that are measured."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis: Any = redis  # redis-py's types mix those of its blocking twin in
+        self._redis: Any = redis  # the types of redis-py also contain those of its blocking API
 
     async def AddUser(self, request: pb.AddUserRequest, context: Context) -> pb.AddUserResponse:  # noqa: D102, N802
         if await self._redis.exists(key(request.user_id)):
@@ -58,7 +58,7 @@ class Baseline(UserServiceServicer):
 async def _serve(redis_url: str) -> None:
     server = grpc.aio.server()
     redis = Redis.from_url(redis_url, decode_responses=True)
-    # The stubs call all methods abstract; at run time those that are not here answer UNIMPLEMENTED.
+    # In the type stubs all methods are abstract; at run time, missing methods return UNIMPLEMENTED.
     add_UserServiceServicer_to_server(Baseline(redis), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

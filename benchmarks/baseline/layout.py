@@ -1,4 +1,4 @@
-"""How the baseline keeps a user: one hash, with the metadata as JSON, and a sorted set of all user_ids by id."""
+"""The layout of the baseline: a hash per user, with the metadata as JSON, and a sorted set of all user_ids by id."""
 
 import json
 import secrets
@@ -15,12 +15,12 @@ LAST_ID = "last_id"
 
 
 def key(user_id: str) -> str:
-    """The key of a user's hash."""
+    """Returns the key of a user's hash."""
     return f"user:{user_id}"
 
 
 def new_hash(request: AddUserRequest, number: int) -> dict[str, str | int]:
-    """The hash of a new user."""
+    """Returns the hash of a new user."""
     now = time.time_ns() // 1000
     return {
         "user_id": request.user_id,
@@ -37,7 +37,7 @@ def new_hash(request: AddUserRequest, number: int) -> dict[str, str | int]:
 
 
 def user_of(fields: dict[str, str]) -> User:
-    """The user that a hash holds."""
+    """Returns the user in a hash."""
     user = User(
         user_id=fields["user_id"],
         id=int(fields["id"]),
