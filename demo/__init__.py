@@ -1,1 +1,1 @@
-"""The service at work: generated users in, the same users out. `make demo` runs it."""
+"""The demo: loads generated users into the service, and reads the same users back. `make demo` runs it."""

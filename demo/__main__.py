@@ -1,4 +1,4 @@
-"""Starts the service with a store of its own, loads generated users, streams them back, and checks every one."""
+"""Starts the service with an empty store, loads generated users, streams them back, and checks every user."""
 
 import argparse
 import asyncio
@@ -23,12 +23,12 @@ _FIELDS = ("user_id", "email", "first_name", "last_name", "metadata")
 
 
 class DemoFailedError(Exception):
-    """The service did not do what it promises."""
+    """The service did not work as documented."""
 
 
 @contextmanager
 def running_service(room: Path) -> Iterator[str]:
-    """Runs the service on a free port, and yields its address. It must stop when asked, with exit code 0."""
+    """Runs the service on a free port and yields its address; checks that it stops on SIGTERM with exit code 0."""
     options = ["--listen", "127.0.0.1:0", "--data-dir", str(room / "data"), "--access-log", "false"]
     command = [sys.executable, "-m", "userservice", "serve", *options]
     log = room / "log"
@@ -45,11 +45,11 @@ def running_service(room: Path) -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
     if process.returncode:
-        raise DemoFailedError(f"the service ended with exit code {process.returncode}:\n{log.read_text()}")
+        raise DemoFailedError(f"the service exited with code {process.returncode}:\n{log.read_text()}")
 
 
 async def stream(address: str) -> list[User]:
-    """Reads all users back."""
+    """Reads all users with a stream."""
     users: list[User] = []
     with progress("stream") as bar:
         async with UserManager(address) as user_manager:
@@ -61,12 +61,12 @@ async def stream(address: str) -> list[User]:
 
 
 def check(users: list[User], count: int, seed: int) -> None:
-    """Raises unless every user came exactly once, in the order of the ids, with the content that it was given."""
+    """Raises unless every user was received exactly once, in the order of the ids, with its loaded content."""
     if any(user.id >= following.id for user, following in itertools.pairwise(users)):
-        raise DemoFailedError("the users did not come in the order of their ids")
+        raise DemoFailedError("the users were not received in the order of their ids")
     found = {user.user_id: user for user in users}
     if not len(users) == len(found) == count:
-        raise DemoFailedError(f"{len(users)} came, {len(found)} of them different, where {count} were loaded")
+        raise DemoFailedError(f"loaded {count} users, but received {len(users)}, of them {len(found)} different ones")
     with progress("check", count) as bar:
         for number in range(count):
             check_one(population.user(number, seed), found)
@@ -74,23 +74,23 @@ def check(users: list[User], count: int, seed: int) -> None:
 
 
 def check_one(fields: dict[str, Any], found: dict[str, User]) -> None:
-    """Raises unless the user that was made of these fields was found, and is equal to them."""
+    """Raises unless the user with these fields was found with equal content."""
     made = {"email": "", "first_name": "", "last_name": "", "metadata": {}} | fields
     user = found.get(made["user_id"])
     if user is None:
-        raise DemoFailedError(f"{made['user_id']!r} did not come")
-    came = {field: getattr(user, field) for field in _FIELDS}
-    if came != made:
-        raise DemoFailedError(f"loaded {made}\nbut got {came}")
+        raise DemoFailedError(f"{made['user_id']!r} was not received")
+    received = {field: getattr(user, field) for field in _FIELDS}
+    if received != made:
+        raise DemoFailedError(f"loaded {made}\nbut received {received}")
 
 
 def progress(what: str, count: int | None = None) -> "tqdm[Any]":
-    """A progress bar on standard error."""
+    """Returns a progress bar on standard error."""
     return tqdm(total=count, desc=f"{what:>6}", unit=" users", mininterval=0.5, file=sys.stderr)
 
 
 def demonstrate(count: int, seed: int, processes: int) -> None:
-    """The demo itself."""
+    """Runs the demo and prints its figures."""
     with tempfile.TemporaryDirectory(prefix="userservice-demo-") as room, running_service(Path(room)) as address:
         started = time.perf_counter()
         with progress("load", count) as bar:
@@ -103,25 +103,25 @@ def demonstrate(count: int, seed: int, processes: int) -> None:
     size = sum(len(bytes(user)) for user in users) / 1e6
     print(f"loaded    {count:,} users with AddUser from {processes} processes: {rate(count, loaded - started)}")
     print(f"streamed  {count:,} users, {size:,.1f} MB, with ListUsersChunked: {rate(count, streamed - loaded)}")
-    print(f"checked   {count:,} of {count:,} users came exactly once, in order, and equal to what was loaded")
+    print(f"checked   {count:,} of {count:,} users received exactly once, in order, with equal content")
 
 
 def rate(count: int, seconds: float) -> str:
-    """How long it took, in words."""
+    """Returns a duration and a rate as text."""
     return f"{seconds:.1f} s, {count / seconds:,.0f} users/s"
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Reads the command line and runs the demo."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--users", type=int, default=100_000, help="how many to load (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same users (default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="that load them (default: %(default)s)")
-    told = parser.parse_args()
-    if told.users < 1 or told.processes < 1:
+    parser.add_argument("--users", type=int, default=100_000, help="number of users (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated users (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="number of loading processes (default: %(default)s)")
+    arguments = parser.parse_args()
+    if arguments.users < 1 or arguments.processes < 1:
         parser.error("--users and --processes must be at least 1")
     try:
-        demonstrate(told.users, told.seed, told.processes)
+        demonstrate(arguments.users, arguments.seed, arguments.processes)
     except DemoFailedError as error:
         sys.exit(f"demo: FAILED: {error}")
 

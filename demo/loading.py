@@ -1,4 +1,4 @@
-"""Fills a service with generated users, from several processes."""
+"""Adds generated users to a service, from several processes."""
 
 import asyncio
 import multiprocessing
@@ -9,11 +9,11 @@ from demo import population
 from userservice import UserManager
 
 _SLICE = 500  # users that one task loads
-_AT_ONCE = 32  # calls that one task has under way
+_AT_ONCE = 32  # concurrent calls of one task
 
 
 def load(address: str, count: int, seed: int = 0, processes: int = 2) -> Iterator[int]:
-    """Adds users 0 to count - 1 of the population. Yields how many more were added, as they are."""
+    """Adds users 0 to count - 1 of the population. Yields the number of users that each finished task added."""
     spawn = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
     with ProcessPoolExecutor(processes, spawn) as pool:
         slices = [(first, min(first + _SLICE, count)) for first in range(0, count, _SLICE)]

@@ -1,4 +1,4 @@
-"""Generated users: the same seed and number give the same user, in any process and in any order."""
+"""Generates users: the same seed and number give the same user, in any process and in any order."""
 
 import random
 import tomllib
@@ -15,7 +15,7 @@ _PLANS = ("free", "plus", "team", "enterprise")
 _TAGS = ("beta", "vip", "newsletter", "überprüft", "заблокирован", "要確認", "🚀", "with space", "trial/2026", "")
 _DEVICES = ("iOS 19.2", "Android 17", "Windows 11", "macOS 26", "Linux")
 _FLAGS = ("dark-mode", "new-inbox", "fast-search", "exports")
-_DEEPEST = 14  # objects in one another; the service allows 16 levels
+_DEEPEST = 14  # nested objects; the service allows 16 levels
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class People:
 
 @cache
 def people() -> tuple[People, ...]:
-    """The languages that users are made from."""
+    """Returns the languages from which users are generated."""
     data = tomllib.loads((Path(__file__).parent / "names.toml").read_text(encoding="utf-8"))
     return tuple(People(**entry) for entry in data["people"])
 
 
 def user(number: int, seed: int = 0) -> dict[str, Any]:
-    """Returns the fields of a user as `UserManager.add` takes them. Its user_id is unique among numbers of a seed."""
+    """Returns the fields of a user for `UserManager.add`. The user_id is unique among the users of a seed."""
     if not (0 <= number < MAX_USERS and 0 <= seed < MAX_SEED):
         raise ValueError("number and seed must be from 0 to 2^32 - 1")
     dice = random.Random(seed << 32 | number)  # noqa: S311 - repeatable, and no secret
@@ -53,7 +53,7 @@ def user(number: int, seed: int = 0) -> dict[str, Any]:
 
 
 def _user_id(dice: random.Random, number: int, given: str) -> str:
-    # Each shape holds the number in a place of its own, so that no two can meet.
+    # Each form contains the number in a different place, so that two users never have the same user_id.
     match dice.randrange(4):
         case 0:
             return f"user-{number}"
@@ -97,12 +97,12 @@ def _devices(dice: random.Random, _: People) -> dict[str, Any]:
 
 
 def _own_words(dice: random.Random, group: People) -> dict[str, Any]:
-    """Keys that are not ASCII, and values that are empty."""
+    """Returns keys that are not ASCII, and empty values."""
     return {dice.choice(group.city): dice.choice(group.given), "": "", "empty": {}, "none": [], "missing": None}
 
 
 def _numbers(dice: random.Random, _: People) -> dict[str, Any]:
-    """The ends of what a double holds and the clients let through."""
+    """Returns numbers at the limits of a double and of the clients."""
     edge = dice.choice((2**53, -(2**53), 5e-324, 0.1, -0.0, 1e15 + 0.3))
     return {"numbers": [edge, dice.random(), -dice.randrange(2**53)]}
 
@@ -115,7 +115,7 @@ def _deep(dice: random.Random, _: People) -> dict[str, Any]:
 
 
 def _long(dice: random.Random, group: People) -> dict[str, Any]:
-    """A text of some thousand bytes."""
+    """Returns a text of some thousand bytes."""
     return {"biography": " ".join(dice.choices(group.given + group.family + group.city, k=dice.randrange(100, 400)))}
 
 

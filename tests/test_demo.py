@@ -28,7 +28,7 @@ def test_it_runs() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=root)
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"^checked +{COUNT} of {COUNT} users came exactly once", done.stdout, re.MULTILINE)
+    assert re.search(rf"^checked +{COUNT} of {COUNT} users received exactly once", done.stdout, re.MULTILINE)
 
 
 def test_it_is_content_with_what_was_loaded() -> None:

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Compares the protos with every earlier version of them in this branch's history, so that a break cannot slip in over two
-# commits. The first version that counts is the one that added `go_package`: nothing was released before it.
+# Checks that the protos are compatible with every earlier version in the history of this branch, so that no breaking
+# change is hidden by a later commit. Starts at the commit that added `go_package`, because nothing was released before.
 set -eu
 cd "$(dirname "$0")/.."
 buf=${BUF:-.venv/bin/buf}
 if [ -z "$(git rev-parse --quiet --verify HEAD 2>/dev/null)" ]; then
-    echo "breaking: no history to compare with"
+    echo "breaking: no earlier version of the protos to compare with"
     exit 0
 fi
 older=$(mktemp -d)
@@ -17,9 +17,9 @@ for commit in $(git log --first-parent --format=%H -- protos); do
     rm -rf "$older/protos"
     git archive "$commit" protos | tar -x -C "$older"
     if ! "$buf" breaking protos --against "$older/protos"; then
-        echo "breaking: callers of $(git log -1 --format='%h (%s)' "$commit") would break" >&2
+        echo "breaking: the protos are incompatible with $(git log -1 --format='%h (%s)' "$commit")" >&2
         exit 1
     fi
     compared=$((compared + 1))
 done
-echo "breaking: no caller of the $compared earlier versions of the protos would break"
+echo "breaking: the protos are compatible with $compared earlier versions"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fails unless the committed generated files are what the protos generate.
+# Checks that the committed generated files match the protos.
 set -eu
 cd "$(dirname "$0")/.."
 fresh=$(mktemp -d)
@@ -7,7 +7,7 @@ trap 'rm -rf "$fresh"' EXIT
 tools/generate.sh "$fresh"
 for path in client/python/userservice/v1 client/python/userservice/_error_classes.py client/typescript/src/error_classes.ts README.md; do
     if ! diff --recursive --brief --exclude=__pycache__ "$fresh/$path" "$path"; then
-        echo "check-generated: $path is not what the protos generate; run make generate" >&2
+        echo "check-generated: $path is out of date; run make generate" >&2
         exit 1
     fi
 done

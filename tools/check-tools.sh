@@ -1,10 +1,10 @@
 #!/bin/sh
-# Says which programs the tests can use and do not find. Only a hint: the tests decide what their absence means.
+# Prints which optional programs of the tests are missing. Always succeeds: each test decides whether it is skipped.
 has() {
     command -v "$1" >/dev/null || [ -x "$(go env GOPATH 2>/dev/null)/bin/$1" ]
 }
-has redis-server || echo "test: no redis-server, so nothing is tested on Redis (Debian: apt-get install redis-server)"
-has grpcurl || echo "test: no grpcurl, so its tests are skipped (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4)"
-has h2load || echo "test: no h2load, so nothing is tested under its load (Debian: apt-get install nghttp2-client)"
-has openssl || echo "test: no openssl, so nothing is tested over TLS (Debian: apt-get install openssl)"
+has redis-server || echo "test: redis-server is missing; the tests on Redis are skipped (Debian: apt-get install redis-server)"
+has grpcurl || echo "test: grpcurl is missing; its tests are skipped (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4)"
+has h2load || echo "test: h2load is missing; the tests under load are skipped (Debian: apt-get install nghttp2-client)"
+has openssl || echo "test: openssl is missing; the tests of TLS are skipped (Debian: apt-get install openssl)"
 exit 0

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fails unless the wheel holds our two packages and nothing else, and is of use without the server's extra.
+# Checks that the wheel contains exactly our two packages, and that the client works without the extra `server`.
 set -eu
 cd "$(dirname "$0")/.."
 wheel=$1
@@ -22,6 +22,6 @@ cd "$room"
 venv/bin/python -c 'from userservice import UserManager, SyncUserManager, SessionManager, SyncSessionManager, User, Session' ||
     fail "the client cannot be imported without the extra"
 if venv/bin/userservice serve >out 2>&1; then fail "the server started without the extra"; fi
-grep -q "pip install 'userservice\[server\]'" out || fail "serve without the extra says: $(cat out)"
-[ "$(wc -l <out)" = 1 ] || fail "serve without the extra says more than a line: $(cat out)"
-echo "check-wheel: $(basename "$wheel") holds $holds"
+grep -q "pip install 'userservice\[server\]'" out || fail "serve without the extra prints: $(cat out)"
+[ "$(wc -l <out)" = 1 ] || fail "serve without the extra prints more than one line: $(cat out)"
+echo "check-wheel: $(basename "$wheel") contains $holds"

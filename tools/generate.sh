@@ -1,6 +1,6 @@
 #!/bin/sh
-# Generates from the protos: the Python stubs with their types, the exception classes of both clients, and the table of errors
-# in README. The files go into the repository, or into the same places below the folder given.
+# Generates files from the protos: the Python stubs with their types, the exception classes of both clients, and the table
+# of errors in README. Writes them to the repository, or to the same paths below the folder in the first argument.
 set -eu
 cd "$(dirname "$0")/.."
 root=${1:-.}

@@ -1,6 +1,6 @@
 """Generates the exception classes of both clients, and the table in README, from the enum ErrorReason.
 
-Usage: python tools/generate_errors.py [OUTPUT], where OUTPUT is the folder that receives the files (the root of the
+Usage: python tools/generate_errors.py [OUTPUT], where OUTPUT is the folder for the files (the root of the
 repository by default). The enum and the rules of its values are in protos/userservice/v1/error_reason.proto; README's
 table stands between two marker lines. tools/generate.sh runs this program in the environment for code generation.
 """
@@ -24,7 +24,7 @@ PYTHON = Path("client/python/userservice/_error_classes.py")
 TYPESCRIPT = Path("client/typescript/src/error_classes.ts")
 README = Path("README.md")
 TABLE = re.compile(r"(?<=<!-- error reasons: generated -->\n).*?(?=<!-- end of error reasons -->)", re.DOTALL)
-WRITTEN_BY_HAND = "InvalidArgumentError"  # it has violations, so both clients define it beside the base class
+WRITTEN_BY_HAND = "InvalidArgumentError"  # has violations; both clients define it next to the base class
 COMMON = {"UNAVAILABLE": "UnavailableError"}  # base class of all reasons with this code
 WIDTH = 120
 
@@ -41,12 +41,12 @@ class Reason:
 
     @property
     def base(self) -> str:
-        """The class that the exception class extends."""
+        """The base class of the exception class."""
         return COMMON.get(self.code, "UserServiceError")
 
 
 def reasons() -> list[Reason]:
-    """Reads the enum, in the order of its values."""
+    """Returns the values of the enum in their order."""
     with tempfile.NamedTemporaryFile() as compiled:
         arguments = [f"-I{ROOT / 'protos'}", "--include_imports", "--include_source_info", f"-o{compiled.name}", PROTO]
         include = Path(protoc.__file__).parent / "_proto"
@@ -74,7 +74,7 @@ def reasons() -> list[Reason]:
 
 
 def python(found: list[Reason]) -> str:
-    """The classes of the Python client."""
+    """Returns the source of the Python classes."""
     bases = ", ".join(sorted({reason.base for reason in found}))
     names = sorted(reason.exception for reason in found if reason.exception != WRITTEN_BY_HAND)
     parts = [f'"""One exception class for each error reason.\n\n{NOTICE}\n"""\n', "import grpc\n"]
@@ -101,14 +101,14 @@ def _docstring(text: str) -> str:
 
 
 def _wrapped_summary(text: str) -> str:
-    # One long sentence: its part before the semicolon is the summary.
+    # The text is one long sentence; the part before the semicolon is the summary.
     summary, _, rest = text.partition("; ")
     body = textwrap.fill(rest[:1].upper() + rest[1:], WIDTH, initial_indent="    ", subsequent_indent="    ")
     return f'    """{summary}.\n\n{body}\n    """'
 
 
 def typescript(found: list[Reason]) -> str:
-    """The classes of the TypeScript client."""
+    """Returns the source of the TypeScript classes."""
     bases = sorted({reason.base for reason in found})
     parts = [f"/**\n * One error class for each error reason.\n *\n * {NOTICE}\n */\n"]
     parts.append(f'import {{ {", ".join(bases)} }} from "./error_base.js";\n')
@@ -133,7 +133,7 @@ def typescript(found: list[Reason]) -> str:
 
 
 def table(found: list[Reason]) -> str:
-    """The rows of README's table of errors."""
+    """Returns the table of errors for README."""
     lines = ["| reason | code | exception class | retried by the clients | meaning |", "|---|---|---|---|---|"]
     for reason in found:
         retried = "yes" if reason.retried else "no"
@@ -142,7 +142,7 @@ def table(found: list[Reason]) -> str:
 
 
 def main() -> None:
-    """Writes the files."""
+    """Writes the generated files."""
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
     found = reasons()
     readme = (ROOT / README).read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Pins, with hashes, what development, CI and `make run` install: the newest versions inside the ranges of pyproject.toml.
+# Pins the dependencies of development, CI and `make run` with hashes: the newest versions that pyproject.toml allows.
 set -eu
 cd "$(dirname "$0")/.."
 compile="uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package userservice --constraint requirements/constraints.txt"

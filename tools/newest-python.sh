@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the newest Python here, on PATH or of pyenv, that the pinned wheels are for.
+# Prints the newest supported Python (one with pinned wheels) on PATH or in pyenv.
 set -eu
 for minor in 14 13 12 11; do
     for python in "python3.$minor" "${PYENV_ROOT:-$HOME/.pyenv}/versions/3.$minor".*/bin/python3; do
@@ -9,5 +9,5 @@ for minor in 14 13 12 11; do
         fi
     done
 done
-echo "newest-python: no Python 3.11 to 3.14 with its venv module" >&2
+echo "newest-python: found no Python 3.11 to 3.14 with its venv module" >&2
 exit 1

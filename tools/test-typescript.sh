@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs the tests of the TypeScript client where Node is there, and says so where it is not.
+# Runs the tests of the TypeScript client, or prints that Node is missing.
 set -eu
 cd "$(dirname "$0")/../client/typescript"
 if ! command -v npm >/dev/null; then
-    echo "test: no Node.js, so the TypeScript client is left out (Node 20 or newer)"
+    echo "test: Node.js 20 or newer is missing; the tests of the TypeScript client are skipped"
     [ -z "${CI:-}" ] || exit 1
     exit 0
 fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the environment $1 if it is not there, and installs the pinned requirements from the files that follow.
+# Creates the virtual environment $1 if it does not exist, and installs the pinned requirements of the following files.
 set -eu
 cd "$(dirname "$0")/.."
 venv=$1
