@@ -151,7 +151,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         lambda client, users: put_instead(client, users["u7"], row_of(client, users["u7"])[:-1]),
         ["row {u7}: the record is not framed as an element of field 1"],
     ),
-    "name and id in the wrong order": (
+    "key and id in the wrong order": (
         lambda client, users: put_instead(client, users["u7"], swapped(row_of(client, users["u7"]))),
         [
             "row {u7}: the record does not begin with its key and id",

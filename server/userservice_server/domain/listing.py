@@ -13,7 +13,7 @@ from userservice_server.wire.records import id_field, record_id, total_size_fiel
 
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
 _FIRST_READ = 128  # maximum records in the first read of a list; more would delay the first response
-_GROWTH = 2  # a read has at most twice as many records as the last read, because its records may be larger
+_GROWTH = 2  # a read has at most twice the records of the previous one, because later records may be larger
 
 Page: TypeAlias = tuple[bytes, bytes]
 """An encoded response, and its field next_cursor, which is empty at the end."""

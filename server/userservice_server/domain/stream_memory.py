@@ -17,7 +17,7 @@ _STREAMS_BYTES = 4 << 20  # for the responses of all streams of a process, see S
 _MIN_SHARE_BYTES = 16 << 10
 _RUNNING_READS_BYTES = 4 << 20  # expected size of all running reads; they share a connection, so more is not faster
 _PAGES_AT_ONCE, _BATCHES_AT_ONCE = 16, 4
-_MEMORY_RECORDS = 128  # weight of earlier reads in the expected size of a record, in records
+_MEMORY_RECORDS = 128  # the expected size of a record weighs as much as this number of new records
 
 
 class Read(NamedTuple):

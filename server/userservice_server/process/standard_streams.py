@@ -96,7 +96,7 @@ def _written(descriptor: int, data: Any) -> int:
 
 
 def _is_ready(descriptor: int, within_ms: int | None) -> bool:
-    """Waits up to ``within_ms`` until a write would not block; returns whether that is so."""
+    """Returns whether a short write would not block; waits for this up to ``within_ms`` (None: no limit)."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(within_ms))

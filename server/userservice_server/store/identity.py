@@ -77,7 +77,7 @@ def foreign_cursor() -> StoreChangedError:
 
 
 def is_pair(existing: int) -> bool:
-    """Returns whether the number of existing keys is right for a pair of keys that scripts always write together."""
+    """Returns whether both or none of two keys exist, given their number. Scripts always write both keys."""
     return existing in (0, 2)
 
 
