@@ -37,7 +37,7 @@ def test_it_is_content_with_what_was_loaded() -> None:
 
 def test_it_notices_a_user_that_is_missing() -> None:
     users = as_users(COUNT)
-    with pytest.raises(DemoFailedError, match=f"{COUNT - 1} came"):
+    with pytest.raises(DemoFailedError, match=f"received {COUNT - 1}"):
         check(users[1:], COUNT, 0)
 
 
@@ -52,7 +52,7 @@ def test_it_notices_a_user_with_other_content() -> None:
     changed = UserMessage.FromString(bytes(users[7]))
     changed.metadata["locale"] = "xx"
     users[7] = User.from_bytes(changed.SerializeToString())
-    with pytest.raises(DemoFailedError, match=r"loaded .*\nbut got .*'xx'"):
+    with pytest.raises(DemoFailedError, match=r"loaded .*\nbut received .*'xx'"):
         check(users, COUNT, 0)
 
 

@@ -158,7 +158,7 @@ def test_what_is_not_redis_is_refused() -> None:
 def test_keys_of_somebody_else_under_the_prefix_are_refused(a_store: Store) -> None:
     with a_store.client() as client:
         client.set("theirs:layout", "x")
-        assert "not of this service" in assert_refused("--key-prefix", "theirs", redis_url=a_store.url)
+        assert "other data uses the key prefix" in assert_refused("--key-prefix", "theirs", redis_url=a_store.url)
         assert client.get("theirs:layout") == b"x"
 
 
