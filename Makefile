@@ -67,10 +67,10 @@ format: .venv/.dev ## format Python and protos
 types: .venv/.dev ## check types in strict mode
 	$(BIN)/mypy
 
-generate: .venv-codegen/.done ## generate the stubs, the error classes and README's table of errors from the protos
+generate: .venv-codegen/.done ## generate stubs, error classes and README's table of errors from the protos, and the blocking managers
 	tools/generate.sh
 
-check-generated: .venv-codegen/.done ## check that the committed generated files match the protos
+check-generated: .venv-codegen/.done ## check that the committed generated files match their sources
 	@tools/check-generated.sh
 
 breaking: .venv/.dev ## check that the protos are compatible with all earlier versions

@@ -6,16 +6,11 @@ import sys
 import traceback
 
 from userservice import SyncUserManager, UserManager
-from userservice._portal import Portal
 
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-async def _nothing() -> None:
-    pass
 
 
 async def _get(manager: UserManager) -> str:
@@ -28,6 +23,9 @@ def _prepare(case: str, address: str, manager: SyncUserManager) -> object:
         manager.get("u1")
     if case == "closed":
         manager.close()
+    if case == "forgotten":
+        # Neither closed nor referenced any more.
+        SyncUserManager(address).get("u1")
     if case == "closed in mid stream":
         chunks = manager.list_chunked(chunk_size=1)
         next(chunks)
@@ -37,10 +35,6 @@ def _prepare(case: str, address: str, manager: SyncUserManager) -> object:
         loop, user_manager = asyncio.new_event_loop(), UserManager(address)
         loop.run_until_complete(_get(user_manager))
         return loop, user_manager
-    if case == "portal":
-        portal = Portal()
-        portal.run(_nothing)
-        return portal
     return None
 
 

@@ -19,10 +19,6 @@ def forked(service: Service, case: str) -> Program:
     "case",
     [
         "open",
-        # Its last events were for nobody, and gRPC goes on to wait for them.
-        "closed in mid stream",
-        # Not even gRPC in it yet.
-        "portal",
         "asyncio",
     ],
 )
@@ -39,15 +35,17 @@ def test_the_manager_of_the_parent_goes_on(large_service: Service) -> None:
         assert program.wait() == 0
 
 
-def test_managers_work_in_a_child_if_all_were_closed(large_service: Service) -> None:
-    with forked(large_service, "closed") as program:
+@pytest.mark.parametrize("case", ["closed", "closed in mid stream"])
+def test_managers_work_in_a_child_if_all_were_closed(large_service: Service, case: str) -> None:
+    with forked(large_service, case) as program:
         program.wait_for("stdout", "^done$")
         assert program.stdout == ["ManagerClosedError('the manager is closed')", "'u1'", "'u1'", "done"]
         assert program.wait() == 0
 
 
-def test_managers_work_in_a_child_if_none_was_used(large_service: Service) -> None:
-    with forked(large_service, "unused") as program:
+@pytest.mark.parametrize("case", ["unused", "forgotten"])
+def test_managers_work_in_a_child_if_none_is_in_use(large_service: Service, case: str) -> None:
+    with forked(large_service, case) as program:
         program.wait_for("stdout", "^done$")
         assert program.stdout == ["'u1'", "'u1'", "'u1'", "done"]
         assert program.wait() == 0

@@ -1,4 +1,4 @@
-"""The gRPC channels of one manager, and which of them the next call uses."""
+"""The channels of one manager, and the selection of a channel for each call."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import grpc
 
 from userservice._address import Target
 from userservice._proxies import proxy_of, proxy_options
+from userservice._transport import RawChannel
 
 _EVERY_ADDRESS: tuple[tuple[str, Any], ...] = (
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
@@ -19,22 +20,22 @@ _EVERY_ADDRESS: tuple[tuple[str, Any], ...] = (
 class Channel(NamedTuple):
     """One connection to one address."""
 
-    grpc_channel: grpc.aio.Channel
-    """gRPC's channel."""
+    raw: RawChannel
+    """The channel of the transport."""
 
     proxy: str
-    """Where the proxy of the connection comes from, such as `$https_proxy`; empty if there is none."""
+    """The setting that selects a proxy for the connection, such as `$https_proxy`; empty if there is none."""
 
 
 class Channels:
     """A fixed number of channels to each address, used in turn.
 
-    Each channel has a connection of its own: without `grpc.use_local_subchannel_pool`, gRPC would share one connection
+    Each channel has its own connection: without `grpc.use_local_subchannel_pool`, gRPC would share one connection
     between all channels of a process that have the same address and options.
 
     Args:
         targets: The addresses.
-        connections: How many channels each address gets.
+        connections: The number of channels to each address.
         credentials: Credentials of encrypted channels; None for plain text.
         options: gRPC channel options.
     """
@@ -46,15 +47,15 @@ class Channels:
         credentials: grpc.ChannelCredentials | None,
         options: Sequence[tuple[str, Any]],
     ) -> None:
-        # All addresses once, then all again: neighbours in the order of use lead to different addresses.
+        # All addresses once, then all again, so that consecutive calls use different addresses.
         self._channels = [_open(target, credentials, options) for _ in range(connections) for target in targets]
         self._next = 0
 
     def pick(self) -> Channel:
         """Returns the channel for the next call.
 
-        The channels take turns, except those that have no connection at the moment: the call would fail, or wait for
-        the connection, while another channel can serve it. Such channels connect in the background meanwhile.
+        The channels are used in turn. A channel without a connection is skipped while another channel has one, because
+        the call would fail or wait; it connects in the background meanwhile.
         """
         if len(self._channels) == 1:
             return self._channels[0]
@@ -66,7 +67,7 @@ class Channels:
         second_best: int | None = None
         turns: list[int] = [*range(self._next, len(self._channels)), *range(self._next)]
         for position in turns:
-            state: grpc.ChannelConnectivity = self._channels[position].grpc_channel.get_state(try_to_connect=True)
+            state = self._channels[position].raw.state()
             if state is grpc.ChannelConnectivity.READY:
                 return position
             if second_best is None and state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
@@ -76,12 +77,10 @@ class Channels:
     async def close(self) -> None:
         """Closes all channels and cancels their calls."""
         for channel in self._channels:
-            await channel.grpc_channel.close()
+            await channel.raw.close()
 
 
 def _open(target: Target, credentials: grpc.ChannelCredentials | None, chosen: Sequence[tuple[str, Any]]) -> Channel:
     options = [*proxy_options(target), *(_EVERY_ADDRESS if target.every_address else ()), *chosen]
     proxy = proxy_of(target, options)
-    if credentials is None:
-        return Channel(grpc.aio.insecure_channel(target.name, options=options), proxy)
-    return Channel(grpc.aio.secure_channel(target.name, credentials, options=options), proxy)
+    return Channel(RawChannel(target.name, credentials, options), proxy)

@@ -1,4 +1,4 @@
-"""Reads the stream of all users, across lost connections and restarts of the server."""
+"""Reads the stream of all users and resumes it after lost connections and restarts of the server."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from userservice.requests import build_request
 
 
 class ChunkReader:
-    """The chunks of one `list_chunked`, one at a time.
+    """Reads the chunks of one `list_chunked`.
 
-    Each `next_chunk` has a deadline of its own over all it does. The time that the consumer takes between two chunks
-    does not count, and an unavailable service is tried again for that long after the last chunk that had users in it.
-    Chunks without users do not extend the deadline, however many the service sends.
+    Each `next_chunk` has its own deadline, which covers reconnecting and retries. The time between two calls does not
+    count. Chunks without users do not extend the deadline, regardless of their number.
 
     Args:
         connection: The connection to read from.
-        chunk_size: The most users in a chunk.
-        cursor: Where to start.
-        timeout: Seconds to wait for a chunk; None means the connection's own timeout.
+        chunk_size: The maximum number of users per chunk.
+        cursor: The id after which to start.
+        timeout: Seconds to wait for a chunk; None means the timeout of the connection.
 
     Raises:
-        InvalidArgumentError: If chunk_size or cursor are no integers.
-        ValueError: If the timeout cannot be used.
+        InvalidArgumentError: If chunk_size or cursor is not an integer.
+        ValueError: If the timeout is invalid.
     """
 
     def __init__(self, connection: Connection, chunk_size: int, cursor: int, timeout: float | None) -> None:
@@ -38,10 +37,10 @@ class ChunkReader:
         connection.attempts(timeout)
 
     async def next_chunk(self) -> UserPage | None:
-        """Returns the next chunk that has users in it, or None at the end.
+        """Returns the next chunk that contains users, or None at the end.
 
         Raises:
-            UserServiceError: If no chunk came in time, with the last error, or the service refused the request.
+            UserServiceError: If no chunk arrived before the deadline, or the service rejected the request.
         """
         attempts = self._connection.attempts(self._timeout)
         while not self._finished:
@@ -49,7 +48,7 @@ class ChunkReader:
             if chunk:
                 return chunk
         if self._stream is not None:
-            # Without its status, the service would log a complete stream as cancelled. All chunks were returned before.
+            # If the status is not read, the service logs a complete stream as cancelled.
             await self._connection.read_status(self._stream)
         return None
 
@@ -69,12 +68,12 @@ class ChunkReader:
         users = User.wrap_page(response.users, cursor)
         check_cursor(users, cursor, response.next_cursor, response.total_size)
         self._finished = not response.next_cursor
-        # Where the next stream starts if this one is cut.
+        # If this stream is cut, the next stream starts here.
         self._request.cursor = response.next_cursor
         return UserPage(users, next_cursor=response.next_cursor, total_size=response.total_size)
 
     def cancel(self) -> None:
-        """Ends the RPC at once, if one runs. A reader that stops early must call this: nothing else ends the RPC."""
+        """Ends the running RPC immediately. Must be called at the end, because nothing else ends an unread stream."""
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None

@@ -1,11 +1,9 @@
-"""The connection of a manager to the service: its channels, made at the first call, and calls with their retries."""
+"""The connection of a manager to the service: it opens channels at the first call, and makes calls with retries."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -18,6 +16,7 @@ from userservice._methods import Method
 from userservice._monkey import reject_monkey_patching
 from userservice._retry import Attempts, check_timeout
 from userservice._status import error_from_call, with_proxy
+from userservice._transport import TRANSPORT_OPTIONS, RawStream, current_owner, opening
 from userservice.errors import (
     DeadlineExceededError,
     InternalError,
@@ -32,68 +31,65 @@ ResponseT = TypeVar("ResponseT", bound="Message")
 DEFAULT_ADDRESS = "localhost:50051"
 
 MOST_CONNECTIONS = 100
-"""Limit of `connections`, which protects the service from a number in the wrong place."""
+"""Limit of `connections`; it protects the service from a mistaken number."""
 
 DEFAULT_TIMEOUT = 10.0
-"""Seconds that a call may take, retries included; for a stream, seconds to the next chunk."""
+"""Seconds that a call may take, including retries; for a stream, seconds to the next chunk."""
 
 _STATUS_SECONDS = 0.5
 _KIB = 1024
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    # gRPC's own retries know neither the reason of a failure nor request_ids, and would multiply with the ones here.
+    # gRPC's own retries ignore error reasons and request_ids, and would multiply with the retries of this client.
     ("grpc.enable_retries", 0),
     # A full batch: 1000 users of 64 KiB of metadata and less than 4 KiB for the rest. gRPC's default is 4 MiB.
     ("grpc.max_receive_message_length", 1000 * (64 + 4) * _KIB),
-    # Error details travel in trailing metadata, twice. The service keeps below gRPC's default of 8 KiB; proxies on the
-    # way may add to it.
+    # Error details are in the trailers, twice. The service keeps them below gRPC's default of 8 KiB; proxies may add to
+    # them.
     ("grpc.max_metadata_size", 512 * _KIB),
-    # Left to itself gRPC widens the flow-control window as fast as the server can send: a slow reader of a stream
-    # was found to have 4 to 6 MB waiting in the client. A fixed window of 1 MiB, the size of the largest chunk, holds
-    # it at 1 to 2 MB, and was no slower on a local link. It allows 1 MiB a round trip, 10 MB/s over 100 ms.
+    # By default gRPC widens the flow-control window as fast as the server sends: with a slow reader, 4 to 6 MB of a
+    # stream waited in the client. With a fixed window of 1 MiB, the size of the largest chunk, 1 to 2 MB wait there,
+    # and a local link was not slower. The window allows 1 MiB per round trip: 10 MB/s over 100 ms.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", _KIB * _KIB),
-    # Every manager has connections of its own; see `Channels`.
+    # Each manager has its own connections; see `Channels`.
     ("grpc.use_local_subchannel_pool", 1),
-    # A restarted server is found within about a second. gRPC's default waits grow to two minutes.
+    # The client reconnects to a restarted server within about a second. gRPC's default pauses grow to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # How long one attempt to connect may take, not a pause: enough for a distant server with TLS.
+    # The time limit of one attempt to connect, not a pause: enough for a distant server with TLS.
     ("grpc.min_reconnect_backoff_ms", 5000),
-    # Servers count a ping within 5 minutes of the last as a strike and drop the connection at the third, so this
-    # stays above. On Linux the timeout is also how long sent bytes may go unacknowledged: a peer that vanished
-    # without a word is noticed after 4 s, in time for a retry within the default deadline.
-    ("grpc.keepalive_time_ms", 330_000),
+    # The service accepts a ping every 5 s. While a call runs, a ping every 20 s keeps NAT gateways and load balancers
+    # from dropping its connection. On Linux the timeout also limits how long sent bytes may stay unacknowledged: if the
+    # peer disappears, the client detects it after 4 s, in time for a retry within the default deadline.
+    ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 4000),
 )
 
 
-class Stream:
-    """A running server stream of encoded messages.
+class Stream(NamedTuple):
+    """A running server stream of encoded messages."""
 
-    Args:
-        call: gRPC's call.
-        proxy: Where the proxy of its connection comes from; empty if there is none.
-    """
+    raw: RawStream
+    """The stream of the transport."""
 
-    def __init__(self, call: grpc.aio.UnaryStreamCall[bytes, bytes], proxy: str) -> None:
-        self.call = call
-        self.proxy = proxy
+    proxy: str
+    """Where the proxy of its connection comes from; empty if there is none."""
 
     def cancel(self) -> None:
         """Ends the RPC at once."""
-        self.call.cancel()
+        self.raw.cancel()
 
 
 class Connection:
-    """The channels of one manager. They belong to the event loop of the first call.
+    """The channels of one manager, and calls with deadlines and retries.
 
     Args:
-        address: Where the service is; see `parse_address`.
-        connections: How many connections each address gets.
-        timeout: Seconds that a call may take unless it says otherwise.
+        address: The address of the service; see `parse_address`.
+        connections: The number of connections to each address.
+        timeout: Seconds that a call may take, unless the call has its own timeout.
         credentials: Channel credentials; with them, or with an `https://` address, the connection is encrypted.
-        channel_options: gRPC channel options, which override the ones in `CHANNEL_OPTIONS`.
+        channel_options: gRPC channel options; they override those in `CHANNEL_OPTIONS`.
         metadata: Pairs of key (lower case) and value to send with every call.
 
     Raises:
@@ -121,72 +117,69 @@ class Connection:
         self._timeout = check_timeout(timeout)
         self._encrypted = bool(tls) or credentials is not None
         self._credentials = credentials
-        self._options = [*CHANNEL_OPTIONS, *channel_options]
+        self._options = [*CHANNEL_OPTIONS, *TRANSPORT_OPTIONS, *channel_options]
         self._metadata = check_headers(metadata)
         self._channels: Channels | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._streams: set[grpc.aio.UnaryStreamCall[bytes, bytes]] = set()
+        self._owner: object = None
         self._closed = False
 
     def connect(self) -> Channel:
-        """Returns the channel for the next call; makes all channels first if this is the first call.
-
-        There is no await in this method, so concurrent first calls make the channels once.
+        """Returns the channel for the next call. The first call opens all channels.
 
         Raises:
             ManagerClosedError: If the connection was closed.
-            ManagerUnusableError: If gRPC cannot work here: outside of an asyncio event loop, in another event loop
-                than that of the first call, in a process that was forked while gRPC was in use, or that gevent or
-                eventlet has patched.
+            ManagerUnusableError: If gRPC cannot work here: in a process that was forked while gRPC was in use or that
+                gevent or eventlet has patched; for asyncio also without a running event loop, or in another event loop
+                than that of the first call.
         """
+        owner = current_owner()
+        channels = self._channels
+        if channels is None:
+            with opening():
+                channels = self._open_once(owner)
+        if self._owner is not owner:
+            raise ManagerUnusableError("this manager belongs to another event loop; make one manager for each loop")
+        return channels.pick()
+
+    def _open_once(self, owner: object) -> Channels:
         if self._closed:
             raise ManagerClosedError("the manager is closed")
-        loop = _running_loop()
         if self._channels is None:
             forks.refuse()
-            # Again, because a server that was started with preloading patches after managers were made.
+            # Checked again, because a web server that preloads the program patches after managers were created.
             reject_monkey_patching()
-            self._channels, self._loop = self._open(), loop
-        elif self._loop is not loop:
-            raise ManagerUnusableError("this manager belongs to another event loop; make one manager for each loop")
-        return self._channels.pick()
+            self._channels, self._owner = self._open(), owner
+        return self._channels
 
     def _open(self) -> Channels:
         credentials = (self._credentials or grpc.ssl_channel_credentials()) if self._encrypted else None
         return Channels(self._targets, self._connections, credentials, self._options)
 
     def attempts(self, timeout: float | None) -> Attempts:
-        """Starts the clock of a call that may take this many seconds; None means the connection's own timeout."""
+        """Returns the attempts of a call, whose deadline starts now; None means the timeout of the connection."""
         return Attempts(self._timeout if timeout is None else check_timeout(timeout))
 
     async def call(self, method: Method[RequestT, ResponseT], request: RequestT, attempts: Attempts) -> ResponseT:
-        """Makes a unary call, with retries. Every attempt sends the same bytes.
+        """Makes a unary call with retries. Every attempt sends the same bytes.
 
         Raises:
-            UserServiceError: If the call failed; the error of its last attempt.
+            UserServiceError: If the call failed. If the last attempt only reached the deadline, it is the error of an
+                earlier attempt.
         """
         encoded = request.SerializeToString()
         while True:
             channel = self.connect()
-            # Bytes in and out, for grpc.aio logs what a deserialiser raises and hands out None instead.
-            stub: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.grpc_channel.unary_unary(method.path)
             try:
-                response = await stub(encoded, timeout=attempts.remaining, metadata=self._metadata)
+                response = await channel.raw.unary(method.path, encoded, attempts.remaining, self._metadata)
                 return decode(method, response)
             except grpc.aio.AioRpcError as failure:
                 await attempts.pause(error_from_call(failure, channel.proxy), failure)
-            except asyncio.CancelledError:
-                self._raise_if_closed()
-                raise
 
     def open_stream(self, method: Method[RequestT, ResponseT], request: RequestT) -> Stream:
-        """Starts a server stream of encoded messages, to be read with `read`. The caller cancels it when done."""
+        """Starts a server stream of encoded messages for `read`. The caller must cancel the stream at the end."""
         channel = self.connect()
-        stub: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.grpc_channel.unary_stream(method.path)
-        call = stub(request.SerializeToString(), metadata=self._metadata)
-        self._streams.add(call)
-        call.add_done_callback(self._streams.discard)
-        return Stream(call, channel.proxy)
+        raw = channel.raw.stream(method.path, request.SerializeToString(), self._metadata)
+        return Stream(raw, channel.proxy)
 
     async def read(self, stream: Stream, attempts: Attempts) -> bytes:
         """Reads the next message of a stream.
@@ -194,63 +187,36 @@ class Connection:
         Raises:
             UserServiceError: If the stream failed, ended, or had no message in time.
         """
-        # Messages that are here already come without a turn of the loop, in which asyncio.timeout could act.
+        # A message that has already arrived is returned without waiting, and then no timeout can act.
         if not attempts.remaining:
             raise DeadlineExceededError(with_proxy("no chunk came in time", stream.proxy))
         try:
-            async with asyncio.timeout(attempts.remaining):
-                message = await stream.call.read()
+            message = await stream.raw.read(attempts.remaining)
         except grpc.aio.AioRpcError as failure:
             raise error_from_call(failure, stream.proxy) from failure
         except TimeoutError as timeout:
             raise DeadlineExceededError(with_proxy("no chunk came in time", stream.proxy)) from timeout
-        except asyncio.CancelledError:
-            self._raise_if_closed()
-            raise
-        if not isinstance(message, bytes):  # grpc.aio.EOF
+        if message is None:
             raise UnavailableError("the stream ended before its last chunk")
         return message
 
     async def read_status(self, stream: Stream) -> None:
         """Reads the status of a stream whose last message was read; gives up after half a second.
 
-        The status does not matter to the caller, who has all messages.
+        The result does not matter, because the caller has all messages.
         """
         try:
-            async with asyncio.timeout(_STATUS_SECONDS):
-                await stream.call.read()
-        except (grpc.aio.AioRpcError, TimeoutError):
+            await stream.raw.read(_STATUS_SECONDS)
+        except (grpc.aio.AioRpcError, TimeoutError, ManagerClosedError):
             return
-        except asyncio.CancelledError:
-            with suppress(ManagerClosedError):
-                self._raise_if_closed()
-                raise
-
-    def _raise_if_closed(self) -> None:
-        # Closing the channel cancels its calls, and grpc.aio lets that look as if the awaiting task was cancelled.
-        task = asyncio.current_task()
-        if self._closed and task is not None and not task.cancelling():
-            raise ManagerClosedError("the manager was closed during the call") from None
 
     async def close(self) -> None:
         """Closes the channels and ends their running calls with ManagerClosedError. Safe to call twice."""
-        self._closed = True
-        # Not all versions of grpc.aio end streams that nobody reads at the moment.
-        for call in tuple(self._streams):
-            call.cancel()
-        channels, self._channels = self._channels, None
+        with opening():
+            self._closed = True
+            channels, self._channels = self._channels, None
         if channels is not None:
             await channels.close()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise ManagerUnusableError(
-            "this manager needs a running asyncio event loop; blocking programs use SyncUserManager or "
-            "SyncSessionManager"
-        ) from None
 
 
 def _check_connections(connections: int) -> int:
@@ -263,10 +229,10 @@ def decode(method: Method[RequestT, ResponseT], encoded: bytes) -> ResponseT:
     """Decodes a response.
 
     Raises:
-        InternalError: If the bytes are not such a message, or there are none: gRPC returns None for a unary call that
-            ends well without a message.
+        InternalError: If the bytes are not a message of this class, or there are none: gRPC returns None for a unary
+            call that succeeds without a message.
     """
     try:
         return method.response.FromString(encoded)
     except (DecodeError, TypeError) as error:
-        raise InternalError(f"cannot decode the answer of {method.path}") from error
+        raise InternalError(f"cannot decode the response of {method.path}") from error

@@ -1,36 +1,41 @@
-"""What a fork does to gRPC, and so to every manager."""
+"""Detects processes that were forked while gRPC was in use: no call can work there."""
 
 from __future__ import annotations
 
 import os
 import threading
+import weakref
 
 from userservice.errors import ManagerUnusableError
 
 
 class Forks:
-    """What a fork has to know of this process, and a forked child of its parent.
+    """The state of this process that decides whether managers work in a forked child.
 
-    gRPC's asyncio half waits for events in one thread for the whole process. A child has its state without the
-    thread: calls there would wait for ever, past every deadline, so they are refused.
+    A child of a fork has gRPC's state, but not its threads: calls of `grpc.aio` would wait for ever there, past every
+    deadline, and a channel of the parent would use the parent's connection. Managers therefore reject all calls.
 
     Attributes:
-        loops: those with gRPC in them that blocking managers run.
-        broken: whether this is such a child.
-        starting: held while a portal starts.
+        channels: The open channels of blocking managers.
+        broken: Whether this process was forked while gRPC was in use.
+        starting: A lock, held while a blocking manager opens or closes its channels.
     """
 
     def __init__(self) -> None:
-        # Reentrant: a signal's handler can close a manager in the middle of another's start.
+        # Reentrant, because a signal handler can close one manager while another manager opens its channels.
         self.starting = threading.RLock()
-        self.loops: set[object] = set()
+        self.channels: weakref.WeakSet[object] = weakref.WeakSet()
         self.broken = False
         self._polling = False
         if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
             os.register_at_fork(before=self._before_fork, after_in_child=self._after_fork)
 
     def refuse(self) -> None:
-        """Raises ManagerUnusableError in a child in which no call would ever end."""
+        """Raises an error in a child in which no call can work.
+
+        Raises:
+            ManagerUnusableError: If the process was forked while gRPC was in use.
+        """
         if self.broken:
             raise ManagerUnusableError(
                 "a manager, or other asyncio gRPC, was used before the process forked: close managers, once their "
@@ -38,13 +43,12 @@ class Forks:
             )
 
     def _before_fork(self) -> None:
-        # gRPC's thread outlives our loops if they were closed while calls ran, and asyncio managers have it too. It
-        # has no public name; were it called otherwise one day, open managers would still be known by their loops.
+        # The thread of grpc.aio has no public name. It continues after the last asyncio manager was closed.
         self._polling = any(thread.name.endswith("(_poll_wrapper)") for thread in threading.enumerate())
 
     def _after_fork(self) -> None:
-        self.broken = self.broken or self._polling or bool(self.loops)
-        # Another thread may have held it; that thread is not here.
+        self.broken = self.broken or self._polling or bool(self.channels)
+        # Another thread of the parent may hold the lock; that thread does not exist here.
         self.starting = threading.RLock()
 
 

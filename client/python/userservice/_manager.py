@@ -1,4 +1,4 @@
-"""What the managers have in common: their construction and their lifetime."""
+"""The base class of the managers: constructor, `close` and context manager."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
 
 
 class Manager:
-    """A client of one service. Connects at its first call, or at `async with`; `close` ends it.
+    """A client of one service. It connects at its first call.
 
-    It belongs to the event loop of its first call, and any number of tasks there may share it. Make one and keep it:
-    the connection is what is costly.
+    Create one manager and keep it, because opening a connection is expensive. End it with `close`, or use it as a
+    context manager.
+
+    A manager belongs to the event loop of its first call. All tasks of this loop may share it.
     """
 
     def __init__(
@@ -28,18 +30,19 @@ class Manager:
         channel_options: Sequence[tuple[str, Any]] = (),
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> None:
-        """Prepares a manager; nothing is sent yet.
+        """Creates a manager. Nothing is sent before the first call.
 
         Args:
             address: `host:port`, `http://host:port`, `https://host:port` (encrypted), `dns:///host:port` (all
                 addresses of the name), `ipv4:address:port`, `ipv6:[address]:port`, `unix:/path` or
-                `unix-abstract:name`. Several addresses are separated by commas; calls are spread over them.
-            connections: How many connections the manager opens to each address, 1 to 100. Calls are spread over them;
-                a stream stays on one. With several, one busy process uses several workers of a service.
-            timeout: Seconds that each call may take, retries included, unless it says otherwise; for `list_chunked`,
-                seconds to the next chunk.
-            credentials: How to encrypt and authenticate the connection; the system's root certificates if absent.
-            channel_options: gRPC channel options, which override the ones that the client chooses.
+                `unix-abstract:name`. Several addresses are separated by commas; calls are distributed over
+                them.
+            connections: The number of connections to each address, 1 to 100. Calls are distributed over them; a stream
+                uses one. With several connections, one busy process uses several workers of a service.
+            timeout: Seconds that each call may take, including retries, unless the call has its own timeout; for
+                `list_chunked`, seconds to the next chunk.
+            credentials: Credentials for TLS. Without them, an `https://` address uses the system's root certificates.
+            channel_options: gRPC channel options; they override the options of the client.
             metadata: Pairs of key (lower case) and value to send with every call. Values are printable ASCII, or bytes
                 for keys that end in `-bin`.
 
@@ -58,7 +61,7 @@ class Manager:
         )
 
     async def __aenter__(self) -> Self:
-        self._connection.connect()
+        self._connection.connect()  # asyncio only
         return self
 
     async def __aexit__(
@@ -67,7 +70,7 @@ class Manager:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection. Calls that are running end with ManagerClosedError. Safe to call twice."""
+        """Closes the connection. Running calls end with ManagerClosedError. May be called twice."""
         await self._connection.close()
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Every RPC of the service: its path, and the message classes on either side."""
+"""All RPCs of the service, with their paths and message classes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Method(NamedTuple, Generic[RequestT, ResponseT]):
     """An RPC.
 
     Attributes:
-        path: What names it on the wire, such as `/userservice.v1.UserService/GetUser`.
-        request: The generated class of its request.
-        response: The class to decode its responses with: the generated one's twin, see `lazy_class`.
+        path: The path in the HTTP/2 request, such as `/userservice.v1.UserService/GetUser`.
+        request: The generated class of the request.
+        response: The class that decodes responses, made from the generated class by `lazy_class`.
     """
 
     path: str

@@ -1,13 +1,13 @@
-"""How long a call may take, which failures it tries again, and when."""
+"""Deadlines of calls, and retries: which failures are retried, and after which pause."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 
 import grpc
 
+from userservice._transport import sleep
 from userservice.errors import DeadlineExceededError, ManagerClosedError, UserServiceError
 
 _FIRST_DELAY = 0.05
@@ -16,14 +16,14 @@ _DOUBLINGS = math.ceil(math.log2(_LONGEST_DELAY / _FIRST_DELAY))
 
 
 _LONGEST_TIMEOUT = 31_536_000.0
-"""Seconds in a year. gRPC takes a timeout of some hundred years for one that is over."""
+"""Seconds in a year. gRPC treats a timeout of some hundred years as expired."""
 
 
 def check_timeout(timeout: float) -> float:
-    """Returns the timeout, in seconds. One of more than a year counts as a year.
+    """Returns the timeout in seconds, at most a year.
 
     Raises:
-        ValueError: If it is not a finite number above 0: every call has a deadline.
+        ValueError: If the timeout is not a finite number above 0. Every call has a deadline.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
         raise ValueError(f"a timeout must be a number of seconds above 0, not {timeout!r}")
@@ -31,12 +31,12 @@ def check_timeout(timeout: float) -> float:
 
 
 def worth_retrying(error: UserServiceError) -> bool:
-    """Returns whether the same call may succeed later.
+    """Returns whether a call that failed with this error is retried.
 
-    Every call can be repeated safely: reads change nothing, and writes carry a request_id. The class of the error says
-    whether its reason is one that the managers retry. An error without a reason does not come from the service: gRPC or
-    a proxy made it. A connection that is cut during a call can show as INTERNAL or CANCELLED (a stream reset, see
-    gRPC's HTTP/2 mapping) or as UNKNOWN with "Stream removed"; these are retried as well.
+    Every call can be repeated safely: reads change nothing, and writes have a request_id. The class of an error defines
+    whether its reason is retried. An error without a reason comes from gRPC or a proxy, not from the service. If a
+    connection is cut during a call, the code can be INTERNAL or CANCELLED (a stream reset, see gRPC's HTTP/2 mapping)
+    or UNKNOWN with "Stream removed"; these are retried too.
     """
     if error.retried:
         return True
@@ -48,10 +48,11 @@ def worth_retrying(error: UserServiceError) -> bool:
 
 
 class Attempts:
-    """The attempts at one call: one deadline over all of them, and a growing, random pause between two.
+    """The attempts of one call: one deadline for all of them, and a random pause before each retry.
 
-    The pause is drawn from 0 to 50 ms, 100 ms, 200 ms … up to 1 s ("full jitter"), so that many clients of a server
-    that went away do not come back in step; where the service names a delay, that is added.
+    The longest pause grows from 50 ms to 100 ms, 200 ms … and 1 s. The pause is random between 0 and this maximum
+    ("full jitter"), so that many clients of a restarted server do not return at the same time. If the service returned
+    a retry delay, the pause is added to it.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -69,37 +70,37 @@ class Attempts:
         """Waits before the next attempt.
 
         Args:
-            error: How the last attempt failed.
-            cause: What it was made from.
+            error: The error of the last attempt.
+            cause: The exception that the error was made from.
 
         Raises:
-            UserServiceError: The error, if another attempt is not worth it or would begin after the deadline.
+            UserServiceError: The error, if it is not retried, or if the next attempt would start after the deadline.
         """
         try:
-            is_worth_it = worth_retrying(error)
-            if is_worth_it:
+            is_retried = worth_retrying(error)
+            if is_retried:
                 self._last = error, cause
                 self._failures += 1
             room = self.remaining - (error.retry_delay or 0.0)
-            if not is_worth_it or room < _FIRST_DELAY:
+            if not is_retried or room < _FIRST_DELAY:
                 raise self._final(error, cause)
             delay = error.retry_delay or 0.0
         finally:
-            # The traceback of the error that is raised holds this frame: with these, it would be a reference cycle,
-            # which keeps the request and the answer until the garbage collector runs.
+            # The traceback of the raised error refers to this frame. With these variables that is a reference cycle,
+            # which keeps request and response in memory until the garbage collector runs.
             del error, cause
-        # Never past the deadline: the last attempt is to come near its end, not long before it.
+        # The pause never reaches past the deadline, so that the last attempt starts shortly before it.
         ceiling = min(_FIRST_DELAY * 2 ** min(self._failures - 1, _DOUBLINGS), _LONGEST_DELAY, room)
-        # Imported here because most programs never try again, and it takes 1 ms to load.
+        # Imported here because most programs never retry, and the import takes 1 ms.
         from random import uniform  # noqa: PLC0415
 
-        jitter = uniform(0, ceiling)  # noqa: S311 - spreads load, guards nothing
-        await asyncio.sleep(delay + jitter)
+        jitter = uniform(0, ceiling)  # noqa: S311 - not used for security
+        await sleep(delay + jitter)
 
     def _final(self, error: UserServiceError, cause: BaseException | None) -> UserServiceError:
-        """Returns the error that the caller gets."""
+        """Returns the error to raise."""
         if isinstance(error, DeadlineExceededError) and self._last is not None:
-            # That time ran out says less than what kept the earlier attempts from succeeding.
+            # The error of an earlier attempt says more than the fact that the deadline passed.
             error, cause = self._last
         self._last = None
         if self._failures:

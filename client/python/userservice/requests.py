@@ -7,7 +7,6 @@ cannot hold. Lengths, required fields and the like are the service's to check, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any, TypeAlias, TypedDict, TypeVar, cast
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -150,15 +149,6 @@ def with_request_id(fields: dict[str, Any]) -> dict[str, Any]:
 
         fields["request_id"] = str(uuid4())
     return fields
-
-
-def read_once(items: Iterable[str]) -> Iterable[str]:
-    """Reads an iterable in the calling thread; what is not a list of strings is returned as it is, for `build_request`.
-
-    A generator or a database query may depend on its thread, or use the very manager that it is given to.
-    """
-    is_list = isinstance(items, Iterable) and not isinstance(items, (str, bytes, Mapping))
-    return tuple(islice(items, MOST_ITEMS + 1)) if is_list else items
 
 
 def build_request(request: type[RequestT], fields: Mapping[str, object]) -> RequestT:

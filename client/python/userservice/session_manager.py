@@ -1,5 +1,5 @@
-"""`SessionManager`: the sessions of users, for programs on asyncio."""
-# ruff: noqa: ASYNC109 - the timeout covers several attempts and travels to the service as a deadline
+"""`SessionManager`: adds, reads, updates, deletes and lists the sessions of users."""
+# ruff: noqa: ASYNC109 - the timeout covers several attempts and is sent to the service as a deadline
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from userservice.requests import (
 
 
 class SessionManager(Manager):
-    """Adds, reads, changes, removes and lists the sessions of users.
+    """Adds, reads, updates, deletes and lists the sessions of users.
 
-    Errors, deadlines and retries are those of `UserManager`. Every method raises UserNotFoundError if there is no such
-    user.
+    Errors, deadlines and retries are the same as those of `UserManager`. Every method raises UserNotFoundError if the
+    user does not exist.
     """
 
     @overload
@@ -58,17 +58,17 @@ class SessionManager(Manager):
             session: The fields by name: user_id and session_id (required), metadata, request_id. See
                 `AddSessionFields` for the limits.
             timeout: Seconds that the call may take.
-            **fields: The same as keyword arguments; both ways may be used together.
+            **fields: The same fields as keyword arguments. Both forms may be combined.
 
         Returns:
-            The session as it was stored.
+            The stored session.
 
         Raises:
-            InvalidArgumentError: If a field is bad or unknown; `violations` has all of them.
-            UserNotFoundError: If there is no such user.
-            SessionAlreadyExistsError: If the user has a session of that session_id.
-            RequestIdReusedError: If the request_id was used for a different request.
-            TypeError: If `session` is no mapping, or a field is given twice.
+            InvalidArgumentError: If a field is invalid or unknown; `violations` lists all of them.
+            UserNotFoundError: If the user does not exist.
+            SessionAlreadyExistsError: If the user has a session with this session_id.
+            RequestIdReusedError: If the request_id was already used for a different request.
+            TypeError: If `session` is not a mapping, or a field is given twice.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.ADD_SESSION.request, with_request_id(merge_fields(session, fields)))
@@ -80,9 +80,9 @@ class SessionManager(Manager):
         """Returns a session.
 
         Raises:
-            UserNotFoundError: If there is no such user.
-            SessionNotFoundError: If the user has no session of that session_id.
-            InvalidArgumentError: If an argument is bad.
+            UserNotFoundError: If the user does not exist.
+            SessionNotFoundError: If the user has no session with this session_id.
+            InvalidArgumentError: If an argument is invalid.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.GET_SESSION.request, {"user_id": user_id, "session_id": session_id})
@@ -111,25 +111,25 @@ class SessionManager(Manager):
     async def update(
         self, session: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Session:
-        """Changes a session's metadata: merged, with None removing a key, or replaced if update_mask names it.
+        """Updates the metadata of a session: merges it (None removes a key), or replaces it if update_mask names it.
 
         Args:
             session: The fields by name: user_id and session_id (required), metadata, update_mask, etag, request_id.
                 See `UpdateSessionFields`.
             timeout: Seconds that the call may take.
-            **fields: The same as keyword arguments; both ways may be used together.
+            **fields: The same fields as keyword arguments. Both forms may be combined.
 
         Returns:
             The session after the update.
 
         Raises:
-            InvalidArgumentError: If a field is bad or unknown; `violations` has all of them.
-            UserNotFoundError: If there is no such user.
-            SessionNotFoundError: If the user has no session of that session_id.
-            EtagMismatchError: If an etag was given and is not the current one.
-            UpdateConflictError: If too many others wrote the session at the same time.
-            RequestIdReusedError: If the request_id was used for a different request.
-            TypeError: If `session` is no mapping, or a field is given twice.
+            InvalidArgumentError: If a field is invalid or unknown; `violations` lists all of them.
+            UserNotFoundError: If the user does not exist.
+            SessionNotFoundError: If the user has no session with this session_id.
+            EtagMismatchError: If an etag is given and is not the current etag.
+            UpdateConflictError: If there were too many concurrent writes of the session.
+            RequestIdReusedError: If the request_id was already used for a different request.
+            TypeError: If `session` is not a mapping, or a field is given twice.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.UPDATE_SESSION.request, with_request_id(merge_fields(session, fields)))
@@ -146,22 +146,22 @@ class SessionManager(Manager):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Removes a session.
+        """Deletes a session.
 
         Args:
-            user_id: The user that the session belongs to.
-            session_id: Name of the session.
-            etag: The etag as the caller knows it; if it is not the current one, nothing is removed.
-            request_id: A UUID that names this attempt; one is made if absent.
+            user_id: The user_id of the session's user.
+            session_id: The session_id of the session.
+            etag: The expected etag. If it is not the current etag, nothing is deleted.
+            request_id: The idempotency key of this write, a UUID; generated if absent.
             timeout: Seconds that the call may take.
 
         Raises:
-            UserNotFoundError: If there is no such user.
-            SessionNotFoundError: If the user has no session of that session_id.
-            EtagMismatchError: If an etag was given and is not the current one.
-            UpdateConflictError: If too many others wrote the session at the same time.
-            RequestIdReusedError: If the request_id was used for a different request.
-            InvalidArgumentError: If an argument is bad.
+            UserNotFoundError: If the user does not exist.
+            SessionNotFoundError: If the user has no session with this session_id.
+            EtagMismatchError: If an etag is given and is not the current etag.
+            UpdateConflictError: If there were too many concurrent writes of the session.
+            RequestIdReusedError: If the request_id was already used for a different request.
+            InvalidArgumentError: If an argument is invalid.
         """
         attempts = self._connection.attempts(timeout)
         fields = with_request_id({"user_id": user_id, "session_id": session_id, "etag": etag, "request_id": request_id})
@@ -170,20 +170,20 @@ class SessionManager(Manager):
     async def list(
         self, user_id: str, limit: int = 100, cursor: int = 0, *, timeout: float | None = None
     ) -> SessionPage:
-        """Returns one page of the sessions of a user in the order of their ids; `UserManager.get_sessions` has all.
+        """Returns one page of the sessions of a user, ordered by id; `UserManager.get_sessions` returns all.
 
         Args:
-            user_id: Name of the user.
-            limit: The most sessions to return, at most 1000. A page closes early at 1 MiB.
-            cursor: The `next_cursor` of an earlier page; 0 for the beginning.
+            user_id: The user_id of the user.
+            limit: The maximum number of sessions, at most 1000. A page ends early at 1 MiB.
+            cursor: The `next_cursor` of an earlier page; 0 starts at the beginning.
             timeout: Seconds that the call may take.
 
         Returns:
             A list of Session with `next_cursor`, which is 0 at the end, and `total_size`.
 
         Raises:
-            UserNotFoundError: If there is no such user.
-            InvalidArgumentError: If an argument is bad.
+            UserNotFoundError: If the user does not exist.
+            InvalidArgumentError: If an argument is invalid.
         """
         return await get_session_page(self._connection, user_id, limit, cursor, self._connection.attempts(timeout))
 

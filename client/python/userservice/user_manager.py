@@ -1,5 +1,5 @@
-"""`UserManager`: users and their sessions, for programs on asyncio."""
-# ruff: noqa: ASYNC109 - the timeout covers several attempts and travels to the service as a deadline
+"""`UserManager`: adds, reads, updates, deletes and lists users."""
+# ruff: noqa: ASYNC109 - the timeout covers several attempts and is sent to the service as a deadline
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from userservice.requests import (
 from userservice.session_manager import get_session_page
 
 _LARGEST_PAGE = 1000
-"""What the service makes of any larger limit."""
+"""The largest limit that the service uses."""
 
 
 class UserManager(Manager):
-    """Adds, reads, changes, removes and lists users.
+    """Adds, reads, updates, deletes and lists users.
 
-    Every failed call raises `UserServiceError` or one of its subclasses; only mistakes in the calling code raise
-    TypeError (an argument that is no mapping, a field given twice) or ValueError (an invalid timeout). All calls have a
-    deadline and are retried while the service is unavailable; writes carry a request_id, so that an attempt whose
-    answer was lost is applied once. `timeout` is in seconds and covers all attempts; the default is the manager's own.
+    A failed call raises `UserServiceError` or a subclass. Mistakes in the calling code raise TypeError (an argument
+    that is not a mapping, a field given twice) or ValueError (an invalid timeout). Every call has a deadline and is
+    retried while the service is unavailable. Writes have a request_id, so a write whose response was lost is applied
+    once. `timeout` is in seconds and covers all attempts; the default is the timeout of the manager.
 
         async with UserManager("localhost:50051") as user_manager:
             user = await user_manager.get("user123")
@@ -66,16 +66,16 @@ class UserManager(Manager):
             user: The fields by name: user_id (required), email, first_name, last_name, metadata, request_id. See
                 `AddUserFields` for the limits.
             timeout: Seconds that the call may take.
-            **fields: The same as keyword arguments; both ways may be used together.
+            **fields: The same fields as keyword arguments. Both forms may be combined.
 
         Returns:
-            The user as it was stored.
+            The stored user.
 
         Raises:
-            InvalidArgumentError: If a field is bad or unknown; `violations` has all of them.
-            UserAlreadyExistsError: If there is a user of that user_id.
-            RequestIdReusedError: If the request_id was used for a different request.
-            TypeError: If `user` is no mapping, or a field is given twice.
+            InvalidArgumentError: If a field is invalid or unknown; `violations` lists all of them.
+            UserAlreadyExistsError: If a user with this user_id exists.
+            RequestIdReusedError: If the request_id was already used for a different request.
+            TypeError: If `user` is not a mapping, or a field is given twice.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.ADD_USER.request, with_request_id(merge_fields(user, fields)))
@@ -87,8 +87,8 @@ class UserManager(Manager):
         """Returns a user.
 
         Raises:
-            UserNotFoundError: If there is none of that user_id.
-            InvalidArgumentError: If the user_id is bad.
+            UserNotFoundError: If no user has this user_id.
+            InvalidArgumentError: If the user_id is invalid.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.GET_USER.request, {"user_id": user_id})
@@ -117,24 +117,24 @@ class UserManager(Manager):
     async def update(
         self, user: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> User:
-        """Changes a user. What is absent stays as it is, and metadata is merged, with None removing a key.
+        """Updates a user. Absent fields keep their values. Metadata is merged; None removes a key.
 
         Args:
             user: The fields by name: user_id (required), email, first_name, last_name, metadata, update_mask, etag,
                 request_id. See `UpdateUserFields`.
             timeout: Seconds that the call may take.
-            **fields: The same as keyword arguments; both ways may be used together.
+            **fields: The same fields as keyword arguments. Both forms may be combined.
 
         Returns:
             The user after the update.
 
         Raises:
-            InvalidArgumentError: If a field is bad or unknown; `violations` has all of them.
-            UserNotFoundError: If there is none of that user_id.
-            EtagMismatchError: If an etag was given and is not the current one.
-            UpdateConflictError: If too many others wrote the user at the same time.
-            RequestIdReusedError: If the request_id was used for a different request.
-            TypeError: If `user` is no mapping, or a field is given twice.
+            InvalidArgumentError: If a field is invalid or unknown; `violations` lists all of them.
+            UserNotFoundError: If no user has this user_id.
+            EtagMismatchError: If an etag is given and is not the current etag.
+            UpdateConflictError: If there were too many concurrent writes of the user.
+            RequestIdReusedError: If the request_id was already used for a different request.
+            TypeError: If `user` is not a mapping, or a field is given twice.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.UPDATE_USER.request, with_request_id(merge_fields(user, fields)))
@@ -145,20 +145,20 @@ class UserManager(Manager):
     async def delete(
         self, user_id: str, *, etag: str | None = None, request_id: str | None = None, timeout: float | None = None
     ) -> None:
-        """Removes a user and all its sessions.
+        """Deletes a user and all its sessions.
 
         Args:
-            user_id: Name of the user.
-            etag: The etag as the caller knows it; if it is not the current one, nothing is removed.
-            request_id: A UUID that names this attempt; one is made if absent.
+            user_id: The user_id of the user.
+            etag: The expected etag. If it is not the current etag, nothing is deleted.
+            request_id: The idempotency key of this write, a UUID; generated if absent.
             timeout: Seconds that the call may take.
 
         Raises:
-            UserNotFoundError: If there is none of that user_id.
-            EtagMismatchError: If an etag was given and is not the current one.
-            UpdateConflictError: If too many others wrote the user at the same time.
-            RequestIdReusedError: If the request_id was used for a different request.
-            InvalidArgumentError: If an argument is bad.
+            UserNotFoundError: If no user has this user_id.
+            EtagMismatchError: If an etag is given and is not the current etag.
+            UpdateConflictError: If there were too many concurrent writes of the user.
+            RequestIdReusedError: If the request_id was already used for a different request.
+            InvalidArgumentError: If an argument is invalid.
         """
         attempts = self._connection.attempts(timeout)
         fields = with_request_id({"user_id": user_id, "etag": etag, "request_id": request_id})
@@ -168,15 +168,15 @@ class UserManager(Manager):
         """Returns one page of users in the order of their ids.
 
         Args:
-            limit: The most users to return, at most 1000. A page closes early at 1 MiB.
-            cursor: The `next_cursor` of an earlier page; 0 for the beginning.
+            limit: The maximum number of users, at most 1000. A page ends early at 1 MiB.
+            cursor: The `next_cursor` of an earlier page; 0 starts at the beginning.
             timeout: Seconds that the call may take.
 
         Returns:
             A list of User with `next_cursor`, which is 0 at the end, and `total_size`.
 
         Raises:
-            InvalidArgumentError: If an argument is negative or no integer.
+            InvalidArgumentError: If an argument is negative or not an integer.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.LIST_USERS.request, {"limit": limit, "cursor": cursor})
@@ -188,46 +188,46 @@ class UserManager(Manager):
     async def list_chunked(
         self, chunk_size: int = 100, cursor: int = 0, *, timeout: float | None = None
     ) -> AsyncGenerator[UserPage, None]:
-        """Goes through all users in the order of their ids, a chunk at a time, up to the newest one at its start.
+        """Reads all users in the order of their ids, in chunks, up to the newest user at the start of the stream.
 
-        A user that exists the whole time comes exactly once, whatever is written meanwhile, and though the connection
-        is cut or the server restarted: then it goes on behind the last chunk by itself. Leaving the loop cancels the
+        Each user that exists throughout is returned exactly once, regardless of concurrent writes. After a lost
+        connection or a restart of the server, the stream resumes after the last chunk. Leaving the loop cancels the
         RPC.
 
         Args:
-            chunk_size: The most users in a chunk, at most 10 000. A chunk closes early at 1 MiB.
-            cursor: Where to start: the `next_cursor` of a chunk of an earlier run; 0 for the beginning.
-            timeout: Seconds to wait for each chunk, reconnecting included. The time that the loop's body takes does
-                not count.
+            chunk_size: The maximum number of users per chunk, at most 10 000. A chunk ends early at 1 MiB.
+            cursor: The `next_cursor` of a chunk of an earlier stream; 0 starts at the beginning.
+            timeout: Seconds to wait for each chunk, including reconnecting. The time that the body of the loop takes
+                does not count.
 
         Yields:
-            Lists of User, never empty, with `next_cursor`, which is 0 in the last one, and `total_size`.
+            Lists of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`.
 
         Raises:
-            InvalidArgumentError: If an argument is negative or no integer.
-            UnavailableError: If the service stayed away for the whole timeout.
-            DeadlineExceededError: If the service was there but no chunk came.
+            InvalidArgumentError: If an argument is negative or not an integer.
+            UnavailableError: If the service was unavailable for the whole timeout.
+            DeadlineExceededError: If the service was available, but no chunk arrived.
         """
         reader = ChunkReader(self._connection, chunk_size, cursor, timeout)
         try:
             while (chunk := await reader.next_chunk()) is not None:
                 yield chunk
         finally:
-            # Since grpcio 1.83 a stream that is merely dropped runs on (grpc/grpc#43462).
+            # Since grpcio 1.83, a stream that is dropped without cancelling continues to run (grpc/grpc#43462).
             reader.cancel()
 
     async def batch_get(self, user_ids: Iterable[str], *, timeout: float | None = None) -> UserBatch:
-        """Returns many users by name.
+        """Returns the users with these user_ids.
 
         Args:
-            user_ids: 1 to 1000 names. One given twice is answered twice.
+            user_ids: 1 to 1000 user_ids. A repeated user_id returns its user each time.
             timeout: Seconds that the call may take.
 
         Returns:
-            A list of the users that exist, in the order of the request, with `missing_user_ids`.
+            A list of the existing users, in the order of the request, with `missing_user_ids`.
 
         Raises:
-            InvalidArgumentError: If there are none or too many names, or a bad one.
+            InvalidArgumentError: If there are no or too many user_ids, or one is invalid.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.BATCH_GET_USERS.request, {"user_ids": user_ids})
@@ -236,18 +236,18 @@ class UserManager(Manager):
         return UserBatch(User.wrap_all(found.users), missing_user_ids=found.missing_user_ids)
 
     async def get_sessions(self, user_id: str, *, timeout: float | None = None) -> SessionPage:
-        """Returns all sessions of a user in the order of their ids, however many pages that takes.
+        """Returns all sessions of a user in the order of their ids. Reads as many pages as needed.
 
         Args:
-            user_id: Name of the user.
-            timeout: Seconds that all the pages together may take.
+            user_id: The user_id of the user.
+            timeout: Seconds that all pages together may take.
 
         Returns:
-            A list of Session, empty if there is none.
+            A list of Session, empty if the user has no sessions.
 
         Raises:
-            UserNotFoundError: If there is no user of that user_id.
-            InvalidArgumentError: If the user_id is bad.
+            UserNotFoundError: If no user has this user_id.
+            InvalidArgumentError: If the user_id is invalid.
         """
         attempts = self._connection.attempts(timeout)
         sessions = SessionPage()
@@ -260,7 +260,7 @@ class UserManager(Manager):
                 return sessions
             cursor = page.next_cursor
 
-    # The names of the API's documentation.
+    # The names in docs/users-api.md.
 
     def listChunked(  # noqa: N802
         self,

@@ -1,31 +1,14 @@
-"""The code of a program that a blocking call needs runs in the calling thread, or at least never blocks the call."""
+"""A blocking call runs in the calling thread, so code of the program that the call needs cannot block it."""
 
-import gc
 import itertools
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from userservice import InvalidArgumentError, ManagerUnusableError, SyncUserManager, UnavailableError
-from userservice._portal import Portal
+from userservice import InvalidArgumentError, SyncUserManager, UnavailableError
 
 NOWHERE = "127.0.0.1:1"
-
-
-async def nothing() -> None:
-    pass
-
-
-class Owner:
-    """An object in a reference cycle that closes its portal when it is collected, in whatever thread that is."""
-
-    def __init__(self, portal: Portal, closed: threading.Event) -> None:
-        self.portal, self.closed, self.cycle = portal, closed, self
-
-    def __del__(self) -> None:
-        self.portal.close(nothing)
-        self.closed.set()
 
 
 def test_names_are_read_in_the_calling_thread() -> None:
@@ -54,33 +37,3 @@ def test_names_without_an_end_are_rejected() -> None:
 def test_what_is_no_list_of_names_is_rejected_as_before(names: object) -> None:
     with SyncUserManager(NOWHERE, timeout=0.1) as users, pytest.raises((InvalidArgumentError, UnavailableError)):
         users.batch_get(names)  # type: ignore[arg-type]
-
-
-def test_a_call_inside_a_call_is_rejected_instead_of_waiting_for_itself() -> None:
-    portal = Portal()
-    refused: list[ManagerUnusableError] = []
-
-    async def call_again() -> None:
-        try:
-            portal.run(nothing)
-        except ManagerUnusableError as error:
-            refused.append(error)
-
-    caller = threading.Thread(target=portal.run, args=[call_again], daemon=True)
-    caller.start()
-    caller.join(10)
-    assert not caller.is_alive()
-    assert len(refused) == 1
-    portal.close(nothing)
-
-
-def test_a_finaliser_may_close_in_the_thread_of_the_loop() -> None:
-    portal, closed = Portal(), threading.Event()
-    before = set(threading.enumerate())
-    portal.run(nothing)
-    (thread,) = set(threading.enumerate()) - before
-    Owner(portal, closed)
-    portal.post(gc.collect)
-    assert closed.wait(10)
-    thread.join(10)
-    assert not thread.is_alive()

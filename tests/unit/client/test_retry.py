@@ -63,7 +63,7 @@ class FakeTime:
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     clock = FakeTime()
     monkeypatch.setattr(_retry, "time", clock)
-    monkeypatch.setattr(_retry, "asyncio", clock)
+    monkeypatch.setattr(_retry, "sleep", clock.sleep)
     return clock
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import pickle
 import sys
-import threading
 import types
 
 import pytest
@@ -11,10 +10,8 @@ import pytest
 from userservice import (
     ManagerUnusableError,
     SyncUserManager,
-    UnavailableError,
     UserManager,
     UserServiceError,
-    _portal,
 )
 
 ADDRESS = "127.0.0.1:1"
@@ -53,16 +50,6 @@ def test_a_manager_needs_a_running_loop() -> None:
         manager.get("ada").send(None)
 
 
-def test_a_blocking_manager_that_cannot_start_its_thread_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch, SyncUserManager(ADDRESS) as manager:
-        patch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(ManagerUnusableError, match="can't start new thread"):
-            manager.get("ada")
-
-
 @pytest.mark.parametrize(
     ("module", "function", "library"),
     [("gevent.monkey", "is_module_patched", "gevent"), ("eventlet.patcher", "is_monkey_patched", "eventlet")],
@@ -79,16 +66,3 @@ def test_patched_processes_are_recognised(
             manager(ADDRESS)
     setattr(fake, function, lambda name: name == "subprocess")
     UserManager(ADDRESS)
-
-
-def test_a_blocking_manager_that_cannot_make_its_loop_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise OSError(24, "Too many open files")
-
-    with SyncUserManager(ADDRESS, timeout=0.1) as users:
-        with monkeypatch.context() as patch:
-            patch.setattr(_portal, "_Loop", fail)
-            with pytest.raises(ManagerUnusableError, match="Too many open files"):
-                users.get("ada")
-        with pytest.raises(UnavailableError):
-            users.get("ada")

@@ -1,0 +1,176 @@
+"""The blocking version of `_transport.py`, over grpcio's blocking stubs. Calls run in the thread of the caller."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import grpc
+
+from userservice._forks import forks
+from userservice._watchdog import Alarm
+from userservice.errors import ManagerClosedError
+
+Headers = tuple[tuple[str, str | bytes], ...]
+
+TRANSPORT_OPTIONS: tuple[tuple[str, Any], ...] = (
+    # Streams are read in the thread of the caller. Otherwise gRPC starts a thread for each channel that has streams.
+    ("SingleThreadedUnaryStream", 1),
+)
+"""gRPC channel options that only this version needs."""
+
+_STATES: dict[int, grpc.ChannelConnectivity] = {state.value[0]: state for state in grpc.ChannelConnectivity}
+
+sleep = time.sleep
+
+
+def opening() -> AbstractContextManager[object]:
+    """Excludes other threads while channels are opened or closed."""
+    return forks.starting
+
+
+def current_owner() -> object:
+    """Returns the owner of channels that are opened now: None, because all threads may use them.
+
+    Raises:
+        ManagerUnusableError: If the process was forked while gRPC was in use.
+    """
+    forks.refuse()
+    return None
+
+
+class RawStream:
+    """A running server stream of encoded messages. Only `cancel` ends its RPC before the last message.
+
+    Args:
+        channel: The channel of the RPC.
+        path: The path of the RPC.
+        encoded: The encoded request.
+        metadata: The headers of the request.
+    """
+
+    def __init__(self, channel: RawChannel, path: str, encoded: bytes, metadata: Headers) -> None:
+        self._channel = channel
+        try:
+            stub: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.grpc_channel.unary_stream(path)
+            self._call = stub(encoded, metadata=metadata)
+        except ValueError:  # the channel is closed
+            channel.raise_if_closed()
+            raise
+        self._alarm = Alarm(self._call.cancel)
+
+    def read(self, timeout: float) -> bytes | None:
+        """Returns the next message, or None after the last message.
+
+        Raises:
+            AioRpcError: If the RPC failed.
+            TimeoutError: If no message arrived within this many seconds.
+            ManagerClosedError: If the channel was closed.
+        """
+        deadline = time.monotonic() + timeout
+        self._alarm.start(deadline, timeout)
+        try:
+            return next(self._call, None)
+        except grpc.RpcError as error:
+            failure = _without_call(error)
+        finally:
+            self._alarm.pause()
+        self._channel.raise_if_closed()
+        # The alarm of an earlier read may ring at the moment when that read succeeds. Then this failure is retried.
+        if self._alarm.rang and time.monotonic() >= deadline:
+            raise TimeoutError
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback refers to this frame, which is a reference cycle
+
+    def cancel(self) -> None:
+        """Ends the RPC immediately."""
+        self._alarm.stop()
+        # In a forked child, the connection belongs to the parent.
+        if not forks.broken:
+            self._call.cancel()
+
+
+class RawChannel:
+    """A gRPC channel. Messages are bytes.
+
+    Args:
+        target: The address in gRPC's form.
+        credentials: Credentials of an encrypted channel; None for plain text.
+        options: gRPC channel options.
+    """
+
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]
+    ) -> None:
+        if credentials is None:
+            self.grpc_channel = grpc.insecure_channel(target, options=options)
+        else:
+            self.grpc_channel = grpc.secure_channel(target, credentials, options=options)
+        self._closed = False
+        forks.channels.add(self)
+        # For programs that do not close their managers: at exit, or when the last reference to the manager is dropped.
+        self._close = weakref.finalize(self, _close, self.grpc_channel)
+
+    def state(self) -> grpc.ChannelConnectivity:
+        """Returns the state of the connection. Starts to connect if there is no connection."""
+        # The public way, Channel.subscribe, starts a thread for each channel that wakes up five times a second.
+        inner = cast("Any", self.grpc_channel)._channel  # noqa: SLF001
+        return _STATES[inner.check_connectivity_state(True)]  # noqa: FBT003
+
+    def unary(self, path: str, encoded: bytes, timeout: float, metadata: Headers) -> bytes:
+        """Makes a unary call without retries.
+
+        Raises:
+            AioRpcError: If the call failed.
+            ManagerClosedError: If the channel was closed during the call.
+        """
+        try:
+            stub: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.grpc_channel.unary_unary(path)
+            return stub(encoded, timeout=timeout, metadata=metadata)
+        except grpc.RpcError as error:
+            failure = _without_call(error)
+        except ValueError:  # the channel is closed
+            self.raise_if_closed()
+            raise
+        self.raise_if_closed()
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback refers to this frame, which is a reference cycle
+
+    def stream(self, path: str, encoded: bytes, metadata: Headers) -> RawStream:
+        """Starts a server stream."""
+        return RawStream(self, path, encoded, metadata)
+
+    def raise_if_closed(self) -> None:
+        """Raises ManagerClosedError if the channel was closed."""
+        if self._closed:
+            raise ManagerClosedError("the manager was closed during the call") from None
+
+    def close(self) -> None:
+        """Closes the connection. Running calls end with ManagerClosedError."""
+        self._closed = True
+        self._close()
+        forks.channels.discard(self)
+
+
+def _close(channel: grpc.Channel) -> None:
+    # In a forked child, the connection belongs to the parent.
+    if not forks.broken:
+        channel.close()
+
+
+def _without_call(error: Any) -> grpc.aio.AioRpcError:
+    """Returns the failure in the form of the asyncio stubs.
+
+    The error of a blocking stream is the call itself. Its traceback contains frames that refer to the call, which is a
+    reference cycle.
+    """
+    error.__traceback__ = None
+    trailers = grpc.aio.Metadata(*(error.trailing_metadata() or ()))
+    return grpc.aio.AioRpcError(error.code(), grpc.aio.Metadata(), trailers, error.details() or "")

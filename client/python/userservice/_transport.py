@@ -1,0 +1,141 @@
+"""The part of the clients that differs between asyncio and blocking code: channels, streams, and waiting.
+
+This is the asyncio version. `_sync_transport.py` is the blocking version with the same names. All code above these two
+modules is written once, for asyncio; `tools/generate_sync.py` generates the blocking code from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import grpc
+
+from userservice.errors import ManagerClosedError, ManagerUnusableError
+
+Headers = tuple[tuple[str, str | bytes], ...]
+
+TRANSPORT_OPTIONS: tuple[tuple[str, Any], ...] = ()
+"""gRPC channel options that only this version needs."""
+
+sleep = asyncio.sleep
+
+
+def opening() -> AbstractContextManager[object]:
+    """Excludes other calls while channels are opened. Does nothing here: that code contains no await."""
+    return nullcontext()
+
+
+def current_owner() -> object:
+    """Returns the owner of channels that are opened now: the running event loop.
+
+    Raises:
+        ManagerUnusableError: If no event loop is running.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ManagerUnusableError(
+            "this manager needs a running asyncio event loop; blocking programs use SyncUserManager or "
+            "SyncSessionManager"
+        ) from None
+
+
+class RawStream:
+    """A running server stream of encoded messages. Only `cancel` ends its RPC before the last message.
+
+    Args:
+        channel: The channel of the RPC.
+        path: The path of the RPC.
+        encoded: The encoded request.
+        metadata: The headers of the request.
+    """
+
+    def __init__(self, channel: RawChannel, path: str, encoded: bytes, metadata: Headers) -> None:
+        stub: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.grpc_channel.unary_stream(path)
+        self._channel = channel
+        self._call = stub(encoded, metadata=metadata)
+        channel.calls.add(self._call)
+        self._call.add_done_callback(channel.calls.discard)
+
+    async def read(self, timeout: float) -> bytes | None:  # noqa: ASYNC109 - the blocking version needs it
+        """Returns the next message, or None after the last message.
+
+        Raises:
+            AioRpcError: If the RPC failed.
+            TimeoutError: If no message arrived within this many seconds.
+            ManagerClosedError: If the channel was closed.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                message = await self._call.read()
+        except asyncio.CancelledError:
+            self._channel.raise_if_closed()
+            raise
+        return message if isinstance(message, bytes) else None  # grpc.aio.EOF
+
+    def cancel(self) -> None:
+        """Ends the RPC immediately."""
+        self._call.cancel()
+
+
+class RawChannel:
+    """A gRPC channel. Messages are bytes: grpc.aio logs an exception of a deserialiser and returns None.
+
+    Args:
+        target: The address in gRPC's form.
+        credentials: Credentials of an encrypted channel; None for plain text.
+        options: gRPC channel options.
+    """
+
+    def __init__(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]
+    ) -> None:
+        if credentials is None:
+            self.grpc_channel = grpc.aio.insecure_channel(target, options=options)
+        else:
+            self.grpc_channel = grpc.aio.secure_channel(target, credentials, options=options)
+        self.calls: set[grpc.aio.UnaryStreamCall[bytes, bytes]] = set()
+        self._closed = False
+
+    def state(self) -> grpc.ChannelConnectivity:
+        """Returns the state of the connection. Starts to connect if there is no connection."""
+        return self.grpc_channel.get_state(try_to_connect=True)
+
+    async def unary(self, path: str, encoded: bytes, timeout: float, metadata: Headers) -> bytes:  # noqa: ASYNC109
+        """Makes a unary call without retries.
+
+        Raises:
+            AioRpcError: If the call failed.
+            ManagerClosedError: If the channel was closed during the call.
+        """
+        stub: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.grpc_channel.unary_unary(path)
+        try:
+            return await stub(encoded, timeout=timeout, metadata=metadata)
+        except asyncio.CancelledError:
+            self.raise_if_closed()
+            raise
+
+    def stream(self, path: str, encoded: bytes, metadata: Headers) -> RawStream:
+        """Starts a server stream."""
+        return RawStream(self, path, encoded, metadata)
+
+    def raise_if_closed(self) -> None:
+        """Raises ManagerClosedError if a CancelledError was caused by `close`.
+
+        Closing a channel cancels its calls, and grpc.aio raises CancelledError in the awaiting task, although nobody
+        cancelled the task.
+        """
+        task = asyncio.current_task()
+        if self._closed and task is not None and not task.cancelling():
+            raise ManagerClosedError("the manager was closed during the call") from None
+
+    async def close(self) -> None:
+        """Closes the connection. Running calls end with ManagerClosedError."""
+        self._closed = True
+        # Some versions of grpc.aio do not end streams that no task is reading.
+        for call in tuple(self.calls):
+            call.cancel()
+        await self.grpc_channel.close()
