@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import socket
 import sys
 import traceback
 
-from userservice import SyncUserManager, UserManager
+from userservice import DeadlineExceededError, SyncUserManager, UserManager
 
 
 def _say(text: str) -> None:
@@ -26,6 +27,10 @@ def _prepare(case: str, address: str, manager: SyncUserManager) -> object:
     if case == "forgotten":
         # Neither closed nor referenced any more.
         SyncUserManager(address).get("u1")
+    if case == "deadline":
+        # The thread of the deadlines runs in the parent only.
+        with SyncUserManager(address) as closed:
+            next(closed.list_chunked(chunk_size=1))
     if case == "closed in mid stream":
         chunks = manager.list_chunked(chunk_size=1)
         next(chunks)
@@ -54,6 +59,13 @@ def main(address: str, case: str) -> None:
                 _say(repr(asyncio.run(_get(UserManager(address, timeout=2)))))
             except Exception as error:  # noqa: BLE001 - as above
                 _say(repr(error))
+            if case == "deadline":
+                with socket.create_server(("127.0.0.1", 0)) as silent:
+                    unanswered = SyncUserManager(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.5)
+                    try:
+                        next(unanswered.list_chunked())
+                    except DeadlineExceededError:
+                        _say("deadline")
             _say("done")
         except BaseException:  # noqa: BLE001 - nothing may leave the child by the parent's way
             traceback.print_exc()

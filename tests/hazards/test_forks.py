@@ -49,3 +49,10 @@ def test_managers_work_in_a_child_if_none_is_in_use(large_service: Service, case
         program.wait_for("stdout", "^done$")
         assert program.stdout == ["'u1'", "'u1'", "'u1'", "done"]
         assert program.wait() == 0
+
+
+def test_deadlines_of_streams_work_in_a_child(large_service: Service) -> None:
+    with forked(large_service, "deadline") as program:
+        program.wait_for("stdout", "^done$")
+        assert program.stdout == ["'u1'", "'u1'", "'u1'", "deadline", "done"]
+        assert program.wait() == 0

@@ -58,9 +58,10 @@ const CHANNEL_OPTIONS: ChannelOptions = {
   // A restarted server is found within about a second. gRPC's default waits grow to two minutes.
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 1000,
-  // Servers count a ping within 5 minutes of the last as a strike and drop the connection at the third.
-  "grpc.keepalive_time_ms": 330_000,
-  "grpc.keepalive_timeout_ms": 4000,
+  // The service accepts a ping every 5 s. While a call runs, a ping every 20 s keeps NAT gateways and load balancers from
+  // dropping its connection. The answer is read by the event loop of the program, which may be busy for some seconds.
+  "grpc.keepalive_time_ms": 20_000,
+  "grpc.keepalive_timeout_ms": 10_000,
   // Each manager has connections of its own, and so has a channel that replaces another.
   "grpc.use_local_subchannel_pool": 1,
   // A TXT record must not change how calls are balanced.
