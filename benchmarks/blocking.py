@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def main() -> None:
     if arguments.measure:
         measure(*arguments.measure)
         return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that servers are stopped, too
     with tempfile.TemporaryDirectory(prefix="userservice-bench-") as name, stores.running(Path(name)) as store:
         store.fill(_USERS)
         with programs.service("service", store.url, Path(name)) as service:
