@@ -24,6 +24,7 @@ class Forks:
     def __init__(self) -> None:
         # Reentrant, because a signal handler can close one manager while another manager opens its channels.
         self.starting = threading.RLock()
+        # Weak references: a channel that nothing else refers to closes its connection.
         self.channels: weakref.WeakSet[object] = weakref.WeakSet()
         self.broken = False
         self._polling = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -113,8 +112,6 @@ class RawChannel:
             self.grpc_channel = grpc.secure_channel(target, credentials, options=options)
         self._closed = False
         forks.channels.add(self)
-        # For programs that do not close their managers: at exit, or when the last reference to the manager is dropped.
-        self._close = weakref.finalize(self, _close, self.grpc_channel)
 
     def state(self) -> grpc.ChannelConnectivity:
         """Returns the state of the connection. Starts to connect if there is no connection."""
@@ -155,14 +152,10 @@ class RawChannel:
     def close(self) -> None:
         """Closes the connection. Running calls end with ManagerClosedError."""
         self._closed = True
-        self._close()
+        # In a forked child, the connection belongs to the parent.
+        if not forks.broken:
+            self.grpc_channel.close()
         forks.channels.discard(self)
-
-
-def _close(channel: grpc.Channel) -> None:
-    # In a forked child, the connection belongs to the parent.
-    if not forks.broken:
-        channel.close()
 
 
 def _without_call(error: Any) -> grpc.aio.AioRpcError:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import userservice
 from userservice import SessionManager, SyncSessionManager, SyncUserManager, UserManager
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMITTED = ROOT / "client" / "python" / "userservice" / "_sync"
+COMMITTED = Path(userservice.__file__).parent / "_sync"
 
 
 def test_the_committed_files_are_up_to_date(tmp_path: Path) -> None:
