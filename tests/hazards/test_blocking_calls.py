@@ -54,7 +54,7 @@ def test_a_deadline_ends_a_call_that_waits(silent: str, call: Callable[[SyncUser
 
 @CALLS
 def test_closing_ends_calls_of_other_threads(silent: str, call: Callable[[SyncUserManager], object]) -> None:
-    manager, errors = SyncUserManager(silent, timeout=60), list[Exception]()
+    manager, errors = SyncUserManager(silent, timeout=60), list[ManagerClosedError]()
 
     def wait() -> None:
         try:
@@ -70,7 +70,7 @@ def test_closing_ends_calls_of_other_threads(silent: str, call: Callable[[SyncUs
     caller.join(10)
     assert not caller.is_alive()
     # "the manager is closed" would mean that the call was retried.
-    assert [str(error) for error in errors] == ["the manager was closed during the call"]
+    assert [error.message for error in errors] == ["the manager was closed during the call"]
     with pytest.raises(ManagerClosedError):
         call(manager)
 
