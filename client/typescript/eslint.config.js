@@ -12,7 +12,7 @@ export default defineConfig(
     rules: {
       "@typescript-eslint/explicit-function-return-type": ["error", { allowExpressions: true }],
       "@typescript-eslint/switch-exhaustiveness-check": "error",
-      // Numbers and the like print as anybody would expect.
+      // Numbers have one obvious text form.
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
     },
   },
@@ -20,7 +20,7 @@ export default defineConfig(
   {
     files: ["test/**"],
     rules: {
-      // The runner waits for what these return by itself.
+      // Node's test runner itself awaits the promises that these functions return.
       "@typescript-eslint/no-floating-promises": [
         "error",
         { allowForKnownSafeCalls: [{ from: "package", name: ["describe", "it", "test"], package: "node:test" }] },

@@ -1,4 +1,4 @@
-"""Parses addresses of the service, as a user writes them."""
+"""Parses the addresses of the service."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Target(NamedTuple):
     """The host name or IP address without brackets; empty for a Unix socket."""
 
     every_address: bool = False
-    """Whether calls are spread over all addresses that the name has, as `dns:` asks for."""
+    """Whether calls are distributed over all addresses of the name, as with `dns:`."""
 
 
 class Address(NamedTuple):
     """A parsed address."""
 
     targets: tuple[Target, ...]
-    """Where the service is; calls are spread over them."""
+    """The servers of the service; calls are distributed over them."""
 
     tls: bool | None
-    """Whether the connection is encrypted; None if the address does not say."""
+    """Whether the connection is encrypted; None if the address has no `http://` or `https://`."""
 
 
 def parse_address(address: str) -> Address:
@@ -48,15 +48,15 @@ def parse_address(address: str) -> Address:
             `host:port` (an IPv6 address in brackets);
             `http://host:port` for plain text, `https://host:port` for TLS;
             `dns:///host:port` for all addresses of a name;
-            `ipv4:address:port` or `ipv6:[address]:port`, each with further `address:port` behind commas;
+            `ipv4:address:port` or `ipv6:[address]:port`, each with further `address:port` after commas;
             `unix:/path` or `unix-abstract:name`, always alone.
             The forms with a host can be given several times, separated by commas.
 
     Returns:
-        The address in parts.
+        The parsed address.
 
     Raises:
-        ValueError: If the address has none of these forms; the message lists them, and hides a password.
+        ValueError: If the address has none of these forms. The message lists the forms, and hides a password.
     """
     if not isinstance(address, str):
         raise ValueError(f"an address is a string, not {type(address).__name__}: {_FORMS}")  # noqa: TRY004 - as others
@@ -82,7 +82,7 @@ def _parse_unix(address: str) -> Target:
         raise ValueError(f"no path in the address {_shown(address)}; expected {_FORMS}")
     if "," in path:
         raise ValueError(f"a comma in the address {_shown(address)}: gRPC takes it for the end of a Unix socket's path")
-    # gRPC takes the address for a URL, in which these have a meaning.
+    # gRPC parses the address as a URL, in which these characters have a special meaning.
     return Target(f"{scheme}:{re.sub('[%?#]', lambda found: quote(found[0]), path)}", "")
 
 
@@ -118,7 +118,7 @@ def _parse_host_port(address: str, text: str) -> tuple[str, str]:
 
 
 def _shown(address: str) -> str:
-    """Returns an address for an error, without what stands before an @, which is a password where others allow it."""
+    """Formats an address for an error message. The part before an `@` is hidden, because it can contain a password."""
     return repr(re.sub(r"^([a-z]+://)?.*@", r"\1***@", address, flags=re.DOTALL | re.IGNORECASE))
 
 
@@ -134,9 +134,9 @@ def is_loopback(target: Target) -> bool:
     try:
         ip = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        # `127.1` and the like are not canonical, but resolve to loopback.
+        # Short forms such as `127.1` are not canonical, but resolve to loopback.
         return re.fullmatch(r"127(\.[0-9]+){0,3}", host) is not None
     if ip.version == 6 and ip.ipv4_mapped is not None:  # noqa: PLR2004 - the version of the protocol
         ip = ip.ipv4_mapped
-    # Connecting to the unspecified address (0.0.0.0 or ::) leads to this machine too.
+    # A connection to the unspecified address (0.0.0.0 or ::) also leads to this machine.
     return ip.is_loopback or ip.is_unspecified

@@ -1,7 +1,7 @@
-"""Checks of what the service returned, before a caller sees it.
+"""Checks responses before the caller gets them.
 
-A broken service, or a proxy that mixes up answers, must not get a program to act on another user's record or to read
-for ever. All checks raise InternalError, which is not retried. Their messages contain no field of a foreign record.
+A faulty service, or a proxy that mixes up responses, must not cause a program to use another user's record or to read
+forever. All checks raise InternalError, which is not retried. The error messages contain no field of another record.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from userservice.v1.user_pb2 import User as UserMessage
 
 
 def check_user(user: UserMessage, user_id: str) -> None:
-    """Rejects the record of a user that was not asked for."""
+    """Rejects a user that is not the requested user."""
     if user.user_id != user_id:
         raise InternalError("the service returned another user than the one in the request")
 
 
 def check_session(session: SessionMessage, user_id: str, session_id: str) -> None:
-    """Rejects the record of a session that was not asked for."""
+    """Rejects a session that is not the requested session."""
     if (session.user_id, session.session_id) != (user_id, session_id):
         raise InternalError("the service returned another session than the one in the request")
 
 
 def check_owner(sessions: Iterable[SessionMessage], user_id: str) -> None:
-    """Rejects sessions of a user that was not asked for."""
+    """Rejects sessions that do not belong to the requested user."""
     if any(session.user_id != user_id for session in sessions):
         raise InternalError("the service returned a session of another user than the one in the request")
 
 
 def check_batch(users: Iterable[UserMessage], missing: Sequence[str], requested: Sequence[str]) -> None:
-    """Rejects a batch that does not answer each requested user_id, in order, with a user or as missing."""
+    """Rejects a batch that does not contain each requested user_id, in order, as a user or as missing."""
     absent = set(missing)
     if not absent.issubset(requested):
         raise InternalError("the service reported a user_id as missing that is not in the request")
@@ -43,13 +43,15 @@ def check_batch(users: Iterable[UserMessage], missing: Sequence[str], requested:
 
 
 def check_cursor(records: Sequence[Record[Any]], cursor: int, next_cursor: int, total_size: int) -> None:
-    """Rejects a page or chunk that would send its reader in circles. The order of its ids is checked where it is made.
+    """Rejects a page or chunk whose cursor goes back, so that a reader would repeat the same pages forever.
+
+    `Record.wrap_page` checks the order of the ids.
 
     Args:
         records: The records of the page.
-        cursor: Where the page had to start.
-        next_cursor: Where the next page starts; 0 at the end.
-        total_size: How many records there are in all.
+        cursor: The cursor of the request.
+        next_cursor: The cursor of the next page; 0 at the end.
+        total_size: Number of all records of the list.
     """
     earliest = records[-1].id if records else cursor + 1
     if next_cursor and next_cursor < earliest:

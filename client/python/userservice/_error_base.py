@@ -44,7 +44,8 @@ class UserServiceError(Exception):
         request_id: str = "",
         retry_delay: float | None = None,
     ) -> None:
-        # Only the message goes to Exception: what pickle and copy call the class with. The rest travels in __dict__.
+        # pickle and copy call the class with the arguments of Exception and restore the other attributes from __dict__,
+        # so only the message is an argument of Exception.
         super().__init__(message)
         self.message = message
         self.code = type(self).code if code is None else code
@@ -60,10 +61,10 @@ class UserServiceError(Exception):
 
 
 class InvalidArgumentError(UserServiceError):
-    """The request has invalid fields. The service rejected it, or the client did before sending it.
+    """The request has invalid fields. Either the service rejected it, or the client rejected it before sending it.
 
     Attributes:
-        violations: All invalid fields of the request; the service names 25 at most.
+        violations: The invalid fields of the request: all of them from the client, at most 25 from the service.
     """
 
     code = grpc.StatusCode.INVALID_ARGUMENT

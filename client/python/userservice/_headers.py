@@ -12,11 +12,12 @@ _TEXT = re.compile(r"[\x20-\x7e]*")
 def check_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
     """Returns the metadata as a tuple.
 
-    gRPC finds a mistake in it at the first call only, and reports it as an error of its own or of the connection.
+    Without this check, gRPC would report invalid metadata only at the first call, as an unrelated error such as a
+    failed connection.
 
     Raises:
-        ValueError: If a key or a value is not one that a header can have. The message contains no value, because a
-            value can be a token.
+        ValueError: If a key or a value is not valid in a header. The message contains no value, because a value can be
+            a token.
     """
     pairs = tuple(metadata)
     for index, pair in enumerate(pairs):

@@ -1,11 +1,11 @@
-"""Twins of the generated messages in which the metadata of users and sessions stays encoded.
+"""Message classes in which the metadata of users and sessions stays encoded.
 
-To the wire a message field and a bytes field are the same: a length and that many bytes. So a twin whose metadata is
-declared `bytes` reads what the service sends, and protobuf keeps one byte string where it would otherwise build a tree
-of objects for each user, which takes most of the time of decoding a chunk.
+A message field and a bytes field have the same encoding: a length and the bytes. Therefore a message class whose
+metadata is declared as `bytes` can decode the service's responses. Protobuf then keeps one byte string for each user,
+instead of building a tree of objects, which takes most of the time of decoding a chunk.
 
-The twins are made from the generated descriptors and live in a descriptor pool of their own; they cannot drift apart
-from the protos, and nobody else sees them.
+These classes are created from the generated descriptors, so they always match the protos. They are in a separate
+descriptor pool, so they do not conflict with the generated classes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _add(pool: DescriptorPool, file: FileDescriptor, seen: set[str]) -> None:
 
 def _keep_encoded(field: FieldDescriptorProto) -> None:
     if field.type_name != _STRUCT or field.label == FieldDescriptorProto.LABEL_REPEATED:
-        raise TypeError(f"{field.name} is no longer a single google.protobuf.Struct; its twin must be thought over")
+        raise TypeError(f"{field.name} is not a single google.protobuf.Struct, so it cannot be declared as bytes")
     field.ClearField("type_name")
     field.type = FieldDescriptorProto.TYPE_BYTES
 
@@ -60,9 +60,9 @@ _POOL = _pool()
 
 
 def lazy_class(generated: type[MessageT]) -> type[MessageT]:
-    """Returns the twin of a generated message class.
+    """Returns the class that corresponds to a generated message class, but keeps metadata encoded.
 
-    It is typed as the generated class, and is one in all but this: the metadata of a user or session in it is `bytes`.
+    The returned class has the type of the generated class, but the metadata of its users and sessions is `bytes`.
 
     Raises:
         KeyError: If the class is not one of the service's messages.

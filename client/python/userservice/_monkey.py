@@ -6,13 +6,13 @@ import sys
 
 from userservice.errors import ManagerUnusableError
 
-# A manager needs threads and sockets that block only themselves. gRPC's event thread as a green thread never yields:
-# one call would freeze the whole process, its deadline included.
+# A manager needs real threads and sockets. If gRPC's event thread is a green thread, it never yields: one call would
+# block the whole process, and the call's deadline would not end it.
 _GEVENT_MODULES = ("_thread", "threading", "socket", "select", "selectors")
 _EVENTLET_MODULES = ("thread", "socket", "select")
 
 _ADVICE = (
-    "which freezes asyncio gRPC: run the program without monkey patching (for gunicorn: the worker class sync, gthread "
+    "which blocks asyncio gRPC: run the program without monkey patching (for gunicorn: the worker class sync, gthread "
     "or uvicorn_worker.UvicornWorker; for Celery: the prefork pool)"
 )
 
@@ -20,7 +20,7 @@ _ADVICE = (
 def reject_monkey_patching() -> None:
     """Raises an error in a process that gevent or eventlet has patched.
 
-    Looks only at modules that are loaded: a process that has not imported gevent is not patched by it.
+    Checks only loaded modules, because a process that has not imported gevent or eventlet is not patched by it.
 
     Raises:
         ManagerUnusableError: If threads, sockets or select are patched.

@@ -32,10 +32,10 @@ def proxy_options(target: Target) -> tuple[tuple[str, Any], ...]:
 
 
 def proxy_of(target: Target, options: Sequence[tuple[str, Any]]) -> str:
-    """Returns where the proxy of a new channel comes from, such as `$https_proxy`; empty if it connects directly.
+    """Returns the source of the proxy of a new channel, such as `$https_proxy`; empty if the channel connects directly.
 
     Args:
-        target: What the channel connects to.
+        target: The target of the channel.
         options: All options of the channel.
     """
     chosen = dict(options)
@@ -50,7 +50,7 @@ def proxy_of(target: Target, options: Sequence[tuple[str, Any]]) -> str:
 
 
 def _is_usable(value: str) -> bool:
-    # gRPC ignores what it cannot use, and connects directly.
+    # gRPC ignores a proxy that it cannot use, and connects directly.
     try:
         parts = urlsplit(value)
         return parts.scheme == "http" and bool(parts.hostname)

@@ -1,4 +1,4 @@
-"""From the status of a failed call to the exception that the caller sees."""
+"""Maps the status of a failed call to an exception of the client."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "userservice"
 
 _LONGEST_RETRY_DELAY = 86400.0
-"""Seconds. A longer delay, which no client would wait for, counts as this one."""
+"""One day in seconds. Longer delays are reduced to it, because no client would wait for them."""
 
 _CAUSED_BY_PROXIES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class _Details:
-    """What the google.rpc.Status of an error says, as far as the client uses it."""
+    """The details of an error that the client uses, decoded from google.rpc.Status."""
 
     def __init__(self) -> None:
         self.reason = ""
@@ -48,12 +48,12 @@ class _Details:
                 elif detail.Unpack(request):
                     self.request_id = request.request_id
         except DecodeError:
-            # Details that cannot be read must not hide the error that they belong to.
+            # If the details cannot be decoded, the caller still gets the error with its code and message.
             return
 
 
 def _delay(seconds: float) -> float:
-    # A broken server must not get a client to repeat a call without a pause, or to sleep for an impossible time.
+    # A faulty server must not cause a client to retry without a pause, or to sleep for a time that is out of range.
     return min(max(seconds, 0.0), _LONGEST_RETRY_DELAY)
 
 
@@ -64,16 +64,16 @@ def _violations(bad: Any) -> tuple[FieldViolation, ...]:
 def error_from_status(
     code: grpc.StatusCode, message: str, encoded_details: bytes = b"", proxy: str = ""
 ) -> UserServiceError:
-    """Makes the exception for a failed call.
+    """Returns the exception for a failed call.
 
     Args:
         code: The status code of the call; not OK.
         message: The status message of the call; may be empty.
         encoded_details: The google.rpc.Status in the call's trailing metadata; empty if there was none.
-        proxy: Where the proxy of the call's connection comes from; empty if there is none.
+        proxy: The source of the proxy of the call's connection, such as `$https_proxy`; empty if there is none.
 
     Returns:
-        An exception of the class that belongs to the reason, else to the code, else `UserServiceError`.
+        An exception whose class belongs to the reason, or else to the code, or else `UserServiceError`.
     """
     details = _Details()
     if encoded_details:
@@ -95,11 +95,11 @@ def error_from_status(
 
 
 def error_from_call(failure: grpc.aio.AioRpcError, proxy: str = "") -> UserServiceError:
-    """Makes the exception for what grpc.aio raised; see `error_from_status`.
+    """Returns the exception of this client for an exception of grpc.aio; see `error_from_status`.
 
     Args:
-        failure: The failed call.
-        proxy: Where the proxy of its connection comes from; empty if there is none.
+        failure: The exception of grpc.aio.
+        proxy: The source of the proxy of the call's connection, such as `$https_proxy`; empty if there is none.
     """
     encoded = failure.trailing_metadata().get(_DETAILS_KEY, b"")
     details = encoded if isinstance(encoded, bytes) else b""
@@ -107,5 +107,5 @@ def error_from_call(failure: grpc.aio.AioRpcError, proxy: str = "") -> UserServi
 
 
 def with_proxy(message: str, proxy: str) -> str:
-    """Returns the message of an error that a proxy can have caused, naming the proxy's source if there is one."""
+    """Returns the message of an error that a proxy can have caused; adds the source of the proxy if there is one."""
     return f"{message}; the connection goes via the proxy of {proxy}" if proxy else message

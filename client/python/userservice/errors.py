@@ -35,10 +35,10 @@ class ManagerClosedError(UserServiceError):
 
 
 class ManagerUnusableError(UserServiceError, RuntimeError):
-    """The manager cannot work where it is used, whatever the service does; nothing was sent.
+    """The manager cannot be used in this process, thread or event loop; nothing was sent.
 
-    The process was forked while a manager was in use, gevent or eventlet has patched it, the manager belongs to
-    another event loop, or no event loop is running.
+    Possible causes: the process was forked while a manager was in use, gevent or eventlet has patched the process, the
+    manager belongs to another event loop, or no event loop is running.
     """
 
     code = grpc.StatusCode.FAILED_PRECONDITION
@@ -49,7 +49,7 @@ ERROR_BY_REASON: Mapping[str, type[UserServiceError]] = {
     for error in (InvalidArgumentError, *(vars(_error_classes)[name] for name in _error_classes.__all__))
 }
 
-# For errors without a reason, which gRPC itself or a proxy made.
+# For errors without a reason. gRPC itself or a proxy creates them.
 ERROR_BY_CODE: Mapping[grpc.StatusCode, type[UserServiceError]] = {
     error.code: error for error in (InvalidArgumentError, UnavailableError, DeadlineExceededError, InternalError)
 }

@@ -1,7 +1,7 @@
-"""Metadata between plain Python values and google.protobuf.Struct.
+"""Converts metadata between plain Python values and google.protobuf.Struct.
 
-A Struct knows one kind of number, the IEEE 754 double. Whole numbers up to ±2^53 survive it exactly, and come back
-as int; a larger one would be rounded without a word, so it is refused here, before anything is sent.
+All numbers in a Struct are IEEE 754 doubles. A double represents integers up to ±2^53 exactly; they are decoded as int.
+A larger integer would silently be rounded, so the client rejects it before sending anything.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from google.protobuf.struct_pb2 import Struct, Value
 from userservice.errors import FieldViolation
 
 MAX_WHOLE_NUMBER = 2**53
-"""The largest whole number, either sign, that metadata can hold."""
+"""The largest absolute value of an integer in metadata."""
 
 MAX_DEPTH = 16
-"""How deep metadata may nest: metadata itself is level 1, and each object or list inside another adds one."""
+"""Maximum depth of metadata: metadata itself is level 1, and each nested object or list adds a level."""
 
 _SENDABLE_DEPTH = 30
-"""How deep metadata is sent, for the service to refuse it together with whatever else is wrong with the request.
+"""Maximum depth that the client sends.
 
-Each object takes three levels of messages, and a receiver gives up at 100 with an error that names no field. So what
-is deeper than this, like a dict that contains itself, is refused here.
+Metadata between this limit and MAX_DEPTH is sent, because the service reports it together with all other invalid
+fields. Deeper metadata, such as a dict that contains itself, is rejected by the client: each object takes three levels
+of messages, and a protobuf parser rejects more than 100 levels with an error that names no field.
 """
 
 
@@ -32,11 +33,11 @@ def metadata_from_bytes(encoded: bytes) -> dict[str, Any]:
     """Decodes an encoded Struct.
 
     Args:
-        encoded: A serialised google.protobuf.Struct; empty means an empty one.
+        encoded: A serialised google.protobuf.Struct; empty bytes are an empty Struct.
 
     Returns:
-        A new dict of None, bool, int (whole numbers within ±2^53), float, str, list and dict. The keys of every dict
-        are sorted by code point: a map field has no order on the wire.
+        A new dict. Its values are None, bool, int (integers within ±2^53), float, str, list and dict. The keys of every
+        dict are sorted by code point, because a map field has no order on the wire.
 
     Raises:
         google.protobuf.message.DecodeError: If the bytes are not a Struct.
@@ -45,8 +46,8 @@ def metadata_from_bytes(encoded: bytes) -> dict[str, Any]:
 
 
 def _to_dict(fields: Mapping[str, Value]) -> dict[str, Any]:
-    # Looking each key up is faster than iterating over the items of a protobuf map, and a call less for each string,
-    # the most frequent kind, makes up for the sorting.
+    # Looking up each key is faster than iterating over the items of a protobuf map. Strings, the most frequent kind,
+    # are read without another call, which saves as much time as sorting costs.
     plain: dict[str, Any] = {}
     for key in sorted(fields):
         value = fields[key]
@@ -61,7 +62,7 @@ def _to_python(value: Value) -> Any:
         return value.string_value
     if kind == "number_value":
         number = value.number_value
-        # A whole number beyond the limit stays a float: as an int it would claim digits that it may not have.
+        # An integer beyond the limit stays a float, because its last digits may have been rounded.
         return int(number) if -MAX_WHOLE_NUMBER <= number <= MAX_WHOLE_NUMBER and number.is_integer() else number
     if kind == "struct_value":
         return _to_dict(value.struct_value.fields)
@@ -73,10 +74,10 @@ def _to_python(value: Value) -> Any:
 
 
 def metadata_to_bytes(metadata: Mapping[str, Any]) -> bytes:
-    """Encodes metadata as a Struct. Equal metadata gives equal bytes.
+    """Encodes metadata as a Struct. Equal metadata is encoded as equal bytes.
 
     Raises:
-        ValueError: If a Struct cannot hold the metadata; the message names every place.
+        ValueError: If a Struct cannot represent the metadata; the message names all invalid values by their path.
     """
     struct = Struct()
     violations = fill_struct(struct, metadata, "metadata")
@@ -91,10 +92,11 @@ def fill_struct(struct: Struct, metadata: object, path: str) -> list[FieldViolat
     Args:
         struct: The Struct to fill. It counts as present afterwards, even if the mapping is empty.
         metadata: The mapping: str keys; values None, bool, int, float, str, list, tuple or mapping.
-        path: The name to begin the fields of violations with, such as `metadata`.
+        path: The first part of the field of each violation, such as `metadata`.
 
     Returns:
-        Every violation; empty if all is well. With violations the Struct is filled in part and must not be used.
+        All violations; empty if the metadata is valid. If there are violations, the Struct is incomplete and must not
+        be used.
     """
     writer = _Writer()
     struct.SetInParent()
@@ -106,11 +108,11 @@ def fill_struct(struct: Struct, metadata: object, path: str) -> list[FieldViolat
 
 
 class _Writer:
-    """One pass over one metadata mapping, gathering what is wrong with it."""
+    """Writes one metadata mapping into a Struct, and collects all violations in it."""
 
     def __init__(self) -> None:
         self.violations: list[FieldViolation] = []
-        # The objects and lists from the root to the one being written, by identity. Its length is the depth.
+        # The identities of the objects and lists from the root to the current one. Their number is the depth.
         self._ancestors: list[int] = []
 
     def refuse(self, path: str, description: str) -> None:
@@ -137,7 +139,7 @@ class _Writer:
         self._ancestors.pop()
 
     def _enter(self, container: object, path: str) -> bool:
-        """Goes one level down, unless that would never end or go too deep."""
+        """Enters an object or list. Returns False if it contains itself or is too deep."""
         if id(container) in self._ancestors:
             self.refuse(path, "must not contain itself")
             return False
@@ -150,7 +152,7 @@ class _Writer:
     def _write(self, target: Value, value: object, path: str) -> None:
         if value is None:
             target.null_value = 0  # type: ignore[assignment]  # NULL_VALUE, the only value of its enum
-        elif isinstance(value, bool):  # before int, which bool is a kind of
+        elif isinstance(value, bool):  # before int, because bool is a subclass of int
             target.bool_value = value
         elif isinstance(value, str):
             if is_unicode(value):
@@ -173,14 +175,14 @@ class _Writer:
         if isinstance(value, float) and not math.isfinite(value):
             self.refuse(path, "must be a finite number: NaN and the infinities are not JSON")
         elif abs(value) > MAX_WHOLE_NUMBER:
-            # Every double of this size is whole.
+            # Every double of this size is an integer.
             self.refuse(path, "a whole number must be within ±2^53, or it would be rounded; send it as a string")
         else:
             target.number_value = float(value)
 
 
 def is_unicode(text: str) -> bool:
-    """Tells whether the text can be encoded: a str may hold half of a surrogate pair, which is no character."""
+    """Returns whether UTF-8 can encode the text: a str can contain half of a surrogate pair, which is no character."""
     if text.isascii():
         return True
     try:
@@ -191,5 +193,5 @@ def is_unicode(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Returns the text with lone surrogates written as escapes, so that a message with it can be printed."""
+    """Returns the text with lone surrogates written as escapes, so that a message that contains it can be printed."""
     return text.encode(errors="backslashreplace").decode()

@@ -1,9 +1,9 @@
 """The models that the client returns: users, sessions, and the lists that contain them.
 
 Models that come from the service are thin views of the decoded message. Reading a field costs an attribute access, and
-metadata, by far the most expensive part, is decoded at its first read. So a program that goes through a million users
-for one field pays for one field. A view keeps the message alive that it came in, up to 1 MiB for a chunk: to keep a few
-users of a long stream, keep `copy.copy(user)`, which stands alone.
+metadata, by far the most expensive field to decode, is decoded at its first read. A program that reads one field of a
+million users therefore pays only for that field. A view keeps its whole response in memory, up to 1 MiB for a chunk. To
+keep a few users of a long stream, keep `copy.copy(user)`, which is independent of the response.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ MessageT = TypeVar("MessageT", UserMessage, SessionMessage)
 RecordT = TypeVar("RecordT")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-"""The time of a model that was built without one."""
+"""The default of `created_at` for models that are created without a time."""
 
 _DECODED = frozenset({"metadata", "created_at", "updated_at"})
-"""The fields whose value is not the one in the message."""
+"""The fields whose values are converted from the message."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def _from_timestamp(timestamp: Timestamp, field: str) -> datetime:
     try:
-        # Not ToDatetime or fromtimestamp of a float: integers only, so that no microsecond is lost to rounding.
+        # Computed with integers, because ToDatetime and fromtimestamp of a float can lose microseconds by rounding.
         return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
     except OverflowError:
         raise InternalError(f"the service returned a {field} outside the years 1 to 9999") from None
@@ -56,7 +56,7 @@ def _to_text(time: datetime) -> str:
 
 
 def _read_in_c(kind: type[RecordT]) -> type[RecordT]:
-    """Replaces the getters of plain fields by equal ones that run no Python code, which takes 25 % less time."""
+    """Replaces the getters of plain fields with equivalent getters written in C, which take 25 % less time."""
     for name, getter in tuple(vars(kind).items()):
         if isinstance(getter, property) and name not in _DECODED:
             setattr(kind, name, property(attrgetter(f"_message.{name}"), doc=getter.__doc__))
@@ -65,20 +65,20 @@ def _read_in_c(kind: type[RecordT]) -> type[RecordT]:
 
 @_read_in_c
 class Record(Generic[MessageT]):
-    """What `User` and `Session` have in common.
+    """The base class of `User` and `Session`.
 
-    The fields are read-only; `copy(**changes)` makes a changed copy. The dict in `metadata` can be changed, which
-    changes nothing in the service. It is part of the value: equality, copies, pickles, `to_dict` and `bytes` follow its
-    current content, and two models with equal metadata are equal whatever the order of the keys.
+    The fields are read-only; `copy(**changes)` returns a changed copy. The dict in `metadata` can be changed, which
+    changes nothing in the service. The dict is part of the value: equality, copies, pickles, `to_dict` and `bytes` use
+    its current content. The order of the keys does not matter for equality.
     """
 
     __slots__ = ("_message", "_metadata")
 
     _fields: ClassVar[tuple[str, ...]]
     _message_class: ClassVar[type[Any]]
-    # The message is of the twin whose metadata field is bytes, which the generated types do not know.
+    # An instance of lazy_class: its metadata field is bytes, although the generated type declares a Struct.
     _message: MessageT
-    # Not set before metadata is read for the first time.
+    # Set at the first read of metadata.
     _metadata: dict[str, Any]
 
     def _fill(self, fields: Mapping[str, Any]) -> None:
@@ -94,30 +94,31 @@ class Record(Generic[MessageT]):
 
     @classmethod
     def wrap(cls, message: MessageT) -> Self:
-        """Makes a model of a decoded message whose metadata is still encoded. For the client's own use."""
+        """Creates a model from a decoded message whose metadata is still encoded. For the client's own use."""
         record = cls.__new__(cls)
         record._message = message
         return record
 
     @classmethod
     def wrap_all(cls, messages: Iterable[MessageT]) -> list[Self]:
-        """Makes the models of many messages; see `wrap`. For the client's own use."""
+        """Creates models from several messages; see `wrap`. For the client's own use."""
         return [cls.wrap(message) for message in messages]
 
     @classmethod
     def wrap_page(cls, messages: Iterable[MessageT], cursor: int) -> list[Self]:
-        """Makes the models of a page or chunk, whose ids must rise from its cursor. For the client's own use.
+        """Creates the models of a page or chunk, and checks the order of its ids. For the client's own use.
 
         Raises:
-            InternalError: If the ids do not rise: a reader would see a record twice.
+            InternalError: If an id is not larger than the cursor and all ids before it. A reader could then receive a
+                record twice.
         """
-        # Bulk readers spend a third of their time here: one loop, without a call of Python code for each record.
+        # Bulk readers spend a third of their time here, so the loop calls no Python function for each record.
         records: list[Self] = []
         make, last = object.__new__, cursor
         for message in messages:
             current = message.id
             if current <= last:
-                raise InternalError(f"the service returned ids that do not rise from the cursor {cursor}")
+                raise InternalError(f"the service returned ids that do not increase from the cursor {cursor}")
             last = current
             record = make(cls)
             record._message = message
@@ -126,16 +127,19 @@ class Record(Generic[MessageT]):
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> Self:
-        """Makes a model of an encoded message, as `bytes(model)` returns it.
+        """Creates a model from an encoded message, such as the result of `bytes(model)`.
 
         Raises:
-            google.protobuf.message.DecodeError: If the bytes are not such a message.
+            google.protobuf.message.DecodeError: If the bytes are not a valid message.
         """
         return cls.wrap(cls._message_class.FromString(encoded))
 
     @property
     def id(self) -> int:
-        """Position in the lists. Rises with creation, is never reused, fits in 53 bits. Cursors are such ids."""
+        """Position in the lists, and the value of a cursor.
+
+        A record that is added later has a larger id. An id is never reused and fits into 53 bits.
+        """
         return self._message.id
 
     @property
@@ -145,18 +149,19 @@ class Record(Generic[MessageT]):
 
     @property
     def user_id(self) -> str:
-        """The caller's own name for the user, 1 to 256 bytes of UTF-8."""
+        """The user's name, chosen by the caller, 1 to 256 bytes of UTF-8."""
         return self._message.user_id
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The caller's own data: None, bool, int, float, str, list and dict. Empty if there is none.
+        """JSON object with the caller's own data; empty if there are none.
 
-        The keys are sorted by code point, at every level. Decoded at the first read and kept.
+        The values are None, bool, int, float, str, list and dict. The keys are sorted by code point, at every level.
+        The metadata is decoded at the first read; later reads return the same dict.
 
         Raises:
-            InternalError: If the service sent metadata that cannot be decoded, for example because it is nested too
-                deeply.
+            InternalError: If the service sent metadata that cannot be decoded, for example because the nesting is too
+                deep.
         """
         try:
             return self._metadata
@@ -172,10 +177,10 @@ class Record(Generic[MessageT]):
 
     @property
     def created_at(self) -> datetime:
-        """Time of creation by the service's clock: aware, in UTC, with microseconds.
+        """Time at which the record was added, by the service's clock: an aware datetime in UTC, with microseconds.
 
         Raises:
-            InternalError: If the service sent a time outside the years 1 to 9999, which datetime cannot hold.
+            InternalError: If the service sent a time outside the years 1 to 9999, which datetime cannot represent.
         """
         return _from_timestamp(self._message.created_at, "created_at")
 
@@ -186,18 +191,18 @@ class Record(Generic[MessageT]):
 
     @property
     def etag(self) -> str:
-        """Version: opaque, different after every write. For an update or delete that must not overwrite others'."""
+        """Opaque version; every write changes it. An update or delete with an outdated etag is rejected."""
         return self._message.etag
 
     def to_dict(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
         """Returns all fields by name.
 
         Args:
-            mode: "python": times as datetime. "json": times as RFC 3339 text in UTC with microseconds, so that
-                `json.dumps` takes the result.
+            mode: "python": times are datetime objects. "json": times are RFC 3339 text in UTC with microseconds, so
+                that `json.dumps` accepts the result.
 
         Raises:
-            ValueError: If the mode is neither.
+            ValueError: If the mode is neither "python" nor "json".
         """
         if mode not in ("python", "json"):
             raise ValueError(f'mode must be "python" or "json", not {mode!r}')
@@ -222,7 +227,7 @@ class Record(Generic[MessageT]):
 
         Raises:
             TypeError: If a name is not a field, or a value has the wrong type.
-            ValueError: If a time has no time zone, or metadata holds what a google.protobuf.Struct cannot.
+            ValueError: If a time has no time zone, or a google.protobuf.Struct cannot represent the metadata.
         """
         unknown = sorted(changes.keys() - set(self._fields))
         if unknown:
@@ -239,11 +244,11 @@ class Record(Generic[MessageT]):
             twin._message.MergeFrom(changed._message)
         return twin
 
-    # What copy.replace of Python 3.13 calls.
+    # copy.replace of Python 3.13 calls this method.
     __replace__ = copy
 
     def __bytes__(self) -> bytes:
-        # Compared as text, because True, 1 and 1.0 are equal, and different in JSON.
+        # Compared as text, because True, 1 and 1.0 are equal in Python but different in JSON.
         if not hasattr(self, "_metadata") or repr(self._metadata) == repr(self._decode_metadata()):
             return self._message.SerializeToString()
         return self.copy(metadata=self._metadata)._message.SerializeToString()
@@ -259,8 +264,8 @@ class Record(Generic[MessageT]):
         return [getattr(self._message, field) for field in self._fields if field != "metadata"]
 
     def __hash__(self) -> int:
-        # Neither ever changes in a model, and the etag differs after every write: equal models have equal hashes, and
-        # different versions of a record hardly ever do.
+        # id and etag of a model never change, and every write changes the etag. Equal models therefore have equal
+        # hashes, and collisions between versions of a record are very unlikely.
         return hash((self._message.id, self._message.etag))
 
     def __reduce__(self) -> tuple[Any, tuple[type[Self], bytes, dict[str, Any] | None]]:
@@ -268,8 +273,11 @@ class Record(Generic[MessageT]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
-        """Makes models usable as pydantic fields and FastAPI responses: instances in, `to_dict(mode="json")` out."""
-        # Only pydantic calls this, so it is installed.
+        """Describes the type to pydantic, so that pydantic fields and FastAPI responses can have it.
+
+        pydantic accepts instances of the model, and serialises them with `to_dict(mode="json")`.
+        """
+        # Only pydantic calls this method, so pydantic_core is installed.
         from pydantic_core import core_schema  # noqa: PLC0415
 
         return core_schema.is_instance_schema(
@@ -301,10 +309,10 @@ def _restore(kind: type[Record[Any]], encoded: bytes, metadata: dict[str, Any] |
 
 @_read_in_c
 class User(Record[UserMessage]):
-    """A user as the service stored it.
+    """A user as stored by the service.
 
-    All arguments are keyword arguments, for tests of programs that use the client; the values are not checked against
-    the service's limits. `updated_at` is `created_at` if absent.
+    Tests of programs that use the client can create users with keyword arguments. The values are not checked against
+    the service's limits. If `updated_at` is absent, it is equal to `created_at`.
     """
 
     __slots__ = ()
@@ -337,11 +345,11 @@ class User(Record[UserMessage]):
         updated_at: datetime | None = None,
         etag: str = "",
     ) -> None:
-        """Builds a user.
+        """Creates a user.
 
         Raises:
             TypeError: If a value has the wrong type.
-            ValueError: If a time has no time zone, or metadata holds what a google.protobuf.Struct cannot.
+            ValueError: If a time has no time zone, or a google.protobuf.Struct cannot represent the metadata.
         """
         self._fill(
             {
@@ -360,7 +368,7 @@ class User(Record[UserMessage]):
 
     @property
     def email(self) -> str:
-        """E-mail address as it was given, at most 320 bytes; empty if there is none."""
+        """E-mail address, not parsed, at most 320 bytes; empty if there is none."""
         return self._message.email
 
     @property
@@ -374,13 +382,13 @@ class User(Record[UserMessage]):
         return self._message.last_name
 
     def __repr__(self) -> str:
-        # Reprs end up in logs: no personal data beyond the name that the program itself uses.
+        # Programs log reprs, so the text contains no personal data except the name.
         return f"<User user_id={self.user_id!r} id={self.id}>"
 
 
 @_read_in_c
 class Session(Record[SessionMessage]):
-    """A session of a user as the service stored it. The arguments are for tests, as those of `User`."""
+    """A session of a user as stored by the service. The arguments are for tests; see `User`."""
 
     __slots__ = ()
 
@@ -399,7 +407,7 @@ class Session(Record[SessionMessage]):
         updated_at: datetime | None = None,
         etag: str = "",
     ) -> None:
-        """Builds a session; see `User`."""
+        """Creates a session; see `User`."""
         self._fill(
             {
                 "session_id": session_id,
@@ -415,7 +423,7 @@ class Session(Record[SessionMessage]):
 
     @property
     def session_id(self) -> str:
-        """The caller's own name for the session, 1 to 256 bytes of UTF-8, unique within its user."""
+        """The session's name, chosen by the caller, 1 to 256 bytes of UTF-8, unique among the sessions of its user."""
         return self._message.session_id
 
     def __repr__(self) -> str:
@@ -423,12 +431,11 @@ class Session(Record[SessionMessage]):
 
 
 class UserPage(list[User]):
-    """A page or chunk of users, in the order of their ids.
+    """A page or chunk of users, ordered by id.
 
     Attributes:
         next_cursor: The cursor of the next page; 0 at the end.
-        total_size: How many users there are in all: for a page at the time of the call, for a chunk at the start of
-            its stream.
+        total_size: Number of all users: for a page, at the time of the call; for a chunk, at the start of its stream.
     """
 
     def __init__(self, users: Iterable[User] = (), *, next_cursor: int = 0, total_size: int = 0) -> None:
@@ -438,11 +445,11 @@ class UserPage(list[User]):
 
 
 class SessionPage(list[Session]):
-    """A page of the sessions of one user, in the order of their ids.
+    """A page of the sessions of one user, ordered by id.
 
     Attributes:
         next_cursor: The cursor of the next page; 0 at the end.
-        total_size: How many sessions the user has in all, at the time of the call.
+        total_size: Number of all sessions of the user at the time of the call.
     """
 
     def __init__(self, sessions: Iterable[Session] = (), *, next_cursor: int = 0, total_size: int = 0) -> None:
@@ -452,10 +459,10 @@ class SessionPage(list[Session]):
 
 
 class UserBatch(list[User]):
-    """The users that were asked for by name and exist, in the order of the request.
+    """The requested users that exist, in the order of the request.
 
     Attributes:
-        missing_user_ids: The names for which there is no user, in the order of the request.
+        missing_user_ids: The requested names of users that do not exist, in the order of the request.
     """
 
     def __init__(self, users: Iterable[User] = (), *, missing_user_ids: Iterable[str] = ()) -> None:

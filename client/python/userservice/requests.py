@@ -1,7 +1,8 @@
-"""From the arguments of a call to its request message.
+"""Converts the arguments of a call to its request message.
 
-What can only be said here is checked here: names that are no field, values of the wrong type, metadata that a Struct
-cannot hold. Lengths, required fields and the like are the service's to check, so that each rule lives in one place.
+The client checks only what the service cannot check: unknown fields, values of a wrong type, and metadata that a Struct
+cannot represent. The service checks all other rules, such as lengths and required fields, so that each rule is
+implemented once.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ RequestT = TypeVar("RequestT", bound="Message")
 
 
 MOST_ITEMS = 100_000
-"""More than any list of a request can hold, so that an iterable without an end is rejected too."""
+"""Maximum number of items that the client reads from an iterable, so that an endless iterable is rejected.
+
+No list of a valid request has as many items.
+"""
 
 
 class Unchecked:
-    """Stands for Any, where an argument must be of a type with Any, such as `dict[str, Any]`.
+    """A type for values that type checkers know only as Any, such as those of a `dict[str, Any]`.
 
-    Type checkers accept `dict[str, Any]` for `Mapping[str, Unchecked]`, because Any is compatible with everything, but
-    no dict display: its values have types, and none of them is this one. So the fields of `add({"userid": "a"})` are
-    checked, and a variable whose content is not known when types are checked is accepted.
+    Type checkers accept `dict[str, Any]` for `Mapping[str, Unchecked]`, because Any is compatible with everything. They
+    do not accept a dict display, because its values have other types. Therefore the fields of `add({"userid": "a"})`
+    are checked, and a variable of type `dict[str, Any]` is accepted.
     """
 
 
@@ -38,7 +42,7 @@ UncheckedFields: TypeAlias = Mapping[str, Unchecked]
 
 
 class AddUserOptions(TypedDict, total=False):
-    """What `AddUserFields` has besides the required fields."""
+    """The optional fields of `AddUserFields`."""
 
     email: str | None
     """E-mail address, not parsed, at most 320 bytes."""
@@ -47,20 +51,27 @@ class AddUserOptions(TypedDict, total=False):
     last_name: str | None
     """Family name, at most 256 bytes."""
     metadata: Mapping[str, Any] | None
-    """Free-form data: None, bool, int within ±2^53, float, str, list, mapping; 16 levels deep, 64 KiB encoded."""
+    """JSON object with the caller's own data, at most 16 levels deep and 64 KiB encoded.
+
+    Its values are None, bool, int within ±2^53, float, str, list, tuple or mapping.
+    """
     request_id: str | None
-    """A UUID that identifies this write, made by the manager if absent. Within 10 minutes it is applied once."""
+    """Idempotency key of the write, a UUID; the manager generates one if it is absent.
+
+    If the same request is repeated with the same request_id within 10 minutes, it is applied once.
+    """
 
 
 class AddUserFields(AddUserOptions):
-    """What `UserManager.add` takes. A field that is None counts as absent."""
+    """The fields of a request of `UserManager.add`. A field that is None counts as absent."""
 
     user_id: str
-    """Name of the new user. Required. 1 to 256 bytes of UTF-8, no control characters, no white space at the ends."""
+    """Name of the new user. Required. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white
+    space."""
 
 
 class UpdateUserOptions(TypedDict, total=False):
-    """What `UpdateUserFields` has besides the required fields."""
+    """The optional fields of `UpdateUserFields`."""
 
     email: str | None
     """New e-mail address; empty clears it."""
@@ -69,67 +80,67 @@ class UpdateUserOptions(TypedDict, total=False):
     last_name: str | None
     """New family name; empty clears it."""
     metadata: Mapping[str, Any] | None
-    """Changes to the metadata, merged as JSON Merge Patch (RFC 7396) says: None removes a key."""
+    """Changes to the metadata, merged by RFC 7396 (JSON Merge Patch): None removes a key."""
     update_mask: Iterable[str] | None
-    """Fields to replace whole instead: `email`, `first_name`, `last_name`, `metadata`, or `*` for all of them."""
+    """The fields to replace as a whole: `email`, `first_name`, `last_name`, `metadata`, or `*` for all of them."""
     etag: str | None
-    """The etag as the caller knows it; if it is not the current one, nothing is changed."""
+    """The etag that the caller expects. If the user has another etag, the write is rejected."""
     request_id: str | None
-    """A UUID that identifies this write; see `AddUserOptions.request_id`."""
+    """Idempotency key of the write, a UUID; see `AddUserOptions.request_id`."""
 
 
 class UpdateUserFields(UpdateUserOptions):
-    """What `UserManager.update` takes. A field that is None counts as absent; what is absent stays as it is."""
+    """The fields of a request of `UserManager.update`. Fields that are absent or None are not changed."""
 
     user_id: str
-    """Name of the user to change. Required."""
+    """Name of the user to update. Required."""
 
 
 class AddSessionOptions(TypedDict, total=False):
-    """What `AddSessionFields` has besides the required fields."""
+    """The optional fields of `AddSessionFields`."""
 
     metadata: Mapping[str, Any] | None
-    """Free-form data; see `AddUserOptions.metadata`."""
+    """JSON object with the caller's own data; see `AddUserOptions.metadata`."""
     request_id: str | None
-    """A UUID that identifies this write; see `AddUserOptions.request_id`."""
+    """Idempotency key of the write, a UUID; see `AddUserOptions.request_id`."""
 
 
 class AddSessionFields(AddSessionOptions):
-    """What `SessionManager.add` takes. A field that is None counts as absent."""
+    """The fields of a request of `SessionManager.add`. A field that is None counts as absent."""
 
     user_id: str
-    """The user that the session will belong to. Required."""
+    """Name of the user to which the session will belong. Required."""
     session_id: str
-    """Name of the new session, unique within its user. Required. Limits as for user_id."""
+    """Name of the new session, unique among the sessions of its user. Required. Limits: see `AddUserFields.user_id`."""
 
 
 class UpdateSessionOptions(TypedDict, total=False):
-    """What `UpdateSessionFields` has besides the required fields."""
+    """The optional fields of `UpdateSessionFields`."""
 
     metadata: Mapping[str, Any] | None
     """Changes to the metadata; see `UpdateUserOptions.metadata`."""
     update_mask: Iterable[str] | None
-    """Fields to replace whole instead: `metadata`, or `*`, which is the same here."""
+    """The fields to replace as a whole: `metadata` or `*`, which have the same effect."""
     etag: str | None
-    """The etag as the caller knows it; if it is not the current one, nothing is changed."""
+    """The etag that the caller expects. If the session has another etag, the write is rejected."""
     request_id: str | None
-    """A UUID that identifies this write; see `AddUserOptions.request_id`."""
+    """Idempotency key of the write, a UUID; see `AddUserOptions.request_id`."""
 
 
 class UpdateSessionFields(UpdateSessionOptions):
-    """What `SessionManager.update` takes. A field that is None counts as absent; what is absent stays as it is."""
+    """The fields of a request of `SessionManager.update`. Fields that are absent or None are not changed."""
 
     user_id: str
-    """The user that the session belongs to. Required."""
+    """Name of the user to which the session belongs. Required."""
     session_id: str
-    """Name of the session to change. Required."""
+    """Name of the session to update. Required."""
 
 
 def merge_fields(mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Joins the two ways of giving fields, a mapping and keyword arguments, which may be used together.
+    """Returns the fields of a request, which can be given as a mapping, as keyword arguments, or as both.
 
     Raises:
-        TypeError: If the mapping is none, or a field is given in both.
+        TypeError: If `mapping` is not a mapping, or a field is given twice.
     """
     if mapping is None:
         return dict(keywords)
@@ -142,9 +153,9 @@ def merge_fields(mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any])
 
 
 def with_request_id(fields: dict[str, Any]) -> dict[str, Any]:
-    """Names the write, unless the caller did, so that a retry of it is applied once."""
+    """Adds a request_id to the fields of a write if the caller gave none, so that a retried write is applied once."""
     if fields.get("request_id") is None:
-        # Imported here because it brings the module platform along: 2 ms, and a program that only reads needs neither.
+        # Imported here because it also imports the module platform: 2 ms that a program that only reads does not need.
         from uuid import uuid4  # noqa: PLC0415
 
         fields["request_id"] = str(uuid4())
@@ -156,21 +167,22 @@ def build_request(request: type[RequestT], fields: Mapping[str, object]) -> Requ
 
     Args:
         request: The generated class of the request.
-        fields: The fields by name. One that is None counts as absent.
+        fields: The fields by name. A field that is None counts as absent.
 
     Returns:
         The message.
 
     Raises:
-        InvalidArgumentError: If a name is no field of the request, or a value does not fit its field; with every
-            violation of the request, not only the first.
+        InvalidArgumentError: If a field is unknown or a value is invalid; `violations` lists all invalid fields.
     """
     message = request()
     known = request.DESCRIPTOR.fields_by_name
     violations: list[FieldViolation] = []
     for name, value in fields.items():
         if name not in known:
-            violations.append(FieldViolation(printable(str(name)), f"is not a field; there are {', '.join(known)}"))
+            violations.append(
+                FieldViolation(printable(str(name)), f"is not a field; the fields are {', '.join(known)}")
+            )
         elif value is not None:
             violations.extend(_set(message, cast("FieldDescriptor", known[name]), value))
     if violations:
@@ -180,7 +192,7 @@ def build_request(request: type[RequestT], fields: Mapping[str, object]) -> Requ
 
 
 def _set(message: Message, field: FieldDescriptor, value: object) -> Iterable[FieldViolation]:
-    """Sets one field; returns what is wrong with the value."""
+    """Sets one field; returns the violations of its value."""
     name = field.name
     if field.message_type is not None:
         target = getattr(message, name)
@@ -203,7 +215,7 @@ def _set(message: Message, field: FieldDescriptor, value: object) -> Iterable[Fi
 
 
 def _extend(target: Any, value: object, name: str) -> Iterable[FieldViolation]:
-    # A str is iterable too, and would silently become a list of its letters.
+    # A str is also iterable; it would silently become a list of its letters.
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return [FieldViolation(name, f"must be a list of strings, not {type(value).__name__}")]
     violations = []

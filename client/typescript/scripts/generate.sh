@@ -1,6 +1,6 @@
 #!/bin/sh
-# Generates the code in src/gen, or in the folder given: from protos/, and from google.rpc's protos as the Python package
-# googleapis-common-protos has them.
+# Generates the code in src/gen, or in the folder that is given as argument, from protos/ and from google.rpc's protos in
+# the Python package googleapis-common-protos.
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-src/gen}

@@ -1,4 +1,4 @@
-/** Addresses of the service, as a user writes them. */
+/** Parses the addresses of the service. */
 
 import { isIPv4, isIPv6 } from "node:net";
 
@@ -13,20 +13,20 @@ const FORMS =
 
 /** A parsed address. */
 export interface Address {
-  /** What gRPC connects to. */
+  /** The target in gRPC's own syntax. */
   readonly target: string;
-  /** Whether the connection is encrypted; undefined if the address does not say. */
+  /** Whether the connection is encrypted; undefined if the address has no `http://` or `https://`. */
   readonly tls: boolean | undefined;
   /** The hosts that the address names, without brackets; empty for a Unix socket. */
   readonly hosts: readonly string[];
-  /** Whether calls go to all addresses in turn, rather than to the first one that can be reached. */
+  /** Whether calls go to all addresses in turn. If not, they go to the first address that can be reached. */
   readonly balanced: boolean;
 }
 
-/** One of the addresses. */
+/** One address of a list. */
 interface Part {
   readonly host: string;
-  /** As gRPC's DNS resolver takes it: `host:port`, for `dns:` with the scheme and the name server before it. */
+  /** The target for gRPC's DNS resolver: `host:port`; for `dns:`, with the scheme and the name server before it. */
   readonly target: string;
   readonly tls: boolean | undefined;
 }
@@ -35,9 +35,10 @@ interface Part {
  * Parses an address of the service.
  *
  * @param address - `host:port` (an IPv6 address in brackets), `http://host:port` for plain text, `https://host:port`
- *   for TLS, `dns:///host:port` for all addresses of a name, `ipv4:address:port` or `ipv6:[address]:port`, each with
- *   further ones behind commas, or `unix:/path`. The forms with a host can be given several times, separated by commas.
- * @throws TypeError if the address is of none of these forms; says which there are.
+ *   for TLS, `dns:///host:port` for all addresses of a name, `ipv4:address:port` or `ipv6:[address]:port` (more
+ *   addresses with ports can follow after commas), or `unix:/path`. The forms with a host can be given several times,
+ *   separated by commas.
+ * @throws TypeError if the address has none of these forms; the message lists them.
  */
 export function parseAddress(address: string): Address {
   const parsed = typeof address === "string" ? parse(address) : undefined;
@@ -47,7 +48,7 @@ export function parseAddress(address: string): Address {
   return parsed;
 }
 
-/** An address for an error, without what stands before an @, which is a password where others allow it. */
+/** Formats an address for an error message. The part before an `@` is hidden, because it can contain a password. */
 function shown(address: unknown): string {
   const text = typeof address === "string" ? JSON.stringify(address) : String(address);
   return text.replace(/^("(?:[a-z]+:\/\/)?).*@/i, "$1***@");

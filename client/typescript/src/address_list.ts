@@ -1,16 +1,16 @@
-/** Resolution of several host:port, which gRPC itself offers for IP addresses only. */
+/** Resolves a list of several host:port. gRPC itself supports lists of IP addresses only. */
 
 import { type ChannelOptions, experimental } from "@grpc/grpc-js";
 
-/** The scheme of a target that names several host:port with commas between them. */
+/** The scheme of a target that consists of several host:port, separated by commas. */
 export const LIST_SCHEME = "userservice-list";
 
 type Result = experimental.StatusOr<experimental.Endpoint[]>;
 
-/** Resolves each name by gRPC's own DNS resolver, and reports all endpoints together. */
+/** Resolves each name with gRPC's own DNS resolver, and reports all endpoints together. */
 class ListResolver implements experimental.Resolver {
   readonly #children: readonly experimental.Resolver[];
-  /** The last good result for each name, or else its last error. */
+  /** For each name, the last successful result, or the last error if no resolution has succeeded. */
   readonly #results: (Result | undefined)[];
 
   constructor(
@@ -55,13 +55,13 @@ class ListResolver implements experimental.Resolver {
   }
 }
 
-/** Reads `host:port` or `dns://server/host:port`. */
+/** Converts `host:port` or `dns://server/host:port` to a URI of gRPC. */
 function dnsUri(name: string): experimental.GrpcUri {
   const [, authority, path = name] = /^dns:\/\/([^/]*)\/(.*)$/.exec(name) ?? [];
   return authority === undefined ? { scheme: "dns", path } : { scheme: "dns", authority, path };
 }
 
-/** Makes targets of `LIST_SCHEME` known to gRPC. */
+/** Registers the resolver of targets with `LIST_SCHEME` in gRPC. */
 export function registerListResolver(): void {
   experimental.registerResolver(LIST_SCHEME, ListResolver);
 }

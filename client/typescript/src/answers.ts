@@ -1,4 +1,4 @@
-/** From the bytes of a response to records, and what a response must be to be believed. */
+/** Decodes responses into records, and rejects responses that violate the contract. */
 
 import { InternalError } from "./errors.js";
 import { BatchGetUsersResponseSchema, ListUsersResponseSchema } from "./gen/userservice/v1/user_service_pb.js";
@@ -6,8 +6,8 @@ import type { ReadRecord } from "./records.js";
 import { lengthDelimited, MalformedError, WireReader } from "./wire.js";
 
 /**
- * What answers are made of. Every response has its users or sessions, one or many, in field 1; beside them stand a
- * cursor and a total in those that are pages, and the missing names in the one that is a batch.
+ * A decoded response. Every response has its users or sessions, one or many, in field 1. Pages also have a cursor and a
+ * total, and a batch has the names of missing users.
  */
 export interface Answer<Item> {
   readonly records: readonly Item[];
@@ -24,9 +24,9 @@ const MISSING_USER_ID = lengthDelimited(BatchGetUsersResponseSchema.field.missin
 /**
  * Decodes any response of the service.
  *
- * @param encoded - The response.
- * @param readRecord - Reads one of its records.
- * @throws InternalError if the bytes are none.
+ * @param encoded - The encoded response.
+ * @param readRecord - Decodes one record of the response.
+ * @throws InternalError if the bytes are not a valid response.
  */
 export function decodeAnswer<Item>(encoded: Buffer, readRecord: ReadRecord<Item>): Answer<Item> {
   const records: Item[] = [];
@@ -52,7 +52,7 @@ export function decodeAnswer<Item>(encoded: Buffer, readRecord: ReadRecord<Item>
     checkCount(next_cursor);
     checkCount(total_size);
   } catch (error) {
-    throw new InternalError("cannot decode the answer of the service", { cause: error });
+    throw new InternalError("cannot decode the response of the service", { cause: error });
   }
   return { records, next_cursor, total_size, missing_user_ids };
 }
@@ -64,59 +64,61 @@ function checkCount(count: number): void {
 }
 
 /**
- * Returns the one record of an answer.
+ * Returns the single record of a response.
  *
- * @param answer - The answer.
- * @param asked - The fields that name the record that was asked for.
- * @throws InternalError if the answer has no record, several, or another one.
+ * @param answer - The decoded response.
+ * @param asked - The name fields of the requested record.
+ * @throws InternalError if the response has no record, several records, or a record with another name.
  */
 export function onlyRecord<Item extends object>({ records }: Answer<Item>, asked: Partial<Item>): Item {
   const [record] = records;
   if (record === undefined || records.length > 1) {
-    throw new InternalError(`the service answered with ${records.length} records instead of one`);
+    throw new InternalError(`the service returned ${records.length} records instead of one`);
   }
   checkNamed(record, asked);
   return record;
 }
 
 /**
- * Checks that a record is of the name, or the owner, that was asked for.
+ * Checks that a record has the requested name or owner.
  *
- * @throws InternalError if it is not.
+ * @throws InternalError if the record has another name or owner.
  */
 export function checkNamed<Item extends object>(record: Item, asked: Partial<Item>): void {
   for (const [field, value] of Object.entries(asked)) {
     if (record[field as keyof Item] !== value) {
-      throw new InternalError(`the service sent a record with another ${field} than the one that was asked for`);
+      throw new InternalError(`the service returned a record with another ${field} than the one in the request`);
     }
   }
 }
 
 /**
- * Checks that a page or chunk continues a list: ids that grow, from behind the cursor that was sent, and a next cursor
- * that is not before them.
+ * Checks that a page or chunk continues a list: all ids are larger than the cursor of the request and increase, and the
+ * next cursor is not smaller than the ids.
  *
- * @param page - The page.
- * @param cursor - The cursor that it was asked for with.
- * @throws InternalError if a reader would see a record twice or go in circles.
+ * @param page - The page or chunk.
+ * @param cursor - The cursor of the request.
+ * @throws InternalError if not: the reader could receive a record twice or repeat the same pages forever.
  */
 export function checkContinues(page: Answer<{ readonly id: number }>, cursor: number): void {
   let last = cursor;
   for (const { id } of page.records) {
     if (id <= last) {
-      throw new InternalError(`the service sent id ${id} after ${last}; ids must grow`);
+      throw new InternalError(`the service returned id ${id} after ${last}; ids must increase`);
     }
     last = id;
   }
   if (page.next_cursor !== 0 && (page.next_cursor < last || page.next_cursor <= cursor)) {
-    throw new InternalError(`the service sent cursor ${page.next_cursor} for a page that starts after ${cursor}`);
+    throw new InternalError(
+      `the service returned next_cursor ${page.next_cursor} for a page that starts after ${cursor}`,
+    );
   }
 }
 
 /**
- * Checks that each name of a batch was answered, in the order of the request, with its user or as missing.
+ * Checks that a batch contains each requested name, in the order of the request, as a user or as missing.
  *
- * @throws InternalError if not.
+ * @throws InternalError if a name is absent, in another place, or was not requested.
  */
 export function checkBatch(batch: Answer<{ readonly user_id: string }>, user_ids: readonly string[]): void {
   let found = 0;
@@ -127,10 +129,10 @@ export function checkBatch(batch: Answer<{ readonly user_id: string }>, user_ids
     } else if (batch.missing_user_ids[missing] === user_id) {
       missing += 1;
     } else {
-      throw new InternalError("the service left a user out of its answer, or sent another one");
+      throw new InternalError("the service returned other users than the ones in the request, or in another order");
     }
   }
   if (found < batch.records.length || missing < batch.missing_user_ids.length) {
-    throw new InternalError("the service answered with more users than were asked for");
+    throw new InternalError("the service returned more users than the request contains");
   }
 }

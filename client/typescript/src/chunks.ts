@@ -1,4 +1,4 @@
-/** Reading the stream of all users, over cuts of the connection and restarts of the server. */
+/** Reads the stream of all users, and resumes the stream after a lost connection or a restart of the server. */
 
 import { checkContinues, decodeAnswer } from "./answers.js";
 import type { CallOptions, Connection } from "./connection.js";
@@ -13,10 +13,10 @@ import type { Rpc } from "./rpc.js";
 const STATUS_TIMEOUT_MS = 500;
 
 /**
- * The chunks of one `listChunked`, one at a time.
+ * Reads the chunks of one `listChunked` call, one at a time.
  *
- * Each `next` has a deadline of its own over all it does, so the time that the consumer takes between two chunks does
- * not count, and a service that is away is tried again for that long after the last chunk that came.
+ * Each call of `next` has its own deadline. The time that the consumer takes between two chunks therefore does not
+ * count, and while the service is unavailable, `next` retries until its deadline.
  */
 export class ChunkReader {
   readonly #connection: Connection;
@@ -29,10 +29,10 @@ export class ChunkReader {
 
   /**
    * @param connection - The connection to read from.
-   * @param chunkSize - The most users in a chunk.
-   * @param cursor - Where to start.
-   * @param options - The time for each chunk, and what ends the stream.
-   * @throws InvalidArgumentError if chunkSize or cursor are no whole numbers.
+   * @param chunkSize - Maximum number of users in a chunk.
+   * @param cursor - The cursor after which the stream starts; 0 for the beginning.
+   * @param options - The timeout of each chunk, and the signal that ends the stream.
+   * @throws InvalidArgumentError if chunkSize or cursor is not an integer.
    */
   constructor(connection: Connection, chunkSize: number, cursor: number, options: CallOptions) {
     this.#connection = connection;
@@ -43,11 +43,11 @@ export class ChunkReader {
   }
 
   /**
-   * Returns the next chunk that has users in it, or undefined at the end. One deadline covers all that takes, empty
-   * chunks included.
+   * Returns the next chunk that contains users, or undefined at the end. One deadline covers the whole call, including
+   * empty chunks and retries.
    *
-   * @throws UserServiceError if no chunk came in time, with the last error, or the service refused the request; the
-   *   signal's reason, if it is aborted.
+   * @throws UserServiceError if the service rejected the request, or if no chunk arrived before the deadline (the last
+   *   error); the signal's reason, if the signal is aborted.
    */
   async next(): Promise<UserPage | undefined> {
     const attempts = this.#connection.attempts(this.#options);
@@ -61,7 +61,7 @@ export class ChunkReader {
     return undefined;
   }
 
-  /** Ends the RPC at once, if one runs. To be called by whoever stops reading, for nothing else would end it. */
+  /** Cancels the running RPC, if there is one. Callers that stop reading must call it; nothing else ends the RPC. */
   cancel(): void {
     this.#rpc?.cancel(undefined);
     this.#rpc = undefined;
@@ -71,9 +71,9 @@ export class ChunkReader {
     for (;;) {
       try {
         attempts.signal?.throwIfAborted();
-        // A chunk that is here already would win against any timer, and so would any number of empty ones.
+        // Chunks that have already arrived are read without waiting, so no timer would end a series of empty chunks.
         if (attempts.remaining === 0) {
-          throw this.#connection.outOfTime("no chunk with users came in time");
+          throw this.#connection.outOfTime("no chunk with users arrived before the deadline");
         }
         this.#rpc ??= this.#connection.open(
           UserService.method.listUsersChunked,
@@ -90,8 +90,8 @@ export class ChunkReader {
   }
 
   /**
-   * Reads the status of a complete stream; gives up after half a second. Without its status, the service would log the
-   * stream as cancelled. The status does not matter to the caller, who has all chunks.
+   * Reads the status of a complete stream; gives up after half a second. If the client does not read the status, the
+   * service logs the stream as cancelled. The caller does not need the status, because it has all chunks.
    */
   async #readStatus(): Promise<void> {
     const rpc = this.#rpc;
@@ -104,7 +104,7 @@ export class ChunkReader {
     try {
       await rpc.read();
     } catch {
-      // The stream is complete whatever its status is.
+      // All chunks have arrived, so the stream is complete even if its status is an error.
     } finally {
       clearTimeout(timer);
     }
@@ -114,7 +114,7 @@ export class ChunkReader {
     const answer = decodeAnswer(encoded, readUser);
     checkContinues(answer, this.#cursor);
     this.#finished = answer.next_cursor === 0;
-    // Where the next stream starts, should this one be cut.
+    // The next stream starts here if this one is cut.
     this.#cursor = answer.next_cursor;
     this.#request = this.#encode();
     return new UserPage(answer.records, answer);
@@ -126,7 +126,7 @@ export class ChunkReader {
 
   async #readInTime(rpc: Rpc, timeoutMs: number): Promise<Buffer> {
     const timer = setTimeout(() => {
-      rpc.cancel(this.#connection.outOfTime("no chunk came in time"));
+      rpc.cancel(this.#connection.outOfTime("no chunk arrived before the deadline"));
     }, timeoutMs);
     try {
       const message = await rpc.read();

@@ -1,4 +1,4 @@
-/** The connections of a manager to the service, and calls on them with their retries. */
+/** The connections of a manager to the service. Makes calls on them, with retries. */
 
 import { ChannelCredentials, type ChannelOptions, Metadata } from "@grpc/grpc-js";
 
@@ -11,34 +11,34 @@ import { Attempts, checkTimeout } from "./retry.js";
 import { Rpc } from "./rpc.js";
 import { errorFromStatus, viaProxy } from "./status.js";
 
-/** How to encrypt the connection. All parts are in PEM form. */
+/** Options of the TLS connection. All certificates and keys are in PEM form. */
 export interface TlsOptions {
-  /** Certificates of the authorities that may vouch for the service; Node's own if absent. */
+  /** Certificates of trusted certificate authorities; those of Node.js if absent. */
   ca?: string | Uint8Array | undefined;
-  /** The client's certificate chain, where the service asks for one. Needs `key`. */
+  /** The client's certificate chain, for services that require client certificates. Requires `key`. */
   cert?: string | Uint8Array | undefined;
-  /** The client's private key. Needs `cert`. */
+  /** The client's private key. Requires `cert`. */
   key?: string | Uint8Array | undefined;
 }
 
-/** How a manager connects, and what holds for all its calls. */
+/** Options of a manager: how it connects, and defaults for its calls. */
 export interface ManagerOptions {
-  /** How to encrypt; encrypts an address without `http://` or `https://` too. */
+  /** TLS options. They also enable TLS for an address without `http://` or `https://`. */
   tls?: TlsOptions | undefined;
-  /** Sent with every call as `authorization: Bearer …`. Without TLS anybody on the way can read it. */
+  /** A token that is sent with every call as `authorization: Bearer …`. Without TLS, the network can read the token. */
   token?: string | undefined;
-  /** Milliseconds that a call may take, retries included; for a stream, to the next chunk. 10 000 if absent. */
+  /** Timeout of a call in milliseconds, including retries; for a stream, the timeout of each chunk. Default: 10 000. */
   timeoutMs?: number | undefined;
   /**
-   * How many connections to make, each at its first call; 1 if absent. Calls go over them in turn, and a stream stays on
-   * one. More than one lets a busy program use more than one worker of a service.
+   * Number of connections, each opened at its first call; default: 1. Calls use the connections in turn, and a stream
+   * uses one connection. With several connections, a busy program can use several workers of a service.
    */
   connections?: number | undefined;
 }
 
-/** What holds for one call. */
+/** Options of one call. */
 export interface CallOptions {
-  /** Milliseconds that the call may take, retries included; for a stream, to the next chunk. */
+  /** Timeout of the call in milliseconds, including retries; for a stream, the timeout of each chunk. */
   timeoutMs?: number | undefined;
   /** Ends the call when it is aborted; the call then throws the signal's reason. */
   signal?: AbortSignal | undefined;
@@ -49,20 +49,22 @@ const MOST_CONNECTIONS = 100;
 const KIB = 1024;
 
 const CHANNEL_OPTIONS: ChannelOptions = {
-  // gRPC's own retries know neither the reason of a failure nor request_ids, and would multiply with the ones here.
+  // gRPC's own retries ignore error reasons and request_ids, and would multiply with the retries of this client.
   "grpc.enable_retries": 0,
-  // A full batch: 1000 users of 64 KiB of metadata and less than 4 KiB for the rest. gRPC's default is 4 MiB.
+  // The largest batch: 1000 users, each with 64 KiB of metadata and less than 4 KiB of other fields. gRPC's default is
+  // 4 MiB.
   "grpc.max_receive_message_length": 1000 * (64 + 4) * KIB,
-  // The size of the largest chunk. Node's default of 64 KiB would allow no more than that a round trip.
+  // The size of the largest chunk. With Node's default of 64 KiB, a round trip could transfer only 64 KiB.
   "grpc-node.flow_control_window": KIB * KIB,
-  // A restarted server is found within about a second. gRPC's default waits grow to two minutes.
+  // With these delays, the client reconnects to a restarted server within about a second. gRPC's default delays grow to
+  // two minutes.
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 1000,
   // The service accepts a ping every 5 s. While a call runs, a ping every 20 s keeps NAT gateways and load balancers from
   // dropping its connection. The answer is read by the event loop of the program, which may be busy for some seconds.
   "grpc.keepalive_time_ms": 20_000,
   "grpc.keepalive_timeout_ms": 10_000,
-  // Each manager has connections of its own, and so has a channel that replaces another.
+  // Each manager has its own connections, and a channel that replaces a dead one must not reuse its connection.
   "grpc.use_local_subchannel_pool": 1,
   // A TXT record must not change how calls are balanced.
   "grpc.service_config_disable_resolution": 1,
@@ -70,32 +72,34 @@ const CHANNEL_OPTIONS: ChannelOptions = {
 
 const ROUND_ROBIN = JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] });
 
-/** What stands in for the description of a method: where it is, and what it is sent. */
+/** The name of an RPC and of its service, as in the generated descriptors. */
 export interface Method {
   readonly name: string;
   readonly parent: { readonly typeName: string };
 }
 
-/** What a manager has of the service: one connection or several, made at the first calls. */
+/** One or several connections to the service. Each is opened at its first call. */
 export class Connection {
   readonly #metadata = new Metadata();
   readonly #timeoutMs: number;
   readonly #running = new Set<Rpc>();
   readonly #links: readonly Link[];
-  /** The environment variable that names the proxy on the way, if there is one. */
+  /** The environment variable that configures the proxy of the connection; undefined without a proxy. */
   readonly #proxy: string | undefined;
   #turn = 0;
   #closed = false;
 
   /**
-   * @param address - Where the service is; see `parseAddress`.
-   * @param options - How to connect.
-   * @throws TypeError if the address or an option cannot be used; RangeError if a number is out of range.
+   * @param address - The address of the service; see `parseAddress`.
+   * @param options - The options of the manager.
+   * @throws TypeError if the address or an option is invalid; RangeError if a number is out of range.
    */
   constructor(address: string, { tls, token, timeoutMs = DEFAULT_TIMEOUT_MS, connections = 1 }: ManagerOptions) {
     const parsed = parseAddress(address);
     if (tls && parsed.tls === false) {
-      throw new TypeError(`tls needs an encrypted connection, and ${JSON.stringify(address)} asks for a plain one`);
+      throw new TypeError(
+        `the option tls requires an encrypted connection, but http:// in ${JSON.stringify(address)} disables encryption`,
+      );
     }
     this.#timeoutMs = checkTimeout(timeoutMs);
     if (!Number.isInteger(connections) || connections < 1 || connections > MOST_CONNECTIONS) {
@@ -103,7 +107,7 @@ export class Connection {
     }
     if (token !== undefined) {
       if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token)) {
-        throw new TypeError("the token is empty or has characters that a header cannot hold");
+        throw new TypeError("the token is empty or contains characters that are invalid in a header");
       }
       this.#metadata.set("authorization", `Bearer ${token}`);
     }
@@ -119,9 +123,9 @@ export class Connection {
   }
 
   /**
-   * Starts the clock of a call.
+   * Starts the deadline of a call, and returns the attempts that share it.
    *
-   * @throws RangeError if the timeout cannot be used.
+   * @throws RangeError if the timeout is out of range.
    */
   attempts({ timeoutMs = this.#timeoutMs, signal }: CallOptions): Attempts {
     return new Attempts(timeoutMs, signal);
@@ -130,8 +134,8 @@ export class Connection {
   /**
    * Makes a unary call, with retries, and returns the encoded response. Every attempt sends the same bytes.
    *
-   * @throws UserServiceError if the call failed, as its last attempt did; the reason of the attempts' signal, if it was
-   *   aborted.
+   * @throws UserServiceError if the call failed: the error of its last attempt; the signal's reason, if the signal of
+   *   the attempts was aborted.
    */
   async call(method: Method, request: Buffer, attempts: Attempts): Promise<Buffer> {
     for (;;) {
@@ -139,7 +143,7 @@ export class Connection {
         const rpc = this.open(method, request, attempts.remaining, attempts.signal);
         const answer = await rpc.read();
         if (answer === undefined || (await rpc.read()) !== undefined) {
-          throw new InternalError(`${method.name} was not answered with one message`);
+          throw new InternalError(`the response of ${method.name} is not exactly one message`);
         }
         return answer;
       } catch (error) {
@@ -149,11 +153,11 @@ export class Connection {
   }
 
   /**
-   * Starts an RPC. Whoever reads it to its end or cancels it is done with it.
+   * Starts an RPC. The caller must read it to its end or cancel it; it then needs no other clean-up.
    *
-   * @param timeoutMs - Milliseconds for the whole RPC; Infinity for none.
-   * @param signal - Cancels the RPC when it is aborted.
-   * @throws ManagerClosedError if the connection was closed; the signal's reason, if it is aborted.
+   * @param timeoutMs - Timeout of the whole RPC in milliseconds; Infinity for none.
+   * @param signal - Cancels the RPC when the signal is aborted.
+   * @throws ManagerClosedError if the connection is closed; the signal's reason, if the signal is aborted.
    */
   open(method: Method, request: Buffer, timeoutMs: number, signal: AbortSignal | undefined): Rpc {
     if (this.#closed) {
@@ -191,7 +195,7 @@ export class Connection {
     return link;
   }
 
-  /** Makes the error of a call whose time ran out here. */
+  /** Returns the error for a call whose deadline expired in the client. */
   outOfTime(message: string): DeadlineExceededError {
     return new DeadlineExceededError(message + viaProxy(this.#proxy));
   }
@@ -210,7 +214,7 @@ export class Connection {
 
 function tlsCredentials({ ca, cert, key }: TlsOptions): ChannelCredentials {
   if ((cert === undefined) !== (key === undefined)) {
-    throw new TypeError("tls.cert and tls.key are of use only together");
+    throw new TypeError("tls.cert and tls.key must be given together");
   }
   return ChannelCredentials.createSsl(pem(ca), pem(key), pem(cert));
 }

@@ -25,7 +25,7 @@ export interface ErrorDetails {
 
 /** Base class of all errors that a call throws; also used for errors that have no class of their own. */
 export class UserServiceError extends Error {
-  /** The code of errors of this class, unless the service said otherwise. */
+  /** The code of errors of this class, unless the service sent another code. */
   static readonly code: StatusCode = "UNKNOWN";
   /** The reason of errors of this class. */
   static readonly reason: string = "";
@@ -59,12 +59,12 @@ export class UserServiceError extends Error {
   }
 }
 
-/** The request has invalid fields. The service rejected it, or the client did before sending it. */
+/** The request has invalid fields. Either the service rejected it, or the client rejected it before sending it. */
 export class InvalidArgumentError extends UserServiceError {
   static override readonly code = "INVALID_ARGUMENT";
   static override readonly reason = "INVALID_FIELD";
 
-  /** All invalid fields of the request; the service names 25 at most. */
+  /** The invalid fields of the request: all of them from the client, at most 25 from the service. */
   readonly violations: readonly FieldViolation[];
 
   constructor(message: string, details: ErrorDetails = {}) {

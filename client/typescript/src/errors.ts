@@ -22,12 +22,12 @@ export class ManagerClosedError extends UserServiceError {
   static override readonly code = "CANCELLED";
 }
 
-/** The class that belongs to each reason. */
+/** The error class of each reason. */
 export const ERROR_BY_REASON: ReadonlyMap<string, ErrorClass> = new Map(
   [InvalidArgumentError, ...Object.values(classes)].map((error): [string, ErrorClass] => [error.reason, error]),
 );
 
-/** For errors without a reason, which gRPC itself or a proxy made. */
+/** The error class of each code, for errors without a reason. gRPC itself or a proxy creates them. */
 export const ERROR_BY_CODE: ReadonlyMap<StatusCode, ErrorClass> = new Map(
   [InvalidArgumentError, UnavailableError, classes.DeadlineExceededError, classes.InternalError].map(
     (error): [StatusCode, ErrorClass] => [error.code, error],

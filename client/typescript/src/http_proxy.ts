@@ -1,8 +1,8 @@
 /**
- * Which proxy gRPC uses for an address, if any.
+ * Determines which proxy gRPC uses for an address, if any.
  *
- * gRPC takes proxies from environment variables, and its errors say nothing of them. The rules here are those of
- * grpc-js, so that an error names a proxy only where one is used, with one exception: no proxy is used for addresses of
+ * gRPC reads proxies from environment variables, and its errors do not mention them. This module applies the rules of
+ * grpc-js, so that an error names a proxy only if one is used. There is one exception: no proxy is used for addresses of
  * this machine.
  */
 
@@ -10,7 +10,7 @@ import { BlockList, isIP, isIPv4 } from "node:net";
 
 import type { Address } from "./address.js";
 
-/** In the order in which they count. */
+/** In order of precedence. */
 const VARIABLES = ["grpc_proxy", "https_proxy", "http_proxy"] as const;
 
 const LOCAL = new BlockList();
@@ -36,12 +36,12 @@ function isLocal(host: string): boolean {
   const name = host.toLowerCase().replace(/\.$/, "").replace(/%.*$/, "");
   const version = isIP(name);
   return version === 0
-    ? // Short forms such as 127.1 are no IP addresses to Node, and resolve to one of this machine.
+    ? // Node.js does not accept short forms such as 127.1 as IP addresses, but they resolve to this machine.
       /^(?:.*\.)?localhost$|^127(?:\.[0-9]+){0,3}$/.test(name)
     : LOCAL.check(name, version === 4 ? "ipv4" : "ipv6");
 }
 
-/** gRPC knows proxies that are reached in plain text only, and goes without one where the variable names another. */
+/** Returns whether gRPC can use the proxy. It supports only `http:` proxies, and connects directly otherwise. */
 function isHttp(url: string): boolean {
   return URL.canParse(url) && new URL(url).protocol === "http:";
 }

@@ -1,6 +1,6 @@
 /**
- * The entry of ES modules. It hands on what the CommonJS build exports, so that a program that both imports and requires
- * the package has each class, and so each `instanceof`, once.
+ * The entry point for ES modules. It re-exports the objects of the CommonJS build. A program that both imports and
+ * requires the package therefore has each class only once, and `instanceof` works.
  */
 
 export * from "./index.js";

@@ -1,23 +1,23 @@
-/** One connection to the service, which is made anew when it is found dead. */
+/** One connection to the service, which is replaced when it is dead. */
 
 import { Channel, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
 
 /**
- * Milliseconds without a word from the service after which a call that gives up takes the connection for dead.
- * Pings, so rare as they have to be, would find that out after minutes.
+ * If a call fails and the service has sent nothing for this many milliseconds, the connection counts as dead. Pings
+ * would detect a dead connection only after minutes, because servers limit how often a client may ping.
  */
 const SILENCE_MS = 4000;
 
 /** A channel to the service. It connects at the first call. */
 export class Link {
   #channel: Channel;
-  /** Since when calls have been waiting for the service without a word from it; undefined if none do. */
+  /** When the oldest call started to which the service has sent nothing since; undefined if no call waits. */
   #silentSince: number | undefined;
 
   /**
-   * @param target - What gRPC connects to.
-   * @param credentials - How to encrypt.
-   * @param options - Options of the channel.
+   * @param target - The target in gRPC's own syntax.
+   * @param credentials - The credentials of the channel: TLS or none.
+   * @param options - The options of the channel.
    */
   constructor(
     private readonly target: string,
@@ -31,22 +31,22 @@ export class Link {
     return new Channel(this.target, this.credentials, this.options);
   }
 
-  /** The channel for calls to come. */
+  /** The channel for new calls. */
   get channel(): Channel {
     return this.#channel;
   }
 
-  /** Notes that a call waits for the service. */
+  /** Records that a call waits for the service. */
   asked(): void {
     this.#silentSince ??= performance.now();
   }
 
-  /** Notes that the service said something. */
+  /** Records that the service sent something. */
   heard(): void {
     this.#silentSince = undefined;
   }
 
-  /** Connects anew for the calls to come if the service has not been heard for long. Running calls stay as they are. */
+  /** Opens a new channel for new calls if the service has sent nothing for too long. Running calls are not affected. */
   replaceIfDead(): void {
     if (this.#silentSince !== undefined && performance.now() - this.#silentSince > SILENCE_MS) {
       this.#channel.close();

@@ -1,4 +1,4 @@
-/** What the managers have in common. */
+/** The base class of the managers. */
 
 import { randomUUID } from "node:crypto";
 
@@ -10,22 +10,22 @@ import type { ReadRecord } from "./records.js";
 import { encodeRequest } from "./requests.js";
 import type { Attempts } from "./retry.js";
 
-/** What holds for one write. */
+/** Options of one write. */
 export interface WriteOptions extends CallOptions {
-  /** A UUID that names this attempt; one is made if absent. `request_id` in a request goes before it. */
+  /** Idempotency key of the write, a UUID; default: a new one. `request_id` in the request takes precedence. */
   requestId?: string | undefined;
 }
 
-/** What holds for one update or delete. */
+/** Options of one update or delete. */
 export interface ConditionalWriteOptions extends WriteOptions {
   /**
-   * The etag as the caller knows it; if it is not the current one, nothing is changed. `etag` in a request goes before
-   * it.
+   * The etag that the caller expects. If the record has another etag, the write is rejected. `etag` in the request takes
+   * precedence.
    */
   etag?: string | undefined;
 }
 
-/** A method as the generated code describes it. */
+/** The generated descriptor of a unary RPC. */
 export interface UnaryMethod extends Method {
   readonly input: DescMessage;
 }
@@ -36,17 +36,17 @@ export abstract class Manager implements AsyncDisposable {
   protected readonly connection: Connection;
 
   /**
-   * Makes a manager, which connects at its first call.
+   * Creates a manager, which connects at its first call.
    *
-   * @param address - `host:port`, `http://host:port`, `https://host:port` or `unix:/path`.
-   * @param options - How to connect, and what holds for all calls.
-   * @throws TypeError if the address or an option cannot be used; RangeError if the timeout cannot.
+   * @param address - `host:port`, `http://host:port`, `https://host:port`, `unix:/path`, or another form of the README.
+   * @param options - How to connect, and defaults for all calls.
+   * @throws TypeError if the address or an option is invalid; RangeError if a number is out of range.
    */
   constructor(address: string, options: ManagerOptions = {}) {
     this.connection = new Connection(address, options);
   }
 
-  /** Ends running calls with ManagerClosedError, and the connection. Safe to call twice. */
+  /** Closes the connections; running calls end with ManagerClosedError. Can be called more than once. */
   close(): Promise<void> {
     this.connection.close();
     return Promise.resolve();
@@ -58,9 +58,9 @@ export abstract class Manager implements AsyncDisposable {
   }
 
   /**
-   * Makes a call that only reads.
+   * Makes a call that reads.
    *
-   * @param readRecord - Decodes one of the records of the answer.
+   * @param readRecord - Decodes one record of the response.
    */
   protected async read<Item>(
     method: UnaryMethod,
@@ -73,9 +73,9 @@ export abstract class Manager implements AsyncDisposable {
   }
 
   /**
-   * Makes a call that writes, with a request_id, so that a retry is applied once.
+   * Makes a call that writes. The request contains a request_id, so that a write that is retried is applied once.
    *
-   * @param readRecord - Decodes one of the records of the answer.
+   * @param readRecord - Decodes one record of the response.
    */
   protected async write<Item>(
     method: UnaryMethod,

@@ -1,8 +1,8 @@
 /**
- * Metadata between plain values and an encoded google.protobuf.Struct.
+ * Converts metadata between plain values and an encoded google.protobuf.Struct.
  *
- * A Struct knows one kind of number, the IEEE 754 double. Whole numbers up to ±2^53 survive it exactly; a larger one
- * may have been rounded already, so it is refused here, before anything is sent.
+ * All numbers in a Struct are IEEE 754 doubles. A double represents integers up to ±2^53 exactly. A larger integer may
+ * have been rounded already, so the client rejects it before sending anything.
  */
 
 import { type BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
@@ -10,39 +10,39 @@ import { type BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { type FieldViolation, InternalError } from "./errors.js";
 import { lengthDelimited, MalformedError, WireReader } from "./wire.js";
 
-/** A value that metadata holds. A whole number must be within ±2^53; a bigint comes back as a number. */
+/** A value in metadata. An integer must be within ±2^53. A bigint is sent as a number and is received as a number. */
 export type MetadataValue =
   string | number | bigint | boolean | null | readonly MetadataValue[] | { readonly [key: string]: MetadataValue };
 
-/** Metadata to be sent: a plain object, at most 64 KiB encoded and 16 levels deep. */
+/** Metadata of a request: a plain object, at most 64 KiB encoded and 16 levels deep. */
 export type MetadataInput = Readonly<Record<string, MetadataValue>>;
 
-/** Metadata that was received: a plain object, the caller's own to change. */
-// eslint-disable-next-line @typescript-eslint/no-explicit-any -- as JSON.parse: whoever wrote it knows its shape
+/** Metadata of a response: a plain object, which the caller may change. */
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- as in JSON.parse: only the program knows the types
 export type Metadata = Record<string, any>;
 
-/** The largest whole number, either sign, that metadata can hold. */
+/** The largest absolute value of an integer in metadata. */
 const MAX_WHOLE_NUMBER = 2 ** 53;
 
-/** How deep metadata may nest: metadata itself is level 1, and each object or array inside another adds one. */
+/** Maximum depth of metadata: metadata itself is level 1, and each nested object or array adds a level. */
 const MAX_DEPTH = 16;
 
 /**
- * How deep metadata is sent, for the service to refuse it together with whatever else is wrong with the request. Each
- * object takes three levels of messages, and a receiver gives up at 100 with an error that names no field. So what is
- * deeper than this is refused here.
+ * Maximum depth that the client sends. Metadata between this limit and MAX_DEPTH is sent, because the service reports it
+ * together with all other invalid fields. Deeper metadata is rejected by the client: each object takes three levels of
+ * messages, and a protobuf parser rejects more than 100 levels with an error that names no field.
  */
 const SENDABLE_DEPTH = 30;
 
-/** The fields of google.protobuf.Value; of Struct, of ListValue and of a map's entry they are 1, or 1 and 2. */
+/** Field numbers of google.protobuf.Value. Struct and ListValue have only field 1; a map entry has fields 1 and 2. */
 const Kind = { NULL: 1, NUMBER: 2, STRING: 3, BOOL: 4, STRUCT: 5, LIST: 6 } as const;
 
-/** Metadata as it came, not yet decoded. */
+/** Metadata of a response that is not decoded yet. */
 export class EncodedMetadata {
   /** No metadata at all. */
   static readonly EMPTY = new EncodedMetadata(Buffer.alloc(0), 0, 0);
 
-  /** The encoded google.protobuf.Struct: the bytes from start to end. */
+  /** The bytes from start to end are the encoded google.protobuf.Struct. */
   constructor(
     private readonly bytes: Buffer,
     private readonly start: number,
@@ -50,17 +50,17 @@ export class EncodedMetadata {
   ) {}
 
   /**
-   * Decodes it.
+   * Decodes the metadata.
    *
-   * @returns A new plain object of null, boolean, number, string, array and plain object. The keys of each object are
-   *   in the order of their code points, except that JavaScript puts keys like "0" and "12" before all others.
+   * @returns A new plain object. Its values are null, boolean, number, string, array and plain object. The keys of each
+   *   object are sorted by code point, except that JavaScript puts keys like "0" and "12" before all others.
    * @throws InternalError if the bytes are not a Struct.
    */
   decode(): Metadata {
     try {
       return readStruct(new WireReader(this.bytes, this.start, this.end), 1);
     } catch (error) {
-      throw new InternalError("cannot decode the metadata that the service sent", { cause: error });
+      throw new InternalError("cannot decode the metadata that the service returned", { cause: error });
     }
   }
 }
@@ -76,7 +76,7 @@ const BOOL_VALUE = (Kind.BOOL << 3) | WireType.Varint;
 const STRUCT_VALUE = lengthDelimited(Kind.STRUCT);
 const LIST_VALUE = lengthDelimited(Kind.LIST);
 
-/** Deeper than any receiver of protobuf decodes, and far from the end of the stack. */
+/** Maximum depth that is decoded. Protobuf parsers accept less, and the stack has room for much more. */
 const DECODABLE_DEPTH = 100;
 
 function readStruct(reader: WireReader, depth: number): Metadata {
@@ -131,7 +131,7 @@ function setOwn(object: Metadata, key: string, value: unknown): void {
   }
 }
 
-/** Compares by code points, as Python does. JavaScript's own `<` compares UTF-16, which puts U+E000 behind U+1F600. */
+/** Compares by code points, as Python does. JavaScript's `<` compares UTF-16 units, so U+E000 is after U+1F600. */
 export function compareCodePoints(left: string, right: string): number {
   const length = Math.min(left.length, right.length);
   for (let index = 0; index < length; index++) {
@@ -143,7 +143,7 @@ export function compareCodePoints(left: string, right: string): number {
   return left.length - right.length;
 }
 
-/** The place of a UTF-16 unit where surrogates, which stand for the highest code points, come last. */
+/** Returns the rank of a UTF-16 unit. Surrogates rank last, because they encode the highest code points. */
 function rank(unit: number): number {
   return unit < 0xd800 ? unit : unit < 0xe000 ? unit + 0x2000 : unit - 0x800;
 }
@@ -206,10 +206,10 @@ function readList(reader: WireReader, depth: number): unknown[] {
 /**
  * Writes a plain object as the content of a Struct.
  *
- * @param writer - Where to write. With violations it holds a part, and must not be used.
- * @param metadata - What to write.
- * @param path - The name to begin the fields of violations with, such as `metadata`.
- * @returns Every violation; empty if all is well.
+ * @param writer - The writer. If there are violations, its content is incomplete and must not be used.
+ * @param metadata - The value to write.
+ * @param path - The first part of the field of each violation, such as `metadata`.
+ * @returns All violations; empty if the metadata is valid.
  */
 export function writeMetadata(writer: BinaryWriter, metadata: unknown, path: string): FieldViolation[] {
   const encoder = new Encoder(writer);
@@ -221,10 +221,10 @@ export function writeMetadata(writer: BinaryWriter, metadata: unknown, path: str
   return encoder.violations;
 }
 
-/** One pass over one metadata object, gathering what is wrong with it. */
+/** Encodes one metadata object, and collects all violations in it. */
 class Encoder {
   readonly violations: FieldViolation[] = [];
-  /** The objects and arrays from the root to the one being written. Their number is the depth. */
+  /** The objects and arrays from the root to the current one. Their number is the depth. */
   readonly #ancestors: unknown[] = [];
 
   constructor(private readonly writer: BinaryWriter) {}
@@ -256,14 +256,14 @@ class Encoder {
     if (!this.#enter(list, path)) {
       return;
     }
-    // By index, for the holes of a sparse array are to be found too.
+    // By index, because iteration methods would skip the holes of a sparse array.
     for (let index = 0; index < list.length; index++) {
       this.#writeValue(1, list[index], `${path}[${index}]`);
     }
     this.#ancestors.pop();
   }
 
-  /** Goes one level down, unless that would never end or go too deep. */
+  /** Enters an object or array. Returns false if it contains itself or is too deep. */
   #enter(container: unknown, path: string): boolean {
     if (this.#ancestors.includes(container)) {
       this.refuse(path, "must not contain itself");
@@ -300,7 +300,7 @@ class Encoder {
       this.writeObject(value, path);
       this.writer.join();
     } else if (value === undefined) {
-      this.refuse(path, "is undefined; leave the key out, or give null");
+      this.refuse(path, "is undefined; omit the key or set it to null");
     } else {
       this.refuse(path, `must be null, boolean, number, string, array or plain object, not ${nameOf(value)}`);
     }
@@ -311,7 +311,7 @@ class Encoder {
     if (typeof value === "number" && !Number.isFinite(value)) {
       this.refuse(path, "must be a finite number: NaN and the infinities are not JSON");
     } else if (value > MAX_WHOLE_NUMBER || value < -MAX_WHOLE_NUMBER) {
-      // Every double of this size is whole.
+      // Every double of this size is an integer.
       this.refuse(path, "a whole number must be within ±2^53, or it would be rounded; send it as a string");
     } else {
       this.writer.tag(Kind.NUMBER, WireType.Bit64).double(Number(value));
@@ -319,7 +319,7 @@ class Encoder {
   }
 }
 
-/** Tells whether the value is an object as `{}` makes it, of this realm or another, or one without a prototype. */
+/** Returns whether the value is a plain object (of this realm or another), or an object without a prototype. */
 function isPlainObject(value: unknown): value is Readonly<Record<string, unknown>> {
   if (typeof value !== "object" || value === null) {
     return false;
@@ -328,7 +328,7 @@ function isPlainObject(value: unknown): value is Readonly<Record<string, unknown
   return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
-/** Names what a value is, for people. */
+/** Returns the name of a value's type for an error message. */
 export function nameOf(value: unknown): string {
   if (typeof value !== "object" || value === null) {
     return value === null ? "null" : typeof value;

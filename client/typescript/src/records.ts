@@ -1,14 +1,14 @@
-/** From encoded users and sessions to the objects that callers get. */
+/** Decodes users and sessions into models. */
 
 import { EncodedMetadata } from "./metadata.js";
 import { Session, User } from "./models.js";
 import { lengthDelimited, MalformedError, type WireReader } from "./wire.js";
 
-/** Reads a record from the position of the reader to its end. */
+/** A function that decodes one record, from the position of the reader to its end. */
 export type ReadRecord<T> = (reader: WireReader) => T;
 
-// The fields of protos/userservice/v1/user.proto and session.proto. Numbers here rather than the generated
-// descriptions, which are not constants to the compiler; a test compares the two.
+// Field numbers of protos/userservice/v1/user.proto and session.proto. They are repeated here because the JavaScript
+// compiler does not treat the generated descriptors as constants. A test compares them with the descriptors.
 const INTEGER = 0;
 const ID = (2 << 3) | INTEGER;
 const USER_ID = lengthDelimited(1);
@@ -32,14 +32,14 @@ const SESSION_ETAG = lengthDelimited(8);
 const SECONDS = (1 << 3) | INTEGER;
 const NANOS = (2 << 3) | INTEGER;
 
-/** What a google.protobuf.Timestamp can be: the years 1 to 9999. */
+/** The range of google.protobuf.Timestamp: the years 1 to 9999. */
 const FIRST_SECOND = -62_135_596_800;
 const LAST_SECOND = 253_402_300_799;
 
 /**
- * Reads a user.
+ * Decodes a user.
  *
- * @throws MalformedError if the bytes are not one, or its id or times are out of range.
+ * @throws MalformedError if the bytes are not a user, or its id or times are out of range.
  */
 export function readUser(reader: WireReader): User {
   let user_id = "";
@@ -95,9 +95,9 @@ export function readUser(reader: WireReader): User {
 }
 
 /**
- * Reads a session.
+ * Decodes a session.
  *
- * @throws MalformedError if the bytes are not one, or its id or times are out of range.
+ * @throws MalformedError if the bytes are not a session, or its id or times are out of range.
  */
 export function readSession(reader: WireReader): Session {
   let session_id = "";

@@ -1,9 +1,9 @@
 /**
- * From the arguments of a call to the bytes of its request.
+ * Encodes the arguments of a call as a request.
  *
- * What can only be said here is checked here: names that are no field, values of the wrong type, metadata that a
- * Struct cannot hold. Lengths, required fields and the like are the service's to check, so that each rule lives in one
- * place.
+ * The client checks only what the service cannot check: unknown fields, values of a wrong type, and metadata that a
+ * Struct cannot represent. The service checks all other rules, such as lengths and required fields, so that each rule is
+ * implemented once.
  */
 
 import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";
@@ -13,9 +13,9 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { type FieldViolation, InvalidArgumentError } from "./errors.js";
 import { type MetadataInput, nameOf, writeMetadata } from "./metadata.js";
 
-/** What `UserManager.add` takes. A field that is undefined counts as absent. */
+/** Request of `UserManager.add`. Undefined fields count as absent. */
 export interface ICreateUserRequest {
-  /** Name of the new user. 1 to 256 bytes of UTF-8, no control characters, no white space at the ends. */
+  /** Name of the new user. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white space. */
   user_id: string;
   /** E-mail address, not parsed, at most 320 bytes. */
   email?: string | undefined;
@@ -23,15 +23,18 @@ export interface ICreateUserRequest {
   first_name?: string | undefined;
   /** Family name, at most 256 bytes. */
   last_name?: string | undefined;
-  /** Free-form data, 16 levels deep, 64 KiB encoded, whole numbers within ±2^53. */
+  /** JSON object with the caller's own data: at most 16 levels deep and 64 KiB encoded, integers within ±2^53. */
   metadata?: MetadataInput | undefined;
-  /** A UUID that names this attempt, made by the manager if absent. A repetition within 10 minutes is applied once. */
+  /**
+   * Idempotency key of the write, a UUID; the manager generates one if it is absent. If the same request is repeated
+   * with the same request_id within 10 minutes, it is applied once.
+   */
   request_id?: string | undefined;
 }
 
-/** What `UserManager.update` takes. A field that is undefined counts as absent; what is absent stays as it is. */
+/** Request of `UserManager.update`. Absent and undefined fields are not changed. */
 export interface IUpdateUserRequest {
-  /** Name of the user to change. */
+  /** Name of the user to update. */
   user_id: string;
   /** New e-mail address; empty clears it. */
   email?: string | undefined;
@@ -39,41 +42,41 @@ export interface IUpdateUserRequest {
   first_name?: string | undefined;
   /** New family name; empty clears it. */
   last_name?: string | undefined;
-  /** Changes to the metadata, merged as JSON Merge Patch (RFC 7396) says: null removes a key. */
+  /** Changes to the metadata, merged by RFC 7396 (JSON Merge Patch): null removes a key. */
   metadata?: MetadataInput | undefined;
-  /** Fields to replace whole instead: `email`, `first_name`, `last_name`, `metadata`, or `*` for all of them. */
+  /** The fields to replace as a whole: `email`, `first_name`, `last_name`, `metadata`, or `*` for all of them. */
   update_mask?: readonly string[] | undefined;
-  /** The etag as the caller knows it; if it is not the current one, nothing is changed. */
+  /** The etag that the caller expects. If the user has another etag, the write is rejected. */
   etag?: string | undefined;
-  /** A UUID that names this attempt; see `ICreateUserRequest.request_id`. */
+  /** Idempotency key of the write, a UUID; see `ICreateUserRequest.request_id`. */
   request_id?: string | undefined;
 }
 
-/** What `SessionManager.add` takes. A field that is undefined counts as absent. */
+/** Request of `SessionManager.add`. Undefined fields count as absent. */
 export interface ICreateSessionRequest {
-  /** The user that the session will belong to. */
+  /** Name of the user to which the session will belong. */
   user_id: string;
-  /** Name of the new session, unique within its user. Limits as for user_id. */
+  /** Name of the new session, unique among the sessions of its user. Limits: see `ICreateUserRequest.user_id`. */
   session_id: string;
-  /** Free-form data; see `ICreateUserRequest.metadata`. */
+  /** JSON object with the caller's own data; see `ICreateUserRequest.metadata`. */
   metadata?: MetadataInput | undefined;
-  /** A UUID that names this attempt; see `ICreateUserRequest.request_id`. */
+  /** Idempotency key of the write, a UUID; see `ICreateUserRequest.request_id`. */
   request_id?: string | undefined;
 }
 
-/** What `SessionManager.update` takes. A field that is undefined counts as absent; what is absent stays as it is. */
+/** Request of `SessionManager.update`. Absent and undefined fields are not changed. */
 export interface IUpdateSessionRequest {
-  /** The user that the session belongs to. */
+  /** Name of the user to which the session belongs. */
   user_id: string;
-  /** Name of the session to change. */
+  /** Name of the session to update. */
   session_id: string;
   /** Changes to the metadata; see `IUpdateUserRequest.metadata`. */
   metadata?: MetadataInput | undefined;
-  /** Fields to replace whole instead: `metadata`, or `*`, which is the same here. */
+  /** The fields to replace as a whole: `metadata` or `*`, which have the same effect. */
   update_mask?: readonly string[] | undefined;
-  /** The etag as the caller knows it; if it is not the current one, nothing is changed. */
+  /** The etag that the caller expects. If the session has another etag, the write is rejected. */
   etag?: string | undefined;
-  /** A UUID that names this attempt; see `ICreateUserRequest.request_id`. */
+  /** Idempotency key of the write, a UUID; see `ICreateUserRequest.request_id`. */
   request_id?: string | undefined;
 }
 
@@ -82,10 +85,9 @@ const MAX_INT32 = 2 ** 31 - 1;
 /**
  * Encodes a request.
  *
- * @param schema - The generated description of the request.
- * @param fields - The fields by name. One that is undefined or null counts as absent.
- * @throws InvalidArgumentError if a name is no field of the request, or a value does not fit its field; with every
- *   violation of the request, not only the first.
+ * @param schema - The generated descriptor of the request.
+ * @param fields - The fields by name. Fields that are undefined or null count as absent.
+ * @throws InvalidArgumentError if a field is unknown or a value is invalid; `violations` lists all invalid fields.
  */
 export function encodeRequest(schema: DescMessage, fields: object): Buffer {
   const known = new Map(schema.fields.map((field) => [field.name, field]));
@@ -94,7 +96,7 @@ export function encodeRequest(schema: DescMessage, fields: object): Buffer {
   for (const [name, value] of Object.entries<unknown>(fields as Record<string, unknown>)) {
     const field = known.get(name);
     if (field === undefined) {
-      const description = `is not a field; there are ${[...known.keys()].join(", ")}`;
+      const description = `is not a field; the fields are ${[...known.keys()].join(", ")}`;
       violations.push({ field: name.toWellFormed(), description });
     } else if (value !== undefined && value !== null) {
       violations.push(...writeField(writer, field, value));
@@ -107,12 +109,12 @@ export function encodeRequest(schema: DescMessage, fields: object): Buffer {
   return asBuffer(writer.finish());
 }
 
-/** The same bytes as a Buffer, which is what gRPC sends. */
+/** Returns the bytes as a Buffer, without a copy. grpc-js sends only Buffers. */
 function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-/** Writes one field; returns what is wrong with the value. */
+/** Writes one field; returns the violations of its value. */
 function writeField(writer: BinaryWriter, field: DescField, value: unknown): readonly FieldViolation[] {
   const { name, number } = field;
   if (field.fieldKind === "message" && field.message.typeName === StructSchema.typeName) {
@@ -136,7 +138,7 @@ function writeField(writer: BinaryWriter, field: DescField, value: unknown): rea
   return writeInteger(writer, number, value, name, field.scalar === ScalarType.INT32);
 }
 
-/** Tells whether the value can be a list. A string, iterable too, would silently become a list of its letters. */
+/** Returns whether the value is a list. Strings are iterable, but would silently become lists of their letters. */
 export function isList(value: unknown): value is Iterable<unknown> {
   return typeof value === "object" && value !== null && Symbol.iterator in value;
 }

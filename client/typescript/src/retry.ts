@@ -1,4 +1,4 @@
-/** How long a call may take, which failures it tries again, and when. */
+/** Deadlines and retries of calls. */
 
 import { defaultMaxListeners, getMaxListeners, setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -8,13 +8,13 @@ import { DeadlineExceededError, ManagerClosedError, UserServiceError } from "./e
 const FIRST_DELAY_MS = 50;
 const LONGEST_DELAY_MS = 1000;
 
-/** The longest delay that timers of JavaScript hold, a little less than 25 days. */
+/** The longest delay of JavaScript's timers, a little less than 25 days. */
 const LONGEST_TIMEOUT_MS = 2 ** 31 - 1;
 
 /**
- * Returns the timeout, in milliseconds.
+ * Checks a timeout in milliseconds, and returns it. A timeout is required, because every call has a deadline.
  *
- * @throws RangeError if it is not above 0 or longer than timers can wait: every call has a deadline.
+ * @throws RangeError if the timeout is not above 0, or is longer than JavaScript's timers support.
  */
 export function checkTimeout(timeoutMs: number): number {
   if (typeof timeoutMs !== "number" || !(timeoutMs > 0 && timeoutMs <= LONGEST_TIMEOUT_MS)) {
@@ -46,8 +46,8 @@ export function worthRetrying(error: unknown): error is UserServiceError {
 }
 
 /**
- * Lets many calls share one signal, as Node's own `fetch` does: Node warns of a leak at the eleventh listener. A limit
- * that the caller has set stays.
+ * Allows any number of calls to share one signal, as Node's `fetch` does. Otherwise Node warns of a memory leak at the
+ * eleventh listener. A limit that the caller has set is not changed.
  */
 function allowListeners(signal: AbortSignal | undefined): void {
   try {
@@ -55,15 +55,15 @@ function allowListeners(signal: AbortSignal | undefined): void {
       setMaxListeners(0, signal);
     }
   } catch {
-    // Not a signal of Node itself, so it does not count its listeners.
+    // The signal is not Node's own class, so Node does not count its listeners.
   }
 }
 
 /**
- * The attempts at one call: one deadline over all of them, and a growing, random pause between two.
+ * The attempts of one call: they share one deadline, and pauses between them are random and grow.
  *
- * The pause is drawn from 0 to 50 ms, 100 ms, 200 ms … up to 1 s ("full jitter"), so that many clients of a server
- * that went away do not come back in step; where the service names a delay, that is added.
+ * A pause is drawn from 0 to 50 ms, 100 ms, 200 ms … up to 1 s ("full jitter"), so that the clients of a restarted
+ * server do not all retry at the same time. If the service suggests a delay, the delay is added to the pause.
  */
 export class Attempts {
   readonly #deadline: number;
@@ -71,9 +71,9 @@ export class Attempts {
   #last: UserServiceError | undefined;
 
   /**
-   * @param timeoutMs - Milliseconds that all attempts together may take.
-   * @param signal - Ends the attempts when it is aborted.
-   * @throws RangeError if the timeout cannot be used.
+   * @param timeoutMs - Timeout of all attempts together, in milliseconds.
+   * @param signal - Ends the attempts when the signal is aborted.
+   * @throws RangeError if the timeout is out of range.
    */
   constructor(
     timeoutMs: number,
@@ -83,7 +83,7 @@ export class Attempts {
     allowListeners(signal);
   }
 
-  /** Milliseconds to the deadline, never below 0. */
+  /** Milliseconds until the deadline; 0 after it. */
   get remaining(): number {
     return Math.max(0, this.#deadline - performance.now());
   }
@@ -91,13 +91,13 @@ export class Attempts {
   /**
    * Waits before the next attempt.
    *
-   * @param error - How the last attempt failed.
-   * @throws The error, if another attempt is not worth it or would begin after the deadline; the signal's reason, if
-   *   it is aborted.
+   * @param error - The error of the last attempt.
+   * @throws The error, if a retry cannot succeed or would start after the deadline; the signal's reason, if the signal is
+   *   aborted.
    */
   async pause(error: unknown): Promise<void> {
     if (!worthRetrying(error)) {
-      // That time ran out says less than what kept the earlier attempts from succeeding.
+      // An expired deadline is less informative than the error of the earlier attempts.
       throw error instanceof DeadlineExceededError ? (this.#last ?? error) : error;
     }
     this.#last = error;
@@ -106,7 +106,7 @@ export class Attempts {
     if (room < FIRST_DELAY_MS) {
       throw error;
     }
-    // Never past the deadline: the last attempt is to come near its end, not long before it.
+    // The pause never exceeds the deadline, so that the last attempt is made close to it and not long before.
     const ceiling = Math.min(FIRST_DELAY_MS * 2 ** this.#failures, LONGEST_DELAY_MS, room);
     this.#failures += 1;
     try {

@@ -1,14 +1,14 @@
-/** One running RPC, read a message at a time. */
+/** One running RPC, whose responses are read one at a time. */
 
 import { type Channel, type Metadata, status, type StatusObject } from "@grpc/grpc-js";
 
-/** What an RPC tells of itself. */
+/** Callbacks of an RPC. */
 export interface RpcEvents {
-  /** The service sent something, or the connection to it ended. */
+  /** Called when the service sent something, or the connection ended. */
   readonly heard: () => void;
-  /** Makes the error for a status other than OK. */
+  /** Returns the error for a status other than OK. */
   readonly failed: (failure: StatusObject) => unknown;
-  /** The RPC is over, for whatever reason; the error is undefined if it went well. Told once. */
+  /** Called once when the RPC has ended; the error is undefined if the RPC succeeded. */
   readonly ended: (error: unknown) => void;
 }
 
@@ -18,10 +18,10 @@ interface Settle {
 }
 
 /**
- * An RPC that sends one message and receives any number.
+ * An RPC that sends one message and receives any number of messages.
  *
- * It stands on the channel rather than on grpc-js's Client, for the streams that Client makes read 16 messages ahead
- * of a slow reader: up to 16 MiB. This one asks for a message when the one before it is taken.
+ * It uses grpc-js's Channel and not its Client, because the streams of Client read 16 messages ahead of a slow reader,
+ * up to 16 MiB. This class requests a message when the previous message is taken.
  */
 export class Rpc {
   readonly #call: ReturnType<Channel["createCall"]>;
@@ -34,12 +34,12 @@ export class Rpc {
   /**
    * Starts the RPC.
    *
-   * @param channel - The channel to call on.
+   * @param channel - The channel of the RPC.
    * @param path - The full name of the method, such as `/package.Service/Method`.
    * @param request - The encoded request.
-   * @param metadata - What to send with it.
-   * @param timeoutMs - Milliseconds for the whole RPC, told to the service too; Infinity for none.
-   * @param events - Called when they happen, and never before the constructor is done.
+   * @param metadata - The headers of the request.
+   * @param timeoutMs - Timeout of the whole RPC in milliseconds, also sent to the service; Infinity for none.
+   * @param events - The callbacks. None is called before the constructor returns.
    */
   constructor(
     channel: Channel,
@@ -68,10 +68,10 @@ export class Rpc {
   }
 
   /**
-   * Returns the next message, or undefined at the end of a call that went well. Asks for the one after it too, so that
-   * it is on its way while this one is worked on.
+   * Returns the next message, or undefined at the end of a successful RPC. Also requests the following message, so that
+   * it arrives while the caller processes the current one.
    *
-   * @throws UserServiceError if the call failed; the error that was given to `cancel`, if it was cancelled.
+   * @throws UserServiceError if the RPC failed; the error that was passed to `cancel`, if the RPC was cancelled.
    */
   async read(): Promise<Buffer | undefined> {
     const message = await this.#next;
@@ -81,7 +81,7 @@ export class Rpc {
     return message;
   }
 
-  /** Ends the call at once, here and at the service; `read` then throws the error. Does nothing if it is over. */
+  /** Cancels the RPC, also on the server; `read` then throws the error. Has no effect after the end of the RPC. */
   cancel(error: unknown): void {
     this.#cancelled ??= { error };
     this.#call.cancelWithStatus(status.CANCELLED, "cancelled by the client");
@@ -91,7 +91,7 @@ export class Rpc {
     const next = new Promise<Buffer | undefined>((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
-    // A failure that nobody waits for yet is kept for the next read.
+    // Without this handler, Node reports an unhandled rejection if the RPC fails before the next read.
     next.catch(() => undefined);
     if (this.#end) {
       this.#settleEnd();
@@ -102,7 +102,7 @@ export class Rpc {
   }
 
   #finish(received: StatusObject): void {
-    // Running out of time, unlike all else that ends a call, may have been noticed here alone.
+    // A call can exceed its deadline without a message from the service; every other status proves a connection.
     if (!this.#cancelled && received.code !== status.DEADLINE_EXCEEDED) {
       this.#events.heard();
     }

@@ -1,4 +1,4 @@
-/** `SessionManager`: the sessions of users. */
+/** `SessionManager` manages the sessions of users. */
 
 import { onlyRecord } from "./answers.js";
 import type { CallOptions } from "./connection.js";
@@ -13,19 +13,19 @@ import { checkSessions } from "./user_manager.js";
 const { method } = SessionService;
 
 /**
- * Adds, reads, changes, removes and lists the sessions of users.
+ * Adds, gets, updates, deletes and lists the sessions of users.
  *
- * Errors, deadlines and retries are those of `UserManager`. Every method throws UserNotFoundError if there is no such
- * user.
+ * Errors, deadlines and retries are the same as in `UserManager`. Every method throws UserNotFoundError if the user does
+ * not exist.
  */
 export class SessionManager extends Manager {
   /**
    * Adds a session to a user.
    *
-   * @returns The session as it was stored.
-   * @throws InvalidArgumentError if a field is bad or unknown; `violations` has all of them.
-   * @throws UserNotFoundError if there is no such user.
-   * @throws SessionAlreadyExistsError if the user has a session of that session_id.
+   * @returns The session as stored.
+   * @throws InvalidArgumentError if a field is invalid or unknown; `violations` lists all such fields.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws SessionAlreadyExistsError if the user already has a session with this session_id.
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async add(session: ICreateSessionRequest, options: WriteOptions = {}): Promise<Session> {
@@ -37,9 +37,9 @@ export class SessionManager extends Manager {
   /**
    * Returns a session.
    *
-   * @throws UserNotFoundError if there is no such user.
-   * @throws SessionNotFoundError if the user has no session of that session_id.
-   * @throws InvalidArgumentError if an argument is bad.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws SessionNotFoundError if the user has no session with this session_id.
+   * @throws InvalidArgumentError if an argument is invalid.
    */
   async get(user_id: string, session_id: string, options: CallOptions = {}): Promise<Session> {
     const attempts = this.connection.attempts(options);
@@ -48,14 +48,14 @@ export class SessionManager extends Manager {
   }
 
   /**
-   * Changes a session's metadata: merged, with null removing a key, or replaced if update_mask names it.
+   * Updates a session's metadata. The metadata is merged (null removes a key), or replaced if update_mask names it.
    *
    * @returns The session after the update.
-   * @throws InvalidArgumentError if a field is bad or unknown; `violations` has all of them.
-   * @throws UserNotFoundError if there is no such user.
-   * @throws SessionNotFoundError if the user has no session of that session_id.
-   * @throws EtagMismatchError if an etag was given and is not the current one.
-   * @throws UpdateConflictError if too many others wrote the session at the same time.
+   * @throws InvalidArgumentError if a field is invalid or unknown; `violations` lists all such fields.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws SessionNotFoundError if the user has no session with this session_id.
+   * @throws EtagMismatchError if the given etag is not the current etag.
+   * @throws UpdateConflictError if too many concurrent writes changed the session; nothing was changed.
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async update(session: IUpdateSessionRequest, options: ConditionalWriteOptions = {}): Promise<Session> {
@@ -65,28 +65,28 @@ export class SessionManager extends Manager {
   }
 
   /**
-   * Removes a session.
+   * Deletes a session.
    *
-   * @throws UserNotFoundError if there is no such user.
-   * @throws SessionNotFoundError if the user has no session of that session_id.
-   * @throws EtagMismatchError if an etag was given and is not the current one.
-   * @throws UpdateConflictError if too many others wrote the session at the same time; nothing was removed.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws SessionNotFoundError if the user has no session with this session_id.
+   * @throws EtagMismatchError if the given etag is not the current etag.
+   * @throws UpdateConflictError if too many concurrent writes changed the session; nothing was deleted.
    * @throws RequestIdReusedError if the requestId was used for a different request.
-   * @throws InvalidArgumentError if an argument is bad.
+   * @throws InvalidArgumentError if an argument is invalid.
    */
   async delete(user_id: string, session_id: string, options: ConditionalWriteOptions = {}): Promise<void> {
     await this.write(method.deleteSession, { user_id, session_id }, options, readSession);
   }
 
   /**
-   * Returns one page of the sessions of a user in the order of their ids; `UserManager.getSessions` has all.
+   * Returns one page of the sessions of a user, ordered by id. `UserManager.getSessions` returns all sessions.
    *
    * @param user_id - Name of the user.
-   * @param limit - The most sessions to return, at most 1000. A page closes early at 1 MiB.
+   * @param limit - Maximum number of sessions in the page, at most 1000. A page has at most 1 MiB.
    * @param cursor - The `next_cursor` of an earlier page; 0 for the beginning.
-   * @returns An array of Session with `next_cursor`, which is 0 at the end, and `total_size`.
-   * @throws UserNotFoundError if there is no such user.
-   * @throws InvalidArgumentError if an argument is bad.
+   * @returns An array of Session with `next_cursor`, which is 0 in the last page, and `total_size`.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws InvalidArgumentError if an argument is invalid.
    */
   async list(user_id: string, limit = 100, cursor = 0, options: CallOptions = {}): Promise<SessionPage> {
     const attempts = this.connection.attempts(options);

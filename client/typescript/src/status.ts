@@ -1,4 +1,4 @@
-/** From the status of a failed call to the error that the caller sees. */
+/** Maps the status of a failed call to an error of the client. */
 
 import { fromBinary } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
@@ -23,18 +23,18 @@ import { StatusSchema } from "./gen/google/rpc/status_pb.js";
 const DETAILS_KEY = "grpc-status-details-bin";
 const DOMAIN = "userservice";
 
-/** Codes of calls that never reached the service. A service that uses them itself gives a reason. */
+/** Codes that gRPC itself sets if a call does not reach the service. If the service sets them, it adds a reason. */
 const NOT_REACHED: readonly StatusCode[] = ["UNAVAILABLE", "DEADLINE_EXCEEDED"];
 
-/** A day. A longer delay, which no caller would wait for, counts as this one. */
+/** One day. Longer delays are reduced to it, because no caller would wait for them. */
 const LONGEST_RETRY_DELAY_MS = 86_400_000;
 
 /**
- * Makes the error for a failed call.
+ * Returns the error for a failed call.
  *
  * @param failure - The status of the call; its code is not OK.
- * @param proxy - The environment variable that names the proxy on the way, if there is one.
- * @returns An error of the class that belongs to the reason, else to the code, else a `UserServiceError`.
+ * @param proxy - The environment variable that configures the proxy of the connection; undefined without a proxy.
+ * @returns An error whose class belongs to the reason, or else to the code, or else a `UserServiceError`.
  */
 export function errorFromStatus(failure: StatusObject, proxy?: string): UserServiceError {
   const code = ((status as Readonly<Record<number, string>>)[failure.code] as StatusCode | undefined) ?? "UNKNOWN";
@@ -43,14 +43,14 @@ export function errorFromStatus(failure: StatusObject, proxy?: string): UserServ
   const kind = ERROR_BY_REASON.get(details.reason ?? "") ?? ERROR_BY_CODE.get(code) ?? UserServiceError;
   let message = failure.details || code;
   if (proxy !== undefined && details.reason === undefined && NOT_REACHED.includes(code)) {
-    // gRPC's own text may show the proxy's address, and says nothing of why the proxy refused.
+    // gRPC's own text can contain the proxy's address, and does not say why the proxy rejected the call.
     message = `${code === "UNAVAILABLE" ? "the service could not be reached" : "no answer in time"}${viaProxy(proxy)}`;
   }
-  // An error without a reason is not the service's own, whatever its class says of the service's.
+  // An error without a reason does not come from the service, so it must not get the reason of its class.
   return new kind(message, { reason: "", ...details, code });
 }
 
-/** Says which proxy is on the way, without the address and password that the variable may hold; empty for none. */
+/** Returns a text that names the proxy's variable, but not its value, which can contain a password; empty if none. */
 export function viaProxy(proxy: string | undefined): string {
   return proxy === undefined ? "" : ` through the proxy of the environment variable ${proxy}`;
 }
@@ -78,7 +78,7 @@ function readDetails(encoded: Uint8Array): ErrorDetails {
       }
     }
   } catch {
-    // Details that cannot be read must not hide the error that they belong to.
+    // If the details cannot be decoded, the caller still gets the error with its code and message.
   }
   return read;
 }

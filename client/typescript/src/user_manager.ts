@@ -1,4 +1,4 @@
-/** `UserManager`: users and their sessions. */
+/** `UserManager` manages users and lists their sessions. */
 
 import { type Answer, checkBatch, checkContinues, checkNamed, onlyRecord } from "./answers.js";
 import { ChunkReader } from "./chunks.js";
@@ -11,14 +11,14 @@ import { type ICreateUserRequest, isList, type IUpdateUserRequest } from "./requ
 
 const { method } = UserService;
 
-/** What the service makes of any larger limit. */
+/** The maximum limit of a page. The service reduces larger limits to it. */
 const LARGEST_PAGE = 1000;
 
 /**
- * Adds, reads, changes, removes and lists users.
+ * Adds, gets, updates, deletes and lists users.
  *
- * Every method throws `UserServiceError` or one of its classes. All have a deadline, and all are tried again while the
- * service is unavailable; writes carry a request_id, so that an attempt whose answer was lost is applied once.
+ * If a call fails, its method throws `UserServiceError` or a subclass. Every call has a deadline and is retried while the
+ * service is unavailable. Writes contain a request_id, so that a write whose response was lost is applied once.
  *
  * ```ts
  * const userManager = new UserManager("http://localhost:50051");
@@ -29,13 +29,13 @@ export class UserManager extends Manager {
   /**
    * Adds a user.
    *
-   * @returns The user as it was stored.
-   * @throws InvalidArgumentError if a field is bad or unknown; `violations` has all of them.
-   * @throws UserAlreadyExistsError if there is a user of that user_id.
+   * @returns The user as stored.
+   * @throws InvalidArgumentError if a field is invalid or unknown; `violations` lists all such fields.
+   * @throws UserAlreadyExistsError if a user with this user_id already exists.
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async add(user: ICreateUserRequest, options: WriteOptions = {}): Promise<User> {
-    // The caller may change or reuse the object while the call runs.
+    // A copy, because the caller may change the object while the call runs.
     const sent = { ...user };
     return onlyRecord(await this.write(method.addUser, sent, options, readUser), { user_id: sent.user_id });
   }
@@ -43,8 +43,8 @@ export class UserManager extends Manager {
   /**
    * Returns a user.
    *
-   * @throws UserNotFoundError if there is none of that user_id.
-   * @throws InvalidArgumentError if the user_id is bad.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws InvalidArgumentError if the user_id is invalid.
    */
   async get(user_id: string, options: CallOptions = {}): Promise<User> {
     const attempts = this.connection.attempts(options);
@@ -52,13 +52,13 @@ export class UserManager extends Manager {
   }
 
   /**
-   * Changes a user. What is absent stays as it is, and metadata is merged, with null removing a key.
+   * Updates a user. Absent fields are not changed. Metadata is merged; null removes a key.
    *
    * @returns The user after the update.
-   * @throws InvalidArgumentError if a field is bad or unknown; `violations` has all of them.
-   * @throws UserNotFoundError if there is none of that user_id.
-   * @throws EtagMismatchError if an etag was given and is not the current one.
-   * @throws UpdateConflictError if too many others wrote the user at the same time.
+   * @throws InvalidArgumentError if a field is invalid or unknown; `violations` lists all such fields.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws EtagMismatchError if the given etag is not the current etag.
+   * @throws UpdateConflictError if too many concurrent writes changed the user; nothing was changed.
    * @throws RequestIdReusedError if the request_id was used for a different request.
    */
   async update(user: IUpdateUserRequest, options: ConditionalWriteOptions = {}): Promise<User> {
@@ -67,25 +67,25 @@ export class UserManager extends Manager {
   }
 
   /**
-   * Removes a user and all its sessions.
+   * Deletes a user and all its sessions.
    *
-   * @throws UserNotFoundError if there is none of that user_id.
-   * @throws EtagMismatchError if an etag was given and is not the current one.
-   * @throws UpdateConflictError if too many others wrote the user at the same time; nothing was removed.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws EtagMismatchError if the given etag is not the current etag.
+   * @throws UpdateConflictError if too many concurrent writes changed the user; nothing was deleted.
    * @throws RequestIdReusedError if the requestId was used for a different request.
-   * @throws InvalidArgumentError if an argument is bad.
+   * @throws InvalidArgumentError if an argument is invalid.
    */
   async delete(user_id: string, options: ConditionalWriteOptions = {}): Promise<void> {
     await this.write(method.deleteUser, { user_id }, options, readUser);
   }
 
   /**
-   * Returns one page of users in the order of their ids.
+   * Returns one page of users, ordered by id.
    *
-   * @param limit - The most users to return, at most 1000. A page closes early at 1 MiB.
+   * @param limit - Maximum number of users in the page, at most 1000. A page has at most 1 MiB.
    * @param cursor - The `next_cursor` of an earlier page; 0 for the beginning.
-   * @returns An array of User with `next_cursor`, which is 0 at the end, and `total_size`.
-   * @throws InvalidArgumentError if an argument is negative or no whole number.
+   * @returns An array of User with `next_cursor`, which is 0 in the last page, and `total_size`.
+   * @throws InvalidArgumentError if an argument is negative or not an integer.
    */
   async list(limit = 100, cursor = 0, options: CallOptions = {}): Promise<UserPage> {
     const attempts = this.connection.attempts(options);
@@ -95,20 +95,20 @@ export class UserManager extends Manager {
   }
 
   /**
-   * Goes through all users in the order of their ids, a chunk at a time, up to the newest one at its start.
+   * Yields all users in chunks, ordered by id, up to the newest user at the start.
    *
-   * A user that exists the whole time comes exactly once, whatever is written meanwhile, and though the connection is
-   * cut or the server restarted: then it goes on behind the last chunk by itself. Leaving the loop cancels the RPC. One
-   * chunk is fetched ahead, and no more, however slow the loop is.
+   * Each user that exists throughout is returned exactly once, regardless of concurrent writes. If the connection is
+   * lost or the server restarts, the stream resumes after the last chunk, with the same guarantee. Leaving the loop
+   * cancels the RPC. The client fetches one chunk ahead of the loop, even if the loop is slow.
    *
-   * @param chunkSize - The most users in a chunk, at most 10 000. A chunk closes early at 1 MiB.
-   * @param cursor - Where to start: the `next_cursor` of a chunk of an earlier run; 0 for the beginning.
-   * @param options - `timeoutMs` is for each chunk, reconnecting included; the time that the loop's body takes does not
-   *   count.
-   * @returns Arrays of User, never empty, with `next_cursor`, which is 0 in the last one, and `total_size`.
-   * @throws InvalidArgumentError if an argument is negative or no whole number.
-   * @throws UnavailableError if the service stayed away for the whole timeout.
-   * @throws DeadlineExceededError if the service was there but no chunk came.
+   * @param chunkSize - Maximum number of users in a chunk, at most 10 000. A chunk has at most 1 MiB.
+   * @param cursor - The `next_cursor` of a chunk of an earlier stream; 0 for the beginning.
+   * @param options - `timeoutMs` is the timeout of each chunk, including reconnection. The time that the loop's body
+   *   takes does not count.
+   * @returns Arrays of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`.
+   * @throws InvalidArgumentError if an argument is negative or not an integer.
+   * @throws UnavailableError if the service was unavailable until the timeout.
+   * @throws DeadlineExceededError if the service was available but sent no chunk before the timeout.
    */
   async *listChunked(
     chunkSize = 100,
@@ -126,15 +126,15 @@ export class UserManager extends Manager {
   }
 
   /**
-   * Returns many users by name.
+   * Returns up to 1000 users by their user_ids.
    *
-   * @param user_ids - 1 to 1000 names. One given twice is answered twice.
+   * @param user_ids - 1 to 1000 names. The result contains a user as often as its name is given.
    * @returns An array of the users that exist, in the order of the request, with `missing_user_ids`.
-   * @throws InvalidArgumentError if there are none or too many names, or a bad one.
+   * @throws InvalidArgumentError if there are no names or more than 1000, or a name is invalid.
    */
   async batchGet(user_ids: Iterable<string>, options: CallOptions = {}): Promise<UserBatch> {
     const attempts = this.connection.attempts(options);
-    // An iterable may be read only once. What is none is refused with the other bad fields.
+    // The names are needed twice, but some iterables can be read only once. encodeRequest rejects other values.
     const names: unknown = isList(user_ids) ? Array.from(user_ids) : user_ids;
     const answer = await this.read(method.batchGetUsers, { user_ids: names }, attempts, readUser);
     checkBatch(answer, names as string[]);
@@ -142,13 +142,13 @@ export class UserManager extends Manager {
   }
 
   /**
-   * Returns all sessions of a user in the order of their ids, however many pages that takes.
+   * Returns all sessions of a user, ordered by id. Reads as many pages as necessary.
    *
    * @param user_id - Name of the user.
-   * @param options - `timeoutMs` is for all the pages together.
-   * @returns An array of Session, empty if there is none.
-   * @throws UserNotFoundError if there is no user of that user_id.
-   * @throws InvalidArgumentError if the user_id is bad.
+   * @param options - `timeoutMs` is the timeout of all pages together.
+   * @returns An array of Session; empty if the user has no sessions.
+   * @throws UserNotFoundError if the user does not exist.
+   * @throws InvalidArgumentError if the user_id is invalid.
    */
   async getSessions(user_id: string, options: CallOptions = {}): Promise<SessionPage> {
     const attempts = this.connection.attempts(options);
@@ -168,7 +168,7 @@ export class UserManager extends Manager {
 /**
  * Checks a page of the sessions of a user.
  *
- * @throws InternalError if it does not continue the list, or has a session of another user.
+ * @throws InternalError if the page does not continue the list, or contains a session of another user.
  */
 export function checkSessions(answer: Answer<Session>, user_id: string, cursor: number): void {
   checkContinues(answer, cursor);

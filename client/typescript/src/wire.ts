@@ -1,16 +1,16 @@
-/** Reading of the protobuf wire format, made for many small records. */
+/** A reader of the protobuf wire format that is fast for many small records. */
 
 const BYTES_OF_A_SAFE_SUM = 8;
 const LONGEST_VARINT = 10;
 const LENGTH_DELIMITED = 2;
 
 /**
- * How many bytes become text at once. A call into V8's decoder costs more than the bytes, so the texts of a record
- * are cut out of one string. This also bounds the memory that a kept text holds on to.
+ * The number of bytes that are decoded to text at once. A call of V8's decoder costs more than decoding the bytes, so
+ * the texts of a record are substrings of one string. The limit also bounds the memory that a retained substring keeps.
  */
 const WINDOW_BYTES = 192;
 
-/** Node's decoders as methods of its buffers: much faster for short texts than `toString`, which wraps them. */
+/** Undocumented methods of Node's buffers. For short texts they are much faster than `toString`, which calls them. */
 interface Slices {
   latin1Slice(start: number, end: number): string;
   utf8Slice(start: number, end: number): string;
@@ -18,25 +18,25 @@ interface Slices {
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** The bytes are not the message that they should be. */
+/** The error for bytes that are not a valid message of the expected type. */
 export class MalformedError extends Error {}
 
-/** Returns the tag of a field whose content has a length: a string, bytes or a message. */
+/** Returns the tag of a length-delimited field: a string, bytes or a message. */
 export function lengthDelimited(number: number): number {
   return (number << 3) | LENGTH_DELIMITED;
 }
 
-/** A position in encoded bytes. Every method reads at the position and moves it. */
+/** Reads encoded bytes. Every method reads at the current position and moves it. */
 export class WireReader {
-  /** The text of the bytes from windowStart to windowEnd, if they are ASCII there. */
+  /** The text of the bytes from windowStart to windowEnd. It is valid only where the bytes are ASCII. */
   private window = "";
   private windowStart = 0;
   private windowEnd = 0;
 
   /**
-   * @param bytes - What to read.
-   * @param pos - Where to start.
-   * @param end - Where the message ends.
+   * @param bytes - The buffer that contains the message.
+   * @param pos - The start of the message in the buffer.
+   * @param end - The end of the message in the buffer.
    */
   constructor(
     readonly bytes: Buffer,
@@ -45,9 +45,9 @@ export class WireReader {
   ) {}
 
   /**
-   * Reads an unsigned number of up to 32 bits, a tag or a length.
+   * Reads an unsigned integer of up to 32 bits: a tag or a length.
    *
-   * @throws MalformedError if there is none.
+   * @throws MalformedError if the bytes are not such an integer.
    */
   uint32(): number {
     const byte = this.bytes[this.pos];
@@ -63,9 +63,9 @@ export class WireReader {
   }
 
   /**
-   * Reads an int64. One outside ±2^53 comes rounded, and still outside.
+   * Reads an int64. A value outside ±2^53 is rounded to another value outside ±2^53.
    *
-   * @throws MalformedError if there is none.
+   * @throws MalformedError if the bytes are not an int64.
    */
   int64(): number {
     const { bytes, pos } = this;
@@ -86,7 +86,7 @@ export class WireReader {
     return this.longInt64();
   }
 
-  /** The same for numbers of 9 and 10 bytes: very large ones, and all below 0. */
+  /** Reads an int64 of 9 or 10 bytes: very large values, and all negative values. */
   private longInt64(): number {
     let value = 0n;
     for (let index = 0; index < LONGEST_VARINT; index++) {
@@ -104,9 +104,9 @@ export class WireReader {
   }
 
   /**
-   * Reads a length; returns where the content that begins at the position ends.
+   * Reads a length, and returns the end of the content that follows it.
    *
-   * @throws MalformedError if that is behind the end of the message.
+   * @throws MalformedError if the content ends after the end of the message.
    */
   contentEnd(): number {
     const length = this.uint32();
@@ -120,7 +120,7 @@ export class WireReader {
   /**
    * Reads a string.
    *
-   * @throws MalformedError if it is not UTF-8.
+   * @throws MalformedError if the string is not valid UTF-8.
    */
   text(): string {
     const end = this.contentEnd();
@@ -147,7 +147,7 @@ export class WireReader {
   /**
    * Reads a double.
    *
-   * @throws MalformedError if the message ends before it does.
+   * @throws MalformedError if the message ends before the double.
    */
   double(): number {
     const start = this.pos;
@@ -156,9 +156,9 @@ export class WireReader {
   }
 
   /**
-   * Passes over the content of a field that nobody here knows.
+   * Skips the content of an unknown field.
    *
-   * @throws MalformedError if there is no such content.
+   * @throws MalformedError if the content is incomplete, or its wire type is unknown.
    */
   skip(tag: number): void {
     switch (tag & 7) {
@@ -187,10 +187,10 @@ export class WireReader {
   }
 
   /**
-   * Reads a message inside this one.
+   * Reads a nested message.
    *
-   * @param read - Reads it, with `end` set to its end, and stops there.
-   * @throws MalformedError if `read` does, or stops elsewhere.
+   * @param read - Reads the nested message up to `end`, which is set to the end of that message.
+   * @throws MalformedError if `read` throws it, or does not stop at the end of the nested message.
    */
   inside<T>(read: (reader: WireReader) => T): T {
     const outerEnd = this.end;
@@ -210,7 +210,7 @@ function latin1(bytes: Buffer, start: number, end: number): string {
 }
 
 function decodeUtf8(bytes: Buffer, start: number, end: number): string {
-  // Much faster than TextDecoder, and shows bad bytes as U+FFFD, which may also be what was sent.
+  // Much faster than TextDecoder. It replaces invalid bytes by U+FFFD, but the text may also contain a valid U+FFFD.
   const text = (bytes as Buffer & Slices).utf8Slice(start, end);
   if (text.includes("\ufffd")) {
     try {

@@ -123,8 +123,8 @@ describe("bad requests are refused before they are sent", () => {
     [{ a: 1e300 }, "metadata.a", hugePast],
     [{ a: 2n ** 53n + 1n }, "metadata.a", hugePast],
     [{ a: -(2n ** 53n) - 1n }, "metadata.a", hugePast],
-    [{ a: undefined }, "metadata.a", "is undefined; leave the key out, or give null"],
-    [{ a: sparse }, "metadata.a[1]", "is undefined; leave the key out, or give null"],
+    [{ a: undefined }, "metadata.a", "is undefined; omit the key or set it to null"],
+    [{ a: sparse }, "metadata.a[1]", "is undefined; omit the key or set it to null"],
     [{ a: () => 1 }, "metadata.a", `${kinds} function`],
     [{ a: Symbol("s") }, "metadata.a", `${kinds} symbol`],
     [{ [Symbol("s")]: 1 }, "metadata", "keys must be strings, not symbols"],
@@ -176,10 +176,10 @@ describe("bad requests are refused before they are sent", () => {
       {
         field: "nickname",
         description:
-          "is not a field; there are user_id, email, first_name, last_name, metadata, update_mask, etag, request_id",
+          "is not a field; the fields are user_id, email, first_name, last_name, metadata, update_mask, etag, request_id",
       },
       { field: "metadata.a", description: noNumber },
-      { field: "metadata.b[0]", description: "is undefined; leave the key out, or give null" },
+      { field: "metadata.b[0]", description: "is undefined; omit the key or set it to null" },
       { field: "update_mask[1]", description: "must be a string, not number" },
     ]);
   });

@@ -68,7 +68,7 @@ def test_an_empty_update_mask_and_empty_metadata_are_sent() -> None:
 
 
 def test_an_unknown_name_is_refused_and_the_known_ones_are_named() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"emial: is not a field; there are user_id, email, "):
+    with pytest.raises(InvalidArgumentError, match=r"emial: is not a field; the fields are user_id, email, "):
         build_request(users.AddUserRequest, {"user_id": "u", "emial": "x"})
 
 
