@@ -31,23 +31,23 @@ def test_it_runs() -> None:
     assert re.search(rf"^checked +{COUNT} of {COUNT} users received exactly once", done.stdout, re.MULTILINE)
 
 
-def test_it_is_content_with_what_was_loaded() -> None:
+def test_the_demo_accepts_the_loaded_users() -> None:
     check(as_users(COUNT), COUNT, 0)
 
 
-def test_it_notices_a_user_that_is_missing() -> None:
+def test_the_demo_detects_a_missing_user() -> None:
     users = as_users(COUNT)
     with pytest.raises(DemoFailedError, match=f"received {COUNT - 1}"):
         check(users[1:], COUNT, 0)
 
 
-def test_it_notices_a_user_that_came_twice() -> None:
+def test_the_demo_detects_a_duplicated_user() -> None:
     users = as_users(COUNT)
     with pytest.raises(DemoFailedError, match="order"):
         check([users[0], *users[:-1]], COUNT, 0)
 
 
-def test_it_notices_a_user_with_other_content() -> None:
+def test_the_demo_detects_a_changed_user() -> None:
     users = as_users(COUNT)
     changed = UserMessage.FromString(bytes(users[7]))
     changed.metadata["locale"] = "xx"
@@ -67,7 +67,7 @@ def test_no_two_users_have_one_name() -> None:
     assert len({population.user(number)["user_id"] for number in range(20_000)}) == 20_000
 
 
-def test_the_names_are_of_many_scripts() -> None:
+def test_the_generated_names_use_many_scripts() -> None:
     letters = {letter for people in population.people() for name in people.given + people.family for letter in name}
     scripts = {unicodedata.name(letter, "?").split()[0] for letter in letters}
     wanted = "LATIN CYRILLIC GREEK ARABIC HEBREW DEVANAGARI BENGALI TAMIL THAI CJK HIRAGANA KATAKANA HANGUL GEORGIAN"

@@ -126,7 +126,7 @@ async def populate(manager: UserManager, address: str) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.title)
-async def test_the_example_does_what_the_document_says(
+async def test_the_example_has_the_documented_effect(
     surroundings: Surroundings, service: Service, example: Example
 ) -> None:
     if example.title != "Add a User":

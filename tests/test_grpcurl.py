@@ -73,7 +73,7 @@ def test_describe_shows_the_fields_of_a_message(grpcurl: Grpcurl) -> None:
     assert ".google.protobuf.Struct metadata = 7;" in described
 
 
-def test_describe_shows_what_errors_consist_of(grpcurl: Grpcurl) -> None:
+def test_describe_shows_the_messages_of_error_details(grpcurl: Grpcurl) -> None:
     for name in ("Status", "ErrorInfo", "BadRequest", "RequestInfo", "RetryInfo", "QuotaFailure"):
         assert grpcurl.show("describe", f"google.rpc.{name}").startswith(f"google.rpc.{name} is a message:")
     assert "ERROR_REASON_USER_NOT_FOUND" in grpcurl.show("describe", "userservice.v1.ErrorReason")
@@ -137,7 +137,7 @@ def test_an_error_is_readable(grpcurl: Grpcurl) -> None:
 
 
 @pytest.mark.parametrize("name", ["", USERS, SESSIONS])
-def test_health_can_be_asked_for(grpcurl: Grpcurl, name: str) -> None:
+def test_health_can_be_checked(grpcurl: Grpcurl, name: str) -> None:
     assert grpcurl.call("grpc.health.v1.Health/Check", service=name) == {"status": "SERVING"}
 
 

@@ -78,19 +78,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
-def test_plain_javascript_requires_it(project: Path, service: Service) -> None:
+def test_a_javascript_script_requires_the_package(project: Path, service: Service) -> None:
     names = 'const { UserManager, UserAlreadyExistsError } = require("userservice");\n'
     (project / "plain.cjs").write_text(names + PLAIN + PRINT)
     assert run("node", "plain.cjs", service.address, cwd=project) == PRINTED
 
 
-def test_plain_javascript_imports_it(project: Path, service: Service) -> None:
+def test_a_javascript_module_imports_the_package(project: Path, service: Service) -> None:
     names = 'import { UserManager, UserAlreadyExistsError } from "userservice";\n'
     (project / "plain.mjs").write_text(names + PLAIN + PRINT)
     assert run("node", "plain.mjs", service.address, cwd=project) == PRINTED
 
 
-def test_a_program_that_imports_and_requires_it_has_each_class_once(project: Path) -> None:
+def test_a_program_that_imports_and_requires_the_package_has_each_class_once(project: Path) -> None:
     (project / "both.mjs").write_text(
         'import { createRequire } from "node:module";\n'
         'import { UserNotFoundError, User } from "userservice";\n'
@@ -112,7 +112,7 @@ def test_a_program_that_imports_and_requires_it_has_each_class_once(project: Pat
         ("script", "preserve", "bundler", "cts"),
     ],
 )
-def test_the_compiler_finds_its_types(
+def test_the_typescript_compiler_finds_the_types(
     project: Path, service: Service, kind: str, module: str, resolution: str, suffix: str
 ) -> None:
     name = f"{kind}_{module}_{resolution}"
@@ -132,7 +132,7 @@ def test_the_compiler_finds_its_types(
     assert run("node", compiled.name, service.address, cwd=project) == PRINTED
 
 
-def test_the_example_of_its_readme_runs(project: Path, service: Service) -> None:
+def test_the_example_of_the_package_readme_runs(project: Path, service: Service) -> None:
     readme = (PACKAGE / "README.md").read_text(encoding="utf-8")
     [example] = re.findall(r"^```ts\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
     # The name that README gives: a module in a project of npm init -y.
@@ -149,13 +149,13 @@ test("it works", async () => {
 """
 
 
-def test_jest_loads_it(project: Path, service: Service) -> None:
+def test_jest_loads_the_package(project: Path, service: Service) -> None:
     names = 'const { UserManager, User, UserAlreadyExistsError } = require("userservice");\n'
     (project / "plain.test.js").write_text(names + PLAIN + JEST_TEST % (service.address, PRINTED))
     run("npx", "jest", "plain.test.js", cwd=project)
 
 
-def test_ts_jest_loads_it(project: Path, service: Service) -> None:
+def test_ts_jest_loads_the_package(project: Path, service: Service) -> None:
     names = 'import { UserManager, User, UserAlreadyExistsError, type ICreateUserRequest } from "userservice";\n'
     (project / "typed.test.ts").write_text(names + USE + JEST_TEST % (service.address, PRINTED))
     (project / "jest.typed.json").write_text('{"preset": "ts-jest", "testRegex": "typed.test.ts"}')

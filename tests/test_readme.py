@@ -50,7 +50,7 @@ def test_the_python_program_runs(service: Service) -> None:
     assert second == "['user123']"
 
 
-def test_the_grpcurl_session_prints_what_it_says(service: Service) -> None:
+def test_the_grpcurl_session_prints_the_documented_output(service: Service) -> None:
     environment = clean_environment() | {"PATH": f"{require('grpcurl').parent}{os.pathsep}{os.environ['PATH']}"}
     commands = re.split(r"^\$ ", block("console"), flags=re.MULTILINE)[1:]
     assert commands
@@ -74,7 +74,7 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[1:]]
 
 
-def test_the_configuration_table_is_that_of_the_command() -> None:
+def test_the_configuration_table_matches_the_command() -> None:
     def default(option: click.Option) -> str:
         if option.default is None:
             return ""
@@ -93,12 +93,12 @@ def test_the_error_table_has_every_reason_with_its_class_in_the_client() -> None
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README))
-def test_what_it_links_to_is_there(target: str) -> None:
+def test_every_link_of_the_readme_leads_to_a_file(target: str) -> None:
     assert (Path(__file__).parent.parent / target).is_file()
 
 
 @pytest.mark.parametrize("line", re.findall(r"`?make ([a-z][a-z -]*)", README))
-def test_what_it_makes_can_be_made(line: str) -> None:
+def test_every_make_target_of_the_readme_exists(line: str) -> None:
     makefile = (Path(__file__).parent.parent / "Makefile").read_text()
     for target in line.split():
         assert re.search(rf"^{target}:.* ## ", makefile, re.MULTILINE), target

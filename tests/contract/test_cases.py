@@ -53,7 +53,7 @@ def _take(step: dict[str, object], driver: Driver, scope: Scope) -> None:
         scope.saved[str(step["save"])] = answer
 
 
-def test_every_case_names_what_it_is_kept_from() -> None:
+def test_every_restricted_case_gives_a_reason() -> None:
     assert all(case.because for case in load_cases() if case.drivers is not None)
     names = [str(case) for case in load_cases()]
     assert len(set(names)) == len(names)

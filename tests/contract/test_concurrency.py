@@ -94,7 +94,7 @@ async def test_concurrent_updates_of_one_session_never_lose_each_others_keys(stu
     assert len(session.metadata) == WRITERS * EACH
 
 
-async def test_of_concurrent_adds_of_one_user_exactly_one_wins(stubs: Stubs) -> None:
+async def test_exactly_one_of_concurrent_adds_of_one_user_succeeds(stubs: Stubs) -> None:
     outcomes = await asyncio.gather(
         *(attempt(stubs.users.AddUser(AddUserRequest(user_id="ada", email=str(n)))) for n in range(WRITERS))
     )
@@ -105,7 +105,7 @@ async def test_of_concurrent_adds_of_one_user_exactly_one_wins(stubs: Stubs) -> 
     assert list(listed.users) == [winner.user]  # type: ignore[attr-defined]
 
 
-async def test_of_concurrent_updates_with_one_etag_exactly_one_wins(stubs: Stubs) -> None:
+async def test_exactly_one_of_concurrent_updates_with_one_etag_succeeds(stubs: Stubs) -> None:
     etag = (await add_users(stubs, ["ada"]))["ada"].etag
 
     outcomes = await asyncio.gather(
@@ -118,7 +118,7 @@ async def test_of_concurrent_updates_with_one_etag_exactly_one_wins(stubs: Stubs
     assert reasons(outcomes) == {"": 1, "ETAG_MISMATCH": WRITERS - 1}
 
 
-async def test_of_concurrent_deletes_exactly_one_wins(stubs: Stubs) -> None:
+async def test_exactly_one_of_concurrent_deletes_succeeds(stubs: Stubs) -> None:
     await add_users(stubs, ["ada"])
 
     outcomes = await asyncio.gather(
@@ -163,7 +163,7 @@ async def test_concurrent_repeats_of_one_request_are_applied_once(stubs: Stubs, 
     assert stored == ([] if kind == "delete" else [outcomes[0].user])  # type: ignore[attr-defined]
 
 
-async def test_ids_grow_with_creation_whoever_adds(stubs: Stubs) -> None:
+async def test_ids_increase_in_order_of_creation_across_processes(stubs: Stubs) -> None:
     added = await add_users(stubs, [f"u{n}" for n in range(500)])
     assert len({user.id for user in added.values()}) == 500
     assert len({user.uuid for user in added.values()}) == 500

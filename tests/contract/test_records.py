@@ -16,7 +16,7 @@ from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest, UpdateUserRequest
 
 
-async def test_the_uuid_is_of_version_7_and_carries_the_time_of_creation(stubs: Stubs) -> None:
+async def test_the_uuid_has_version_7_and_contains_the_time_of_creation(stubs: Stubs) -> None:
     before = time.time()
     user = (await stubs.users.AddUser(AddUserRequest(user_id="ada"))).user
     after = time.time()
@@ -27,7 +27,7 @@ async def test_the_uuid_is_of_version_7_and_carries_the_time_of_creation(stubs: 
     assert before - 0.01 <= (identifier.int >> 80) / 1000 <= after + 0.01
 
 
-async def test_times_are_the_present_in_microseconds(stubs: Stubs) -> None:
+async def test_times_are_current_and_in_microseconds(stubs: Stubs) -> None:
     before = time.time_ns()
     users = (await add_users(stubs, [f"u{n}" for n in range(50)])).values()
     after = time.time_ns()
@@ -46,7 +46,7 @@ async def test_created_at_follows_the_order_of_ids(stubs: Stubs) -> None:
     assert times == sorted(times)
 
 
-async def test_a_field_that_the_server_does_not_know_is_not_stored(stubs: Stubs, store: Store) -> None:
+async def test_an_unknown_field_is_not_stored(stubs: Stubs, store: Store) -> None:
     """A newer client may send one. It is ignored, as protobuf has it, and not sent to others as if it were checked."""
     unknown = b"\xfa\x7f\x06canary"  # field 2047, a text
     request = AddUserRequest.FromString(AddUserRequest(user_id="ada").SerializeToString() + unknown)
@@ -101,7 +101,7 @@ async def test_nothing_of_a_deleted_session_remains_in_the_store(stubs: Stubs, s
     assert set(left) == before
 
 
-async def test_keys_bear_the_prefix_and_one_hash_tag(stubs: Stubs, store: Store) -> None:
+async def test_keys_have_the_prefix_and_one_hash_tag(stubs: Stubs, store: Store) -> None:
     """On a cluster, all that a script touches has to lie on one node; names with braces must not move it."""
     for user_id in ("ada", "}{", "{x}", "a}b{c}"):
         await stubs.users.AddUser(AddUserRequest(user_id=user_id, request_id=str(uuid4())))
@@ -113,7 +113,7 @@ async def test_keys_bear_the_prefix_and_one_hash_tag(stubs: Stubs, store: Store)
     assert tags == {"0"}
 
 
-async def test_what_a_request_id_remembers_expires_after_ten_minutes(stubs: Stubs, store: Store) -> None:
+async def test_idempotency_records_expire_after_ten_minutes(stubs: Stubs, store: Store) -> None:
     request = AddUserRequest(user_id="ada", request_id="0195b2c8-6c3a-7a4e-8f4e-9f1d2c3b4a5b")
     await add_users(stubs, ["bob"])
     with store.client() as client:

@@ -27,7 +27,7 @@ PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 LARGEST = struct({"k": "x" * 65521})  # 65 536 bytes encoded
 
 
-def test_largest_is_what_it_says() -> None:
+def test_the_largest_request_has_its_documented_size() -> None:
     assert LARGEST.ByteSize() == 65536
 
 
@@ -77,7 +77,7 @@ async def test_a_page_of_sessions_closes_where_one_more_would_exceed_1_mib(stubs
     assert rest.next_cursor == 0
 
 
-async def test_chunks_of_mixed_sizes_lose_nobody_at_their_borders(stubs: Stubs) -> None:
+async def test_chunks_of_mixed_sizes_lose_no_users(stubs: Stubs) -> None:
     for size in (10, 65_000, 300, 40_000, 5, 64_000, 20_000):
         await add_users(stubs, [f"{size}/{n}" for n in range(8)], metadata=struct({"k": "x" * size}))
     for chunk_size in (1, 5, 16, 17, 10_000):
@@ -99,7 +99,7 @@ async def test_a_chunk_size_above_10_000_counts_as_10_000() -> None:
     assert len(chunks[0].users) == 10_000 or chunks[0].ByteSize() + one_more > MIB, "the chunk closed too early"
 
 
-async def test_a_user_of_the_largest_size_passes_every_call(stubs: Stubs) -> None:
+async def test_every_call_accepts_a_user_of_the_largest_size(stubs: Stubs) -> None:
     fields = {"user_id": "x" * 256, "email": "e" * 320, "first_name": "f" * 256, "last_name": "l" * 256}
     await stubs.users.AddUser(AddUserRequest(**fields, metadata=LARGEST))
     updated = await stubs.users.UpdateUser(UpdateUserRequest(user_id="x" * 256, metadata=LARGEST, email="E" * 320))
@@ -118,7 +118,7 @@ def size_of_trailers(error: grpc.aio.AioRpcError) -> int:
     return sum(len(key) + len(value) + 32 for key, value in trailers.items())
 
 
-async def test_a_thousand_bad_names_are_still_a_readable_error(stubs: Stubs) -> None:
+async def test_the_error_for_a_thousand_invalid_names_is_readable(stubs: Stubs) -> None:
     """The details travel in trailers, of which many clients take 8 KiB: too many must not hide the error itself."""
     names_of_control_characters = [f"\x01{n}" for n in range(1000)]
     with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -130,7 +130,7 @@ async def test_a_thousand_bad_names_are_still_a_readable_error(stubs: Stubs) -> 
 
 
 @pytest.mark.parametrize("count", [20, 1000])
-async def test_the_longest_names_in_every_field_are_still_a_readable_error(stubs: Stubs, count: int) -> None:
+async def test_the_error_for_the_longest_names_in_every_field_is_readable(stubs: Stubs, count: int) -> None:
     names = ["é" * (250_000 // count)] * count  # a larger request is rejected as a whole
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=names), metadata=(("x-request-id", "i" * 128),))

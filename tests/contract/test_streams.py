@@ -83,7 +83,7 @@ async def read_slowly(stubs: Stubs, chunk_size: int) -> list[str]:
 
 
 @pytest.mark.parametrize("chunk_size", [7, 100])
-async def test_every_steady_user_comes_exactly_once_whatever_happens_meanwhile(
+async def test_every_steady_user_is_returned_exactly_once_during_writes(
     stubs: Stubs, service: Service, chunk_size: int
 ) -> None:
     steady = [f"steady{number}" for number in range(STEADY)]
@@ -103,7 +103,7 @@ async def test_every_steady_user_comes_exactly_once_whatever_happens_meanwhile(
     assert set(steady) - set(seen) == set()
 
 
-async def test_it_ends_at_the_newest_user_of_its_start(stubs: Stubs, service: Service) -> None:
+async def test_the_stream_ends_at_the_newest_user_of_its_start(stubs: Stubs, service: Service) -> None:
     """One more user is added for every chunk that is read: a stream that chased the newest id would never end."""
     large = struct({"k": "x" * 60_000})  # so that flow control keeps the server from being done before the first add
     before = await add_users(stubs, [f"u{number}" for number in range(40)], metadata=large)

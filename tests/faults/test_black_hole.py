@@ -75,7 +75,7 @@ async def ended(start: Start, deadline: float) -> tuple[str, float]:
     return code, time.monotonic() - started - deadline
 
 
-async def test_every_call_ends_by_its_deadline() -> None:
+async def test_every_call_ends_at_its_deadline() -> None:
     async with behind_a_proxy() as (proxy, _, stubs):
         proxy.black_hole = True
         latest = 0.0
@@ -104,7 +104,7 @@ async def lateness(stubs: Stubs, deadline: float) -> float:
         ("is lost", [3.7, 5.0]),  # longer than --store-timeout: within that, TCP sends again what was lost
     ],
 )
-async def test_the_service_is_well_soon_after(what_was_sent: str, holes: list[float]) -> None:
+async def test_the_service_recovers_within_two_seconds(what_was_sent: str, holes: list[float]) -> None:
     slowest = 0.0
     async with behind_a_proxy() as (proxy, service, stubs):
         for seconds in holes[: sized(1, 2)]:
@@ -116,7 +116,7 @@ async def test_the_service_is_well_soon_after(what_was_sent: str, holes: list[fl
     assert slowest < RECOVERY
 
 
-async def test_the_service_is_well_again_with_a_store_that_is_slow() -> None:
+async def test_the_service_recovers_with_a_slow_store() -> None:
     """Its handshake alone takes as long as a connection through a black hole is waited for."""
     with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:

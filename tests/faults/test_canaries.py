@@ -39,7 +39,7 @@ def requests() -> list[tuple[str, bytes, bool]]:
 
 @pytest.mark.parametrize("where", ["decoding", "domain", "store"])
 @pytest.mark.parametrize("how", WAYS)
-async def test_no_answer_and_no_log_line_sings(where: str, how: str) -> None:
+async def test_no_response_and_no_log_line_contains_a_canary(where: str, how: str) -> None:
     program = [Path(sabotaged.__file__)]
     environment = {"CANARY": CANARY, "WHERE": where, "HOW": how}
     with Store() as store:

@@ -113,7 +113,7 @@ async def test_cancelled_calls_leave_nothing_behind(seed: int, dice: random.Rand
         assert await asyncio.to_thread(service.stop) == 0
 
 
-async def test_a_connection_with_replies_left_unread_is_thrown_away() -> None:
+async def test_a_connection_with_unread_replies_is_closed() -> None:
     """One that comes while nobody waits for anything, so that no answer is refused for it."""
     with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:
@@ -130,7 +130,7 @@ async def test_a_connection_with_replies_left_unread_is_thrown_away() -> None:
                         assert found == "STORE_UNAVAILABLE", thrown_away
 
 
-async def test_replies_that_nobody_asked_for_are_given_to_nobody(seed: int, dice: random.Random) -> None:
+async def test_unexpected_replies_are_delivered_to_no_call(seed: int, dice: random.Random) -> None:
     calls = sized(2000, 20_000)
     with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:

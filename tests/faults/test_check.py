@@ -260,7 +260,7 @@ def as_written(finding: str, users: dict[str, User]) -> str:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_each_damage_is_found_and_nothing_else(store: Store, users: dict[str, User], name: str) -> None:
+def test_check_finds_exactly_each_damage(store: Store, users: dict[str, User], name: str) -> None:
     damage, expected = DAMAGES[name]
     assert check(store.url, "userservice", 5).findings == []
     with store.client() as client:
@@ -274,7 +274,7 @@ def test_each_damage_is_found_and_nothing_else(store: Store, users: dict[str, Us
         found.remove(match)
 
 
-def test_what_the_service_itself_can_cause_is_no_finding(store: Store) -> None:
+def test_states_that_the_service_can_cause_are_no_findings(store: Store) -> None:
     with store.client() as client:
         # The store's clock was set back by an hour.
         assert client.expire(P + "request:12345678-1234-1234-1234-123456789abc", 600 + 3600)
@@ -299,7 +299,7 @@ def test_exit_codes_and_what_is_printed(store: Store, users: dict[str, User]) ->
     assert "[userservice:{0}:sessions:ghost@example.com]" in run("--redis-url", store.url, "--keys")[1]
 
 
-def test_what_is_no_store_of_ours_cannot_be_checked(store: Store) -> None:
+def test_check_rejects_a_redis_without_a_store(store: Store) -> None:
     with store.client() as client:
         client.hset("future:layout", mapping={"version": 2, "partitions": 1})
         client.hset("crowd:layout", mapping={"version": 1, "partitions": 65})
@@ -330,7 +330,9 @@ def test_what_is_no_store_of_ours_cannot_be_checked(store: Store) -> None:
         (["--redis-url", "redis://:secret@127.0.0.1:1/users"], "a database number"),
     ],
 )
-def test_what_cannot_be_checked_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_a_store_that_cannot_be_checked_is_an_error_of_one_line(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
     code, out, err = run(*(argument.replace("{nowhere}", str(tmp_path / "nowhere")) for argument in arguments))
     assert (code, out) == (2, "")
     assert err.startswith("userservice: error: ")
@@ -340,7 +342,7 @@ def test_what_cannot_be_checked_is_one_line(tmp_path: Path, arguments: list[str]
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_service_with_a_longer_prefix_is_another(store: Store) -> None:
+def test_a_service_with_a_longer_prefix_has_its_own_data(store: Store) -> None:
     with store.client() as client:
         client.hset("userservice:test:layout", mapping={"version": 1, "partitions": 1})
         client.set("userservice:test:{0}:last_id", 1)
@@ -348,7 +350,7 @@ def test_a_service_with_a_longer_prefix_is_another(store: Store) -> None:
     assert check(store.url, "userservice:test", 5).findings == []
 
 
-async def test_an_embedded_store_at_rest_and_in_use(tmp_path: Path) -> None:
+async def test_check_of_a_stopped_and_a_running_embedded_store(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada"])
@@ -359,7 +361,7 @@ async def test_an_embedded_store_at_rest_and_in_use(tmp_path: Path) -> None:
     assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 idempotency records: 0 findings\n")
 
 
-async def test_an_embedded_store_that_was_cut_off_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+async def test_check_reports_a_truncated_append_only_file_and_does_not_change_it(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada"])
@@ -383,7 +385,7 @@ async def test_an_embedded_store_that_was_cut_off_is_told_and_left_as_it_is(tmp_
 
 
 @pytest.mark.parametrize("arguments", [[], ["--workers", "2"]])
-def test_an_embedded_store_that_cannot_be_read_is_told(tmp_path: Path, arguments: list[str]) -> None:
+def test_check_reports_an_embedded_store_that_cannot_be_read(tmp_path: Path, arguments: list[str]) -> None:
     with Service(data_dir=tmp_path) as service:
         service.stop()
     [written] = (tmp_path / "appendonlydir").glob("*.incr.aof")

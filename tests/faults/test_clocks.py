@@ -98,7 +98,7 @@ async def test_before_2025_ids_are_positive_and_in_order(clock: Clock, store: Re
     assert findings(clock) == []
 
 
-async def test_a_clock_that_was_ahead_leaves_a_gap_and_nothing_else(clock: Clock, store: RedisStore) -> None:
+async def test_a_clock_that_was_ahead_leaves_only_a_gap_in_the_ids(clock: Clock, store: RedisStore) -> None:
     await store.open()
     before = await add(store, "before")
     clock.shift(50 * YEAR)
@@ -109,7 +109,7 @@ async def test_a_clock_that_was_ahead_leaves_a_gap_and_nothing_else(clock: Clock
     assert findings(clock) == []
 
 
-async def test_an_id_above_2_to_53_is_never_given_out(
+async def test_an_id_above_2_to_53_is_never_assigned(
     clock: Clock, store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await store.open()
@@ -125,7 +125,7 @@ async def test_an_id_above_2_to_53_is_never_given_out(
     assert findings(clock) == []
 
 
-async def test_the_last_id_below_2_to_53_is_given_out_and_none_after_it(clock: Clock, store: RedisStore) -> None:
+async def test_the_last_id_below_2_to_53_is_assigned_and_no_id_after_it(clock: Clock, store: RedisStore) -> None:
     await store.open()
     with clock.store.client() as client:
         client.set(LAST_ID, (ids.MAX_ID + 1) - 2 * ids.PARTITIONS)
@@ -146,7 +146,7 @@ async def test_no_store_is_created_by_such_a_clock(clock: Clock, store: RedisSto
     await store.open()
 
 
-async def test_an_hour_back_is_no_finding_and_no_disorder(clock: Clock, store: RedisStore) -> None:
+async def test_a_clock_set_back_an_hour_causes_no_findings_and_keeps_the_order(clock: Clock, store: RedisStore) -> None:
     await store.open()
     idempotency_key = IdempotencyKey("12345678-1234-1234-1234-123456789abc", b"f" * 16)
     before = await add(store, "before", idempotency_key)

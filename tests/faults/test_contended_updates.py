@@ -70,7 +70,7 @@ async def test_writers_of_several_processes(processes: int) -> None:
             await assert_all_are_stored(stubs[0], writers, updates)
 
 
-async def test_writers_that_give_up_hold_up_nobody(stubs: Stubs) -> None:
+async def test_writers_that_give_up_delay_no_other_writer(stubs: Stubs) -> None:
     await add_users(stubs, ["ada"])
 
     async def give_up(seconds: float) -> None:

@@ -109,7 +109,7 @@ def drain(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("make", FLOODS)
-def test_a_flood_costs_bounded_memory(service: Service, make: Callable[[Connection], bytes]) -> None:
+def test_a_flood_uses_bounded_memory(service: Service, make: Callable[[Connection], bytes]) -> None:
     flood = Flood(service.port)
     with connect_blocking(service.address) as stubs, contextlib.closing(flood):
         stubs.users.AddUser(AddUserRequest(user_id=make.__name__))

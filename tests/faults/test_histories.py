@@ -177,5 +177,5 @@ def history(*calls: tuple[float, float, Step, str]) -> list[Event]:
         ),
     ],
 )
-def test_the_checker_tells_sound_histories_from_broken_ones(events: list[Event], *, explained: bool) -> None:
+def test_the_checker_accepts_valid_and_rejects_invalid_histories(events: list[Event], *, explained: bool) -> None:
     assert bool(final_states(events, [None])) is explained

@@ -131,7 +131,7 @@ def in_lanes(kills: int, seed: int, lane: Callable[[range, random.Random], None]
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
-def test_redis_killed_in_the_midst_of_writes(seed: int, backend: str) -> None:
+def test_redis_killed_during_writes(seed: int, backend: str) -> None:
     kills = sized(8, 400)
 
     def lane(numbers: range, dice: random.Random) -> None:
@@ -243,7 +243,7 @@ async def every_kind_of_write(address: str) -> None:
                 await users.delete(user_id)
 
 
-def test_a_log_that_ends_anywhere(written: tuple[Store, Path, bytes], dice: random.Random) -> None:
+def test_an_append_only_file_cut_at_any_byte(written: tuple[Store, Path, bytes], dice: random.Random) -> None:
     """Every place at which a crash can have cut Redis's log, be it between two commands of one script."""
     store, log, content = written
     cuts = (

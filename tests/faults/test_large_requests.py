@@ -78,14 +78,14 @@ async def test_five_seconds_of_large_batches() -> None:
 
 
 @pytest.mark.parametrize("request_type", [GetUserRequest, AddUserRequest, BatchGetUsersRequest, ListUsersRequest])
-async def test_a_request_above_its_limit_is_named(stubs: Stubs, request_type: type) -> None:
+async def test_the_error_for_a_request_above_its_limit_names_the_limit(stubs: Stubs, request_type: type) -> None:
     limit = most_bytes(request_type.DESCRIPTOR)  # type: ignore[attr-defined]
     method = request_type.__name__.removesuffix("Request")
     failure = await rejected(stubs, method, b"\n" * (limit + 1))
     assert failure.violations == [("request", f"must be at most {limit} bytes encoded, is {limit + 1}")]
 
 
-async def test_a_field_that_is_too_long_is_named_up_to_twice_the_largest_request(stubs: Stubs) -> None:
+async def test_the_error_names_a_field_that_is_too_long(stubs: Stubs) -> None:
     for factor in (1.01, 1.5, 1.99):
         large = struct({"k": "x" * int(65_536 * factor)})
         name = "n" * int(256 * factor)

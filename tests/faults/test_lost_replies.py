@@ -71,7 +71,7 @@ def assert_applied_once(store: Store, users: int) -> None:
     assert check(store.url, "userservice", 5).findings == []
 
 
-async def test_between_client_and_service(seed: int, dice: random.Random) -> None:
+async def test_replies_lost_between_client_and_service(seed: int, dice: random.Random) -> None:
     writes = sized(500, 10_000)
     with Store() as store, Service(redis_url=store.url) as service, Proxy(service.port, seed=seed) as proxy:
         proxy.lose_reply_after = lambda sent: b"user" in sent and dice.random() < LOST
@@ -81,7 +81,7 @@ async def test_between_client_and_service(seed: int, dice: random.Random) -> Non
         assert_applied_once(store, lived)
 
 
-async def test_between_service_and_redis(seed: int) -> None:
+async def test_replies_lost_between_service_and_redis(seed: int) -> None:
     """Each lost reply takes the connection that all calls share with it."""
     writes = sized(120, 3000)
     with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:

@@ -123,7 +123,7 @@ def test_four_thousand_callers_at_the_default_setting() -> None:
     raise AssertionError(f"{share:.0%} of the peak was left, and a refusal took {quick:.3f} s")
 
 
-async def test_the_manager_tries_again_until_it_has_its_turn() -> None:
+async def test_the_manager_retries_rejected_calls_until_they_succeed() -> None:
     with (
         Store() as store,
         Proxy(store.socket) as proxy,

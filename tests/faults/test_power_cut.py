@@ -154,7 +154,7 @@ def test_power_cuts(backend: str, fsync: str, witness: Path, tmp_path: Path, dic
 
 
 @pytest.mark.skipif(not FULL, reason="a measurement; FAULTS=full")
-def test_the_price_of_fsync_always(tmp_path: Path) -> None:
+def test_the_throughput_of_fsync_always(tmp_path: Path) -> None:
     rates: dict[str, list[float]] = {"always": [], "everysec": []}
     for round_ in range(3):
         for fsync, measured in rates.items():

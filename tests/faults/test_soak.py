@@ -136,7 +136,7 @@ def told(service: InstrumentedService) -> Counter[str]:
 
 
 @pytest.mark.timeout(600)
-async def test_nothing_stays_of_calls_and_streams(dice: random.Random) -> None:
+async def test_calls_and_streams_leave_nothing_behind(dice: random.Random) -> None:
     require("h2load")
     with Store() as store:
         fill(store, (f"u{number}" for number in range(USERS)), metadata=struct({"k": "x" * 500}))

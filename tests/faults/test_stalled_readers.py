@@ -152,7 +152,7 @@ async def assert_told(stream: "grpc.aio.UnaryStreamCall") -> None:
     assert failure.retry_after is not None
 
 
-async def test_the_manager_goes_on_when_it_reads_again(large_store: Store) -> None:
+async def test_a_stalled_manager_resumes_when_it_reads_again(large_store: Store) -> None:
     seen: list[str] = []
     with Service("--stall-timeout", "0.5", redis_url=large_store.url) as service:
         async with UserManager(service.address, channel_options=HELD_BACK) as manager:

@@ -190,7 +190,7 @@ def model() -> Iterator[type[Model]]:
 
 
 @pytest.mark.timeout(300)
-def test_the_service_is_what_a_dict_would_be(model: type[Model], seed: int) -> None:
+def test_the_service_behaves_like_a_dict(model: type[Model], seed: int) -> None:
     hypothesis.seed(seed)(model)  # type: ignore[no-untyped-call]
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         model,

@@ -19,6 +19,6 @@ def test_calls_and_errors(client: ForeignClient, service: Service) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 8192, 12_000, 16_000, 16_500, 40_000])
-def test_headers_of_one_size_have_one_answer(client: ForeignClient, service: Service, size: int) -> None:
+def test_headers_of_each_size_get_one_documented_response(client: ForeignClient, service: Service, size: int) -> None:
     expected = "OK  " if size <= 16_000 else "INVALID_ARGUMENT INVALID_FIELD headers"
     assert client.run("headers", service.address, size, 200) == {expected: 200}

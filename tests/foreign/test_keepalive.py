@@ -80,7 +80,7 @@ def ping_every_five_seconds(port: int) -> None:
     connection.close()
 
 
-async def test_a_slow_reader_keeps_its_stream(clients: list[ForeignClient], service: Service) -> None:
+async def test_the_stream_of_a_slow_reader_stays_open(clients: list[ForeignClient], service: Service) -> None:
     *found, python = await asyncio.gather(
         *(foreign(client, "slow-stream", service) for client in clients), python_slow_stream(service)
     )

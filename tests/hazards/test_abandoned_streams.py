@@ -94,7 +94,7 @@ async def test_a_cancelled_call_of_the_raw_stub(large_service: Service) -> None:
         await asyncio.to_thread(until, one_more_than(before, large_service), 5)
 
 
-async def test_a_reader_whose_connection_breaks(large_service: Service) -> None:
+async def test_a_stream_whose_connection_is_lost(large_service: Service) -> None:
     before = ended_streams(large_service)
     with Proxy(large_service.port) as proxy:
         async with connect(proxy.address, *HELD_BACK) as stubs:
@@ -105,7 +105,7 @@ async def test_a_reader_whose_connection_breaks(large_service: Service) -> None:
             stream.cancel()
 
 
-async def test_abandoned_streams_are_no_errors_in_the_log(large_service: Service) -> None:
+async def test_abandoned_streams_log_no_errors(large_service: Service) -> None:
     """Readers leave at any point of a write; to the operator that is everyday life, and no traceback."""
     before = ended_streams(large_service)
     async with UserManager(large_service.address) as manager:
@@ -116,7 +116,7 @@ async def test_abandoned_streams_are_no_errors_in_the_log(large_service: Service
     assert large_service.log_lines_with('"ERROR"') == []
 
 
-async def test_slow_readers_are_waited_for_and_cost_the_server_little(large_service: Service) -> None:
+async def test_slow_readers_are_not_cut_off_and_use_little_memory(large_service: Service) -> None:
     async with connect(large_service.address, *HELD_BACK) as stubs:
         whole = stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=1000))
         async for _ in whole:  # so that what a first stream leaves behind is there already

@@ -14,7 +14,7 @@ from harness.waiting import until
 from userservice.v1.user_service_pb2 import GetUserRequest
 
 
-def test_an_error_is_told_once_and_logged_even_without_an_access_log() -> None:
+def test_an_error_is_sent_once_and_logged_even_without_an_access_log() -> None:
     with Store() as store, Service("--access-log", "false", redis_url=store.url) as service:
         with connect_blocking(service.address) as stubs, pytest.raises(grpc.RpcError) as raised:
             stubs.users.GetUser(GetUserRequest(user_id="nobody"), timeout=10)
@@ -24,7 +24,7 @@ def test_an_error_is_told_once_and_logged_even_without_an_access_log() -> None:
     assert [line["level"] for line in service.log if line["level"] not in {"INFO", "DEBUG"}] == []
 
 
-def test_what_a_handler_aborted_itself_stays_as_it_is() -> None:
+def test_an_abort_by_the_handler_is_not_changed() -> None:
     program, environment = [Path(sabotaged.__file__)], {"WHERE": "aborted"}
     with Store() as store, Service(redis_url=store.url, program=program, environment=environment) as service:
         with connect_blocking(service.address) as stubs, pytest.raises(grpc.RpcError) as raised:

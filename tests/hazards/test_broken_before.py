@@ -33,7 +33,7 @@ from userservice_server.wire.outcomes import Code, Outcome
 _DEEP_GROUPS = b"\xa3\x06" * 90 + b"\xa4\x06" * 90
 
 
-async def test_a_delete_decided_when_there_was_nobody_spares_a_user_added_since(stubs: Stubs, store: Store) -> None:
+async def test_a_delete_that_found_no_user_does_not_delete_a_user_added_since(stubs: Stubs, store: Store) -> None:
     """Between the look for the etag and the script, another caller adds the user: the delete must look again."""
     await add_users(stubs, ["late"])
     direct = RedisStore(store.url, key_prefix="userservice", timeout=3)
@@ -59,7 +59,7 @@ def _varint(number: int) -> list[int]:
     return [number & 0x7F | 0x80, number >> 7] if number > 0x7F else [number]
 
 
-async def test_a_request_that_is_far_too_large_is_refused_undecoded(stubs: Stubs) -> None:
+async def test_a_request_that_is_far_too_large_is_rejected_before_decoding(stubs: Stubs) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=["x" * 2048] * 1000))
     failure = failure_of(raised.value)
@@ -83,7 +83,7 @@ async def test_a_replica_without_its_master_is_unavailable() -> None:
 
 
 @pytest.mark.parametrize("query", ["foo=bar", "ssl_cert_reqs=bogus"])
-def test_a_url_with_an_option_that_is_not_known_is_refused(query: str) -> None:
+def test_a_url_with_an_unknown_option_is_rejected(query: str) -> None:
     scheme = "rediss" if "ssl" in query else "redis"
     command = [sys.executable, "-m", "userservice", "serve", "--redis-url", f"{scheme}://127.0.0.1:1/0?{query}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
@@ -104,7 +104,7 @@ async def test_a_signal_to_the_whole_group_ends_the_store_last(tmp_path: Path) -
         assert await asyncio.to_thread(service.stop) == 0
 
 
-async def test_many_waiting_calls_are_not_refused_without_details(stubs: Stubs) -> None:
+async def test_many_waiting_calls_are_not_rejected_without_details(stubs: Stubs) -> None:
     await add_users(stubs, ["busy"])
     calls = [stubs.users.GetUser(GetUserRequest(user_id="busy"), timeout=30) for _ in range(900)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -112,7 +112,7 @@ async def test_many_waiting_calls_are_not_refused_without_details(stubs: Stubs) 
     assert {failure_of(failure).reason for failure in failures} <= {"OVERLOADED"}  # type: ignore[arg-type]
 
 
-async def test_a_damaged_record_does_not_keep_others_out(stubs: Stubs, store: Store) -> None:
+async def test_a_damaged_record_does_not_block_other_records(stubs: Stubs, store: Store) -> None:
     await add_users(stubs, ["ada", "bob"])
     with store.client() as redis:
         redis.hset("userservice:{0}:user_ids", "ada", redis.hget("userservice:{0}:user_ids", "bob"))
@@ -125,7 +125,7 @@ async def test_a_damaged_record_does_not_keep_others_out(stubs: Stubs, store: St
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_stopped_while_it_waits_for_the_store_it_does_not_say_that_it_listens(workers: str) -> None:
+def test_a_service_stopped_while_it_waits_for_the_store_does_not_report_an_address(workers: str) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         Service(
@@ -139,14 +139,14 @@ def test_stopped_while_it_waits_for_the_store_it_does_not_say_that_it_listens(wo
         assert not service.stdout
 
 
-def test_fsync_is_not_taken_for_a_setting_of_somebody_elses_redis() -> None:
+def test_fsync_is_rejected_together_with_redis_url() -> None:
     command = [sys.executable, "-m", "userservice", "serve", "--fsync", "always", "--redis-url", "redis://127.0.0.1:1"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 2
     assert "appendfsync" in ended.stderr
 
 
-async def test_a_stream_waits_for_a_slow_store_longer_than_for_its_reader() -> None:
+async def test_the_stall_timeout_does_not_apply_to_a_slow_store() -> None:
     with (
         Store() as store,
         Proxy(store.socket) as proxy,
@@ -171,7 +171,7 @@ def test_connecting_and_answering_have_a_store_timeout_each() -> None:
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
-async def test_a_store_whose_disk_is_full_is_still_read(backend: str) -> None:
+async def test_reads_succeed_while_the_disk_of_the_store_is_full(backend: str) -> None:
     """It refuses writes then, and PING (MISCONF)."""
     with Store(backend) as store, Service(redis_url=store.url) as service:
         async with connect(service.address) as stubs:
@@ -188,7 +188,7 @@ async def test_a_store_whose_disk_is_full_is_still_read(backend: str) -> None:
             assert names(await read_chunks(stubs)) == ["ada"]
 
 
-def test_a_store_too_full_to_be_marked_as_one_is_refused() -> None:
+def test_a_store_too_full_for_the_layout_key_is_rejected() -> None:
     with Store(options=["--maxmemory", "1"]) as store:
         command = [sys.executable, "-m", "userservice", "serve", "--listen", "127.0.0.1:0", "--redis-url", store.url]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)

@@ -79,13 +79,13 @@ async def outcome(method: str, response: Message, call: Call) -> Any:
         ),
     ],
 )
-async def test_the_record_of_another_is_an_internal_error(method: str, response: Message, call: Call) -> None:
+async def test_the_record_of_another_user_is_an_internal_error(method: str, response: Message, call: Call) -> None:
     with pytest.raises(InternalError) as raised:
         await outcome(method, response, call)
     assert not any(name in str(raised.value) for name in ("ada", "bob", "phone", "tv"))
 
 
-async def test_answers_as_they_should_be_are_taken() -> None:
+async def test_valid_responses_are_accepted() -> None:
     batch = messages.BatchGetUsersResponse(users=[BOB, ADA, BOB], missing_user_ids=["eve", "eve"])
     users = await outcome("BatchGetUsers", batch, lambda u, _: u.batch_get(["eve", "bob", "ada", "eve", "bob"]))
     assert [user.user_id for user in users] == ["bob", "ada", "bob"]
@@ -153,7 +153,7 @@ async def test_chunks_with_users_extend_the_deadline() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "nanos"), [(-100, 0), (0, -(10**9)), (0, 0), (-(2**63), -(2**31))])
-async def test_a_retry_delay_below_zero_counts_as_none(seconds: int, nanos: int) -> None:
+async def test_a_negative_retry_delay_counts_as_zero(seconds: int, nanos: int) -> None:
     stand_in = StandIn({"GetUser": refuse(seconds, nanos)})
     async with serve(stand_in) as address, UserManager(address, timeout=1) as users:
         with pytest.raises(StoreUnavailableError) as raised:
@@ -163,7 +163,7 @@ async def test_a_retry_delay_below_zero_counts_as_none(seconds: int, nanos: int)
     assert 2 <= stand_in.calls <= 50
 
 
-async def test_a_retry_delay_beyond_all_bounds_is_not_waited_for() -> None:
+async def test_the_client_does_not_wait_for_an_absurd_retry_delay() -> None:
     stand_in = StandIn({"GetUser": refuse(2**63 - 1, 2**31 - 1)})
     start = time.monotonic()
     async with serve(stand_in) as address, UserManager(address, timeout=30) as users:
@@ -214,7 +214,7 @@ async def test_an_ok_without_a_message_is_an_internal_error(method: str, call: C
             await call(users, sessions)
 
 
-async def test_no_cursor_is_the_beginning() -> None:
+async def test_without_a_cursor_a_list_starts_at_the_beginning() -> None:
     page = messages.ListUsersResponse(users=[ADA, BOB], total_size=2)
     none: Any = None
     assert len(await outcome("ListUsers", page, lambda u, _: u.list(cursor=none, limit=none))) == 2

@@ -72,7 +72,7 @@ async def ask(stubs: Stubs, dice: random.Random, outcomes: Counter[str]) -> None
             assert [(session.user_id, session.session_id) for session in answer.sessions] == [(user_id, user_id)]
 
 
-async def test_cancelled_calls_never_cross_the_answers_of_others() -> None:
+async def test_cancelled_calls_never_receive_or_shift_replies_of_others() -> None:
     dice = random.Random(20)  # noqa: S311 - a seeded choice of calls, no secret
     outcomes: Counter[str] = Counter()
     with (
@@ -150,7 +150,7 @@ async def test_a_session_of_another_user_is_never_sent(tampered: Store) -> None:
             assert (listed.code, listed.reason) == ("INTERNAL", "INTERNAL")
 
 
-async def test_an_unforeseen_failure_is_told_without_its_text(tampered: Store) -> None:
+async def test_the_text_of_an_unexpected_exception_is_not_sent(tampered: Store) -> None:
     """The store answers with an error that nobody foresaw; the text of it names keys and commands."""
     with Service(redis_url=tampered.url) as service:
         async with connect(service.address) as stubs:
@@ -178,7 +178,7 @@ def bugs_in_the_log_of(service: Service) -> set[str]:
     return {record["request_id"] for record in service.log if record["level"] == "ERROR"}
 
 
-async def test_a_damaged_record_harms_its_own_calls_only(tampered: Store) -> None:
+async def test_a_damaged_record_affects_only_its_own_calls(tampered: Store) -> None:
     with Service(redis_url=tampered.url) as service:
         async with connect(service.address) as stubs:
             users = await add_users(stubs, ["ada", "bob"])

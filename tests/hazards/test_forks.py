@@ -29,7 +29,7 @@ def test_no_manager_works_in_a_child_if_one_was_in_use(large_service: Service, c
         assert program.wait() == 0
 
 
-def test_the_manager_of_the_parent_goes_on(large_service: Service) -> None:
+def test_the_manager_of_the_parent_still_works(large_service: Service) -> None:
     with forked(large_service, "open") as program:
         program.wait_for("stdout", "^parent u1$")
         assert program.wait() == 0

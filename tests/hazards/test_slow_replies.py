@@ -16,7 +16,7 @@ from userservice.v1.user_service_pb2 import ListUsersRequest
 STORE_TIMEOUT = 0.6
 
 
-async def test_a_long_reply_may_take_longer_than_the_limit_for_a_reply() -> None:
+async def test_a_long_reply_can_take_longer_than_the_store_timeout() -> None:
     with Store() as store, Proxy(store.socket, delay=STORE_TIMEOUT / 2) as proxy:
         fill(store, (f"u{number}" for number in range(15)), [60_000] * 15)
         with Service("--store-timeout", str(STORE_TIMEOUT), redis_url=proxy.url) as service:

@@ -55,7 +55,7 @@ async def until_ready(manager: UserManager, peers: int, *servers: StandIn) -> No
 @pytest.mark.parametrize(
     "form", ["{}", "http://{}", "dns:///{}", "ipv4:{}", "ipv4:{},{}", "{},{}", "dns:///localhost:{port}"]
 )
-async def test_every_form_of_address_leads_to_the_service(form: str) -> None:
+async def test_every_form_of_address_connects_to_the_service(form: str) -> None:
     async with serve(stand_in()) as address:
         users = UserManager(form.format(address, address, port=address.rpartition(":")[2]))
         assert (await users.get("ada")).user_id == "ada"
@@ -63,14 +63,14 @@ async def test_every_form_of_address_leads_to_the_service(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["unix:{}/s", "unix-abstract:{}"])
-async def test_unix_sockets_lead_to_the_service(form: str, tmp_path: Path) -> None:
+async def test_clients_connect_through_unix_sockets(form: str, tmp_path: Path) -> None:
     target = form.format(tmp_path)
     async with serve(stand_in(), address=target), UserManager(target) as users:
         assert (await users.get("ada")).user_id == "ada"
 
 
 @pytest.mark.parametrize("form", ["{},{},{}", "ipv4:{},{},{}"])
-async def test_calls_are_spread_evenly_over_several_addresses(form: str) -> None:
+async def test_calls_are_distributed_evenly_over_several_addresses(form: str) -> None:
     servers = [stand_in() for _ in range(3)]
     async with contextlib.AsyncExitStack() as stack:
         addresses = [await stack.enter_async_context(serve(server)) for server in servers]
@@ -81,7 +81,7 @@ async def test_calls_are_spread_evenly_over_several_addresses(form: str) -> None
         assert [len(server.peers) for server in servers] == [10, 10, 10]
 
 
-async def test_an_address_without_a_server_is_passed_over() -> None:
+async def test_an_address_without_a_server_is_skipped() -> None:
     down, up = stand_in(), stand_in()
     async with serve(up) as good:
         async with serve(down) as bad:
@@ -93,7 +93,7 @@ async def test_an_address_without_a_server_is_passed_over() -> None:
                 await until_ready(users, 2, up, down)
 
 
-async def test_a_stream_stays_on_one_address_and_goes_on_at_another() -> None:
+async def test_a_stream_uses_one_address_and_resumes_at_another() -> None:
     async def stall(request: bytes) -> AsyncIterator[Message]:
         async for chunk in stream(request):
             yield chunk
@@ -126,7 +126,7 @@ async def test_managers_of_one_process_have_connections_of_their_own() -> None:
     assert sorted(Counter(server.peers).values()) == [5, 5]
 
 
-async def test_a_manager_spreads_its_calls_over_its_connections() -> None:
+async def test_a_manager_distributes_calls_over_its_connections() -> None:
     server = stand_in()
     async with serve(server) as address, UserManager(address, connections=4) as users:
         await until_ready(users, 4, server)
@@ -175,7 +175,7 @@ async def test_proxies_never_apply_to_loopback(
     assert refusing.requests == []
 
 
-async def test_a_path_of_a_socket_may_have_characters_with_a_meaning_in_urls(tmp_path: Path) -> None:
+async def test_the_path_of_a_socket_can_contain_special_characters_of_urls(tmp_path: Path) -> None:
     reached = asyncio.Event()
     path = tmp_path / "5%41?#1 a"
     server = await asyncio.start_unix_server(lambda _, writer: (reached.set(), writer.close()), path)

@@ -69,7 +69,7 @@ async def test_unread_responses_are_bounded(store: Store, kind: str) -> None:
     assert grown < 320
 
 
-async def test_a_write_that_is_rejected_has_done_nothing(store: Store) -> None:
+async def test_a_rejected_write_changes_nothing(store: Store) -> None:
     method, request, _ = CALLS["pages"]
     with Service(redis_url=store.url) as service:
         connection = ask(service.port, method, request, PAGES)
@@ -88,7 +88,7 @@ async def test_a_write_that_is_rejected_has_done_nothing(store: Store) -> None:
 
 
 @pytest.mark.long
-def test_responses_that_nobody_can_read_any_more_do_not_count(store: Store) -> None:
+def test_responses_of_ended_calls_do_not_count_as_unread(store: Store) -> None:
     """Each of these connections has a fourth of what all may have, and is closed then."""
     method, _, _ = CALLS["batches"]
     request = BatchGetUsersRequest(user_ids=USERS)  # a response has 17 MiB
@@ -97,7 +97,7 @@ def test_responses_that_nobody_can_read_any_more_do_not_count(store: Store) -> N
             assert answers(service, method, request, 4) == {"OK": 3, "RESOURCE_EXHAUSTED": 1}
 
 
-def test_reflection_that_nobody_reads_is_ended(store: Store) -> None:
+def test_unread_reflection_streams_are_ended(store: Store) -> None:
     """Else a few connections would have all reflection streams for ever."""
     body = grpc_frame(ServerReflectionRequest(file_containing_symbol="userservice.v1.UserService"))
     block = header_block("ServerReflection/ServerReflectionInfo", package="grpc.reflection.v1")

@@ -124,14 +124,14 @@ def test_gunicorn_with_gevent_names_the_cause(address: str, preload: list[str]) 
 
 @pytest.mark.parametrize("library", ["gevent", "gevent without threads", "eventlet"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_patched_processes_are_told_the_cause(address: str, library: str, when: str) -> None:
+def test_the_error_in_a_patched_process_names_the_cause(address: str, library: str, when: str) -> None:
     with Program([PYTHON, HERE / "patched.py", library, when, address], environment(address)) as program:
         assert program.wait(WAIT) == 0
         expected = f"ManagerUnusableError: {library.partition(' ')[0]} has patched this process"
         assert [line.startswith(expected) for line in program.stdout] == [True, True], program.stdout
 
 
-def test_gevent_that_is_only_imported_does_no_harm(address: str) -> None:
+def test_gevent_that_is_only_imported_is_accepted(address: str) -> None:
     with Program([PYTHON, HERE / "patched.py", "gevent imported", "before", address], environment(address)) as program:
         assert program.wait(WAIT) == 0
         assert program.stdout == ["ada", "ada"]

@@ -96,7 +96,9 @@ def call_blocking(address: str, ends: float, calls: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize("grace", ["60", "1"])
-async def test_a_stream_outlives_its_connection_s_age_until_the_grace_ends(store: Store, grace: str) -> None:
+async def test_a_stream_continues_after_its_connections_age_until_the_grace_period_ends(
+    store: Store, grace: str
+) -> None:
     arguments = ("--max-connection-age", "0.2", "--max-connection-age-grace", grace)
     ended: list[grpc.StatusCode] = []
     with Service(*arguments, redis_url=store.url) as service:

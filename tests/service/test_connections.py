@@ -50,7 +50,7 @@ def test_a_password_that_a_url_has_to_escape() -> None:
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
-def test_an_acl_user_that_may_touch_the_keys_of_the_service_only(backend: str, tmp_path: Path) -> None:
+def test_an_acl_user_that_can_access_only_the_keys_of_the_service(backend: str, tmp_path: Path) -> None:
     file = tmp_path / "users.acl"
     file.write_text(f"user default off\n{ACL}\n")
     with Store(backend, port=free_port(), options=["--aclfile", str(file)]) as store:
@@ -99,7 +99,7 @@ def test_tls(tls_port: int, certificates: Certificates) -> None:
     assert_serves(f"rediss://:{PASSWORD}@localhost:{tls_port}/0?ssl_ca_certs={certificates.authority}")
 
 
-def test_tls_with_a_certificate_that_nobody_vouches_for(tls_port: int) -> None:
+def test_tls_with_an_untrusted_certificate(tls_port: int) -> None:
     with Proxy(tls_port) as proxy:
         with Service(redis_url=f"rediss://:{PASSWORD}@localhost:{proxy.port}/0", wait=False) as service:
             assert service.wait(30) == 2

@@ -20,7 +20,7 @@ from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest, GetUserSessionsRequest
 
 
-def test_a_restart_finds_everything_as_it_was(tmp_path: Path) -> None:
+def test_all_data_are_unchanged_after_a_restart(tmp_path: Path) -> None:
     request = AddUserRequest(
         user_id="ada", email="a@b", metadata=struct({"k": [1, {"x": None}]}), request_id=str(uuid4())
     )
@@ -39,9 +39,7 @@ def test_a_restart_finds_everything_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [((), "always"), (("--fsync", "everysec"), "everysec")])
-def test_the_embedded_store_forces_to_disk_as_it_is_told(
-    tmp_path: Path, arguments: tuple[str, ...], expected: str
-) -> None:
+def test_the_embedded_store_uses_the_fsync_setting(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
     with Service(*arguments, data_dir=tmp_path), redis.Redis(unix_socket_path=f"{tmp_path}/store.sock") as client:
         settings = client.config_get("append*")
     assert (settings["appendonly"], settings["appendfsync"]) == ("yes", expected)
@@ -57,7 +55,7 @@ async def _add_until_cut(stubs: Stubs, acknowledged: list[str], worker: int) -> 
         acknowledged.append(user_id)
 
 
-async def test_a_kill_of_service_and_store_together_keeps_every_acknowledged_user(tmp_path: Path) -> None:
+async def test_no_acknowledged_user_is_lost_if_service_and_store_are_killed(tmp_path: Path) -> None:
     """SIGKILL, not a power cut: what the store has given to the kernel survives it."""
     acknowledged: list[str] = []
     with Service(data_dir=tmp_path) as service:
@@ -82,7 +80,7 @@ async def test_a_kill_of_service_and_store_together_keeps_every_acknowledged_use
         assert await asyncio.to_thread(service.stop) == 0
 
 
-async def test_a_kill_of_the_service_alone_takes_the_store_along(tmp_path: Path) -> None:
+async def test_the_embedded_store_stops_if_the_service_is_killed(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         store_pid = service.store_pid
         async with connect(service.address) as stubs:
@@ -105,7 +103,7 @@ def test_a_service_can_start_right_after_a_kill(tmp_path: Path) -> None:
             assert second.stop() == 0
 
 
-def test_a_crash_of_the_embedded_store_ends_the_service_and_is_said(tmp_path: Path) -> None:
+def test_a_crash_of_the_embedded_store_is_logged_and_ends_the_service(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service, connect_blocking(service.address) as stubs:
         stubs.users.AddUser(AddUserRequest(user_id="ada"))
         os.kill(service.store_pid, signal.SIGKILL)

@@ -85,9 +85,7 @@ def test_a_start_that_fails_does_not_wait_for_a_reader_of_its_error(full_pipe: t
         pytest.param("awaited", "1", marks=pytest.mark.long),
     ],
 )
-def test_what_does_not_end_is_cut_off_after_the_grace_time_and_a_second(
-    a_store: Store, where: str, workers: str
-) -> None:
+def test_blocked_work_is_cut_off_one_second_after_the_grace_period(a_store: Store, where: str, workers: str) -> None:
     with Service(
         "--grace", "0", "--workers", workers, redis_url=a_store.url, program=[STUCK], environment={"WHERE": where}
     ) as service:
@@ -102,7 +100,7 @@ def test_what_does_not_end_is_cut_off_after_the_grace_time_and_a_second(
 
 
 @pytest.mark.parametrize("where", ["executor", "thread"])
-def test_threads_that_run_on_do_not_delay_the_exit(a_store: Store, where: str) -> None:
+def test_running_threads_do_not_delay_the_exit(a_store: Store, where: str) -> None:
     with Service("--grace", "20", redis_url=a_store.url, program=[STUCK], environment={"WHERE": where}) as service:
         started = time.monotonic()
         assert service.stop(within=60) == 0
@@ -125,7 +123,7 @@ def test_the_embedded_store_is_stopped_in_order_even_if_the_service_does_not_end
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_second_signal_ends_it_at_once(a_store: Store, workers: str) -> None:
+def test_a_second_signal_ends_the_process_immediately(a_store: Store, workers: str) -> None:
     with Service(
         "--grace", "100", "--workers", workers, redis_url=a_store.url, program=[STUCK], environment={"WHERE": "awaited"}
     ) as service:
@@ -151,7 +149,7 @@ with logging_to_stderr("info"):
 """
 
 
-def test_dropped_log_lines_are_counted_and_the_count_is_logged() -> None:
+def test_the_number_of_dropped_log_lines_is_logged() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", DROPPING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as program:

@@ -176,7 +176,7 @@ def connections_of_the_service(store: Store) -> int:
         )
 
 
-async def test_a_name_that_leads_to_another_address(tmp_path: Path) -> None:
+async def test_a_host_name_that_resolves_to_another_address(tmp_path: Path) -> None:
     """The system resolves the name (with a hosts file of its own) for every new connection.
 
     The name has two addresses; nothing listens at the first.
@@ -404,7 +404,7 @@ async def test_a_server_that_is_unfit_for_a_while(name: str, guarded: Guarded) -
     assert [secret for secret in (PASSWORD, str(store.port), "127.0.0.1") if secret in text] == []
 
 
-async def test_a_replica_is_read_and_not_flooded_with_connections(guarded: Guarded) -> None:
+async def test_reads_from_a_replica_succeed_without_a_flood_of_connections(guarded: Guarded) -> None:
     """A service on a replica that stays one: reads are answered, and attempts to find a primary are few."""
     async with connect(guarded.service.address) as stubs:
         await health_is(guarded.service, "SERVING")
@@ -424,7 +424,7 @@ async def test_a_replica_is_read_and_not_flooded_with_connections(guarded: Guard
 # What the probe needs and does
 
 
-async def test_the_probe_writes_nothing_and_passes_on_a_full_store(guarded: Guarded) -> None:
+async def test_the_probe_writes_nothing_and_succeeds_on_a_full_store(guarded: Guarded) -> None:
     async with connect(guarded.service.address) as stubs:
         await health_is(guarded.service, "SERVING")
         await add_users(stubs, ["full"])

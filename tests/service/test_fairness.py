@@ -140,7 +140,7 @@ async def test_watches_have_a_limit_of_their_own_and_do_not_delay_the_exit(servi
         assert sum(watches.ended) == calls, "each has received the end of its watch, not only a closed connection"
 
 
-async def test_a_watch_is_told_of_the_shutdown_and_ended_with_its_reason(service: Service) -> None:
+async def test_a_watch_reports_the_shutdown_and_ends_with_its_reason(service: Service) -> None:
     async with connect(service.address) as stubs:
         watch = HealthStub(stubs.channel).Watch(HealthCheckRequest())
         assert (await watch.read()).status == HealthCheckResponse.SERVING

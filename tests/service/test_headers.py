@@ -52,7 +52,7 @@ async def size_of_other_headers(stubs: Stubs) -> int:
     return int(failure.violations[0][1].rpartition(" is ")[2]) - 2 * LIMIT
 
 
-async def test_every_size_has_one_answer(stubs: Stubs) -> None:
+async def test_requests_of_each_size_get_one_documented_response(stubs: Stubs) -> None:
     others = await size_of_other_headers(stubs)
     dice = Random(16)  # noqa: S311 - sizes, no secret
     sizes = [1000, 8192, 12_000, LIMIT - others, LIMIT - others + 1, 40_000]
@@ -89,7 +89,7 @@ async def test_grpc_rejects_what_is_larger_than_its_own_limit(stubs: Stubs) -> N
         assert (failure.code, failure.reason) == ("RESOURCE_EXHAUSTED", "")
 
 
-async def test_health_accepts_all_that_grpc_does(stubs: Stubs) -> None:
+async def test_health_accepts_every_request_that_grpc_accepts(stubs: Stubs) -> None:
     health = HealthStub(stubs.channel)
     for size in (12_000, 100_000, 200_000):
         answer = await health.Check(HealthCheckRequest(), metadata=(("x-large", "x" * size),), timeout=10)
@@ -105,7 +105,7 @@ async def test_a_call_to_an_unknown_method_is_logged(service: Service, stubs: St
         assert line["code"] == "UNIMPLEMENTED"
 
 
-async def test_a_compressed_request_is_judged_by_its_content(stubs: Stubs) -> None:
+async def test_the_limit_of_a_compressed_request_applies_to_its_content(stubs: Stubs) -> None:
     """A few kB that decompress to 64 MiB are rejected, and ordinary compressed requests are served."""
     for size, code in ((200, "NOT_FOUND"), (2 << 20, "INVALID_ARGUMENT"), (64 << 20, "RESOURCE_EXHAUSTED")):
         with pytest.raises(grpc.aio.AioRpcError) as raised:

@@ -48,7 +48,7 @@ async def test_watches_and_list_follow_the_store() -> None:
                 assert (await asyncio.wait_for(watch.read(), 10)).status == HealthCheckResponse.SERVING
 
 
-async def test_a_watch_of_an_unknown_service_says_so_and_stays(service: Service) -> None:
+async def test_a_watch_of_an_unknown_service_reports_service_unknown_and_stays_open(service: Service) -> None:
     async with connect(service.address) as stubs:
         watch = HealthStub(stubs.channel).Watch(HealthCheckRequest(service="nothing"))
         assert (await watch.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
@@ -56,7 +56,7 @@ async def test_a_watch_of_an_unknown_service_says_so_and_stays(service: Service)
             await asyncio.wait_for(watch.read(), 0.2)
 
 
-def test_checks_that_fail_are_logged_and_others_are_not(service: Service) -> None:
+def test_only_failed_health_checks_are_logged(service: Service) -> None:
     def check(name: str, call_id: str) -> None:
         request = HealthCheckRequest(service=name)
         HealthStub(stubs.channel).Check(request, timeout=10, metadata=[("x-request-id", call_id)])

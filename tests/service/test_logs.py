@@ -102,7 +102,7 @@ def _use_everything(users: "object", sessions: "object") -> None:
                 list(answer)
 
 
-def test_every_call_has_its_line_with_the_name_that_the_caller_gave_it(service: Service) -> None:
+def test_every_call_is_logged_with_the_call_id_of_its_caller(service: Service) -> None:
     with connect_blocking(service.address) as stubs:
         stubs.users.AddUser(AddUserRequest(user_id="ada"), metadata=(("x-request-id", "trace/1"),))
         with pytest.raises(grpc.RpcError) as raised:
@@ -116,13 +116,13 @@ def test_every_call_has_its_line_with_the_name_that_the_caller_gave_it(service: 
 
 
 @pytest.mark.parametrize("unfit", ["", "a b", " ", "x" * 129])
-def test_a_name_that_is_not_fit_for_a_log_is_replaced(service: Service, unfit: str) -> None:
+def test_an_invalid_call_id_is_replaced_in_the_log(service: Service, unfit: str) -> None:
     with connect_blocking(service.address) as stubs, pytest.raises(grpc.RpcError) as raised:
         stubs.users.GetUser(GetUserRequest(user_id="bob"), metadata=(("x-request-id", unfit),))
     assert re.fullmatch(r"[!-~]{1,128}", failure_of(raised.value).request_id)
 
 
-def test_names_made_by_the_server_differ(service: Service) -> None:
+def test_call_ids_of_the_server_differ(service: Service) -> None:
     seen = set()
     with connect_blocking(service.address) as stubs:
         for _ in range(5):

@@ -33,7 +33,7 @@ def set_rules(store: Store, *rules: str) -> str:
 
 
 @pytest.mark.parametrize("command", ["zadd", "unlink"])
-def test_a_user_without_a_permission_that_scripts_need_is_refused_at_the_start(store: Store, command: str) -> None:
+def test_an_acl_user_without_a_permission_of_the_scripts_is_rejected_at_the_start(store: Store, command: str) -> None:
     url = set_rules(store, "reset", *documented_rules(), f"-{command}")
     with Service(redis_url=url, wait=False) as service:
         assert service.wait() == 2

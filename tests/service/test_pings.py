@@ -25,7 +25,7 @@ def ping_all_the_time(connection: Connection) -> None:
         list(connection.frames())
 
 
-def test_a_flood_of_pings_ends_its_own_connection_only(service: Service) -> None:
+def test_a_flood_of_pings_ends_only_its_own_connection(service: Service) -> None:
     connection = Connection(service.port)
     with pytest.raises((LoadError, ConnectionError)):
         ping_all_the_time(connection)

@@ -42,7 +42,7 @@ def assert_private(directory: Path) -> None:
     assert not {name: oct(mode) for name, mode in found.items() if mode & 0o077}
 
 
-def test_files_of_the_embedded_store_are_private_whatever_the_umask(tmp_path: Path) -> None:
+def test_files_of_the_embedded_store_are_private_with_any_umask(tmp_path: Path) -> None:
     directory = tmp_path / "parent" / "data"
     before = os.umask(0)
     try:
@@ -55,7 +55,7 @@ def test_files_of_the_embedded_store_are_private_whatever_the_umask(tmp_path: Pa
     assert stat.S_IMODE(directory.parent.stat().st_mode) & 0o077 == 0
 
 
-def test_files_that_others_can_open_are_narrowed(tmp_path: Path) -> None:
+def test_permissions_of_files_that_others_can_open_are_narrowed(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         assert service.stop() == 0
     for path in (tmp_path, *tmp_path.rglob("*")):
@@ -69,7 +69,7 @@ def test_files_that_others_can_open_are_narrowed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "store.log", "userservice.lock", "appendonlydir", "appendonlydir/file"])
 @pytest.mark.skipif(not ROOT, reason="only root can give files to other users")
-def test_what_another_user_owns_is_refused(tmp_path: Path, name: str) -> None:
+def test_files_of_another_owner_are_rejected(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name.startswith("appendonlydir"):
         (tmp_path / "appendonlydir").mkdir(mode=0o700)
@@ -92,7 +92,7 @@ def test_symbolic_links_in_the_data_directory_are_not_followed(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", ["store.log", "userservice.lock", "appendonlydir/fifo"])
-def test_named_pipes_in_the_data_directory_are_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+def test_named_pipes_in_the_data_directory_are_rejected_without_blocking(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     os.mkfifo(tmp_path / name)
     assert name.rpartition("/")[2] in refusal(tmp_path)

@@ -239,7 +239,7 @@ async def test_an_emptied_store_becomes_a_new_one(store: Store, service: Service
     assert set(told) == {"ERROR"}
 
 
-async def test_a_write_is_the_first_to_notice(store: Store, service: Service, stubs: Stubs) -> None:
+async def test_a_write_detects_an_emptied_store_first(store: Store, service: Service, stubs: Stubs) -> None:
     """Each kind of write right after the store was emptied: applied to the new store, once, as if it had been there."""
     for number in range(len(writes_of_nobody := ["OK", *["USER_NOT_FOUND"] * 5])):
         await add_ada(stubs)
@@ -252,7 +252,7 @@ async def test_a_write_is_the_first_to_notice(store: Store, service: Service, st
     assert health(service.address) == "SERVING"
 
 
-async def test_a_first_stream_after_it_was_emptied_is_empty(store: Store, stubs: Stubs) -> None:
+async def test_the_first_stream_over_an_emptied_store_is_empty(store: Store, stubs: Stubs) -> None:
     """It has sent nothing yet, so it can begin again. Several times, for health may notice first."""
     for _ in range(5):
         await add_ada(stubs)
@@ -261,7 +261,9 @@ async def test_a_first_stream_after_it_was_emptied_is_empty(store: Store, stubs:
 
 
 @pytest.mark.parametrize("name", REPLACED)
-async def test_another_complete_store_is_used_and_told(store: Store, service: Service, stubs: Stubs, name: str) -> None:
+async def test_another_complete_store_is_used_and_logged(
+    store: Store, service: Service, stubs: Stubs, name: str
+) -> None:
     fill(store, CROWD[:10])
     await add_users(stubs, ["ada"])  # looks at the store
     logged = len(messages(service, "the store was replaced by another store"))
@@ -275,7 +277,7 @@ async def test_another_complete_store_is_used_and_told(store: Store, service: Se
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-async def test_a_damaged_store_takes_no_writes(store: Store, service: Service, stubs: Stubs, name: str) -> None:
+async def test_a_damaged_store_rejects_writes(store: Store, service: Service, stubs: Stubs, name: str) -> None:
     await add_ada(stubs)
     with store.client() as client:
         keys = (LAYOUT, P + "store_id", P + "users", P + "user_ids", P + "last_id")
@@ -303,7 +305,7 @@ async def test_a_damaged_store_takes_no_writes(store: Store, service: Service, s
 
 
 @pytest.mark.parametrize("role", ["sessions", "session_ids"])
-async def test_sessions_that_lost_a_key_are_not_begun_anew(store: Store, stubs: Stubs, role: str) -> None:
+async def test_sessions_with_a_missing_key_are_not_created_again(store: Store, stubs: Stubs, role: str) -> None:
     await add_ada(stubs)
     await asyncio.to_thread(run("DEL", f"{P}{role}:ada"), store)
     for call in (
@@ -315,7 +317,7 @@ async def test_sessions_that_lost_a_key_are_not_begun_anew(store: Store, stubs: 
     assert await reason_of(stubs.users.DeleteUser(DeleteUserRequest(user_id="ada"))) == "OK"  # the way out
 
 
-async def test_a_lost_record_is_no_bug_to_writers_in_a_queue(store: Store, service: Service, stubs: Stubs) -> None:
+async def test_queued_writers_of_a_lost_record_get_store_changed(store: Store, service: Service, stubs: Stubs) -> None:
     """Those in a queue know the record from the writer before, so they look for it nowhere else."""
     await add_ada(stubs)
     await add_users(stubs, ["eve"])  # so that neither key is empty
@@ -332,7 +334,7 @@ async def test_a_lost_record_is_no_bug_to_writers_in_a_queue(store: Store, servi
     assert not messages(service, '"internal error"')
 
 
-async def test_a_batch_is_of_one_store(store: Store, service: Service, stubs: Stubs) -> None:  # noqa: ARG001 - runs
+async def test_a_batch_reads_from_one_store(store: Store, service: Service, stubs: Stubs) -> None:  # noqa: ARG001 - runs
     """A record that the index names and the rows lack is an error, never a user that is reported as missing."""
     users = await add_users(stubs, ["ada", "bob"])
     with store.client() as client:
@@ -341,7 +343,7 @@ async def test_a_batch_is_of_one_store(store: Store, service: Service, stubs: St
     assert await reason_of(stubs.users.GetUser(GetUserRequest(user_id="ada"))) == "STORE_CHANGED"
 
 
-async def test_a_cursor_of_a_replaced_store_is_rejected_though_this_store_is_older(store: Store, stubs: Stubs) -> None:
+async def test_a_cursor_of_a_replaced_store_is_rejected_by_an_older_store(store: Store, stubs: Stubs) -> None:
     await add_users(stubs, ["old"])
     with store.client() as client:
         old = {key: client.dump(key) for key in client.scan_iter()}
@@ -383,7 +385,7 @@ async def test_servers_agree_on_one_new_store() -> None:
                     assert sorted(names(await read_chunks(stubs))) == expected
 
 
-def test_a_store_without_a_layout_is_refused_at_the_start(store: Store) -> None:
+def test_a_store_without_a_layout_is_rejected_at_the_start(store: Store) -> None:
     store.empty()
     with store.client() as client:
         client.hset("other:{0}:user_ids", "ada", 64)

@@ -39,7 +39,9 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     ("redirection", "why"), [(">&-", "it is closed"), (">/dev/full", "No space left on device"), ("| true", "")]
 )
 @pytest.mark.parametrize("command", ["serve", "check", "--help"])
-def test_output_that_cannot_be_written_is_one_line(a_store: Store, command: str, redirection: str, why: str) -> None:
+def test_output_that_cannot_be_written_is_an_error_of_one_line(
+    a_store: Store, command: str, redirection: str, why: str
+) -> None:
     """A pipe that its reader has closed needs no line, except from `serve`, whose caller waits for the address."""
     arguments = {
         "serve": f"serve --listen 127.0.0.1:0 --log-level error --redis-url '{a_store.url}'",
@@ -56,7 +58,7 @@ def test_output_that_cannot_be_written_is_one_line(a_store: Store, command: str,
 
 @pytest.mark.parametrize("closed", [0, 2])
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
-def test_no_file_or_socket_gets_the_number_of_a_closed_descriptor(tmp_path: Path, closed: int, workers: str) -> None:
+def test_files_and_sockets_never_use_a_closed_standard_descriptor(tmp_path: Path, closed: int, workers: str) -> None:
     address, output = f"127.0.0.1:{free_port()}", tmp_path / "output"
     redirection = {0: "<&- 2>/dev/null", 2: "2>&-"}[closed]
     line = f"{PROGRAM} serve --listen {address} --workers {workers} --data-dir {tmp_path}/data >{output} {redirection}"
@@ -71,7 +73,7 @@ def test_no_file_or_socket_gets_the_number_of_a_closed_descriptor(tmp_path: Path
             service.kill()
 
 
-def test_a_stop_while_the_program_is_being_loaded_is_an_end_in_order(a_store: Store) -> None:
+def test_a_signal_during_the_imports_is_an_orderly_stop(a_store: Store) -> None:
     """Signals in the first moments find no handler: Ctrl-C showed a traceback, SIGTERM was an exit code of its own."""
     import_hook = "import userservice.__main__ as m, signal, os; r = m.import_module\n"
     import_hook += "def slowly(name): os.kill(os.getpid(), signal.SIGINT); return r(name)\n"

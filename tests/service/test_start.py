@@ -49,7 +49,7 @@ def assert_refused(*arguments: str | Path, environment: dict[str, str] | None = 
     return line
 
 
-def test_it_prints_where_it_listens_and_serves_from_then_on(a_store: Store) -> None:
+def test_the_service_prints_its_address_when_it_is_ready(a_store: Store) -> None:
     with Service(redis_url=a_store.url) as service:
         assert [health(service.address, name) for name in SERVICES] == ["SERVING"] * 3
         assert service.stdout == [f"userservice listening on {service.address}"]
@@ -65,7 +65,7 @@ def test_settings_come_from_the_environment_too(a_store: Store) -> None:
         assert client.hkeys("elsewhere:{0}:user_ids") == [b"ada"]
 
 
-def test_a_flag_beats_the_environment(a_store: Store, tmp_path: Path) -> None:
+def test_a_flag_overrides_the_environment(a_store: Store, tmp_path: Path) -> None:
     environment = {"USERSERVICE_LISTEN": "nonsense", "USERSERVICE_DATA_DIR": str(tmp_path / "never")}
     with Service(redis_url=a_store.url, environment=environment) as service:
         assert health(service.address) == "SERVING"
@@ -81,7 +81,7 @@ def test_the_installed_command_is_the_same_as_the_module() -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_taken_port_is_refused(a_store: Store, taken_port: int, workers: str) -> None:
+def test_a_port_in_use_is_an_error(a_store: Store, taken_port: int, workers: str) -> None:
     line = assert_refused("--workers", workers, redis_url=a_store.url, listen=f"127.0.0.1:{taken_port}")
     assert str(taken_port) in line
 
@@ -96,7 +96,7 @@ def test_two_services_never_share_a_port(a_store: Store, first: str, second: str
 
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1", "127.0.0.1:65536", ":0"])
-def test_an_address_that_is_none_is_refused(listen: str) -> None:
+def test_an_invalid_address_is_rejected(listen: str) -> None:
     assert "--listen" in assert_refused(redis_url="redis://127.0.0.1:1/0", listen=listen)
 
 
@@ -104,20 +104,20 @@ def test_an_address_that_is_none_is_refused(listen: str) -> None:
     "url",
     ["nonsense", "http://127.0.0.1/0", "redis://:canary@127.0.0.1:port/0", "redis://:canary@127.0.0.1:1/0?retry=3"],
 )
-def test_a_url_that_is_none_is_refused_and_not_repeated(url: str) -> None:
+def test_an_invalid_url_is_rejected_and_not_printed(url: str) -> None:
     line = assert_refused(redis_url=url)
     assert "--redis-url" in line
     assert "canary" not in line
 
 
-def test_a_redis_that_is_not_there_is_refused() -> None:
+def test_an_unreachable_redis_is_an_error() -> None:
     line = assert_refused(redis_url="redis://:canary@127.0.0.1:1/0")
     assert "--redis-url" in line
     assert "canary" not in line
 
 
 @pytest.mark.parametrize("account", [":canary@", "canary:canary@", ""])
-def test_a_wrong_password_is_refused_and_not_repeated(account: str) -> None:
+def test_a_wrong_password_is_an_error_and_not_printed(account: str) -> None:
     with Store(port=0, options=["--requirepass", "right"]) as store:
         line = assert_refused(redis_url=f"unix://{account}{store.socket}")
         with store.client(password="right") as client:  # noqa: S106 - guards nothing
@@ -128,19 +128,19 @@ def test_a_wrong_password_is_refused_and_not_repeated(account: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["users", "0x", "0/1"])
-def test_a_path_that_is_no_database_is_refused(path: str) -> None:
+def test_a_path_that_is_not_a_database_number_is_rejected(path: str) -> None:
     """redis-py takes it for database 0."""
     line = assert_refused(redis_url=f"redis://:canary@127.0.0.1:1/{path}")
     assert "a database number" in line
     assert "canary" not in line
 
 
-def test_a_database_that_is_not_there_is_refused(a_store: Store) -> None:
+def test_a_missing_database_is_rejected(a_store: Store) -> None:
     line = assert_refused(redis_url=f"unix://{a_store.socket}?db=99")
     assert "no database with this number" in line
 
 
-def test_what_is_not_redis_is_refused() -> None:
+def test_a_server_that_is_not_redis_is_rejected() -> None:
     def answer() -> None:
         with listener.accept()[0] as connection:
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -155,14 +155,14 @@ def test_what_is_not_redis_is_refused() -> None:
     assert "does not speak the Redis protocol" in line
 
 
-def test_keys_of_somebody_else_under_the_prefix_are_refused(a_store: Store) -> None:
+def test_foreign_keys_under_the_prefix_are_rejected(a_store: Store) -> None:
     with a_store.client() as client:
         client.set("theirs:layout", "x")
         assert "other data uses the key prefix" in assert_refused("--key-prefix", "theirs", redis_url=a_store.url)
         assert client.get("theirs:layout") == b"x"
 
 
-def test_a_new_store_is_told_so_that_a_mistyped_prefix_shows(a_store: Store) -> None:
+def test_a_new_store_is_logged_to_reveal_a_mistyped_prefix(a_store: Store) -> None:
     for expected in (1, 0):
         with Service("--key-prefix", "mistyped", redis_url=a_store.url) as service:
             assert service.stop() == 0
@@ -170,7 +170,7 @@ def test_a_new_store_is_told_so_that_a_mistyped_prefix_shows(a_store: Store) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_while_it_starts_its_store_it_leaves_neither_behind(tmp_path: Path, number: int) -> None:
+def test_a_stop_during_the_start_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
     with Service(data_dir=tmp_path, wait=False) as service:
         [store] = until(lambda: descendants(service.pid), every=0.001)
         service.send(number)
@@ -180,16 +180,16 @@ def test_stopped_while_it_starts_its_store_it_leaves_neither_behind(tmp_path: Pa
     assert not (tmp_path / "store.sock").exists()
 
 
-def test_a_data_directory_that_no_url_can_name_is_refused(tmp_path: Path) -> None:
+def test_a_data_directory_that_a_url_cannot_contain_is_rejected(tmp_path: Path) -> None:
     assert "UTF-8" in assert_refused(data_dir=Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")))
 
 
-def test_a_file_in_the_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_unusable_file_in_the_data_directory(tmp_path: Path) -> None:
     (tmp_path / "store.log").mkdir()
     assert "store.log" in assert_refused(data_dir=tmp_path)
 
 
-def test_a_store_of_another_layout_is_refused(a_store: Store) -> None:
+def test_a_store_of_another_layout_is_rejected(a_store: Store) -> None:
     with a_store.client() as client:
         client.hset("future:layout", mapping={"version": 99, "partitions": 1})
     assert "99" in assert_refused("--key-prefix", "future", redis_url=a_store.url)
@@ -197,14 +197,14 @@ def test_a_store_of_another_layout_is_refused(a_store: Store) -> None:
         assert client.hgetall("future:layout") == {b"version": b"99", b"partitions": b"1"}
 
 
-def test_a_store_is_marked_in_one_command() -> None:
+def test_the_layout_key_is_written_in_one_command() -> None:
     """Between two, the power may go."""
     with Store() as store, Service(redis_url=store.url), store.client() as client:
         assert set(client.hgetall("userservice:layout")) == {b"version", b"partitions", b"store_id", b"lowest_id"}
         assert client.info("commandstats")["cmdstat_hset"]["calls"] == 1
 
 
-def test_half_a_mark_is_completed(a_store: Store) -> None:
+def test_an_incomplete_layout_key_is_completed(a_store: Store) -> None:
     with a_store.client() as client:
         client.hset("half:layout", "version", LAYOUT_VERSION)
         with Service("--key-prefix", "half", redis_url=a_store.url) as service:
@@ -213,7 +213,7 @@ def test_half_a_mark_is_completed(a_store: Store) -> None:
 
 
 @pytest.mark.parametrize("made", ["a file", "below a file"])
-def test_a_data_directory_that_cannot_be_is_refused(tmp_path: Path, made: str) -> None:
+def test_an_impossible_data_directory_is_rejected(tmp_path: Path, made: str) -> None:
     file = tmp_path / "file"
     file.write_text("no directory")
     directory = file if made == "a file" else file / "below"
@@ -221,17 +221,17 @@ def test_a_data_directory_that_cannot_be_is_refused(tmp_path: Path, made: str) -
     assert file.read_text() == "no directory"
 
 
-def test_a_data_directory_that_may_not_be_written_is_refused() -> None:
+def test_a_read_only_data_directory_is_rejected() -> None:
     # Nobody may make a directory there, not even root, for whom permissions count little.
     assert "/proc/userservice" in assert_refused(data_dir=Path("/proc/userservice"))
 
 
 @pytest.mark.parametrize("arguments", [("--workers", "0"), ("--grace", "soon"), ("--no-such-flag",)])
-def test_a_bad_flag_is_refused(arguments: tuple[str, ...]) -> None:
+def test_an_invalid_flag_is_rejected(arguments: tuple[str, ...]) -> None:
     assert_refused(*arguments, redis_url="redis://127.0.0.1:1/0")
 
 
-def test_a_second_service_on_one_data_directory_is_refused(tmp_path: Path) -> None:
+def test_a_second_service_on_the_same_data_directory_does_not_start(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as first, connect_blocking(first.address) as stubs:
         stubs.users.AddUser(AddUserRequest(user_id="ada"))
         line = assert_refused(data_dir=tmp_path)
@@ -271,7 +271,7 @@ def _listening_ports_of(pids: list[int]) -> set[int]:
     return ports
 
 
-def test_a_store_that_is_still_loading_is_waited_for() -> None:
+def test_the_service_waits_for_a_store_that_is_loading() -> None:
     with Store(append_only=True) as store:
         store.restart_slowly()
         until(store.is_loading)
@@ -281,7 +281,7 @@ def test_a_store_that_is_still_loading_is_waited_for() -> None:
             assert service.stop() == 0
 
 
-def test_a_user_that_nobody_added_is_not_found_in_a_new_store(tmp_path: Path) -> None:
+def test_an_absent_user_is_not_found_in_a_new_store(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path / "not" / "there" / "yet") as service, connect_blocking(service.address) as stubs:
         with pytest.raises(grpc.RpcError) as raised:
             stubs.users.GetUser(GetUserRequest(user_id="ada"))

@@ -46,7 +46,7 @@ USER_IDS = [f"u{number}" for number in range(1000)]
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")])
-def test_a_signal_ends_it_with_exit_code_0(populated: Store, number: signal.Signals, workers: str) -> None:
+def test_a_signal_ends_the_process_with_exit_code_0(populated: Store, number: signal.Signals, workers: str) -> None:
     with Service("--workers", workers, redis_url=populated.url) as service:
         assert health(service.address) == "SERVING"
         family = descendants(service.pid)
@@ -55,7 +55,7 @@ def test_a_signal_ends_it_with_exit_code_0(populated: Store, number: signal.Sign
             wait_until_gone(pid)
 
 
-def test_the_embedded_store_ends_with_it(tmp_path: Path) -> None:
+def test_the_embedded_store_stops_with_the_service(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         store_pid = service.store_pid
         socket = Path(command_line(store_pid).partition("unixsocket:")[2].split()[0])
@@ -116,7 +116,7 @@ async def test_a_stream_ends_at_a_chunk_with_a_cursor_to_resume_from(populated: 
     assert Counter(names([*chunks, *rest])) == Counter(USER_IDS)
 
 
-async def test_the_manager_goes_on_after_a_restart_and_sees_every_user_once(populated: Store) -> None:
+async def test_the_manager_resumes_after_a_restart_and_returns_every_user_once(populated: Store) -> None:
     listen = f"127.0.0.1:{free_port()}"
     seen: list[str] = []
     service = Service(redis_url=populated.url, listen=listen)
@@ -132,7 +132,7 @@ async def test_the_manager_goes_on_after_a_restart_and_sees_every_user_once(popu
     assert Counter(seen) == Counter(USER_IDS)
 
 
-async def test_the_manager_goes_on_after_a_kill_and_sees_every_user_once(populated: Store) -> None:
+async def test_the_manager_resumes_after_a_kill_and_returns_every_user_once(populated: Store) -> None:
     listen = f"127.0.0.1:{free_port()}"
     seen: list[str] = []
     service = Service(redis_url=populated.url, listen=listen)
@@ -148,7 +148,7 @@ async def test_the_manager_goes_on_after_a_kill_and_sees_every_user_once(populat
     assert Counter(seen) == Counter(USER_IDS)
 
 
-async def test_health_turns_not_serving_before_it_goes(populated: Store) -> None:
+async def test_health_reports_not_serving_before_the_shutdown(populated: Store) -> None:
     """Whoever watches is told while the service still answers, so that a balancer can send calls elsewhere."""
     with Service(redis_url=populated.url) as service:
         async with connect(service.address, *HELD_BACK) as stubs:
@@ -164,7 +164,7 @@ async def test_health_turns_not_serving_before_it_goes(populated: Store) -> None
         assert await asyncio.to_thread(service.wait) == 0
 
 
-async def test_a_reader_that_reads_nothing_holds_it_up_for_the_grace_time_only(populated: Store) -> None:
+async def test_a_stalled_reader_delays_the_shutdown_only_for_the_grace_period(populated: Store) -> None:
     with Service("--grace", "1", redis_url=populated.url) as service:
         async with connect(service.address, *HELD_BACK) as stubs:
             stream = stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=10), timeout=60)

@@ -142,7 +142,7 @@ async def test_a_manager_does_not_notice_a_restart_of_the_store(durable: Store) 
         assert len(await manager.list()) == 6
 
 
-async def test_a_store_that_hangs_and_goes_on(fragile: Store) -> None:
+async def test_a_store_that_hangs_and_continues(fragile: Store) -> None:
     async with serving(fragile, "--store-timeout", "1") as (service, stubs):
         added = await add_users(stubs, ["ada", *(f"u{number}" for number in range(50))])
         fragile.freeze()
@@ -160,7 +160,7 @@ async def test_a_store_that_hangs_and_goes_on(fragile: Store) -> None:
         assert [answer.user for answer in answers] == list(added.values())
 
 
-async def test_who_watches_health_is_told(fragile: Store) -> None:
+async def test_health_watches_receive_changes(fragile: Store) -> None:
     async with serving(fragile) as (service, stubs):
         await health_is(service, "SERVING")
         watch = HealthStub(stubs.channel).Watch(HealthCheckRequest(service="userservice.v1.UserService"))
@@ -203,7 +203,7 @@ async def test_a_store_that_became_a_replica(backend: str) -> None:
             await stubs.users.AddUser(AddUserRequest(user_id="new"))
 
 
-async def test_a_store_that_misses_its_replicas(fragile: Store) -> None:
+async def test_a_store_with_too_few_replicas(fragile: Store) -> None:
     async with serving(fragile) as (_, stubs):
         with fragile.client() as client:
             client.config_set("min-replicas-to-write", 1)
@@ -243,7 +243,7 @@ async def test_a_store_that_is_full(backend: str) -> None:
             assert names(await read_chunks(stubs)) == ["bob", "new"]
 
 
-async def test_a_store_that_fills_up_under_load_holds_whole_users_only(fragile: Store) -> None:
+async def test_a_store_that_fills_up_under_load_contains_no_partial_users(fragile: Store) -> None:
     """The limit is met in the middle of many writes. Whoever was told OK is there; of the others there is no trace."""
     acknowledged: set[str] = set()
 
@@ -269,7 +269,7 @@ async def test_a_store_that_fills_up_under_load_holds_whole_users_only(fragile: 
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
-async def test_scripts_that_the_store_forgot_are_sent_again(backend: str) -> None:
+async def test_scripts_missing_in_the_store_are_sent_again(backend: str) -> None:
     with Store(backend) as store:
         async with serving(store) as (_, stubs):
             with store.client() as client:
@@ -288,7 +288,7 @@ async def test_scripts_that_the_store_forgot_are_sent_again(backend: str) -> Non
             assert names(await read_chunks(stubs)) == ["ada", "bob"]
 
 
-def test_a_call_over_its_time_is_ended_by_the_server(fragile: Store) -> None:
+def test_the_server_ends_a_call_at_the_call_timeout(fragile: Store) -> None:
     """With a caller that would wait for longer."""
     arguments = ("--store-timeout", "20", "--call-timeout", "1")
     with Service(*arguments, redis_url=fragile.url) as service, connect_blocking(service.address) as stubs:

@@ -106,7 +106,7 @@ async def test_a_store_of_layout_1_that_is_full_or_lacks_a_key(
     assert check(backing.url, "userservice", 5).findings == [] or lost == "users"  # sessions of nobody are left
 
 
-async def test_a_store_of_layout_1_put_in_the_place_of_a_running_one_is_not_taken_for_it(
+async def test_a_store_without_an_id_that_replaces_a_running_store_is_rejected(
     backing: Store, opened: list[RedisStore]
 ) -> None:
     """As an older server leaves it, which writes on after the store was emptied."""

@@ -57,7 +57,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("content", [f"{CANARY}\n", f"http://:{CANARY}@h/0\n"])
-def test_a_file_with_another_text_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+def test_a_file_without_a_url_is_rejected_with_one_line(tmp_path: Path, content: str) -> None:
     code, out, error = run("serve", "--redis-url-file", written(tmp_path / "url", content))
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert "must be a URL" in error
@@ -88,7 +88,9 @@ def test_check_reads_the_file_too_and_links_as_of_kubernetes_are_followed(locked
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
-def test_a_password_on_the_command_line_is_warned_of_and_kept_from_workers(locked_store: Store, workers: str) -> None:
+def test_a_password_on_the_command_line_logs_a_warning_and_is_hidden_from_workers(
+    locked_store: Store, workers: str
+) -> None:
     with Service("--workers", workers, redis_url=url_of(locked_store)) as service:
         assert [pid for pid in descendants(service.pid) if CANARY in command_line(pid)] == []
         assert service.stop() == 0
@@ -100,20 +102,20 @@ def test_a_password_on_the_command_line_is_warned_of_and_kept_from_workers(locke
     assert CANARY not in error
 
 
-def test_a_url_of_the_environment_is_not_warned_of(locked_store: Store) -> None:
+def test_a_url_in_the_environment_logs_no_warning(locked_store: Store) -> None:
     with Service(environment={"USERSERVICE_REDIS_URL": url_of(locked_store)}) as service:
         assert service.stop() == 0
         assert not any("visible" in line for line in service.stderr)
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o620, 0o602, 0o644, 0o601])
-def test_a_file_that_others_can_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_file_that_others_can_read_or_write_is_rejected(tmp_path: Path, mode: int) -> None:
     error = refusal(written(tmp_path / "url", f"redis://:{CANARY}@h/0", mode))
     assert f"{mode:04o}" in error
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
-def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_rejected(tmp_path: Path) -> None:
     file = written(tmp_path / "url", "redis://h/0")
     os.chown(file, 65534, 65534)
     assert "owned by" in refusal(file)
@@ -128,12 +130,12 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
         ("x" * 70000, "larger than"),
     ],
 )
-def test_a_file_without_one_url_is_refused(tmp_path: Path, content: str, expected: str) -> None:
+def test_a_file_that_does_not_contain_exactly_one_url_is_rejected(tmp_path: Path, content: str, expected: str) -> None:
     assert expected in refusal(written(tmp_path / "url", content))
 
 
 @pytest.mark.parametrize("made", ["nothing", "a directory", "a named pipe"])
-def test_what_is_no_file_is_refused(tmp_path: Path, made: str) -> None:
+def test_a_path_that_is_not_a_file_is_rejected(tmp_path: Path, made: str) -> None:
     path = tmp_path / "url"
     if made == "a directory":
         path.mkdir(mode=0o700)

@@ -39,7 +39,7 @@ async def test_two_workers_serve_one_store_and_stop(tmp_path: Path) -> None:
         assert len(answered) == 2, "one of the two was never asked"
 
 
-def test_the_end_of_one_worker_is_not_passed_over(tmp_path: Path) -> None:
+def test_the_exit_of_one_worker_ends_the_service(tmp_path: Path) -> None:
     with Service("--workers", "2", data_dir=tmp_path) as service:
         family = descendants(service.pid)
         [killed, *_] = workers_of(service)
@@ -51,7 +51,7 @@ def test_the_end_of_one_worker_is_not_passed_over(tmp_path: Path) -> None:
             wait_until_gone(pid)
 
 
-def test_workers_do_not_outlive_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+def test_workers_exit_if_their_supervisor_is_killed(tmp_path: Path) -> None:
     with Service("--workers", "2", data_dir=tmp_path) as service:
         assert until(lambda: health(service.address)) == "SERVING"
         family = descendants(service.pid)
@@ -61,7 +61,7 @@ def test_workers_do_not_outlive_a_supervisor_that_was_killed(tmp_path: Path) -> 
             wait_until_gone(pid)
 
 
-def test_stopped_while_the_store_loads_they_do_not_wait_for_it() -> None:
+def test_workers_stopped_while_the_store_loads_do_not_wait_for_it() -> None:
     with Store(append_only=True) as store:
         store.restart_slowly(8)
         until(store.is_loading)
@@ -72,7 +72,7 @@ def test_stopped_while_the_store_loads_they_do_not_wait_for_it() -> None:
             assert not service.stdout
 
 
-def test_ctrl_c_while_workers_start_is_an_end_in_order() -> None:
+def test_ctrl_c_while_workers_start_is_an_orderly_stop() -> None:
     """It reaches the whole group, and a worker that is being started has no handler yet."""
     with Store() as store:
         for moment in (0, 0.05, 0.1, 0.15):

@@ -58,7 +58,7 @@ def pyright(folder: Path) -> Lines:
 
 
 @pytest.mark.parametrize("check", [mypy, pyright])
-def test_mistakes_in_fields_are_found_and_nothing_else(check: Callable[[Path], Lines], tmp_path: Path) -> None:
+def test_type_checkers_find_exactly_the_mistakes_in_fields(check: Callable[[Path], Lines], tmp_path: Path) -> None:
     rejected = HERE / "rejected.py"
     expected = {
         (rejected.name, number) for number, line in enumerate(rejected.read_text().splitlines(), 1) if "  # " in line

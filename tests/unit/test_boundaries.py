@@ -68,7 +68,7 @@ def files(part: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("part", ALLOWED)
-def test_a_part_imports_only_what_it_may(part: str) -> None:
+def test_each_part_imports_only_allowed_parts(part: str) -> None:
     assert files(part)
     assert [fault for f in files(part) for fault in faults(part, str(f.relative_to(SERVER)), f.read_text())] == []
 

@@ -19,7 +19,7 @@ def test_both_packages_have_one_version_and_one_license() -> None:
     assert (ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")
 
 
-def test_the_changelog_has_the_changes_to_come() -> None:
+def test_the_changelog_has_a_section_for_unreleased_changes() -> None:
     assert re.search(r"^## Unreleased$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 

@@ -87,7 +87,7 @@ describe("addresses", () => {
     await assert.rejects(manager.get("nobody"), UnavailableError);
   }
 
-  it("may be host:port or http://host:port", async () => {
+  it("can be host:port or http://host:port", async () => {
     const port = service.address.split(":")[1] ?? "";
     for (const host of ["127.0.0.1", "localhost"]) {
       await assertReaches(`${host}:${port}`);
@@ -96,7 +96,7 @@ describe("addresses", () => {
     }
   });
 
-  it("of other forms are refused", () => {
+  it("of other forms are rejected", () => {
     for (const address of [
       "",
       "localhost",
@@ -121,7 +121,7 @@ describe("addresses", () => {
     }
   });
 
-  it("that are refused are shown without a password", () => {
+  it("that are invalid are shown without a password", () => {
     for (const address of ["http://ada:secret@h:1", "ada:secret@h:1", "http://ada:se/cret@h:1", "a:1,b:secret@h:1"]) {
       assert.throws(
         () => new UserManager(address),
@@ -130,13 +130,13 @@ describe("addresses", () => {
     }
   });
 
-  it("and options that do not fit are refused", () => {
+  it("and options that contradict each other are rejected", () => {
     const tls = { ca: "x" };
     assert.throws(() => new UserManager("http://a:1", { tls }), { name: "TypeError", message: /asks for a plain one/ });
     assert.throws(() => new UserManager("https://a:1", { tls: { cert: "x" } }), { message: /only together/ });
   });
 
-  it("with TLS reach a service that the authority vouches for, and no other", async () => {
+  it("with TLS connect only to a service with a trusted certificate", async () => {
     await using authority = await Authority.make();
     const ca = await authority.certificate();
     const server = await authority.identity("server");
@@ -150,7 +150,7 @@ describe("addresses", () => {
     await assertDoesNotReach(`http://localhost:${proxy.port}`);
   });
 
-  it("with TLS show the client's certificate where the service asks for one", async () => {
+  it("with TLS send the client's certificate if the service requires one", async () => {
     await using authority = await Authority.make();
     const ca = await authority.certificate();
     const [server, client] = [await authority.identity("server"), await authority.identity("client")];

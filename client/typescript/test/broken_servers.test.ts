@@ -70,7 +70,7 @@ function created(createdAt: { seconds: bigint; nanos: number }): Uint8Array {
   return users([{ userId: "ada", id: 5n, createdAt }]);
 }
 
-describe("a server that breaks the contract is reported as InternalError:", () => {
+describe("a response that violates the contract is an InternalError:", () => {
   const rows: readonly (readonly [string, Uint8Array, (managers: Managers) => Promise<unknown>])[] = [
     ["get: another user", users([eve]), ({ users }) => users.get("ada")],
     ["get: two users", users([ada, eve]), ({ users }) => users.get("ada")],
@@ -136,8 +136,8 @@ describe("a server that breaks the contract is reported as InternalError:", () =
   });
 });
 
-describe("a server that keeps within the contract is believed:", () => {
-  it("times at the ends of their range", async () => {
+describe("a response within the contract is accepted:", () => {
+  it("times at the limits of their range", async () => {
     for (const [seconds, text] of [
       [-62_135_596_800n, "0001-01-01T00:00:00.000Z"],
       [253_402_300_799n, "9999-12-31T23:59:59.000Z"],
@@ -151,7 +151,7 @@ describe("a server that keeps within the contract is believed:", () => {
     }
   });
 
-  it("a batch with a name that was given twice", async () => {
+  it("a batch with a name that was requested twice", async () => {
     const answer = sending(batch(["ada", "ada"], ["bob", "bob"]));
     const found = await withAnswer(answer, ({ users }) =>
       users.batchGet(new Set(["ada"]).values()).catch(() => users.batchGet(["ada", "bob", "bob", "ada"])),
@@ -161,8 +161,8 @@ describe("a server that keeps within the contract is believed:", () => {
   });
 });
 
-describe("a server that never comes to an end", () => {
-  it("of empty chunks whose cursor rises meets the deadline", async () => {
+describe("an endless response", () => {
+  it("of empty chunks whose cursor increases ends at the deadline", async () => {
     const pump = ({ send, isCancelled }: Received): void => {
       let cursor = 0n;
       const some = (): void => {
@@ -181,7 +181,7 @@ describe("a server that never comes to an end", () => {
     assert.ok(performance.now() - start < 10_000);
   });
 
-  it("of pages of sessions meets the deadline", async () => {
+  it("of pages of sessions ends at the deadline", async () => {
     await using server = await StandIn.start((call) => {
       sending(sessions([], BigInt(server.received.length)))(call);
     });
@@ -191,7 +191,7 @@ describe("a server that never comes to an end", () => {
 });
 
 describe("a suggested delay", () => {
-  it("below 0 does not make retries follow each other without a pause", async () => {
+  it("below 0 does not cause retries without a pause", async () => {
     await using server = await StandIn.start(({ fail }) => {
       fail({ code: "UNAVAILABLE", retryDelay: { seconds: -100n, nanos: 0 } });
     });
@@ -203,7 +203,7 @@ describe("a suggested delay", () => {
     assert.ok(server.received.length < 40, `${server.received.length} attempts`);
   });
 
-  it("of ages counts as a day, and is not waited for", async () => {
+  it("of many years counts as a day, and the call fails immediately", async () => {
     await using server = await StandIn.start(({ fail }) => {
       fail({ code: "UNAVAILABLE", retryDelay: { seconds: 315_576_000_000n, nanos: 0 } });
     });

@@ -116,7 +116,7 @@ describe("errors", () => {
     assert.equal(error.retryDelayMs, 2500);
   });
 
-  it("do not take a reason from another domain", async () => {
+  it("ignore a reason from another domain", async () => {
     await using server = await StandIn.start(({ fail }) => {
       fail({ code: "NOT_FOUND", reason: "USER_NOT_FOUND", domain: "elsewhere.example" });
     });
@@ -124,7 +124,7 @@ describe("errors", () => {
     assert.equal((await errorOf(manager.get("ada"))).constructor, UserServiceError);
   });
 
-  it("say so when the answer is no answer", async () => {
+  it("report a response that cannot be decoded", async () => {
     const answers: readonly (readonly [string, (call: Received) => void])[] = [
       ["0 records instead of one", answering(new Uint8Array())],
       ["cannot decode", answering(Buffer.from([10, 200, 1]))],
@@ -142,7 +142,7 @@ describe("errors", () => {
 });
 
 describe("retries", () => {
-  it("repeat a read that found the service unavailable", async () => {
+  it("repeat a read while the service is unavailable", async () => {
     const reasons = ["STORE_UNAVAILABLE", "SERVER_SHUTTING_DOWN", ""];
     await using server = await StandIn.start(
       failing(...reasons.map((reason): Failure => ({ code: "UNAVAILABLE", reason }))),
@@ -152,7 +152,7 @@ describe("retries", () => {
     assert.equal(server.received.length, 4);
   });
 
-  it("repeat a write with the same request_id, made anew for each write", async () => {
+  it("repeat a write with the same request_id, which is new for each write", async () => {
     await using server = await StandIn.start(
       failing({ code: "UNAVAILABLE" }, { code: "ABORTED", reason: "UPDATE_CONFLICT" }),
     );
@@ -166,7 +166,7 @@ describe("retries", () => {
     assert.ok(ids.every((id) => UUID.test(id)));
   });
 
-  it("send the request_id and the etag that they are given, a request's own before the options'", async () => {
+  it("send the given request_id and etag; those of the request override the options", async () => {
     await using server = await StandIn.start(answerUser);
     await using manager = new UserManager(server.address);
     await manager.update({ user_id: "ada" }, { requestId: "r", etag: "e" });
@@ -188,7 +188,7 @@ describe("retries", () => {
     assert.ok(performance.now() - start >= 300);
   });
 
-  it("are not made where they would not help", async () => {
+  it("are not made for errors that a retry cannot resolve", async () => {
     const hopeless: readonly Failure[] = [
       { code: "INVALID_ARGUMENT", reason: "INVALID_FIELD" },
       { code: "NOT_FOUND", reason: "USER_NOT_FOUND" },
@@ -208,7 +208,7 @@ describe("retries", () => {
     }
   });
 
-  it("end at the deadline, with what kept the call from succeeding", async () => {
+  it("end at the deadline with the error of the last attempt", async () => {
     await using server = await StandIn.start(({ fail }, number) => {
       // Later attempts hang until time runs out.
       if (number <= 2) {
@@ -222,7 +222,7 @@ describe("retries", () => {
     assert.equal(server.received.length, 3);
   });
 
-  it("are not begun if the suggested delay is past the deadline", async () => {
+  it("are not started if the suggested delay exceeds the deadline", async () => {
     await using server = await StandIn.start(failing({ code: "UNAVAILABLE", retryDelay: { seconds: 60n, nanos: 0 } }));
     await using manager = new UserManager(server.address);
     assert.ok((await errorOf(manager.get("ada"))) instanceof UnavailableError);
@@ -231,7 +231,7 @@ describe("retries", () => {
 });
 
 describe("deadlines", () => {
-  it("end a call that is not answered, and tell the service of it", async () => {
+  it("end a call without a response, and are sent to the service", async () => {
     await using server = await StandIn.start(() => undefined);
     await using manager = new UserManager(server.address, { timeoutMs: 200 });
     const error = await errorOf(manager.get("ada"));
@@ -240,12 +240,12 @@ describe("deadlines", () => {
     await until(() => server.received[0]?.isCancelled() === true, "the call is cancelled");
   });
 
-  it("end a call to nobody with UnavailableError", async () => {
+  it("end a call to an unreachable service with UnavailableError", async () => {
     await using manager = new UserManager("127.0.0.1:1", { timeoutMs: 300 });
     assert.equal((await errorOf(manager.get("ada"))).constructor, UnavailableError);
   });
 
-  it("are refused if they cannot be kept", async () => {
+  it("are rejected if they are out of range", async () => {
     await using manager = new UserManager("127.0.0.1:1");
     for (const timeoutMs of [0, -1, NaN, Infinity, 2 ** 31, "1" as never]) {
       assert.throws(() => new UserManager("127.0.0.1:1", { timeoutMs }), RangeError);
@@ -253,7 +253,7 @@ describe("deadlines", () => {
     }
   });
 
-  it("lead to a new connection if nothing came through the old one for long", async () => {
+  it("cause a new connection if the old one has received nothing for 4 s", async () => {
     await using service = await Service.start();
     await using proxy = await Proxy.start(service.address);
     await using manager = new UserManager(proxy.address);
@@ -266,7 +266,7 @@ describe("deadlines", () => {
 });
 
 describe("signals", () => {
-  it("end a call with their reason, at the service too", async () => {
+  it("end a call with their reason, and cancel it on the server", async () => {
     await using server = await StandIn.start(() => undefined);
     await using manager = new UserManager(server.address);
     const controller = new AbortController();
@@ -310,7 +310,7 @@ describe("signals", () => {
     assert.equal(getMaxListeners(signal), 20);
   });
 
-  it("keep a call from being sent if they are aborted already", async () => {
+  it("prevent a call if they are already aborted", async () => {
     await using server = await StandIn.start(answerUser);
     await using manager = new UserManager(server.address);
     await assert.rejects(manager.get("ada", { signal: AbortSignal.abort() }), { name: "AbortError" });
@@ -318,8 +318,8 @@ describe("signals", () => {
   });
 });
 
-describe("the caller's own objects", () => {
-  it("may be changed and reused while a call runs", async () => {
+describe("the caller's objects", () => {
+  it("can be changed and reused while a call runs", async () => {
     await using server = await StandIn.start(answering(USER));
     await using users = new UserManager(server.address);
     for (const call of [users.add.bind(users), users.update.bind(users)]) {
@@ -330,7 +330,7 @@ describe("the caller's own objects", () => {
     }
   });
 
-  it("that are no list or no object are refused as the other bad fields are", async () => {
+  it("that are not a list or not an object are rejected like other invalid fields", async () => {
     await using server = await StandIn.start(({ fail }) => {
       fail({ code: "INVALID_ARGUMENT", reason: "INVALID_FIELD" });
     });
@@ -351,7 +351,7 @@ describe("the caller's own objects", () => {
 });
 
 describe("close", () => {
-  it("ends running calls, and refuses those that come after it", async () => {
+  it("ends running calls, and rejects later calls", async () => {
     await using server = await StandIn.start(() => undefined);
     const manager = new UserManager(server.address);
     const call = assert.rejects(manager.get("ada"), ManagerClosedError);
@@ -362,7 +362,7 @@ describe("close", () => {
     await manager.close();
   });
 
-  it("comes at the end of await using", async () => {
+  it("is called at the end of await using", async () => {
     let kept: SessionManager;
     {
       await using manager = new SessionManager("127.0.0.1:1");
@@ -373,7 +373,7 @@ describe("close", () => {
 });
 
 describe("a token", () => {
-  it("goes with every call", async () => {
+  it("is sent with every call", async () => {
     await using server = await StandIn.start(answerUser);
     await using manager = new UserManager(server.address, { token: "secret" });
     await manager.get("ada");
@@ -382,7 +382,7 @@ describe("a token", () => {
     assert.deepEqual(tokens, [["Bearer secret"], ["Bearer secret"]]);
   });
 
-  it("that no header can hold is refused without being shown", () => {
+  it("that is invalid in a header is rejected and not shown", () => {
     for (const token of ["", "sec ret", "sec\nret", "sécret"]) {
       assert.throws(
         () => new UserManager("127.0.0.1:1", { token }),
@@ -409,7 +409,7 @@ describe("listChunked", () => {
     return ids;
   };
 
-  it("takes an end without the last chunk for a cut, and resumes", async () => {
+  it("resumes a stream that ends without its last chunk", async () => {
     await using server = await StandIn.start(({ send, end, fail }, number) => {
       if (number === 1) {
         send(chunk([1, 2], 2));
@@ -434,7 +434,7 @@ describe("listChunked", () => {
     assert.deepEqual(asked.at(-1)?.[1], 3n);
   });
 
-  it("refuses chunks that would show users twice or lead in circles", async () => {
+  it("rejects chunks that repeat users or go back", async () => {
     for (const wrong of [chunk([1], 0), chunk([2], 3), chunk([4, 3], 5), chunk([3, 4], 3), chunk([], 2)]) {
       await using server = await StandIn.start(({ send }) => {
         send(chunk([1, 2], 2));
@@ -445,7 +445,7 @@ describe("listChunked", () => {
     }
   });
 
-  it("gives up when the service stays away", async () => {
+  it("ends with an error if the service stays unavailable", async () => {
     await using server = await StandIn.start(({ send, end, fail }, number) => {
       if (number === 1) {
         send(chunk([1], 1));

@@ -154,7 +154,7 @@ describe("the examples of users-api.md", async () => {
     }
   });
 
-  it("are all here", () => {
+  it("are all found", () => {
     assert.deepEqual(titles, Object.keys(CHECKS));
   });
 

@@ -82,13 +82,13 @@ describe("metadata between Python and TypeScript", () => {
     await removeAll();
   });
 
-  it("takes a bigint within ±2^53, and gives a number back", async () => {
+  it("accepts a bigint within ±2^53, and returns a number", async () => {
     const user = await manager.add({ user_id: "big", metadata: { most: 2n ** 53n, least: -(2n ** 53n) } });
     assert.deepEqual(user.metadata, { most: 2 ** 53, least: -(2 ** 53) });
     await removeAll();
   });
 
-  it("takes objects without a prototype, and reads one object as often as it stands there", async () => {
+  it("accepts objects without a prototype, and the same object several times", async () => {
     const shared = { a: 1 };
     const metadata = Object.assign(Object.create(null) as object, { left: shared, right: shared }) as MetadataInput;
     const user = await manager.add({ user_id: "shared", metadata });
@@ -97,7 +97,7 @@ describe("metadata between Python and TypeScript", () => {
   });
 });
 
-describe("bad requests are refused before they are sent", () => {
+describe("invalid requests are rejected before they are sent", () => {
   // Nobody listens there: what is refused in time never finds out.
   const users = new UserManager("127.0.0.1:1", { timeoutMs: 100 });
   const sessions = new SessionManager("127.0.0.1:1", { timeoutMs: 100 });
@@ -162,7 +162,7 @@ describe("bad requests are refused before they are sent", () => {
     });
   }
 
-  it("all at once", async () => {
+  it("with all violations at once", async () => {
     const user = {
       user_id: 1,
       email: "\ud800",

@@ -80,7 +80,7 @@ const COPIES: Readonly<Record<string, (user: User) => unknown>> = {
 
 describe("a user from the service", () => {
   for (const [name, copy] of Object.entries(COPIES)) {
-    it(`keeps all fields, and shows no other, in ${name}`, async () => {
+    it(`keeps exactly its fields in ${name}`, async () => {
       // Without metadata read before, and with it.
       const user = await receive();
       assert.deepStrictEqual(copy(user), FIELDS);
@@ -109,7 +109,7 @@ describe("a user from the service", () => {
     assert.doesNotMatch(printed, /Uint8Array|Buffer|Getter|encoded/);
   });
 
-  it("shows no personal data beside its name where it is inspected, as logs do", async () => {
+  it("shows only its name and id when it is inspected, as in logs", async () => {
     const page = await receivePage(SENT);
     for (const value of [page, page[0], { page }]) {
       assert.doesNotMatch(
@@ -120,7 +120,7 @@ describe("a user from the service", () => {
     assert.equal(inspect(page[0]), "<User user_id='ada' id=5>");
   });
 
-  it("keeps what is assigned to its metadata, read before or not", async () => {
+  it("keeps a value assigned to its metadata, before and after the first read", async () => {
     for (const readBefore of [false, true]) {
       const user = (await receive()) as { metadata: object };
       if (readBefore) {
@@ -131,7 +131,7 @@ describe("a user from the service", () => {
     }
   });
 
-  it("has the metadata keys in the order of their code points at every level", async () => {
+  it("has metadata keys sorted by code points at every level", async () => {
     // In UTF-16 the emoji would come before U+E000.
     const inner = { "\u{1F600}": 1, "\uE000": 2, b: 3, a: 4, ab: 5, "": 6, "\u00e9": 7 };
     const [user] = await receivePage({ ...SENT, metadata: { z: [inner], y: inner, "2": 0, "10": 0 } });
@@ -141,14 +141,14 @@ describe("a user from the service", () => {
     assert.deepEqual(Object.keys(user?.metadata ?? {}), ["2", "10", "y", "z"]);
   });
 
-  it("has a metadata key __proto__ as any other", async () => {
+  it("has a metadata key __proto__ like any other key", async () => {
     const metadata = JSON.parse('{"zz": 1, "__proto__": {"polluted": 1}}') as object;
     const [user] = await receivePage({ ...SENT, metadata });
     assert.deepStrictEqual(user?.metadata, metadata);
     assert.equal(({} as { polluted?: unknown }).polluted, undefined);
   });
 
-  it("is decoded by the field numbers of the protos", () => {
+  it("is decoded with the field numbers of the protos", () => {
     const numbers = Object.fromEntries(UserSchema.fields.map(({ name, number }) => [name, number]));
     const names = [
       "user_id",
@@ -178,7 +178,7 @@ describe("a page", () => {
     }
   });
 
-  it("is an object with all of it as JSON", async () => {
+  it("is an object with all its fields as JSON", async () => {
     const page = JSON.parse(JSON.stringify(await receivePage(SENT))) as object;
     assert.deepStrictEqual(page, { users: [JSON.parse(JSON.stringify(FIELDS))], next_cursor: 9, total_size: 12 });
     const session = new Session({ user_id: "ada", session_id: "phone" });
@@ -188,7 +188,7 @@ describe("a page", () => {
     assert.equal(batch, '{"users":[],"missing_user_ids":["bob"]}');
   });
 
-  it("gives ordinary arrays", async () => {
+  it("has methods that return ordinary arrays", async () => {
     const page = await receivePage(SENT);
     assert.ok(Array.isArray(page) && page instanceof UserPage);
     for (const array of [page.map(({ id }) => id), page.filter(Boolean), page.slice(), page.concat([])]) {
@@ -197,8 +197,8 @@ describe("a page", () => {
   });
 });
 
-describe("models that programs build", () => {
-  it("have what they are given, and empty fields for the rest", () => {
+describe("models that programs create", () => {
+  it("have the given fields, and empty values for all others", () => {
     const user = new User({ user_id: "ada", created_at: new Date(5) });
     assert.deepStrictEqual(user.toJSON(), {
       ...{ user_id: "ada", id: 0, uuid: "", email: "", first_name: "", last_name: "", metadata: {} },
@@ -208,7 +208,7 @@ describe("models that programs build", () => {
     assert.equal(new Session({ user_id: "ada", session_id: "phone" }).session_id, "phone");
   });
 
-  it("refuse names that are no field, and names that are missing", () => {
+  it("reject unknown fields and missing required fields", () => {
     assert.throws(() => new User({ user_id: "ada", userid: "b" } as never), {
       name: "TypeError",
       message: /userid is not a field/,

@@ -84,7 +84,7 @@ describe("the package", () => {
     assert.equal(await use("module.mjs"), PRINTED);
   });
 
-  it("works as its README says", async () => {
+  it("runs the example of its README", async () => {
     const [added, chunk, ...others] = (await use("readme.mjs")).trim().split("\n");
     assert.match(added ?? "", /^\d+ \{ foo: 'bar' \} \d{4}-/);
     assert.deepEqual([chunk, ...others], ["1 0"]);
@@ -94,13 +94,13 @@ describe("the package", () => {
     assert.equal(await use("script.cjs"), PRINTED);
   });
 
-  it("has what it needs and nothing else", async () => {
+  it("contains exactly the necessary files", async () => {
     const files = await readdir(join(project, "node_modules/userservice"), { recursive: true });
     assert.deepEqual(files.filter((file) => !file.startsWith("dist")).sort(), ["README.md", "package.json"]);
     assert.ok(files.includes(join("dist", "index.d.ts")));
   });
 
-  it("is the same to programs that import and that require it", () => {
+  it("has the same classes for programs that import and that require it", () => {
     const required = createRequire(import.meta.url)("userservice") as Readonly<Record<string, unknown>>;
     assert.deepEqual(Object.keys(userservice).sort(), Object.keys(required).sort());
     for (const [name, value] of Object.entries(userservice)) {

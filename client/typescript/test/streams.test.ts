@@ -60,7 +60,7 @@ describe("listChunked over 100 000 users", () => {
     return streamsCancelled().length;
   };
 
-  it("brings every user once, in order", async () => {
+  it("returns every user once, in order", async () => {
     const tally = new Tally();
     let cursor = -1;
     for await (const users of manager.listChunked(1000)) {
@@ -83,7 +83,7 @@ describe("listChunked over 100 000 users", () => {
     assert.equal(sum, (USERS * (USERS - 1)) / 2);
   });
 
-  it("goes on where it was from the cursor of any chunk", async () => {
+  it("resumes from the cursor of any chunk", async () => {
     const tally = new Tally();
     let cursor = 0;
     for await (const users of manager.listChunked(30_000)) {
@@ -98,7 +98,7 @@ describe("listChunked over 100 000 users", () => {
   });
 
   for (const signal of ["SIGKILL", "SIGTERM"] as const) {
-    it(`brings every user once though the server gets ${signal} in mid-stream and starts again`, async () => {
+    it(`returns every user once if the server gets ${signal} during the stream and restarts`, async () => {
       const tally = new Tally();
       let restarted: Promise<void> | undefined;
       for await (const users of manager.listChunked(1000, 0, { timeoutMs: 30_000 })) {
@@ -112,7 +112,7 @@ describe("listChunked over 100 000 users", () => {
     });
   }
 
-  it("brings every user once though the connection is cut again and again", async () => {
+  it("returns every user once if the connection is cut repeatedly", async () => {
     await using proxy = await Proxy.start(service.address);
     await using cutManager = new UserManager(proxy.address);
     const tally = new Tally();
@@ -150,7 +150,7 @@ describe("listChunked over 100 000 users", () => {
     assert.equal(streamsCancelled().length, before);
   });
 
-  it("cancels the RPC at the service at once when the loop is left", async () => {
+  it("cancels the RPC on the server when the loop is left", async () => {
     const before = await streamsCancelledBefore();
     for await (const users of manager.listChunked(100)) {
       assert.equal(users.length, 100);
@@ -186,7 +186,7 @@ describe("listChunked over 100 000 users", () => {
     assert.equal(chunks, 1);
   });
 
-  it("does not start with a signal that is aborted already", async () => {
+  it("does not start with a signal that is already aborted", async () => {
     const users = manager.listChunked(100, 0, { signal: AbortSignal.abort() });
     await assert.rejects(users.next(), { name: "AbortError" });
   });
@@ -203,7 +203,7 @@ describe("listChunked over 100 000 users", () => {
     }, ManagerClosedError);
   });
 
-  it("does not buffer the store for a slow loop, which holds up no other call", async () => {
+  it("does not buffer all users for a slow loop, and does not delay other calls", async () => {
     await using proxy = await Proxy.start(service.address);
     await using slowManager = new UserManager(proxy.address);
     const users = slowManager.listChunked(1000);
@@ -225,7 +225,7 @@ describe("listChunked over 100 000 users", () => {
     assert.ok(proxy.received > 10 * MIB);
   });
 
-  it("waits for each chunk as long as it is told, and not for the loop", async () => {
+  it("applies the timeout to each chunk, and not to the loop", async () => {
     await using proxy = await Proxy.start(service.address);
     await using frozenManager = new UserManager(proxy.address);
     const users = frozenManager.listChunked(100, 0, { timeoutMs: 300 });
@@ -240,7 +240,7 @@ describe("listChunked over 100 000 users", () => {
     }, DeadlineExceededError);
   });
 
-  it("refuses sizes and cursors that are no whole numbers, with the field", async () => {
+  it("rejects sizes and cursors that are not integers, and names the field", async () => {
     const violations = [
       { field: "chunk_size", description: "must be a whole number, not 1.5" },
       { field: "cursor", description: "must be a whole number, not string" },

@@ -61,7 +61,7 @@ describe("several addresses", () => {
   }
 
   for (const form of ["A,B", "ipv4:A,B"]) {
-    it(`lose no call when one is away, as ${form}`, async () => {
+    it(`lose no call if one is unavailable, as ${form}`, async () => {
       await using left = await startStandIn();
       await using right = await startStandIn();
       await using manager = new UserManager(form.replace("A", left.address).replace("B", right.address));
@@ -74,7 +74,7 @@ describe("several addresses", () => {
     });
   }
 
-  it("may be one after all", async () => {
+  it("can be a list with one address", async () => {
     await using server = await startStandIn();
     for (const form of ["dns:///localhost:P", "dns:127.0.0.1:P", "ipv4:127.0.0.1:P"]) {
       await using manager = new UserManager(form.replace("P", portOf(server)));
@@ -82,7 +82,7 @@ describe("several addresses", () => {
     }
   });
 
-  it("are refused where they do not go together", () => {
+  it("are rejected if their forms differ", () => {
     for (const address of [
       "http://a:1,https://b:2",
       "a:1,http://b:2",
@@ -159,7 +159,7 @@ describe("proxies of the environment", () => {
     ["refuses", UnavailableError],
     ["hangs", DeadlineExceededError],
   ] as const) {
-    it(`that ${conduct} are named by the error, without their address and password`, async () => {
+    it(`that ${conduct} are named in the error, without their address and password`, async () => {
       await using proxy = await ConnectProxy.start(conduct, service.address);
       process.env["https_proxy"] = `http://someone:secret@127.0.0.1:${proxy.port}`;
       await using manager = new UserManager(FAR, { timeoutMs: 600 });
@@ -176,13 +176,13 @@ describe("proxies of the environment", () => {
     });
   }
 
-  it("that nobody finds are named by the error too", async () => {
+  it("that do not exist are also named in the error", async () => {
     process.env["http_proxy"] = "http://someone:secret@127.0.0.1:1";
     await using manager = new UserManager(FAR, { timeoutMs: 300 });
     await assert.rejects(manager.get("nobody"), { name: "UnavailableError", message: /proxy of .* http_proxy$/ });
   });
 
-  it("are not named where none is used", async () => {
+  it("are not named if none is used", async () => {
     process.env["https_proxy"] = "http://127.0.0.1:1";
     process.env["no_proxy"] = "192.0.2.0/24";
     for (const address of ["127.0.0.1:1", "192.0.2.7:50051"]) {
@@ -193,7 +193,7 @@ describe("proxies of the environment", () => {
 });
 
 describe("connections", () => {
-  it("are each manager's own, and as many as were asked for", async () => {
+  it("belong to one manager, in the requested number", async () => {
     await using server = await startStandIn();
     await using proxy = await Proxy.start(server.address);
     await using one = new UserManager(proxy.address);
@@ -208,7 +208,7 @@ describe("connections", () => {
     assert.equal(proxy.connections, 5);
   });
 
-  it("carry a stream on one of them", async () => {
+  it("carry a whole stream on one of them", async () => {
     const chunk = (id: bigint): Uint8Array =>
       toBinary(
         ListUsersChunkedResponseSchema,
@@ -229,13 +229,13 @@ describe("connections", () => {
     assert.deepEqual([count, proxy.connections, server.received.length], [50, 1, 1]);
   });
 
-  it("are refused in numbers that make no sense", () => {
+  it("are rejected in invalid numbers", () => {
     for (const connections of [0, -1, 1.5, NaN, 101, "2" as never]) {
       assert.throws(() => new UserManager("127.0.0.1:1", { connections }), RangeError);
     }
   });
 
-  it("that the server ends with GOAWAY, as it does at their greatest age, fail no call", async () => {
+  it("that the server ends with GOAWAY, as at their maximum age, fail no call", async () => {
     await using server = await AgingServer.start();
     await using manager = new UserManager(server.address, { connections: 2 });
     const call = async (): Promise<void> => {

@@ -36,13 +36,13 @@ from userservice._address import Target, is_loopback, parse_address
         ("ipv6:[::1]:1,[fe80::1%1]:2", "ipv6:[::1]:1 ipv6:[fe80::1%1]:2", None),
     ],
 )
-def test_good_addresses(address: str, target: str, tls: bool | None) -> None:  # noqa: FBT001
+def test_valid_addresses(address: str, target: str, tls: bool | None) -> None:  # noqa: FBT001
     targets, encrypted = parse_address(address)
     assert " ".join(each.name for each in targets) == target
     assert encrypted is tls
 
 
-def test_only_dns_asks_for_every_address_of_a_name() -> None:
+def test_only_dns_addresses_use_every_address_of_a_name() -> None:
     [named, plain] = parse_address("dns:///a:1,b:2").targets
     assert named == Target("dns:///a:1", "a", every_address=True)
     assert plain == Target("b:2", "b", every_address=False)
@@ -75,7 +75,7 @@ def test_only_dns_asks_for_every_address_of_a_name() -> None:
         ("[fe80::1%1]:1", False),
     ],
 )
-def test_what_counts_as_this_machine(address: str, expected: bool) -> None:  # noqa: FBT001
+def test_loopback_addresses(address: str, expected: bool) -> None:  # noqa: FBT001
     [target] = parse_address(address).targets
     assert is_loopback(target) is expected
 
@@ -118,14 +118,14 @@ def test_what_counts_as_this_machine(address: str, expected: bool) -> None:  # n
         "unix://host/path",
     ],
 )
-def test_bad_addresses_are_refused_by_name(address: str) -> None:
+def test_an_invalid_address_is_rejected_with_an_error_that_names_it(address: str) -> None:
     with pytest.raises(ValueError, match=r"expected host:port, http://host:port|must all begin"):
         parse_address(address)
 
 
 @pytest.mark.parametrize("connections", [0, -1, 101, True, 1.5, "2", None])
 @pytest.mark.parametrize("manager", [UserManager, SyncUserManager])
-def test_bad_numbers_of_connections_are_rejected(
+def test_invalid_numbers_of_connections_are_rejected(
     manager: type[UserManager | SyncUserManager], connections: int
 ) -> None:
     with pytest.raises(ValueError, match="connections must be an integer from 1 to 100"):
@@ -134,7 +134,7 @@ def test_bad_numbers_of_connections_are_rejected(
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), True, "10", None])
 @pytest.mark.parametrize("manager", [UserManager, SyncUserManager])
-def test_bad_timeouts_are_refused(manager: type[UserManager | SyncUserManager], timeout: float) -> None:
+def test_invalid_timeouts_are_rejected(manager: type[UserManager | SyncUserManager], timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout"):
         manager(timeout=timeout)
 

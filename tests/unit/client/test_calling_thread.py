@@ -23,17 +23,17 @@ def test_names_are_read_in_the_calling_thread() -> None:
     assert threads == [threading.current_thread()]
 
 
-def test_names_may_come_from_the_same_manager() -> None:
+def test_names_can_be_read_from_the_same_manager() -> None:
     with SyncUserManager(NOWHERE, timeout=0.1) as users, pytest.raises(UnavailableError):
         users.batch_get(user.user_id for page in users.list_chunked() for user in page)
 
 
-def test_names_without_an_end_are_rejected() -> None:
+def test_an_endless_iterable_of_names_is_rejected() -> None:
     with SyncUserManager(NOWHERE, timeout=0.1) as users, pytest.raises(InvalidArgumentError, match="at most 100000"):
         users.batch_get(map(str, itertools.count()))
 
 
 @pytest.mark.parametrize("names", ["ada", b"ada", None, 5, {"ada": 1}])
-def test_what_is_no_list_of_names_is_rejected_as_before(names: object) -> None:
+def test_values_that_are_not_lists_of_names_are_rejected(names: object) -> None:
     with SyncUserManager(NOWHERE, timeout=0.1) as users, pytest.raises((InvalidArgumentError, UnavailableError)):
         users.batch_get(names)  # type: ignore[arg-type]

@@ -48,14 +48,14 @@ def encoded(*parts: Message, reason: str = "", domain: str = "userservice") -> b
 
 
 @pytest.mark.parametrize(("code", "reason", "name"), TABLE)
-def test_every_row_has_its_class(code: grpc.StatusCode, reason: str, name: str) -> None:
+def test_every_reason_has_its_exception_class(code: grpc.StatusCode, reason: str, name: str) -> None:
     error = error_from_status(code, "text", encoded(reason=reason))
     assert type(error) is getattr(userservice, name)
     assert (error.code, error.reason, error.message) == (code, reason, "text")
     assert (type(error).code, type(error).reason) == (code, reason)
 
 
-def test_the_table_has_no_other_rows() -> None:
+def test_the_error_table_has_no_unknown_reasons() -> None:
     assert set(errors.ERROR_BY_REASON) == {reason for _, reason, _ in TABLE}
 
 
@@ -71,7 +71,7 @@ def test_the_table_has_no_other_rows() -> None:
     ],
 )
 @pytest.mark.parametrize("encoded_details", [b"", b"\xff", encoded(reason="USER_NOT_FOUND", domain="other")])
-def test_without_a_reason_of_ours_the_code_decides(
+def test_without_a_reason_the_code_selects_the_exception(
     code: grpc.StatusCode, kind: type[Exception], encoded_details: bytes
 ) -> None:
     error = error_from_status(code, "", encoded_details)
@@ -117,7 +117,7 @@ def test_errors_can_be_pickled_and_copied(kind: type[errors.UserServiceError], c
     assert str(twin) == str(error)
 
 
-def test_every_class_is_public_and_says_what_it_means() -> None:
+def test_every_error_class_is_public_and_has_a_docstring() -> None:
     for kind in ALL_CLASSES:
         assert getattr(userservice, kind.__name__) is kind
         assert kind.__doc__

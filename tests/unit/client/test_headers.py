@@ -14,7 +14,7 @@ from userservice._headers import check_headers
         (("x-raw-bin", b"\x00\xff"), ("x-raw-bin", b"")),
     ],
 )
-def test_metadata_that_headers_can_have(metadata: list[tuple[str, str | bytes]]) -> None:
+def test_metadata_that_is_valid_in_headers(metadata: list[tuple[str, str | bytes]]) -> None:
     assert check_headers(metadata) == tuple(metadata)
 
 
@@ -36,7 +36,7 @@ def test_metadata_that_headers_can_have(metadata: list[tuple[str, str | bytes]])
         {"authorization": "Bearer secret"},
     ],
 )
-def test_other_metadata_is_rejected_when_the_manager_is_made(metadata: object) -> None:
+def test_invalid_headers_are_rejected_when_the_manager_is_created(metadata: object) -> None:
     with pytest.raises(ValueError, match="metadata") as caught:
         SyncUserManager(metadata=metadata)  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)

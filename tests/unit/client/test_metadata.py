@@ -40,12 +40,12 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 @given(st.dictionaries(texts, values, max_size=5))
-def test_what_is_written_is_read_back(metadata: dict[str, Any]) -> None:
+def test_metadata_survives_encoding_and_decoding(metadata: dict[str, Any]) -> None:
     assert metadata_from_bytes(encode(metadata)) == metadata
 
 
 @given(numbers)
-def test_whole_numbers_come_back_as_int_and_others_as_float(number: float) -> None:
+def test_integers_are_decoded_as_int_and_other_numbers_as_float(number: float) -> None:
     back = metadata_from_bytes(encode({"n": number}))["n"]
     assert back == number
     assert type(back) is (int if float(number).is_integer() else float)
@@ -56,14 +56,14 @@ def test_booleans_do_not_become_numbers() -> None:
     assert [type(value) for value in back.values()].count(bool) == 2
 
 
-def test_tuples_and_other_mappings_are_taken() -> None:
+def test_tuples_and_other_mappings_are_accepted() -> None:
     class Settings(dict[str, int]):
         pass
 
     assert metadata_from_bytes(encode({"t": (1, 2), "m": Settings(a=1)})) == {"t": [1, 2], "m": {"a": 1}}
 
 
-def test_a_large_whole_number_of_another_client_stays_a_float() -> None:
+def test_a_large_integer_of_another_client_is_decoded_as_a_float() -> None:
     struct = Struct()
     struct["n"] = 2.0**60
     assert repr(metadata_from_bytes(struct.SerializeToString())) == repr({"n": 2.0**60})
@@ -96,13 +96,13 @@ def test_an_empty_mapping_counts_as_present() -> None:
         ("\ud800", "surrogate"),
     ],
 )
-def test_what_a_struct_cannot_hold_is_refused_with_its_path(value: object, word: str) -> None:
+def test_values_that_a_struct_cannot_represent_are_rejected_with_their_path(value: object, word: str) -> None:
     [violation] = violations_of({"a": {"b": [0, 1, 2, value]}})
     assert violation.field == "metadata.a.b[3]"
     assert word in violation.description
 
 
-def test_all_violations_come_at_once() -> None:
+def test_an_error_contains_all_violations() -> None:
     found = violations_of({"a": math.nan, "b": [b"", 1, {"c": 2**60}], 3: "x", "\udc00": 1})
     assert [violation.field for violation in found] == [
         "metadata.a",
@@ -114,17 +114,17 @@ def test_all_violations_come_at_once() -> None:
 
 
 @pytest.mark.parametrize("metadata", ["text", 1, [("a", 1)]])
-def test_metadata_that_is_no_mapping_is_refused(metadata: object) -> None:
+def test_metadata_that_is_not_a_mapping_is_rejected(metadata: object) -> None:
     [violation] = violations_of(metadata)
     assert violation.field == "metadata"
 
 
-def test_what_is_too_deep_for_the_service_is_still_sent_if_it_can_be_read() -> None:
+def test_metadata_too_deep_for_the_service_but_not_for_parsers_is_sent() -> None:
     encoded = AddUserRequest(metadata=Struct.FromString(encode(nested(_SENDABLE_DEPTH)))).SerializeToString()
     assert AddUserRequest.FromString(encoded).HasField("metadata")
 
 
-def test_what_could_not_be_read_is_refused_and_names_the_limit_of_the_service() -> None:
+def test_metadata_too_deep_for_parsers_is_rejected_with_the_limit_of_the_service() -> None:
     [violation] = violations_of(nested(_SENDABLE_DEPTH + 1))
     assert violation.field == "metadata" + ".a" * _SENDABLE_DEPTH
     assert str(MAX_DEPTH) in violation.description
@@ -138,17 +138,17 @@ def test_lists_count_as_levels() -> None:
     assert len(violations_of({"a": [lists]})) == 1
 
 
-def test_nesting_far_beyond_the_limits_ends_at_once() -> None:
+def test_nesting_far_beyond_the_limits_is_rejected_immediately() -> None:
     assert len(violations_of(nested(500))) == 1
 
 
-def test_metadata_that_contains_itself_is_refused() -> None:
+def test_metadata_that_contains_itself_is_rejected() -> None:
     loop: dict[str, Any] = {}
     loop["again"] = [loop, loop]
     fields = [violation.field for violation in violations_of(loop)]
     assert fields == ["metadata.again[0]", "metadata.again[1]"]
 
 
-def test_the_same_object_twice_is_no_loop() -> None:
+def test_the_same_object_twice_is_not_a_cycle() -> None:
     shared = {"x": 1}
     assert metadata_from_bytes(encode({"a": shared, "b": shared})) == {"a": shared, "b": shared}

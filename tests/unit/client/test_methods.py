@@ -88,7 +88,7 @@ async def test_every_rpc_has_a_method() -> None:
     assert {path for path, _ in sent + more} == RPCS
 
 
-async def test_every_write_is_named_and_no_two_alike() -> None:
+async def test_every_write_has_its_own_request_id() -> None:
     users = UserManager()
     sent = record(users)
     await users.add(user_id="u")
@@ -115,7 +115,7 @@ async def read_all(cursor: int, *stream: bytes) -> list[UserPage]:
     return pages
 
 
-async def test_chunks_come_as_they_are_and_empty_ones_are_left_out() -> None:
+async def test_chunks_are_yielded_and_empty_chunks_are_skipped() -> None:
     pages = await read_all(4, chunk(5, 6, next_cursor=6), chunk(next_cursor=9), chunk(10, next_cursor=0))
     assert [[user.id for user in page] for page in pages] == [[5, 6], [10]]
     assert [page.next_cursor for page in pages] == [6, 0]
@@ -134,6 +134,6 @@ async def test_chunks_come_as_they_are_and_empty_ones_are_left_out() -> None:
         [b"\xff"],
     ],
 )
-async def test_chunks_that_go_back_are_refused(stream: list[bytes]) -> None:
+async def test_chunks_that_go_back_are_rejected(stream: list[bytes]) -> None:
     with pytest.raises(InternalError):
         await read_all(4, *stream)

@@ -58,7 +58,7 @@ def test_a_user_has_all_fields() -> None:
     }
 
 
-def test_the_fields_are_those_of_the_messages() -> None:
+def test_the_model_fields_match_the_messages() -> None:
     assert set(user().to_dict()) == set(user_pb2.User.DESCRIPTOR.fields_by_name)
     assert set(session().to_dict()) == set(session_pb2.Session.DESCRIPTOR.fields_by_name)
 
@@ -85,7 +85,7 @@ def test_metadata_is_not_decoded_before_it_is_read(monkeypatch: pytest.MonkeyPat
     assert len(decoded) == 1
 
 
-def test_metadata_that_is_no_struct_shows_when_it_is_read() -> None:
+def test_invalid_metadata_raises_an_error_when_it_is_read() -> None:
     broken = User.from_bytes(b"\x0a\x01u\x3a\x02\xff\xff")
     assert broken.user_id == "u"
     with pytest.raises(InternalError, match="metadata"):
@@ -98,22 +98,22 @@ def test_absent_metadata_is_an_empty_dict_of_each_user() -> None:
     assert first.metadata is not second.metadata
 
 
-def test_the_twin_keeps_every_byte() -> None:
+def test_the_lazy_class_keeps_every_byte() -> None:
     encoded = user_message().SerializeToString()
     assert bytes(User.from_bytes(encoded)) == encoded
 
 
-def test_the_twin_refuses_a_field_that_is_no_struct() -> None:
+def test_the_lazy_class_requires_a_struct() -> None:
     with pytest.raises(TypeError, match="metadata"):
         _keep_encoded(FieldDescriptorProto(name="metadata", type_name=".google.protobuf.Value"))
 
 
-def test_generated_messages_are_left_alone() -> None:
+def test_generated_messages_are_not_changed() -> None:
     assert user_pb2.User.DESCRIPTOR.fields_by_name["metadata"].message_type is Struct.DESCRIPTOR
 
 
 @pytest.mark.parametrize("make", [user, session])
-def test_copies_and_pickles_equal_their_original_whatever_was_done_to_its_metadata(
+def test_copies_and_pickles_equal_their_original_after_changes_of_metadata(
     make: Callable[[], User | Session],
 ) -> None:
     untouched, read, changed = make(), make(), make()
@@ -138,7 +138,7 @@ def test_a_deep_copy_shares_no_metadata() -> None:
         assert twin != original
 
 
-def test_metadata_that_was_changed_and_changed_back_is_the_same() -> None:
+def test_metadata_that_was_changed_and_changed_back_is_equal() -> None:
     changed = user()
     changed.metadata["mine"] = 1
     del changed.metadata["mine"]
@@ -189,14 +189,14 @@ def test_a_record_of_defaults_is_equal_to_one_from_the_wire() -> None:
         ({"metadata": {"n": 2**60}}, ValueError),
     ],
 )
-def test_records_are_not_built_from_bad_fields(fields: dict[str, Any], error: type[Exception]) -> None:
+def test_records_with_invalid_fields_are_rejected(fields: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         User(**fields)
     with pytest.raises(error):
         user().copy(**fields)
 
 
-def test_a_copy_can_have_other_fields() -> None:
+def test_a_copy_can_change_fields() -> None:
     changed = user().copy(email="", metadata={"a": 1}, created_at=CREATED + timedelta(days=1))
     assert changed == User(
         **{**user().to_dict(), "email": "", "metadata": {"a": 1}, "created_at": CREATED + timedelta(days=1)}
@@ -238,7 +238,7 @@ def test_metadata_keys_are_sorted_by_code_point_at_every_level() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-62_135_596_801, 253_402_300_800, 2**62, -(2**62)])
-def test_times_that_datetime_cannot_hold_are_an_error_of_the_service(seconds: int) -> None:
+def test_times_that_datetime_cannot_represent_are_an_internal_error(seconds: int) -> None:
     message = user_message()
     message.created_at.seconds = seconds
     broken = User.from_bytes(message.SerializeToString())
@@ -247,7 +247,7 @@ def test_times_that_datetime_cannot_hold_are_an_error_of_the_service(seconds: in
         _ = broken.created_at
 
 
-def test_metadata_that_is_nested_too_deeply_is_an_error_of_the_service() -> None:
+def test_metadata_that_is_nested_too_deeply_is_an_internal_error() -> None:
     encoded = b""
     for _ in range(500):
         value = b"\x2a" + _length(encoded) + encoded  # Value.struct_value
@@ -294,7 +294,7 @@ def test_repr_shows_no_personal_data() -> None:
         UserBatch([user()], missing_user_ids=["x"]),
     ],
 )
-def test_lists_can_be_pickled_with_what_they_carry(page: UserPage | SessionPage | UserBatch) -> None:
+def test_lists_can_be_pickled_with_their_attributes(page: UserPage | SessionPage | UserBatch) -> None:
     twin = pickle.loads(pickle.dumps(page))  # noqa: S301
     assert twin == page
     assert vars(twin) == vars(page)

@@ -42,7 +42,7 @@ from userservice._retry import Attempts, worth_retrying
         (UserServiceError("no such method", code=grpc.StatusCode.UNIMPLEMENTED), False),
     ],
 )
-def test_what_is_tried_again(error: UserServiceError, expected: bool) -> None:  # noqa: FBT001
+def test_which_errors_are_retried(error: UserServiceError, expected: bool) -> None:  # noqa: FBT001
     assert worth_retrying(error) is expected
 
 
@@ -87,25 +87,25 @@ async def test_retries_go_on_until_the_deadline_and_end_with_the_error(clock: Fa
     assert 0.25 < clock.now - start <= 0.3
 
 
-async def test_an_error_that_no_retry_cures_is_raised_at_once() -> None:
+async def test_an_error_that_a_retry_cannot_resolve_is_raised_immediately() -> None:
     with pytest.raises(UserNotFoundError):
         await Attempts(10).pause(UserNotFoundError("no such user"))
 
 
-async def test_the_delay_that_the_service_names_is_kept(clock: FakeTime) -> None:
+async def test_the_client_waits_for_the_suggested_delay(clock: FakeTime) -> None:
     start = clock.now
     await Attempts(10).pause(StoreUnavailableError("away", retry_delay=1))
     assert 1 <= clock.now - start <= 1.05
 
 
-async def test_a_delay_past_the_deadline_is_not_waited_for(clock: FakeTime) -> None:
+async def test_the_client_does_not_wait_for_a_delay_beyond_the_deadline(clock: FakeTime) -> None:
     start = clock.now
     with pytest.raises(StoreUnavailableError):
         await Attempts(1).pause(StoreUnavailableError("away", retry_delay=60))
     assert clock.now == start
 
 
-async def test_a_deadline_in_a_later_attempt_shows_what_went_before() -> None:
+async def test_a_deadline_in_a_later_attempt_raises_the_earlier_error() -> None:
     attempts = Attempts(10)
     await attempts.pause(UnavailableError("away"))
     with pytest.raises(UnavailableError, match="away"):

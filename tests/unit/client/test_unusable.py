@@ -17,7 +17,7 @@ from userservice import (
 ADDRESS = "127.0.0.1:1"
 
 
-def test_the_error_is_both() -> None:
+def test_the_error_is_a_userserviceerror_and_a_runtimeerror() -> None:
     error = ManagerUnusableError("cannot work")
     assert isinstance(error, UserServiceError)
     assert isinstance(error, RuntimeError)

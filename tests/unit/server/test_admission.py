@@ -8,7 +8,7 @@ from userservice_server.transport import admission
 from userservice_server.transport.admission import Turns
 
 
-async def test_each_rejected_caller_has_a_turn_of_its_own_and_none_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rejected_callers_get_staggered_retry_times_of_bounded_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)  # all are rejected in one moment
     turns = Turns()
     delays = [round(turns.next(), 6) for _ in range(20_000)]

@@ -69,7 +69,7 @@ async def test_a_rejected_call_is_logged_with_the_id_that_its_caller_receives(lo
     ]
 
 
-async def test_a_rejected_call_without_an_id_is_given_one() -> None:
+async def test_a_rejected_call_without_an_id_gets_an_id() -> None:
     assert (await rejected(chain_settings(max_calls=1))).request_id
 
 
@@ -92,7 +92,7 @@ async def test_a_call_is_logged_with_the_code_that_its_caller_receives(log: list
     assert [line["code"] for line in log] == ["INVALID_ARGUMENT", "DEADLINE_EXCEEDED"]
 
 
-async def test_a_place_is_free_again_after_a_call_that_failed() -> None:
+async def test_a_failed_call_frees_its_place() -> None:
     async with serving(Servicer(), chain_settings(max_calls=1)) as channel:
         for _ in range(3):
             assert (await failed(channel, b"\xff")).reason == "INVALID_FIELD"

@@ -15,14 +15,14 @@ async def test_a_deadline_cancels_a_block_that_takes_too_long() -> None:
     assert task.cancelling() == 0
 
 
-async def test_a_block_that_ends_in_time_is_not_cancelled() -> None:
+async def test_a_block_that_ends_before_the_deadline_is_not_cancelled() -> None:
     deadlines = Deadlines()
     with Deadline(deadlines, 30):
         await asyncio.sleep(0)
     assert not deadlines._running
 
 
-async def test_a_restarted_or_paused_deadline_does_not_pass() -> None:
+async def test_a_restarted_or_paused_deadline_does_not_expire() -> None:
     deadlines = Deadlines()
     with Deadline(deadlines, 0.6) as deadline:
         deadline.pause()
@@ -32,7 +32,7 @@ async def test_a_restarted_or_paused_deadline_does_not_pass() -> None:
             await asyncio.sleep(0.2)
 
 
-async def test_another_cancellation_is_not_replaced() -> None:
+async def test_a_cancellation_by_another_cause_is_not_replaced() -> None:
     async def wait() -> None:
         with Deadline(Deadlines(), 30):
             await asyncio.Event().wait()

@@ -34,13 +34,13 @@ def test_a_record_is_a_response_and_has_its_key_and_id(name: str, number: int, e
 
 
 @given(names, names, ids)
-def test_a_record_has_no_other_key(name: str, other: str, number: int) -> None:
+def test_a_user_has_only_its_documented_keys(name: str, other: str, number: int) -> None:
     record = frame(User(user_id=name, id=number))
     assert has_key(record, other, "") == (name == other)
 
 
 @given(names, names, names, ids)
-def test_a_session_is_its_owners_only(name: str, owner: str, other: str, number: int) -> None:
+def test_a_session_is_visible_only_under_its_user(name: str, owner: str, other: str, number: int) -> None:
     record = frame(Session(session_id=name, id=number, user_id=owner))
     assert has_key(record, name, owner)
     assert has_key(record, name, other) == (owner == other)
@@ -52,7 +52,9 @@ def test_keys_with_a_common_start_differ(other: str) -> None:
 
 
 @given(names, ids, st.integers(0, 2**53))
-def test_a_listing_is_its_records_joined_and_its_other_fields(name: str, number: int, total_size: int) -> None:
+def test_a_page_is_the_concatenation_of_its_records_and_its_other_fields(
+    name: str, number: int, total_size: int
+) -> None:
     record = frame(User(user_id=name, id=number))
     cursor_field = id_field(record)
     response = ListUsersResponse.FromString(record + record + cursor_field + total_size_field(total_size))
@@ -62,5 +64,5 @@ def test_a_listing_is_its_records_joined_and_its_other_fields(name: str, number:
 
 
 @given(names)
-def test_the_key_field_is_what_protobuf_writes(name: str) -> None:
+def test_the_key_field_equals_the_encoding_of_protobuf(name: str) -> None:
     assert key_field(name) == User(user_id=name).SerializeToString()

@@ -42,6 +42,6 @@ def test_a_full_store_is_not_unavailable() -> None:
 
 
 @pytest.mark.parametrize("reply", ["WRONGTYPE Operation against a key holding the wrong kind of value", "ERR syntax"])
-def test_a_reply_that_only_a_bug_can_cause_stays_as_it_is(reply: str) -> None:
+def test_an_error_reply_caused_by_a_bug_is_not_mapped(reply: str) -> None:
     error = BaseParser.parse_error(reply)
     assert translated(error) is error

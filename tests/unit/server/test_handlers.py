@@ -53,7 +53,7 @@ async def sent(*words: str) -> AsyncIterator[bytes]:
         yield encoded(word)
 
 
-async def test_every_shape_is_called_with_what_its_descriptor_says() -> None:
+async def test_every_rpc_shape_is_called_as_its_descriptor_declares() -> None:
     servicer = Servicer()
     async with serving(servicer) as channel:
         assert await channel.unary_unary(PATH + "UnaryUnary")(encoded("a b")) == encoded("a b")
@@ -67,7 +67,7 @@ async def test_every_shape_is_called_with_what_its_descriptor_says() -> None:
     assert servicer.deprecated == {name: name == "StreamStream" for name in SHAPES}
 
 
-async def test_the_next_request_is_read_when_it_is_asked_for() -> None:
+async def test_the_next_request_is_read_on_demand() -> None:
     async with serving(Servicer()) as channel:
         call = channel.stream_stream(PATH + "StreamStream")()
         for word in ("a", "b"):
@@ -94,7 +94,7 @@ async def test_a_later_request_of_a_stream_is_checked_too(request_bytes: bytes) 
     assert (failure.reason, failure.fields) == ("INVALID_FIELD", ["request"])
 
 
-async def test_a_client_that_sends_nothing_loses_its_stream() -> None:
+async def test_the_server_ends_a_stream_whose_client_sends_nothing() -> None:
     settings = replace(chain_settings(), stall_timeout=0.2)
     async with serving(Servicer(), settings) as channel:
         failure = await failed(channel.stream_unary(PATH + "StreamUnary")())

@@ -32,7 +32,7 @@ def test_responses_hold_as_many_records_as_fit(records: list[bytes], size: int, 
         assert len(left) <= 1 or sum(map(len, left)) <= room, "one more response was full"
 
 
-def test_few_streams_have_responses_of_full_size_and_many_share() -> None:
+def test_few_streams_get_full_responses_and_many_streams_share_memory() -> None:
     memory = StreamMemory()
     assert memory.response_bytes == MAX_RESPONSE_BYTES
     with memory, memory, memory, memory:

@@ -37,14 +37,14 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 @given(objects, objects)
-def test_merge_is_that_of_the_rfc(target: dict[str, Any], patch: dict[str, Any]) -> None:
+def test_merge_follows_the_rfc(target: dict[str, Any], patch: dict[str, Any]) -> None:
     result = struct(target)
     merge(result, struct(patch))
     assert MessageToDict(result) == merged(target, patch)
 
 
 @given(objects)
-def test_what_json_can_hold_is_allowed(content: dict[str, Any]) -> None:
+def test_json_values_are_accepted(content: dict[str, Any]) -> None:
     assert not list(violations(struct(content), "metadata"))
 
 
@@ -56,14 +56,14 @@ def nested(levels: int, *, in_lists: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("in_lists", [False, True])
-def test_depth_is_held_at_the_limit(in_lists: bool) -> None:  # noqa: FBT001 - pytest passes it by name
+def test_the_depth_limit_is_enforced_exactly(in_lists: bool) -> None:  # noqa: FBT001 - pytest passes it by name
     assert not list(violations(struct(nested(MAX_DEPTH, in_lists=in_lists)), "metadata"))
     found = list(violations(struct(nested(MAX_DEPTH + 1, in_lists=in_lists)), "metadata"))
     assert [violation.field for violation in found] == ["metadata"]
     assert "16" in found[0].description
 
 
-def test_size_is_held_at_the_limit() -> None:
+def test_the_size_limit_is_enforced_exactly() -> None:
     content = struct({"text": ""})
     content["text"] = "x" * (MAX_BYTES - content.ByteSize())
     while content.ByteSize() > MAX_BYTES:
@@ -76,13 +76,13 @@ def test_size_is_held_at_the_limit() -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_json_does_not_know_are_refused(number: float) -> None:
+def test_numbers_that_json_cannot_represent_are_rejected(number: float) -> None:
     content = Struct()
     content.fields["list"].list_value.values.add().number_value = number
     assert len(list(violations(content, "metadata"))) == 1
 
 
-def test_a_value_without_kind_is_refused() -> None:
+def test_a_value_without_kind_is_rejected() -> None:
     content = Struct()
     content.fields["empty"].CopyFrom(Value())
     assert len(list(violations(content, "metadata"))) == 1

@@ -21,7 +21,7 @@ def test_every_script_file_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.sha1.decode()[:8])
-def test_a_script_has_no_letter_tag_or_number_of_the_wire_of_its_own(script: scripts.Script) -> None:
+def test_scripts_define_no_constants_of_the_wire_format(script: scripts.Script) -> None:
     """Constants come from wire/, in one statement each, so that scripts and server cannot differ."""
     lines = [line.partition(b" --")[0] for line in script.text.splitlines() if not line.startswith((b"--", b"#!"))]
     code = b"\n".join(line for line in lines if not re.fullmatch(rb"local [A-Z_ ,]+ = [0-9'\\, ]+", line))
@@ -30,7 +30,7 @@ def test_a_script_has_no_letter_tag_or_number_of_the_wire_of_its_own(script: scr
 
 
 @pytest.mark.parametrize("name", scripts.CONSTANTS)
-def test_the_store_reads_a_constant_as_the_server_writes_it(name: str, store: Store) -> None:
+def test_the_constants_of_scripts_equal_those_of_the_server(name: str, store: Store) -> None:
     value = scripts.CONSTANTS[name]
     with store.client() as redis:
         for script in scripts.ALL:

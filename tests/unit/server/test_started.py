@@ -7,7 +7,7 @@ import pytest
 from userservice_server.transport.started import Started
 
 
-async def test_it_runs_up_to_its_first_wait_at_once_and_to_its_end_when_awaited() -> None:
+async def test_a_started_coroutine_runs_immediately_until_its_first_wait() -> None:
     seen: list[str] = []
 
     async def work() -> None:
@@ -21,14 +21,14 @@ async def test_it_runs_up_to_its_first_wait_at_once_and_to_its_end_when_awaited(
     assert seen == ["begun", "ended"]
 
 
-async def test_what_never_waits_is_done_at_once() -> None:
+async def test_a_coroutine_that_never_waits_is_done_immediately() -> None:
     async def work() -> None:
         pass
 
     await Started(work())
 
 
-async def test_its_failure_is_raised_where_it_is_awaited() -> None:
+async def test_the_failure_of_a_started_coroutine_is_raised_at_its_await() -> None:
     async def work() -> None:
         await asyncio.sleep(0)
         raise OSError("planted")
@@ -37,7 +37,7 @@ async def test_its_failure_is_raised_where_it_is_awaited() -> None:
         await Started(work())
 
 
-async def test_a_cancellation_reaches_what_it_waits_for() -> None:
+async def test_a_cancellation_reaches_the_awaited_task() -> None:
     cancelled = False
 
     async def work() -> None:

@@ -10,7 +10,7 @@ from userservice_server.transport.status import BUG, RULES, status_of
 ERRORS = errors.ServiceError.__subclasses__()
 
 
-def test_every_reason_but_that_of_bugs_has_one_error_of_the_service() -> None:
+def test_every_reason_except_internal_has_one_exception_in_the_server() -> None:
     assert sorted(error.reason for error in ERRORS) == sorted(RULES.keys() - {BUG})
 
 

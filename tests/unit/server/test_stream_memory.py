@@ -52,7 +52,7 @@ async def test_a_read_larger_than_all_bounds_runs_alone() -> None:
     assert len(store.running) == 1
 
 
-async def test_a_cancelled_read_keeps_its_room_until_its_reply_is_there() -> None:
+async def test_a_cancelled_read_counts_until_its_reply_arrives() -> None:
     limit, store = ReadLimit(), Store()
     first, second, third = (start(limit, store, MAX_READ, 1) for _ in range(3))
     first.cancel()
@@ -65,7 +65,7 @@ async def test_a_cancelled_read_keeps_its_room_until_its_reply_is_there() -> Non
     assert (await third).records == [b"x"]
 
 
-async def test_a_failure_reaches_its_list_and_makes_room() -> None:
+async def test_a_failed_read_raises_in_its_list_and_frees_its_memory() -> None:
     limit, store = ReadLimit(), Store()
     first, _ = start(limit, store, MAX_READ, 1), start(limit, store, MAX_READ, 1)
     store.running.pop()[1].set_exception(ValueError("lost"))
@@ -74,7 +74,7 @@ async def test_a_failure_reaches_its_list_and_makes_room() -> None:
     assert len(store.running) == 1
 
 
-async def test_of_a_reply_that_is_too_large_the_first_records_are_kept() -> None:
+async def test_the_first_records_of_a_reply_that_is_too_large_are_kept() -> None:
     limit, store = ReadLimit(), Store()
     for records, most, kept, is_last in (
         ([b"x" * 10] * 5, 50, 5, False),
@@ -90,7 +90,7 @@ async def test_of_a_reply_that_is_too_large_the_first_records_are_kept() -> None
         assert (len(read.records), read.size, read.is_last) == (kept, sum(map(len, records[:kept])), is_last)
 
 
-async def test_a_few_small_records_do_not_change_what_is_expected_but_one_large_does() -> None:
+async def test_one_large_record_changes_the_expected_size_and_small_records_do_not() -> None:
     limit, store = ReadLimit(), Store()
 
     async def read(records: list[bytes]) -> int:
@@ -106,5 +106,5 @@ async def test_a_few_small_records_do_not_change_what_is_expected_but_one_large_
     assert await read([b"x" * 60_000]) >= 60_000
 
 
-def test_the_most_that_all_running_reads_can_bring() -> None:
+def test_the_reads_of_all_lists_have_a_maximum_size() -> None:
     assert MAX_READ * stream_memory.LARGEST_RECORD_BYTES <= 133 * MIB

@@ -11,7 +11,7 @@ from userservice_server.errors import UpdateConflictError
 KEY = (b"rows", "ada")
 
 
-async def test_turns_are_taken_in_order_and_the_record_is_handed_on() -> None:
+async def test_writers_take_turns_in_order_and_pass_the_record_on() -> None:
     queue, order = Turns(), []
 
     async def write(number: int) -> None:
@@ -31,7 +31,7 @@ async def test_writers_of_other_records_do_not_wait() -> None:
     assert await asyncio.wait_for(queue.take((b"rows", "bob")), 1) == b""
 
 
-async def test_cancelled_writers_leave_the_line() -> None:
+async def test_cancelled_writers_leave_the_queue() -> None:
     queue = Turns()
     await queue.take(KEY)
     waiting = [asyncio.create_task(queue.take(KEY)) for _ in range(4)]
@@ -48,7 +48,7 @@ async def test_cancelled_writers_leave_the_line() -> None:
     assert not queue._lines
 
 
-async def test_a_turn_that_comes_while_its_writer_is_cancelled_and_nobody_waits_ends() -> None:
+async def test_the_turn_of_a_cancelled_last_writer_ends() -> None:
     queue = Turns()
     await queue.take(KEY)
     task = asyncio.create_task(queue.take(KEY))
@@ -59,7 +59,7 @@ async def test_a_turn_that_comes_while_its_writer_is_cancelled_and_nobody_waits_
     assert not queue._lines
 
 
-async def test_one_too_many_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_above_the_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "MAX_WAITING", 2)
     queue = Turns()
     await queue.take(KEY)

@@ -10,7 +10,7 @@ TEXTS = Violation("metadata.\x1c\n", "tabs\tand\nlines")
 
 
 @pytest.mark.parametrize("violations", [[TOO_LONG], [TOO_LONG, TEXTS]])
-def test_violations_are_read_as_they_were_written(violations: list[Violation]) -> None:
+def test_violations_survive_encoding_and_decoding(violations: list[Violation]) -> None:
     assert decode_violations(bad_request(violations).SerializeToString()) == violations
 
 
