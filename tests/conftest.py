@@ -1,4 +1,4 @@
-"""Services and stores that are shared by many tests, once a backend."""
+"""Services and stores that many tests share; one of each per backend."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -28,7 +28,7 @@ def shared_service(shared_store: Store) -> Iterator[Service]:
 
 @pytest.fixture
 def store(shared_store: Store) -> Store:
-    """A running store with nothing in it."""
+    """A running, empty store."""
     shared_store.empty()
     return shared_store
 

@@ -1,4 +1,4 @@
-"""The demo runs, and would notice what it is there to notice."""
+"""The demo runs and detects missing, duplicated and changed users."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ COUNT = 300
 
 
 def as_users(count: int) -> list[User]:
-    """The population as a stream would bring it."""
+    """Returns the population as users of a stream."""
     made = [population.user(number) | {"id": number + 1} for number in range(count)]
     return [User.from_bytes(ParseDict(fields, UserMessage()).SerializeToString()) for fields in made]
 

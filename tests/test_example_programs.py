@@ -1,4 +1,4 @@
-"""The programs in examples/ run as their descriptions say."""
+"""The programs in examples/ work as described."""
 
 import json
 import os

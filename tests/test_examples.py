@@ -48,7 +48,7 @@ EXAMPLES = extract(TEXT, "python")
 
 @dataclass
 class Surroundings:
-    """What an example runs among, and what it leaves behind."""
+    """The variables that an example needs, and the effects that the test checks."""
 
     user_manager: UserManager
     names: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The real grpcurl against the real service, with no proto files at hand."""
+"""The real grpcurl with the real service, without proto files."""
 
 import json
 import subprocess

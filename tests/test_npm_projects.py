@@ -1,4 +1,4 @@
-"""The TypeScript package in fresh npm projects of the common kinds, installed from what `npm pack` makes."""
+"""The TypeScript package in new npm projects of the common kinds, installed from the file of `npm pack`."""
 
 import re
 import shutil
@@ -64,7 +64,7 @@ def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `npm init -y` makes, with the package and a compiler."""
+    """Creates a project with `npm init -y`, and installs the package and a compiler."""
     folder = tmp_path_factory.mktemp("project")
     run("npm", "init", "-y", cwd=folder)
     run("npm", "install", "--no-audit", "--no-fund", tarball, *TYPESCRIPT, *JEST, cwd=folder)
@@ -73,7 +73,7 @@ def project(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service, on one store: the package does not see which."""
+    """One service on one store, because the package does not depend on the kind of store."""
     with Service(data_dir=tmp_path_factory.mktemp("data")) as running:
         yield running
 

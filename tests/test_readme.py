@@ -1,4 +1,4 @@
-"""What README.md shows is what happens: its programs run, and its tables are those of the code."""
+"""The programs of README.md run, and its tables match the code."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Clients that know the service from reflection alone: buf curl, and grpcui in a browser's place."""
+"""Clients that use only reflection: buf curl, and grpcui without a browser."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The language of cases/*.json: how a written value becomes a real one, and how an answer is held against it.
+"""The language of cases/*.json: converts written values to real values, and compares responses with them.
 
 README.md beside this file describes it for whoever writes cases or a runner in another language.
 """
@@ -45,7 +45,7 @@ def load_cases() -> list[Case]:
 
 
 class Scope:
-    """The names that a case has saved so far. `$uuid.NAME` is a fresh UUID, the same one for one name in one case."""
+    """The names that a case has saved so far. `$uuid.NAME` is a new UUID for each name and case."""
 
     def __init__(self) -> None:
         self.saved: dict[str, Any] = {}
@@ -94,7 +94,7 @@ MAKERS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def _make(operator: str, operand: Any) -> Any:
-    """Makes the value that an operator stands for; a matcher stays as it is, for match() to judge by."""
+    """Returns the value of an operator; a matcher is returned unchanged, because match() evaluates it."""
     return MAKERS[operator](operand) if operator in MAKERS else {operator: operand}
 
 
@@ -107,7 +107,7 @@ def _operator(written: Mapping[str, Any]) -> str:
 
 
 def match(expected: Any, actual: Any, where: str = "answer") -> None:
-    """Holds an answer against what is expected of it.
+    """Compares a response with the expected response.
 
     Of an object, the expected keys are compared and the others ignored; of a list, every element. What stands under
     `metadata` is compared whole.
@@ -181,7 +181,7 @@ def _short(text: str) -> str:
 
 
 def match_error(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
-    """Holds an error against {class, code, reason, violations}; class is left out where a driver has none."""
+    """Compares an error with {class, code, reason, violations}; the class is absent if the driver has no classes."""
     assert set(expected) <= {"class", "code", "reason", "violations"}, expected
     for key in ("class", "code", "reason"):
         if key in actual and key in expected:
@@ -199,12 +199,12 @@ def match_error(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
 
 
 def _place(field: str) -> str:
-    """Returns the field itself, or metadata for a place inside metadata, which a client may name."""
+    """Returns the field, or `metadata` for a path inside metadata, because a client may report the path."""
     return "metadata" if re.match(r"metadata[.\[]", field) else field
 
 
 def each_binding(step: Mapping[str, Any], scope: Scope) -> Iterator[None]:
-    """Binds `$each` to one value after another, or yields once where a step has no `each`."""
+    """Binds `$each` to one value after another; yields once if the step has no `each`."""
     if "each" not in step:
         yield
         return

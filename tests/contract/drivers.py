@@ -1,4 +1,4 @@
-"""The ways into the service: each takes the calls of the cases and gives answers and errors in one form."""
+"""Drivers that make the calls of the cases, and convert responses and errors to one common form."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ TIMEOUT = 30
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is what many cases expect
-    """A call ended with an error."""
+    """Raised when a call fails."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(str(error))
@@ -52,7 +52,7 @@ class Refused(Exception):  # noqa: N818 - a refusal is what many cases expect
 
 
 class Driver(Protocol):
-    """One way into the service."""
+    """A client that makes the calls of the cases."""
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any: ...
 
@@ -60,7 +60,7 @@ class Driver(Protocol):
 
 
 class StubDriver:
-    """The generated stubs as they are."""
+    """Makes calls with the generated stubs."""
 
     _METHODS: Mapping[str, tuple[str, type[Any]]] = {
         "users.add": ("AddUser", user_messages.AddUserRequest),
@@ -135,7 +135,7 @@ def _from_record(record: User | Session) -> dict[str, Any]:
 
 
 class ManagerDriver:
-    """What both kinds of manager share: the same names, the same arguments, the same answers."""
+    """Base class of the drivers for both kinds of managers, which have the same names, arguments and results."""
 
     def __init__(self) -> None:
         self._users: Any = None
@@ -181,7 +181,7 @@ def _refused(error: UserServiceError) -> Refused:
 
 
 class AsyncDriver(ManagerDriver):
-    """UserManager and SessionManager, in a loop of their own."""
+    """Makes calls with UserManager and SessionManager, in its own event loop."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class AsyncDriver(ManagerDriver):
 
 
 class SyncDriver(ManagerDriver):
-    """SyncUserManager and SyncSessionManager."""
+    """Makes calls with SyncUserManager and SyncSessionManager."""
 
     def __init__(self, address: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every case of cases/*.json through every driver on every backend."""
+"""Runs every case of cases/*.json with every driver on every backend."""
 
 from collections.abc import Iterator, Mapping
 

@@ -1,4 +1,4 @@
-"""Many callers at once: what one of them wrote is never lost, doubled or half there."""
+"""Concurrent callers: no write is lost, applied twice or applied in part."""
 
 import asyncio
 from collections import Counter
@@ -38,7 +38,7 @@ def reasons(outcomes: list[Message | Failure]) -> Counter[str]:
 
 
 async def update_until_it_sticks(stubs: Stubs, request: UpdateUserRequest) -> None:
-    """Losing too many races is an answer that the contract allows; giving up is not what this test is about."""
+    """Repeats an update until it succeeds. The contract allows UPDATE_CONFLICT, which other tests cover."""
     while True:
         outcome = await attempt(stubs.users.UpdateUser(request, timeout=30))
         if not isinstance(outcome, Failure):

@@ -1,4 +1,4 @@
-"""What is made by the server: identity, time and what is kept in the store."""
+"""Values that the server generates (ids, UUIDs, times), and the keys in the store."""
 
 import asyncio
 import time
@@ -47,7 +47,10 @@ async def test_created_at_follows_the_order_of_ids(stubs: Stubs) -> None:
 
 
 async def test_an_unknown_field_is_not_stored(stubs: Stubs, store: Store) -> None:
-    """A newer client may send one. It is ignored, as protobuf has it, and not sent to others as if it were checked."""
+    """A newer client may send one.
+
+    The server must not store it, because others would receive a value that was not checked.
+    """
     unknown = b"\xfa\x7f\x06canary"  # field 2047, a text
     request = AddUserRequest.FromString(AddUserRequest(user_id="ada").SerializeToString() + unknown)
     assert b"canary" in request.SerializeToString()
@@ -102,7 +105,7 @@ async def test_nothing_of_a_deleted_session_remains_in_the_store(stubs: Stubs, s
 
 
 async def test_keys_have_the_prefix_and_one_hash_tag(stubs: Stubs, store: Store) -> None:
-    """On a cluster, all that a script touches has to lie on one node; names with braces must not move it."""
+    """On a cluster, all keys of a script must be on one node, also for names that contain braces."""
     for user_id in ("ada", "}{", "{x}", "a}b{c}"):
         await stubs.users.AddUser(AddUserRequest(user_id=user_id, request_id=str(uuid4())))
         await stubs.sessions.AddSession(AddSessionRequest(user_id=user_id, session_id="{s}"))
@@ -132,7 +135,7 @@ async def test_idempotency_records_expire_after_ten_minutes(stubs: Stubs, store:
 
 
 async def test_stored_records_read_as_users_of_the_proto(stubs: Stubs, store: Store) -> None:
-    """The stored bytes are the wire bytes: one sorted set holds the framed users, scored by id."""
+    """The stored bytes are the bytes on the wire: a sorted set contains the framed users with their ids as scores."""
     user = (await add_users(stubs, ["ada"], email="a@b"))["ada"]
     with store.client() as client:
         [(member, score)] = client.zrange("userservice:{0}:users", 0, -1, withscores=True)

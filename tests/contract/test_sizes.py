@@ -1,4 +1,4 @@
-"""Bounds in bytes: chunks and pages of 1 MiB, and records as large as they may be."""
+"""Limits in bytes: chunks and pages of 1 MiB, and records of the maximum size."""
 
 import asyncio
 import itertools
@@ -87,7 +87,7 @@ async def test_chunks_of_mixed_sizes_lose_no_users(stubs: Stubs) -> None:
 
 
 async def test_a_chunk_size_above_10_000_counts_as_10_000() -> None:
-    """On one backend only, for the many users take their time."""
+    """On one backend only, because adding many users takes long."""
     with Store() as store, Service(redis_url=store.url) as service:
         async with connect(service.address) as stubs:
             await add_users(stubs, [f"u{n}" for n in range(10_050)])
@@ -111,7 +111,7 @@ async def test_every_call_accepts_a_user_of_the_largest_size(stubs: Stubs) -> No
 
 
 def size_of_trailers(error: grpc.aio.AioRpcError) -> int:
-    """Bytes of the trailers as HTTP/2 counts them, encoded for a client that does not take binary values."""
+    """Returns the size of trailers as HTTP/2 counts it; binary values are base64-encoded, as most clients require."""
     trailers = {"grpc-status": "13", "grpc-message": quote(error.details() or "", safe=PRINTABLE)}
     for key, value in error.trailing_metadata() or ():
         trailers[key] = b64encode(value).decode() if isinstance(value, bytes) else value
@@ -119,7 +119,7 @@ def size_of_trailers(error: grpc.aio.AioRpcError) -> int:
 
 
 async def test_the_error_for_a_thousand_invalid_names_is_readable(stubs: Stubs) -> None:
-    """The details travel in trailers, of which many clients take 8 KiB: too many must not hide the error itself."""
+    """Error details are sent in trailers, and many clients accept only 8 KiB of trailers."""
     names_of_control_characters = [f"\x01{n}" for n in range(1000)]
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=names_of_control_characters))

@@ -1,4 +1,4 @@
-"""ListUsersChunked while the store changes under it, and resumed from wherever it was left."""
+"""ListUsersChunked during concurrent writes, and resumed from any cursor."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ LARGE = "x" * 4000
 
 
 class Writers:
-    """Updates, adds and deletes users, one after another, until told to stop."""
+    """Updates, adds and deletes users, one after another, until it is stopped."""
 
     def __init__(self, stubs: Stubs, steady: list[str], doomed: list[str]) -> None:
         self._stubs = stubs
@@ -67,7 +67,7 @@ class Writers:
 
 
 async def read_slowly(stubs: Stubs, chunk_size: int) -> list[str]:
-    """Reads a stream, looking at the promises that every chunk keeps by itself."""
+    """Reads a stream, and checks the guarantees of each chunk."""
     seen: list[str] = []
     last_id = 0
     request = ListUsersChunkedRequest(chunk_size=chunk_size)
@@ -104,7 +104,7 @@ async def test_every_steady_user_is_returned_exactly_once_during_writes(
 
 
 async def test_the_stream_ends_at_the_newest_user_of_its_start(stubs: Stubs, service: Service) -> None:
-    """One more user is added for every chunk that is read: a stream that chased the newest id would never end."""
+    """A user is added for every chunk that is read: a stream that followed the newest id would never end."""
     large = struct({"k": "x" * 60_000})  # so that flow control keeps the server from being done before the first add
     before = await add_users(stubs, [f"u{number}" for number in range(40)], metadata=large)
     seen: list[str] = []

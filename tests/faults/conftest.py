@@ -1,4 +1,4 @@
-"""What the fault tests share: their seed, one for the whole run, and what is told of them at its end."""
+"""Shared parts of the fault tests: one seed for the whole run, and the report at its end."""
 
 import os
 import random
@@ -14,7 +14,7 @@ FOLDER = "tests/faults/"
 
 @pytest.fixture
 def seed() -> int:
-    """The same for every test, so that FAULTS_SEED repeats one test alone too."""
+    """The seed is the same for every test, so that FAULTS_SEED also repeats a single test."""
     return SEED
 
 
@@ -28,7 +28,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tells the seed, and of a full run the figures that the tests printed and how long each file took."""
+    """Prints the seed; after a full run, also the figures of the tests and the duration of each file."""
     reports = [
         report
         for found in terminalreporter.stats.values()

@@ -1,4 +1,4 @@
-"""Redis behind a network that swallows everything: calls end by their deadlines, and all is well soon afterwards."""
+"""A network that drops all packets to Redis: calls end at their deadlines, and the service recovers soon afterwards."""
 
 import asyncio
 import contextlib
@@ -64,7 +64,7 @@ async def behind_a_proxy() -> AsyncIterator[tuple[Proxy, Service, Stubs]]:
 
 
 async def ended(start: Start, deadline: float) -> tuple[str, float]:
-    """How a call ended, and how long after its deadline."""
+    """The outcome of a call, and how long after its deadline it ended."""
     started = time.monotonic()
     try:
         await start(deadline)
@@ -89,7 +89,7 @@ async def test_every_call_ends_at_its_deadline() -> None:
 
 
 async def lateness(stubs: Stubs, deadline: float) -> float:
-    """By how many seconds the latest of all RPCs, which fail as they ought to, ended after its deadline."""
+    """Returns the maximum lateness of all RPCs in seconds; checks that each fails with an expected error."""
     calls = every_rpc(stubs)
     found = await asyncio.gather(*(ended(start, deadline) for start in calls.values()))
     outcomes = dict(zip(calls, found, strict=True))
@@ -117,7 +117,7 @@ async def test_the_service_recovers_within_two_seconds(what_was_sent: str, holes
 
 
 async def test_the_service_recovers_with_a_slow_store() -> None:
-    """Its handshake alone takes as long as a connection through a black hole is waited for."""
+    """The handshake of this store takes as long as the service waits for a connection whose packets are dropped."""
     with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada"])
@@ -132,7 +132,7 @@ async def test_the_service_recovers_with_a_slow_store() -> None:
 
 
 async def recovery(proxy: Proxy, service: Service, stubs: Stubs, seconds: float) -> float:
-    """How many seconds after the end of a black hole of that many all is well, in the same process."""
+    """Returns the seconds from the end of a black hole of the given length until the same process works again."""
     process = service.pid
     proxy.black_hole = True
     calls = asyncio.gather(*(ended(start, 1.0) for start in every_rpc(stubs).values()))

@@ -1,4 +1,4 @@
-"""A handler that fails tells nobody why: neither answers nor log lines hold a text of the failure."""
+"""The text of a handler's failure appears neither in responses nor in log lines."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ WAYS = list(sabotaged.HOW) if FULL else ["chained", "every text"]
 
 
 def requests() -> list[tuple[str, bytes, bool]]:
-    """A sound request of every RPC."""
+    """Returns a valid request for every RPC."""
     found = []
     for module, name in ((user_service_pb2, "UserService"), (session_service_pb2, "SessionService")):
         service = module.DESCRIPTOR.services_by_name[name]
@@ -57,7 +57,7 @@ async def test_no_response_and_no_log_line_contains_a_canary(where: str, how: st
 
 
 async def answer(channel: grpc.aio.Channel, path: str, request: bytes, is_stream: bool) -> str:  # noqa: FBT001
-    """All that a caller gets to see of a failure."""
+    """Returns everything that a caller receives when a call fails."""
     call = collected(channel.unary_stream(path)(request, timeout=10)) if is_stream else unary(channel, path, request)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call

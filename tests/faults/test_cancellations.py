@@ -1,4 +1,4 @@
-"""Calls that are cancelled at any moment, and replies that nobody asked for: no answer is ever somebody else's."""
+"""Calls that are cancelled at any moment, and unexpected replies: no caller receives the reply of another call."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ FEWEST_DOUBLED = 3  # below that a run shows nothing, and goes on
 
 
 async def ask(stubs: Stubs, user_id: str, other: str, kind: str, cancel_after: float | None) -> str:
-    """Makes a call and holds its answer against its question."""
+    """Makes a call and checks that the response belongs to the request."""
     call: grpc.aio.UnaryUnaryCall
     match kind:
         case "get":
@@ -114,7 +114,7 @@ async def test_cancelled_calls_leave_nothing_behind(seed: int, dice: random.Rand
 
 
 async def test_a_connection_with_unread_replies_is_closed() -> None:
-    """One that comes while nobody waits for anything, so that no answer is refused for it."""
+    """The unexpected reply arrives while no call waits, so that no call fails because of it."""
     with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:
             await populate(stubs)

@@ -1,4 +1,4 @@
-"""`userservice check`: silent on a sound store, and loud about each way in which one can be unsound."""
+"""`userservice check` reports nothing on a valid store, and reports each kind of damage."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ Damage = Callable[[Any, dict[str, User]], object]
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound store: what is in it, and a copy of that to start over from."""
+    """A valid store, with a copy of its data to restore after each damage."""
 
     store: Store
     users: dict[str, User]
@@ -35,7 +35,7 @@ class Sound:
 
 @pytest.fixture(scope="module")
 def sound() -> Iterator[Sound]:
-    """A store with more users than a page of the check, two of them with sessions, and an idempotency record."""
+    """A store with more users than one page of the check, two users with sessions, and an idempotency record."""
     with Store() as store:
         with Service(redis_url=store.url) as service:
             users = asyncio.run(populate(service.address))
@@ -87,7 +87,7 @@ def put_instead(client: Any, user: User, row: bytes) -> None:
 
 
 def swapped(row: bytes) -> bytes:
-    """The same record with name and id in the other order, which protobuf reads just as well."""
+    """Returns the record with name and id in reverse order, which protobuf also accepts."""
     name, rest = row[2:6], row[6:]
     varint_end = next(at for at in range(1, 11) if rest[at] < 0x80) + 1
     return row[:2] + rest[:varint_end] + name + rest[varint_end:]

@@ -1,4 +1,4 @@
-"""The clock of the store set wrong, and right again: ids stay positive, in order, below 2^53, and never come twice."""
+"""The store's clock is wrong for a while: ids stay positive, ordered, unique and below 2^53."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ class Clock:
         self.store = Store(backend, environment=environment)
 
     def shift(self, seconds: int) -> None:
-        """Sets the clock to the right time and so many seconds."""
+        """Sets the clock to the correct time plus the given seconds."""
         with self._file.open("r+b") as file:
             file.write(struct.pack("=q", seconds))
         with self.store.client() as client:  # which keeps the time of its last turn for a while
@@ -74,7 +74,7 @@ def clock(shared: Clock) -> Clock:
 
 @pytest.fixture
 async def store(clock: Clock) -> AsyncIterator[RedisStore]:
-    """Unopened, so that a test can set the clock before the store is created."""
+    """A store that no service has opened, so that a test can set the clock before its layout is created."""
     store = RedisStore(clock.store.url, key_prefix="userservice", timeout=5)
     yield store
     await store.close()

@@ -52,7 +52,7 @@ async def test_two_hundred_writers_of_one_process() -> None:
 
 @pytest.mark.parametrize("processes", [2])
 async def test_writers_of_several_processes(processes: int) -> None:
-    """No process starves: each of their writers succeeds, with a few races between the processes."""
+    """The writers of every process succeed, with few conflicts between the processes."""
     updates, each = sized(5, 20), 25
     with Store() as store, contextlib.ExitStack() as stack:
         services = [

@@ -1,4 +1,4 @@
-"""HTTP/2 used as a weapon: one connection that sends as fast as it can costs bounded memory, and others are served."""
+"""HTTP/2 floods: a connection that sends as fast as it can uses bounded memory, and other callers are served."""
 
 import contextlib
 import socket
@@ -38,7 +38,7 @@ def rapid_reset(connection: Connection) -> bytes:
 
 
 def open_streams(connection: Connection) -> bytes:
-    """Calls whose requests never end."""
+    """Sends calls whose requests never end."""
     first = connection.stream + 2
     connection.stream += 2 * AT_ONCE
     return b"".join(frame(HEADERS, END_HEADERS, stream, BLOCK) for stream in range(first, connection.stream + 1, 2))
@@ -53,7 +53,7 @@ def pings(_: Connection) -> bytes:
 
 
 def continuations(connection: Connection) -> bytes:
-    """Headers that never end."""
+    """Sends headers that never end."""
     header = b"\x00\x01a\x7f\x81\x7d" + b"x" * 16_000  # a literal of 127 + 1 + 125 * 128 = 16 128 bytes, less 128
     start = b"" if connection.stream > 0 else frame(HEADERS, 0, 1, BLOCK)
     connection.stream = 1
@@ -70,7 +70,7 @@ FLOODS: dict[Callable[[Connection], bytes], int] = {
 
 
 class Flood:
-    """One flood: sends its rounds over new connections where the server closes one, and keeps the last one open."""
+    """A flood: sends its rounds, opens a new connection if the server closes one, and keeps the last one open."""
 
     def __init__(self, port: int) -> None:
         self.connections = 0

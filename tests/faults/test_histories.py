@@ -1,4 +1,4 @@
-"""What concurrent callers see of a user, while replies are lost, is as if their calls had come one after the other."""
+"""While replies are lost, concurrent calls on a user have the same effect as calls in some sequence."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ _ANSWERS = {"USER_ALREADY_EXISTS": "exists", "USER_NOT_FOUND": "missing"}
 
 
 class Round:
-    """Calls of many callers to a few users, up to the first that fails, and until nothing of them is on its way."""
+    """Calls of many callers on a few users, until the first call fails and all others have ended."""
 
     def __init__(self, stubs: Stubs, dice: random.Random, number: int) -> None:
         self.events: dict[str, list[Event]] = defaultdict(list)
@@ -85,7 +85,7 @@ class Round:
 
 
 async def told(call: Awaitable[object]) -> str:
-    """What the caller learns."""
+    """Returns what the caller receives: the outcome of the call."""
     try:
         answer = await call
     except grpc.aio.AioRpcError as error:

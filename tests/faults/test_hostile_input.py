@@ -1,4 +1,4 @@
-"""Whatever comes over the wire is answered as the contract says, and nothing is stored that cannot be read."""
+"""Every input gets a response as the contract specifies, and everything stored can be read."""
 
 import asyncio
 import random
@@ -57,7 +57,7 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def nested(levels: int) -> bytes:
-    """An encoded Struct of so many levels, made without a parser that would refuse it."""
+    """Returns an encoded Struct with the given depth, built without a parser, which would reject it."""
     content = b""
     for _ in range(levels - 1):
         content = field(1, field(1, b"k") + field(2, field(5, content)))
@@ -65,7 +65,7 @@ def nested(levels: int) -> bytes:
 
 
 class Fuzzer:
-    """Makes requests: random ones, and sound ones that are then damaged."""
+    """Generates random requests, and valid requests that are then damaged."""
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
@@ -110,7 +110,7 @@ class Fuzzer:
         return "".join(self._dice.choices(pieces, k=self._dice.randrange(1, 40))).encode()
 
     def _sound(self) -> bytes:
-        """Fields of the right kind, as the requests have them: texts first, then a Struct, then numbers."""
+        """Generates fields of the right types in the order of the requests: texts, a Struct, numbers."""
         dice = self._dice
         parts = [field(1, dice.choice([b"ada", b"bob", self._text()]))]
         parts += [field(number, self._text()) for number in (2, 3, 4) if dice.random() < 0.3]
@@ -204,7 +204,10 @@ async def code_of(channel: grpc.aio.Channel, path: str, request: bytes, *, is_st
 
 @pytest.mark.parametrize("number", [3, 5])  # the fields of metadata of AddSessionRequest and AddUserRequest
 async def test_depths(service: Service, store: Store, number: int) -> None:
-    """What is too deep is refused before it is stored: protobuf reads fewer levels in an answer than in a request."""
+    """Metadata that is too deep is rejected before it is stored.
+
+    Protobuf can decode fewer levels in a response than in a request, so such a record could not be read.
+    """
     path = {3: "/userservice.v1.SessionService/AddSession", 5: "/userservice.v1.UserService/AddUser"}[number]
     async with connect(service.address) as stubs:
         await code_of(stubs.channel, "/userservice.v1.UserService/AddUser", field(1, b"owner"), is_stream=False)

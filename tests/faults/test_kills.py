@@ -1,4 +1,4 @@
-"""Service and Redis killed in the midst of writes: what is left agrees with itself, and has what was acknowledged."""
+"""Service and Redis are killed during writes: the data stay consistent and contain all acknowledged writes."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ KILLS_A_STORE = 25  # then a fresh one, since what takes time is to load a long 
 
 
 class Writer:
-    """Writes users and sessions as fast as it can, and knows what was acknowledged: the manager repeats what fails."""
+    """Writes users and sessions as fast as it can, with the manager's retries, and records the acknowledged writes."""
 
     def __init__(self, users: UserManager, sessions: SessionManager, dice: random.Random, name: str) -> None:
         self.stored: dict[str, tuple[User, dict[str, Session]]] = {}
@@ -66,7 +66,7 @@ class Writer:
                 del sessions[session_id]
 
     async def assert_kept(self) -> None:
-        """What was acknowledged as written or deleted is."""
+        """Checks that all acknowledged writes and deletes are in the store."""
         found = await self._users.batch_get(self.user_ids)
         assert {user.user_id: user for user in found} == {name: user for name, (user, _) in self.stored.items()}
         for user_id, (_, expected) in self.stored.items():
@@ -91,7 +91,7 @@ async def writers_at(address: str, dice: random.Random) -> AsyncIterator[list[Wr
 async def kill_again_and_again(
     address: str, store: Store, dice: random.Random, numbers: range, kill: Callable[[int], None]
 ) -> None:
-    """Kills while writers write, and looks at what is left, once for each number."""
+    """Kills a process during writes and checks the remaining data, once for each number."""
     async with writers_at(address, dice) as writers:
         for number in numbers:
             stop = asyncio.Event()
@@ -106,7 +106,7 @@ async def kill_again_and_again(
 
 
 class Countdown:
-    """A rule for the proxy that says yes once, to what holds so many-th of these bytes, and tells when."""
+    """A rule of the proxy that matches once, at the n-th piece with the given bytes, and records when it did."""
 
     def __init__(self, matching: bytes, number: int) -> None:
         self.over = threading.Event()
@@ -121,7 +121,7 @@ class Countdown:
 
 
 def in_lanes(kills: int, seed: int, lane: Callable[[range, random.Random], None]) -> None:
-    """Shares out the numbers of kills among lanes that run at the same time."""
+    """Distributes the kills over lanes that run concurrently."""
     shares = [range(number, kills, LANES) for number in range(LANES)]
     dice = [random.Random(seed + number) for number in range(LANES)]  # noqa: S311 - a seeded stream of faults, no secret
     with ThreadPoolExecutor(LANES) as threads:
@@ -143,7 +143,7 @@ def test_redis_killed_during_writes(seed: int, backend: str) -> None:
 
 
 def kill_redis(backend: str, numbers: range, dice: random.Random) -> None:
-    """Kills Redis while one of its scripts is on its way."""
+    """Kills Redis while a script is sent to it."""
     with (
         Store(backend, append_only=True, options=STORE_OPTIONS) as store,
         Proxy(store.socket) as proxy,
@@ -190,7 +190,7 @@ def test_the_service_killed_at_every_step_of_its_writes(seed: int) -> None:
 
 
 class Served:
-    """A service that comes back at its address when it was killed."""
+    """A service that restarts at its address after it was killed."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.address = f"127.0.0.1:{free_port()}"
@@ -201,7 +201,7 @@ class Served:
         self._service = Service(*QUIET, listen=self.address, redis_url=self._proxy.url)
 
     def kill(self, script: Script, when: str, number: int) -> None:
-        """Kills it before or after the script, when that is called for so many-th time."""
+        """Kills the service before or after the n-th call of the script."""
         rule = Countdown(script.sha1, number)
         self._proxy.held.clear()
         setattr(self._proxy, f"hold_{when}", rule)
@@ -217,7 +217,7 @@ class Served:
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS))
 def written(request: pytest.FixtureRequest) -> Iterator[tuple[Store, Path, bytes]]:
-    """A store at rest and its append-only file, made of every kind of write."""
+    """A stopped store with its append-only file, which contains every kind of write."""
     options = ["--auto-aof-rewrite-percentage", "0"]
     with Store(request.param, append_only=True, options=options) as store:
         with Service(redis_url=store.url) as service, connect_blocking(service.address):
@@ -244,7 +244,7 @@ async def every_kind_of_write(address: str) -> None:
 
 
 def test_an_append_only_file_cut_at_any_byte(written: tuple[Store, Path, bytes], dice: random.Random) -> None:
-    """Every place at which a crash can have cut Redis's log, be it between two commands of one script."""
+    """A crash can cut the file anywhere, also between two commands of one script."""
     store, log, content = written
     cuts = (
         range(len(content)) if FULL and len(content) < 400 else sorted(dice.sample(range(len(content)), sized(12, 250)))

@@ -1,4 +1,4 @@
-"""Requests that are far too large: each is rejected at a small cost, and leaves no memory behind."""
+"""Requests that are far too large are rejected at a small cost and leave no memory behind."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ async def rejected(stubs: Stubs, method: str, request: bytes) -> Failure:
 
 @pytest.fixture(scope="module")
 def own_service() -> Iterator[Service]:
-    """One whose memory no other test has changed."""
+    """A service that no other test uses, so that its memory can be measured."""
     with Store() as store, Service(redis_url=store.url) as service:
         yield service
 

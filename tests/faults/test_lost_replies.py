@@ -1,4 +1,4 @@
-"""Replies that are lost after the write was applied, with the manager's retries on: each write is applied once."""
+"""Replies are lost after the write was applied, and the manager retries: each write is applied once."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ WRITES_A_USER = 5
 
 @asynccontextmanager
 async def managers(address: str, number: int) -> AsyncIterator[list[UserManager]]:
-    """Managers with a connection each, so that a lost one costs one call."""
+    """Managers with one connection each, so that a lost connection affects one call."""
     opened = [
         UserManager(address, timeout=60, channel_options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(number)
     ]
@@ -29,7 +29,7 @@ async def managers(address: str, number: int) -> AsyncIterator[list[UserManager]
 
 
 async def live(manager: UserManager, user_id: str) -> None:
-    """The writes of a user's life, each of which fails if it is applied a second time."""
+    """Makes all writes of one user's lifetime; each of them fails if it is applied a second time."""
     user = await manager.add(user_id=user_id, metadata={"n": 0})
     for number in range(1, 4):
         user = await manager.update(user_id=user_id, metadata={f"n{number}": number}, etag=user.etag)
@@ -38,7 +38,7 @@ async def live(manager: UserManager, user_id: str) -> None:
 
 
 def users_until_lost(writes: int, proxy: Proxy) -> Iterator[int]:
-    """As many users as make that many writes, and more (up to ten times) while too few replies were lost."""
+    """Makes the given number of writes, and up to ten times as many while too few replies were lost."""
     users = writes // WRITES_A_USER
     for number in range(10 * users):
         if number >= users and proxy.lost >= FEWEST_LOST:
@@ -62,7 +62,7 @@ async def live_many(address: str, writes: int, at_once: int, proxy: Proxy) -> in
 
 
 def assert_applied_once(store: Store, users: int) -> None:
-    """By Redis's own count of the commands that its scripts ran."""
+    """Checks Redis's own count of the commands that its scripts ran."""
     with store.client() as client:
         calls = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
         assert calls["cmdstat_zadd"] == 4 * users
@@ -82,7 +82,7 @@ async def test_replies_lost_between_client_and_service(seed: int, dice: random.R
 
 
 async def test_replies_lost_between_service_and_redis(seed: int) -> None:
-    """Each lost reply takes the connection that all calls share with it."""
+    """Each lost reply also closes the connection that all calls share."""
     writes = sized(120, 3000)
     with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:
         proxy.lose_reply_after = proxy.chance(LOST, b"userservice:{0}:request:")

@@ -1,4 +1,4 @@
-"""More calls than the server takes on: the excess is refused at once, and the rest go on as if nothing were."""
+"""More calls than the limit: the excess is rejected immediately, and the other calls are not affected."""
 
 import asyncio
 import math
@@ -28,7 +28,10 @@ QUICK = 0.05  # seconds in which the half of all refusals comes, at least
 
 
 async def offer(stubs: Stubs, seconds: float) -> tuple[Counter[str], list[float]]:
-    """Calls by four times as many as get their turn, who try again at once; returns outcomes, and refusals' times."""
+    """Makes calls with four times as many callers as the limit, which retry at once.
+
+    Returns outcomes and rejection times.
+    """
     outcomes: Counter[str] = Counter()
     refusals: list[float] = []
     end = time.perf_counter() + seconds
@@ -50,7 +53,7 @@ async def offer(stubs: Stubs, seconds: float) -> tuple[Counter[str], list[float]
 
 
 async def capacity(stubs: Stubs, seconds: float) -> float:
-    """Answers a second to as many callers as the server takes on."""
+    """Returns the responses per second with as many callers as the limit."""
     answered = 0
     end = time.perf_counter() + seconds
 
@@ -84,7 +87,7 @@ async def test_four_times_the_capacity() -> None:
 
 
 async def measured(stubs: Stubs, seconds: float) -> tuple[float, float]:
-    """Returns which share of the peak is left under four times that load, and the median time of a refusal.
+    """Returns the share of the peak rate under four times the load, and the median time of a rejection.
 
     Nothing is shown, and no share told, when the machine was too busy to offer as much.
     """
@@ -99,7 +102,7 @@ async def measured(stubs: Stubs, seconds: float) -> tuple[float, float]:
 
 @pytest.mark.long
 def test_four_thousand_callers_at_the_default_setting() -> None:
-    """At full size, by callers who come back when they are told to, and a store so slow that it is what limits."""
+    """Callers retry after the suggested delay, and the store is slow enough to be the limit; at full size."""
     request, method, seconds = GetUserRequest(user_id="u1"), "UserService/GetUser", sized(2, 5)
     share, quick = 0.0, math.inf
     with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:

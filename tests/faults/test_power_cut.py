@@ -1,4 +1,4 @@
-"""A power cut: of the append-only file no more is left than was forced to disk. A kill does not show that."""
+"""A power cut: only the part of the append-only file that was flushed to disk is left. SIGKILL cannot test this."""
 
 import asyncio
 import os
@@ -48,16 +48,16 @@ class Machine:
         self.store = Store(backend, append_only=True, options=options, environment=preloaded)
 
     def on_disk(self) -> dict[str, int]:
-        """How many bytes of each file were forced to disk so far."""
+        """Returns the number of bytes of each file that were flushed to disk."""
         lines = self._notes.read_text().splitlines() if self._notes.exists() else []
         return {path: int(size) for size, _, path in (line.partition(" ") for line in lines if line)}
 
     def has_kept_something(self) -> bool:
-        """Whether the first things written to the log, which mark the store as one, are on disk."""
+        """Returns whether the first writes, which create the layout, are on disk."""
         return any(size for path, size in self.on_disk().items() if path.endswith(".incr.aof"))
 
     def cut_power(self) -> int:
-        """Leaves of each file what was forced to disk; returns how many bytes are lost."""
+        """Truncates each file to the part that was flushed to disk; returns the number of lost bytes."""
         self.store.kill()
         kept, lost = self.on_disk(), 0
         for log in (self.store.directory / "appendonlydir").glob("*.aof"):
@@ -70,7 +70,7 @@ class Machine:
 
 
 class Writers:
-    """Add users, many at a time, and know when each was acknowledged."""
+    """Adds users concurrently, and records when each add was acknowledged."""
 
     def __init__(self, name: str) -> None:
         self.acknowledged: dict[str, float] = {}
@@ -78,7 +78,7 @@ class Writers:
         self._name = name
 
     async def write(self, address: str, seconds: float) -> None:
-        """Writes for so long, or until the store goes away."""
+        """Writes for the given time, or until the store is unavailable."""
         end = time.monotonic() + seconds
         async with connect(address) as stubs:
             await asyncio.gather(*(self._work(stubs, number, end) for number in range(WRITERS)))
@@ -97,7 +97,7 @@ class Writers:
 
 
 async def write_until_power_cut(writers: Writers, machine: Machine, address: str, seconds: float) -> tuple[int, float]:
-    """Returns how many bytes the cut took, and when it came."""
+    """Writes until the power is cut; returns the number of lost bytes and the time of the cut."""
     writing = asyncio.create_task(writers.write(address, 30))
     await asyncio.sleep(seconds)
     while len(writers.acknowledged) <= LEAST_WRITTEN and not writing.done():  # noqa: ASYNC110
@@ -109,7 +109,7 @@ async def write_until_power_cut(writers: Writers, machine: Machine, address: str
 
 
 def answers(address: str) -> bool:
-    """Whether the service has found its store again."""
+    """Returns whether the service is connected to its store again."""
     with connect_blocking(address) as stubs:
         try:
             stubs.users.GetUser(GetUserRequest(user_id="nobody"), timeout=5)

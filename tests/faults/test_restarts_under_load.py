@@ -1,4 +1,4 @@
-"""SIGTERM under load, again and again: managers see no failed call, and a stream that resumes sees each user once."""
+"""Repeated SIGTERM under load: no call of a manager fails, and resumed streams return each user once."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ def store() -> Iterator[Store]:
 
 
 class Load:
-    """Callers that call without a pause, and a reader that goes through all users over and over."""
+    """Callers that call without a pause, and a reader that repeatedly streams all users."""
 
     def __init__(self, address: str) -> None:
         self.calls = 0

@@ -1,8 +1,8 @@
-"""A long life: many calls, many streams that are left in the middle, and nothing of them stays.
+"""A long run with many calls and abandoned streams, which leave nothing behind.
 
-Most of the load comes from h2load and from bare HTTP/2, since two cores do not hold the server and that many calls of a
-Python client. Whether h2load's calls are answered as they ought to be is told by the bytes of their answers, and by the
-server's log, which has a line of each one that fails.
+Most of the load comes from h2load and from bare HTTP/2, because two cores are not sufficient for the server and that
+many calls of a Python client. The test checks the responses to h2load by their size, and by the server's log, which has
+a line for each failed call.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ MOST_GROWTH = 64 * MIB
 
 @dataclass(frozen=True)
 class Kind:
-    """A call that is made again and again: its share of all, and the code that it ends with."""
+    """A kind of call: its share of all calls, and its expected status code."""
 
     method: str
     request: Message
@@ -62,7 +62,7 @@ KINDS = [
 
 
 async def answer_bytes(stubs: Stubs, kind: Kind) -> int:
-    """How many bytes of messages a right answer has, once it is known to be right."""
+    """Returns the size of a correct response, after checking that the response is correct."""
     code, size = "OK", 0
     try:
         answer = await getattr(stubs.users, kind.method)(kind.request, timeout=10)
@@ -74,7 +74,7 @@ async def answer_bytes(stubs: Stubs, kind: Kind) -> int:
 
 
 class Soak:
-    """All of the load on one service."""
+    """The whole load on one service."""
 
     def __init__(self, service: InstrumentedService, dice: random.Random) -> None:
         self.writes = 0
@@ -83,7 +83,7 @@ class Soak:
         self._names = count()
 
     async def run(self, calls: int, streams: int) -> Counter[str]:
-        """Returns how many calls of h2load ended with which code."""
+        """Runs the load; returns the number of h2load's calls by status code."""
         writing = asyncio.create_task(self._write())
         leaving = asyncio.create_task(asyncio.to_thread(self._leave, streams))
         codes: Counter[str] = Counter()
@@ -110,7 +110,7 @@ class Soak:
         self.cancelled += Counter({"at once": at_once, "with an answer under way": answered})
 
     async def _write(self) -> None:
-        """What people do, by the managers: at leisure, and with a connection of their own each now and then."""
+        """Makes writes with the managers at a low rate, sometimes over a new connection."""
         while True:
             own = [("grpc.use_local_subchannel_pool", 1)]
             async with (
@@ -131,7 +131,7 @@ class Soak:
 
 
 def told(service: InstrumentedService) -> Counter[str]:
-    """How many calls failed with which code, by the log."""
+    """Returns the number of failed calls by status code, counted in the log."""
     return Counter(line["code"] for line in service.log if "code" in line)
 
 

@@ -1,4 +1,4 @@
-"""Readers that do not read: they cost the server little, others nothing, and they are not waited for for ever."""
+"""Stalled readers use little memory, do not affect other calls, and their streams are ended."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ def large_store() -> Iterator[Store]:
 
 @contextlib.asynccontextmanager
 async def stalled(address: str, chunk_size: int) -> AsyncIterator[list["grpc.aio.UnaryStreamCall"]]:
-    """Many streams of which nobody reads more than the first chunk."""
+    """Opens many streams and reads only the first chunk of each."""
     async with connect(address, *HELD_BACK) as stubs:
         streams = [stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=chunk_size)) for _ in range(STREAMS)]
         for stream in streams:
@@ -48,7 +48,7 @@ async def stalled(address: str, chunk_size: int) -> AsyncIterator[list["grpc.aio
 
 
 async def latency(stubs: Stubs, calls: int = 300) -> float:
-    """Median time of a call."""
+    """Returns the median duration of a call."""
     times = [time.perf_counter()]
     for _ in range(calls):
         await stubs.users.GetUser(GetUserRequest(user_id="u1"), timeout=10)
@@ -85,7 +85,10 @@ async def test_very_many_unread_streams_of_mixed_users(kind: str, streams: int) 
 
 
 async def assert_bounded(sizes: list[int], streams: int, most_growth: int) -> None:
-    """Opens streams that nobody reads: none fails, and what service and store hold is bounded at every moment."""
+    """Opens streams without reading them.
+
+    No stream fails, and the memory of service and store is bounded at every moment.
+    """
     with Store() as store:
         fill(store, (f"u{number}" for number in range(len(sizes))), sizes)
         with InstrumentedService("--max-calls", str(16 * streams), redis_url=store.url) as service:
@@ -115,7 +118,7 @@ async def test_a_hundred_stalled_streams_of_large_users(store_of_large_users: St
 
 
 async def assert_cheap(store: Store, chunk_size: int) -> None:
-    """Has many streams stall, and looks at what that costs the server and others."""
+    """Lets many streams stall, and measures the memory of the server and the duration of other calls."""
     with InstrumentedService("--stall-timeout", str(sized(3, 4)), redis_url=store.url) as service:
         async with connect(service.address) as other:
             async for _ in other.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=1000)):
@@ -139,7 +142,10 @@ async def assert_cheap(store: Store, chunk_size: int) -> None:
 
 
 async def assert_told(stream: "grpc.aio.UnaryStreamCall") -> None:
-    """Whoever reads again gets what was on its way and then the reason, with the cursor to go on from."""
+    """Checks the end of a stream whose reader continues.
+
+    The reader receives the data that were already sent, then the reason with a cursor to resume from.
+    """
     cursor = 0
     failure = None
     while failure is None:

@@ -1,4 +1,4 @@
-"""Random operations on the service beside a plain dict: after each step both are the same, and the store is sound."""
+"""Random operations on the service and on a dict: after each step both are equal, and `check` finds nothing."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,7 +37,7 @@ FIELDS = ("email", "first_name", "last_name")
 
 
 def merged(target: Any, patch: Any) -> Any:
-    """RFC 7396, section 2, as it stands there."""
+    """Merges as in the pseudo-code of RFC 7396, section 2."""
     if not isinstance(patch, dict):
         return patch
     target = dict(target) if isinstance(target, dict) else {}
@@ -50,7 +50,7 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 class Model(RuleBasedStateMachine):
-    """The service, and beside it what it ought to hold: users and their sessions, in the order of creation."""
+    """The service, and the users and sessions that it should contain, in order of creation."""
 
     store: Store
     users: SyncUserManager

@@ -1,6 +1,6 @@
-"""A stream of all users while others write, connections are cut and the server is restarted: each one exactly once.
+"""A stream of all users during writes, lost connections and a restart returns each user exactly once.
 
-The writes come over gRPC, two thousand a second and more, beside the stream (harness/writing.py).
+During the stream, more than two thousand writes per second are made over gRPC (harness/writing.py).
 """
 
 import asyncio
@@ -82,7 +82,7 @@ async def test_under_writes(store: Store, dice: random.Random, chunk_size: int) 
 
 
 class Restarts:
-    """Restarts the service at its port when told to, beside the reader."""
+    """Restarts the service on its port in a separate thread, while a reader runs."""
 
     def __init__(self, store: Store) -> None:
         self._store_url, self._listen = store.url, f"127.0.0.1:{free_port()}"

@@ -1,4 +1,4 @@
-"""The foreign clients, each built at its first use in a session."""
+"""The foreign clients, each built at its first use in a test session."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Clients made without code of this project: calls, errors with details, headers."""
+"""Calls, error details and headers with clients that contain no code of this project."""
 
 import pytest
 from harness.foreign import ForeignClient

@@ -1,4 +1,4 @@
-"""Clients that ping every 5 or 10 s keep their connections and streams, with and without calls.
+"""Clients that ping every 5 or 10 s keep their connections and streams, with and without running calls.
 
 The time is that of the promise: grpc closes a connection at the third strike, so a client that pings every 10 s has to
 be watched for more than 40 s. The clients run side by side, and mostly sleep.

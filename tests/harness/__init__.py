@@ -1,1 +1,1 @@
-"""What the tests start and drive: real services, real stores, a proxy that delays and cuts, and readers of answers."""
+"""Shared parts of the tests: real services and stores, faulty proxies, and readers of errors."""

@@ -16,7 +16,7 @@ _METHOD = "UserService/ListUsersChunked"
 
 
 def abandon_streams(port: int, count: int, chunk_sizes: Sequence[int], dice: random.Random) -> tuple[int, int]:
-    """Opens so many streams and cancels them: half of them at once, half after the first piece of their answer.
+    """Opens streams and cancels half of them immediately, and half after the first part of the response.
 
     Returns how many were cancelled at once, and how many with an answer under way.
     """

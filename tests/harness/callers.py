@@ -1,6 +1,6 @@
-"""Thousands of callers on a few bare HTTP/2 connections: cheap enough that the server is what is measured.
+"""Thousands of callers on a few bare HTTP/2 connections, which need so little CPU that the server is the limit.
 
-Each caller asks again as soon as it is answered, and when it is refused after the time that it was told.
+Each caller makes its next call as soon as it gets a response; after a rejection, it waits for the suggested delay.
 """
 
 import heapq
@@ -27,7 +27,7 @@ _DETAILS = re.compile(rb"grpc-status-details-bin(?:([\x00-\x7e])|\x7f([\x80-\xff
 
 @dataclass
 class Outcome:
-    """What callers saw within the time of the measurement."""
+    """The outcomes of calls during the measurement."""
 
     seconds: float
     answered: int = 0
@@ -42,7 +42,7 @@ class Outcome:
 
 
 class _Connection(http2.Connection):
-    """One connection that also gives the headers of refusals."""
+    """A connection that also returns the headers of rejections."""
 
     def __init__(self, port: int, method: str, body: bytes) -> None:
         super().__init__(port)
@@ -59,7 +59,7 @@ class _Connection(http2.Connection):
 
 
 def load(port: int, method: str, request: Message, callers: int, seconds: float, *, lead_in: float) -> Outcome:
-    """Lets so many callers call for so long; what happens in the ``lead_in`` before is not counted."""
+    """Runs the given number of callers for the given time; calls during the preceding ``lead_in`` do not count."""
     body = grpc_frame(request)
     outcome = Outcome(seconds)
     begin = time.perf_counter() + lead_in
@@ -88,7 +88,7 @@ def load(port: int, method: str, request: Message, callers: int, seconds: float,
 
 
 def _read(connection: _Connection, outcome: Outcome, begin: float) -> list[float | None]:
-    """Reads once; returns for each call that ended how long its caller waits now, None if it was answered."""
+    """Reads once; returns for each ended call the delay of its caller, or None if the call succeeded."""
     ended: list[float | None] = []
     now = time.perf_counter()
     for frame in connection.frames():

@@ -1,4 +1,4 @@
-"""An HTTP proxy with CONNECT, as companies have them, for clients whose environment names it."""
+"""An HTTP CONNECT proxy for clients whose environment variables name it."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ Behaviour = Literal["work", "refuse", "hang", "babble"]
 
 
 class ConnectProxy:
-    """Forwards each CONNECT to one port of 127.0.0.1, whatever the name in the request, or misbehaves."""
+    """Forwards each CONNECT to one port of 127.0.0.1, regardless of the requested name, or misbehaves."""
 
     def __init__(self, behaviour: Behaviour, target: int = 0) -> None:
         self._behaviour = behaviour

@@ -1,4 +1,4 @@
-"""Raw stubs over a channel of one's own."""
+"""Raw stubs, each with its own channel."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""A failed call, read from its status and the details that come with it."""
+"""The status and error details of a failed call."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from google.rpc.status_pb2 import Status
 
 @dataclass(frozen=True)
 class Failure:
-    """What a caller can learn from an error."""
+    """The status and details of an error."""
 
     code: str
     message: str

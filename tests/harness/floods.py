@@ -1,4 +1,4 @@
-"""Many calls on bare HTTP/2 connections, which are kept open until the server ends them."""
+"""Many calls on bare HTTP/2 connections, which stay open until the server ends them."""
 
 import contextlib
 import selectors
@@ -27,7 +27,7 @@ def block(path: str, **headers: str) -> bytes:
 
 
 class _Connection(http2.Connection):
-    """One connection that counts the calls that the server ended with a status."""
+    """A connection that counts the calls that the server ended with a status."""
 
     ended = 0
 

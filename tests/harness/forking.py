@@ -1,4 +1,4 @@
-"""A program that forks, and says what a call in the child came to: `forking.py ADDRESS CASE`."""
+"""A program that forks and prints the outcome of a call in the child: `forking.py ADDRESS CASE`."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ async def _get(manager: UserManager) -> str:
 
 
 def _prepare(case: str, address: str, manager: SyncUserManager) -> object:
-    """Does what a case wants done before the fork. Returns what has to be kept alive."""
+    """Prepares a case before the fork. Returns the objects that must stay alive."""
     if case in {"open", "closed"}:
         manager.get("u1")
     if case == "closed":

@@ -1,4 +1,4 @@
-"""What only the garbage collector can free: objects in reference cycles."""
+"""Finds objects in reference cycles, which only the garbage collector can free."""
 
 import gc
 import types
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Turns the garbage collector off, with nothing left for it."""
+    """Runs the garbage collector, and turns it off."""
     gc.collect()
     gc.disable()
     try:
@@ -20,7 +20,7 @@ def collector_off() -> Iterator[None]:
 
 
 def left_over() -> Counter[str]:
-    """Returns what is in reference cycles now, by type, frames and coroutines by their function; then frees it."""
+    """Returns the objects in reference cycles by type (frames and coroutines by function), and frees them."""
     gc.set_debug(gc.DEBUG_SAVEALL)
     gc.collect()
     gc.set_debug(0)

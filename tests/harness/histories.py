@@ -1,4 +1,4 @@
-"""Whether what concurrent callers saw of one user can be explained by some order of their calls (linearizability)."""
+"""Checks concurrent calls on one user for linearizability: some order of the calls must explain their results."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Event:
-    """A call as its caller saw it."""
+    """A call with its start, end and outcome, as its caller saw them."""
 
     called: float
     returned: float
@@ -93,7 +93,7 @@ def _mask(flags: Iterable[bool]) -> int:
 
 
 def _next(ordered: list[Event], done: int, state: State) -> list[tuple[int, State]]:
-    """What can come next: any call that was made before the first return of those that must still be done."""
+    """Returns the calls that can be next: those that started before the first end of any remaining call."""
     left = [(number, event) for number, event in enumerate(ordered) if not done >> number & 1]
     first_return = min((event.returned for _, event in left if event.answer != UNKNOWN), default=math.inf)
     places: list[tuple[int, State]] = []

@@ -1,4 +1,4 @@
-"""The service with a window into it: `python instrumented.py serve …` answers SIGUSR1 with a line about itself."""
+"""The service with diagnostics: `python instrumented.py serve …` prints a line about itself on SIGUSR1."""
 
 import asyncio
 import json

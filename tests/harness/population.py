@@ -1,4 +1,4 @@
-"""Filling a service with users, and reading them all back."""
+"""Fills a service with users, and reads all of them."""
 
 import asyncio
 import time
@@ -27,7 +27,10 @@ def struct(content: Mapping[str, Any]) -> Struct:
 
 
 async def add_users(stubs: Stubs, user_ids: Iterable[str], **fields: Any) -> dict[str, User]:
-    """Adds the users, many at once, and returns what was stored. Their ids do not follow the order of the names."""
+    """Adds users concurrently and returns them as stored.
+
+    The order of their ids differs from the order of their names.
+    """
     waiting = iter(user_ids)
     added: dict[str, User] = {}
 
@@ -52,7 +55,7 @@ def names(chunks: Iterable[ListUsersChunkedResponse]) -> list[str]:
 
 
 def fill(store: Store, user_ids: Iterable[str], sizes: Iterable[int] = (), **fields: Any) -> dict[str, User]:
-    """Puts users into an empty store without a service, some 50 000 a second; returns what was stored.
+    """Writes users directly into an empty store, about 50 000 per second; returns them as stored.
 
     Written as the service writes them, which `userservice check` confirms. A service that runs on the store expects
     the new store from its next look on. With `sizes`, each user has metadata of so many bytes.

@@ -1,4 +1,4 @@
-"""Child processes whose output is read as it comes, and which never outlive their test."""
+"""Child processes whose output is read continuously, and which end with their test."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ Stream = Literal["stdout", "stderr"]
 
 
 class Program:
-    """A program in a process group of its own. Leaving the `with` block kills whatever of the group is left."""
+    """A program in its own process group. Leaving the `with` block kills all remaining processes of the group."""
 
     def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
         self.command = [str(part) for part in command]
@@ -70,7 +70,7 @@ class Program:
             return list(self._lines["stderr"])
 
     def wait_for(self, stream: Stream, pattern: str, within: float = 15) -> re.Match[str]:
-        """Returns the first match of the pattern in a line that was or will be written."""
+        """Waits for a line that matches the pattern, and returns the first match."""
         seen = 0
         deadline = time.monotonic() + within
         with self._changed:
@@ -90,7 +90,7 @@ class Program:
         self._process.send_signal(number)
 
     def wait(self, within: float = 20) -> int:
-        """Returns the exit code, once all the output is read."""
+        """Waits until the program has ended and its output is read; returns the exit code."""
         code = self._process.wait(within)
         for reader in self._readers:
             reader.join(5)

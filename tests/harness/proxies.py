@@ -1,4 +1,4 @@
-"""A TCP proxy between two real programs, which delays and cuts on demand."""
+"""A TCP proxy between two real programs that delays, loses and cuts on demand."""
 
 import asyncio
 import contextlib
@@ -19,15 +19,16 @@ def never(_: bytes) -> bool:
 class Proxy:
     """Forwards a port of 127.0.0.1 to a TCP port or a Unix socket. Runs in a thread of its own.
 
-    `delay` holds back every reply for a random time up to that many seconds, and with it those behind it; `latency` is
-    the time that each takes, whatever is before it, and may be raised at any time. When `lose_reply_after` says yes to
-    what a client has sent, that is still delivered, the reply is thrown away and the connection is closed: the far end
-    did its work, and the client cannot know. Where `hold_before` says yes to what a client has sent, that is not
-    delivered, and where `hold_after` does, it is delivered, and nothing that comes back is; `held` tells that it has
-    come to that, and the connection stays so until its client goes away. Where `double_reply` says yes to what comes
-    back, the client gets it twice. While `black_hole` is set, nothing is delivered either way, and nobody is told; what
-    is sent meanwhile is delivered when that is over, or never if `swallow` is set. A changed `target` applies to new
-    connections, as when a name leads to another server.
+    - `delay`: every reply, and all replies after it, are delayed by a random time up to this number of seconds.
+    - `latency`: every reply takes this time, independently of earlier replies; it can be changed at any time.
+    - `lose_reply_after`: if this rule matches a request, the request is delivered, its reply is discarded and the
+      connection is closed. The server has done its work, but the client does not get the result.
+    - `hold_before`, `hold_after`: if one of these rules matches a request, the request is not delivered, or is
+      delivered but its reply is not. `held` is then set, and the connection stays like this until its client closes it.
+    - `double_reply`: if this rule matches a reply, the client receives the reply twice.
+    - `black_hole`: while it is set, nothing is delivered in either direction, without an error. Data sent meanwhile are
+      delivered afterwards, or never if `swallow` is set.
+    - `target`: a change applies to new connections, as if a name resolved to another server.
     """
 
     def __init__(self, target: int | Path, *, delay: float = 0, seed: int = 0) -> None:
@@ -67,17 +68,17 @@ class Proxy:
         return self.target
 
     def chance(self, probability: float, matching: bytes) -> Rule:
-        """Returns a rule that says yes, with that probability, to requests that hold the given bytes."""
+        """Returns a rule that matches requests with the given bytes, with the given probability."""
         return lambda sent: matching in sent and self._random.random() < probability
 
     @staticmethod
     def once(matching: bytes) -> Rule:
-        """Returns a rule that says yes to the first request that holds the given bytes."""
+        """Returns a rule that matches the first request with the given bytes."""
         answers = iter([True])
         return lambda sent: matching in sent and next(answers, False)
 
     def cut_all(self) -> None:
-        """Closes every connection, in mid-air if need be. New ones are accepted."""
+        """Closes every connection, also during a transfer. New connections are accepted."""
 
         def cut() -> None:
             for writer in self._writers:

@@ -1,6 +1,6 @@
 """The service with handlers that fail: `python sabotaged.py serve …` with CANARY, WHERE and HOW in the environment.
 
-What is raised stands for a bug: an exception of any kind, with a text that nobody but a debugger should ever see.
+The exceptions simulate bugs: exceptions of any kind, whose text must appear only in a debugger.
 """
 
 import os
@@ -27,7 +27,7 @@ def _chained() -> Exception:
 
 
 class CanaryError(Exception):
-    """One whose every text is the canary."""
+    """An exception whose texts all contain the canary."""
 
     def __str__(self) -> str:
         return CANARY
@@ -63,7 +63,7 @@ async def fail_while_streaming(*_: object, **__: object) -> Any:
 
 
 async def abort(_servicer: object, _request: object, call: Call) -> NoReturn:
-    """A handler that ends the call past the table of errors."""
+    """A handler that aborts the call itself, without the mapping of errors."""
     await call.context.abort(grpc.StatusCode.DATA_LOSS, "decided")
 
 

@@ -1,4 +1,4 @@
-"""The real service as a child process: the command that users run, and nothing else."""
+"""The real service as a child process, started with the public command."""
 
 import json
 import os
@@ -52,18 +52,18 @@ class Service(Program):
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The log so far. Fails on a line that is not a JSON object."""
+        """Returns the log lines so far. Fails if a line is not a JSON object."""
         return self.log_lines_with("")
 
     def log_lines_with(self, text: str) -> list[dict[str, Any]]:
-        """Returns what the log says in lines that hold the text: a shared service has a long log."""
+        """Returns the log lines that contain the text, because a shared service has a long log."""
         records = [json.loads(line) for line in self.stderr if text in line]
         assert all(isinstance(record, dict) for record in records)
         return records
 
     @property
     def store_pid(self) -> int:
-        """The process of the embedded store."""
+        """Returns the process id of the embedded store."""
 
         def find() -> list[int]:
             return [pid for pid in descendants(self.pid) if "valkey-server" in command_line(pid)]
@@ -73,14 +73,14 @@ class Service(Program):
 
 
 class InstrumentedService(Service):
-    """The service with a window into it, see instrumented.py."""
+    """A service with diagnostics; see instrumented.py."""
 
     def __init__(self, *arguments: str | Path, redis_url: str, window: str = "instrumented.py") -> None:
         self._asked = 0
         super().__init__(*arguments, redis_url=redis_url, program=[Path(__file__).parent / window])
 
     def inside(self) -> dict[str, int]:
-        """What it counts: tasks and file descriptors or, with `uncollected.py`, objects in reference cycles."""
+        """Returns its counts: tasks and file descriptors or, with `uncollected.py`, objects in reference cycles."""
         self.send(signal.SIGUSR1)
         self._asked += 1
         answers = until(lambda: [line for line in self.stdout if line.startswith("inside: ")][self._asked - 1 :])
@@ -88,7 +88,7 @@ class InstrumentedService(Service):
         return counts
 
     def at_rest(self) -> dict[str, int]:
-        """How many it has once nothing is under way any more."""
+        """Waits until no call is running, and returns the counts."""
         last = self.inside()
         for _ in range(100):
             time.sleep(0.1)
@@ -99,12 +99,12 @@ class InstrumentedService(Service):
 
 
 def resident(pid: int) -> int:
-    """Returns the bytes of memory that a process holds."""
+    """Returns the resident memory of a process in bytes."""
     return _memory(pid, "VmRSS")
 
 
 def peak(pid: int) -> int:
-    """Returns the most bytes of memory that a process has held."""
+    """Returns the peak resident memory of a process in bytes."""
     return _memory(pid, "VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""A service of one RPC of each shape, behind the real chain in a real grpc server of this process."""
+"""A service with one RPC of each shape, with the real chain, in a real grpc server in this process."""
 
 import contextlib
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""How large the fault tests are: a part of every test run, or, with FAULTS=full, as `make faults` has them."""
+"""Sizes of the fault tests: small in `make test`, full with FAULTS=full, as in `make faults`."""
 
 import os
 
@@ -6,5 +6,5 @@ FULL = os.environ.get("FAULTS") == "full"
 
 
 def sized(short: int, full: int) -> int:
-    """A size: the second one with FAULTS=full."""
+    """Returns the first size, or the second size with FAULTS=full."""
     return full if FULL else short

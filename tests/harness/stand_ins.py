@@ -1,4 +1,4 @@
-"""A gRPC server, real on the wire, that answers with whatever a test wants: for clients of a broken service."""
+"""A real gRPC server with programmed responses, to test clients against a faulty service."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,7 +14,7 @@ Answer = Callable[[bytes], AsyncIterator[Message]]
 
 
 class StandIn(grpc.GenericRpcHandler):
-    """Answers each method by its short name, such as `GetUser`, and counts the calls.
+    """Responds to each method by its short name, such as `GetUser`, and counts the calls.
 
     Every method is served as a server stream. To a client a unary call is a stream of one message.
     """
@@ -43,7 +43,7 @@ class StandIn(grpc.GenericRpcHandler):
 
 
 class Refusal(Exception):  # noqa: N818 - what a test wants
-    """Ends a call with a status that asks for a retry after so many seconds."""
+    """Ends a call with a status that suggests a retry after the given seconds."""
 
     def __init__(self, seconds: int, nanos: int = 0) -> None:
         super().__init__(seconds)
@@ -59,7 +59,7 @@ class Refusal(Exception):  # noqa: N818 - what a test wants
 
 
 def once(response: Message) -> Answer:
-    """Answers every request with the same message."""
+    """Responds to every request with the same message."""
 
     async def answer(_: bytes) -> AsyncIterator[Message]:
         yield response
@@ -69,7 +69,7 @@ def once(response: Message) -> Answer:
 
 @contextlib.asynccontextmanager
 async def serve(handler: StandIn, *options: tuple[str, int], address: str = "127.0.0.1:0") -> AsyncIterator[str]:
-    """Serves in this event loop; yields the address."""
+    """Runs the server in this event loop; yields the address."""
     server = grpc.aio.server(handlers=[handler], options=[("grpc.so_reuseport", 0), *options])
     port = server.add_insecure_port(address)
     await server.start()

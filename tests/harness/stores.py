@@ -85,7 +85,7 @@ class Store:
         self.start(*more_options, wait=wait)
 
     def restart_slowly(self, seconds: float = 2) -> None:
-        """Starts it again, at its work of loading for that long. Meanwhile it answers, but only that it is loading."""
+        """Starts the store again so that it loads for the given time, during which it responds only with LOADING."""
         count = int(seconds * 5000)  # at about 200 microseconds each
         with self.client() as client, client.pipeline(transaction=False) as pipeline:
             for number in range(count):
@@ -111,7 +111,7 @@ class Store:
 
     @contextlib.contextmanager
     def client(self, **arguments: str | int) -> Iterator[Any]:
-        """A client of redis-py, whose types say that every answer might be anything. It tries nothing twice."""
+        """A redis-py client without retries. It is typed as Any, because redis-py's types are imprecise."""
         given: Any = arguments
         with redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0), **given) as client:
             yield client
@@ -133,7 +133,7 @@ class Store:
 
 
 def everything(client: Any) -> dict[bytes, object]:
-    """Returns every key with its whole value, so that a test can look for what ought not to be there."""
+    """Returns every key with its whole value, so that a test can find data that should not exist."""
     read = {
         b"hash": client.hgetall,
         b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),

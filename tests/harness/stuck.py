@@ -1,4 +1,4 @@
-"""The service with something that does not end: `python stuck.py serve …` with WHERE in the environment."""
+"""The service with code that does not end: `python stuck.py serve …` with WHERE in the environment."""
 
 import asyncio
 import os

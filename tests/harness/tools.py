@@ -1,4 +1,4 @@
-"""Programs that tests need from outside, and the one rule for what their absence means."""
+"""External programs that tests need, and the rule for their absence."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
 
 
 def require(name: str) -> Path:
-    """Returns the program; without it the test is skipped on a developer's machine and fails in CI."""
+    """Returns the path of a program. Without it, the test is skipped; in CI it fails."""
     finder, remedy = _FINDERS[name]
     found = finder()
     if not found:
@@ -61,7 +61,7 @@ def require(name: str) -> Path:
 
 
 def missing(reason: str) -> NoReturn:
-    """Ends a test that cannot run here: a skip with its reason, or a failure where CI=true promises every tool."""
+    """Skips a test that cannot run here, with the reason; with CI=true, fails it, because CI installs every tool."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

@@ -1,4 +1,7 @@
-"""The service without a garbage collector: `python uncollected.py serve …` answers SIGUSR1 with what is left for it."""
+"""The service without a garbage collector.
+
+`python uncollected.py serve …` prints the uncollected objects on SIGUSR1.
+"""
 
 import asyncio
 import gc

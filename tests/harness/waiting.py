@@ -1,4 +1,4 @@
-"""Waiting for something that another process will do."""
+"""Waits for the effects of other processes."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def until(probe: Callable[[], T], within: float = 15, every: float = 0.05) -> T:
-    """Returns the first true answer of the probe."""
+    """Calls the probe until its result is true, and returns that result."""
     deadline = time.monotonic() + within
     while not (answer := probe()):
         assert time.monotonic() < deadline, f"{probe.__qualname__} is still {answer!r} after {within} s"

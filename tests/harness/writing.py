@@ -67,7 +67,10 @@ class SteadyWrites:
                 connection.close()
 
     def _write(self) -> tuple[str, bytes]:
-        """The next one: its kind and its request, put together from parts, for encoding is what takes time."""
+        """Returns the kind and the request of the next write.
+
+        The request is assembled from parts, because encoding is slow.
+        """
         kind = self._dice.choice(("add", "update", "update", "delete") if self._deleted else ("add", "update"))
         match kind:
             case "add":
@@ -92,7 +95,7 @@ class SteadyWrites:
 
 
 class _Link:
-    """The calls under way on one connection."""
+    """The running calls of one connection."""
 
     def __init__(self, connection: Connection) -> None:
         self.open: dict[int, str] = {}
@@ -100,7 +103,7 @@ class _Link:
         self._succeeded: set[int] = set()
 
     def send(self, wanted: int, write: Callable[[], tuple[str, bytes]]) -> None:
-        """Sends so many writes, as far as there is room."""
+        """Sends up to the given number of writes, as far as flow control allows."""
         out = []
         for _ in range(min(wanted, AT_ONCE - len(self.open))):
             kind, request = write()
@@ -109,7 +112,10 @@ class _Link:
         self._connection.socket.sendall(b"".join(out))
 
     def answers(self) -> Counter[str]:
-        """Waits a moment for answers. One with a message is a success, one without is none."""
+        """Waits briefly for responses.
+
+        A response with a message is a success, and one without a message is a failure.
+        """
         counts: Counter[str] = Counter()
         if not select.select([self._connection.socket], [], [], _TICK)[0]:
             return counts

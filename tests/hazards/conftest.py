@@ -1,4 +1,4 @@
-"""A service over a large store, for what only shows when there is more to send than buffers hold."""
+"""A service with a large store, for tests that need more data than buffers can contain."""
 
 import asyncio
 from collections.abc import Iterator

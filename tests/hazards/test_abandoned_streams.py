@@ -1,4 +1,4 @@
-"""A stream that nobody reads any more ends on the server at once, and one that is read slowly costs it little."""
+"""An abandoned stream ends on the server at once, and a slow reader uses little memory."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ HELD_BACK = (("grpc.http2.bdp_probe", 0),)
 
 
 def ended_streams(service: Service) -> int:
-    """How many streams the server has given up because their reader went away."""
+    """Returns the number of streams that the server ended because the client disconnected."""
     return sum(record.get("code") == "CANCELLED" for record in service.log_lines_with("ListUsersChunked"))
 
 
@@ -106,7 +106,7 @@ async def test_a_stream_whose_connection_is_lost(large_service: Service) -> None
 
 
 async def test_abandoned_streams_log_no_errors(large_service: Service) -> None:
-    """Readers leave at any point of a write; to the operator that is everyday life, and no traceback."""
+    """Clients can disconnect at any point of a write; this is normal, so the log must contain no traceback."""
     before = ended_streams(large_service)
     async with UserManager(large_service.address) as manager:
         for _ in range(100):
@@ -142,7 +142,7 @@ def resident(pid: int) -> int:
 
 
 async def test_other_calls_are_answered_while_a_stream_runs(large_service: Service) -> None:
-    """One loop serves them all: a stream that kept it busy to its end would keep everybody waiting."""
+    """All calls share one event loop, so a stream that blocks the loop would delay all other calls."""
     async with connect(large_service.address) as reader, connect(large_service.address) as other:
         answered_between = 0
         finished = False

@@ -1,4 +1,4 @@
-"""A call is aborted once: a second time fails, and grpc logs that as a bug of the handler."""
+"""A call is aborted once, because a second abort fails and grpc logs it as a bug of the handler."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What was once broken, each by the way in which it was found."""
+"""Regression tests of faults that were found and fixed."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ _DEEP_GROUPS = b"\xa3\x06" * 90 + b"\xa4\x06" * 90
 
 
 async def test_a_delete_that_found_no_user_does_not_delete_a_user_added_since(stubs: Stubs, store: Store) -> None:
-    """Between the look for the etag and the script, another caller adds the user: the delete must look again."""
+    """Another caller adds the user between the read of the etag and the script, so the delete must check again."""
     await add_users(stubs, ["late"])
     direct = RedisStore(store.url, key_prefix="userservice", timeout=3)
     try:
@@ -93,7 +93,7 @@ def test_a_url_with_an_unknown_option_is_rejected(query: str) -> None:
 
 
 async def test_a_signal_to_the_whole_group_ends_the_store_last(tmp_path: Path) -> None:
-    """As systemd sends it: the store must not be gone before the service has finished."""
+    """systemd signals the whole group: the store must not end before the service has finished."""
     with Service(data_dir=tmp_path) as service:
         async with connect(service.address) as stubs:
             await add_users(stubs, [f"u{n}" for n in range(50)])
@@ -172,7 +172,7 @@ def test_connecting_and_answering_have_a_store_timeout_each() -> None:
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 async def test_reads_succeed_while_the_disk_of_the_store_is_full(backend: str) -> None:
-    """It refuses writes then, and PING (MISCONF)."""
+    """The store then rejects writes and PING (MISCONF)."""
     with Store(backend) as store, Service(redis_url=store.url) as service:
         async with connect(service.address) as stubs:
             added = await add_users(stubs, ["ada"])

@@ -1,4 +1,4 @@
-"""A broken service, or a proxy that mixes up answers, must not get a program to act on a wrong record, or to hang."""
+"""A faulty service, or a proxy that mixes up responses, must not make a program use a wrong record or hang."""
 
 import asyncio
 import itertools

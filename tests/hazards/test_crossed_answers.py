@@ -1,4 +1,4 @@
-"""Nobody is ever given somebody else's record: not after a cancelled call, not when the store says so."""
+"""No caller receives another user's record, neither after cancelled calls nor after wrong replies of the store."""
 
 import asyncio
 import random
@@ -39,7 +39,7 @@ def tampered() -> Iterator[Store]:
 
 
 async def ask(stubs: Stubs, dice: random.Random, outcomes: Counter[str]) -> None:
-    """Makes one call, perhaps cancels it, and holds the answer against the question."""
+    """Makes one call, possibly cancels it, and checks that the response belongs to the request."""
     user_id, other = dice.sample(USERS, 2)
     kind = dice.choice(["get", "get", "get", "batch", "session", "sessions"])
     call: Any
@@ -99,7 +99,7 @@ async def test_cancelled_calls_never_receive_or_shift_replies_of_others() -> Non
 
 
 async def refused(method: Callable[..., Awaitable[Message]], request: Message) -> Failure:
-    """Returns how the call fails. After an answer that cannot be right, the service connects to its store anew."""
+    """Returns the failure of the call. After an impossible reply, the service opens a new connection to its store."""
     while True:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await method(request, timeout=10)
@@ -151,7 +151,7 @@ async def test_a_session_of_another_user_is_never_sent(tampered: Store) -> None:
 
 
 async def test_the_text_of_an_unexpected_exception_is_not_sent(tampered: Store) -> None:
-    """The store answers with an error that nobody foresaw; the text of it names keys and commands."""
+    """The store returns an unexpected error whose text contains keys and commands."""
     with Service(redis_url=tampered.url) as service:
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada"])

@@ -1,4 +1,7 @@
-"""gRPC does not survive a fork: a call in the child would wait for ever, past its deadline, so it is refused."""
+"""gRPC does not work after a fork.
+
+A call in the child would wait forever, even after its deadline, so it is rejected.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A write whose reply is lost on the way: applied once, and told so to whoever repeats it by its request_id."""
+"""A write whose reply is lost is applied once, and a repetition with its request_id returns the first outcome."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ PROBABILITY = 0.2
 
 
 async def test_without_a_request_id_the_service_does_not_repeat_a_write_by_itself() -> None:
-    """Had it repeated the add, the answer would be that the user exists already."""
+    """If the service repeated the add, the result would be USER_ALREADY_EXISTS."""
     with Store() as store, Proxy(store.socket) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:
             proxy.lose_reply_after = proxy.once(b"ada")
@@ -36,7 +36,7 @@ async def test_without_a_request_id_the_service_does_not_repeat_a_write_by_itsel
 
 
 async def until_answered(method: Callable[..., Awaitable[Any]], request: Message) -> Any:
-    """Repeats the very same request until the store is there; any other error is raised."""
+    """Repeats the same request until the store is available; raises any other error."""
     for _ in range(100):
         try:
             return await method(request, timeout=10)
@@ -48,7 +48,7 @@ async def until_answered(method: Callable[..., Awaitable[Any]], request: Message
 
 
 async def test_repeats_by_request_id_are_applied_once() -> None:
-    """Each write is one that cannot succeed twice: a second add exists already, a second etag does not match."""
+    """No write can succeed twice: a second add finds the user, and a second update has an outdated etag."""
     with Store() as store, Proxy(store.socket, seed=7) as proxy, Service(redis_url=proxy.url) as service:
         async with connect(service.address) as stubs:
             proxy.lose_reply_after = proxy.chance(PROBABILITY, b"userservice:{0}:request:")

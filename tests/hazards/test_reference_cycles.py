@@ -1,4 +1,4 @@
-"""A failed call leaves nothing for the garbage collector: what it held is freed with its end, in server and client."""
+"""A failed call leaves no reference cycles: its objects are freed when it ends, in server and client."""
 
 import asyncio
 import random
@@ -66,13 +66,16 @@ async def ended(call: Awaitable[object]) -> str:
 
 
 async def read_one(stubs: Stubs, **fields: int) -> object:
-    """Reads the first chunk of a stream, and leaves the rest."""
+    """Reads the first chunk of a stream, and abandons the stream."""
     stream = stubs.users.ListUsersChunked(users.ListUsersChunkedRequest(**fields))
     return await stream.read()  # type: ignore[attr-defined]
 
 
 async def abandon(stubs: Stubs) -> object:
-    """Leaves a stream at a random moment: the server is between two writes, in one, or waits for its reader."""
+    """Abandons a stream at a random moment.
+
+    The server is then between two writes, in a write, or waits for the reader.
+    """
     stream = stubs.users.ListUsersChunked(users.ListUsersChunkedRequest(chunk_size=10))
     for _ in range(random.randint(1, 20)):  # noqa: S311 - any moment will do
         await stream.read()  # type: ignore[attr-defined]
@@ -81,7 +84,7 @@ async def abandon(stubs: Stubs) -> object:
 
 
 async def stall(stubs: Stubs) -> object:
-    """Reads on when the server has given up to wait."""
+    """Continues to read after the stall timeout of the server."""
     stream = stubs.users.ListUsersChunked(users.ListUsersChunkedRequest(chunk_size=1000))
     while True:
         await stream.read()  # type: ignore[attr-defined]
@@ -154,7 +157,7 @@ async def test_nothing_is_left_of_failed_calls(service: InstrumentedService, kin
 
 
 async def test_nothing_is_left_of_calls_without_a_store(service: InstrumentedService, proxy: Proxy) -> None:
-    """First they take too long, or wait for a connection that is cut; then they are rejected at once."""
+    """The first calls time out or lose their connection; later calls are rejected immediately."""
     async with connect(service.address) as stubs:
         proxy.latency = 5
         try:

@@ -1,4 +1,4 @@
-"""A long reply that comes slowly is no sign of a store that is unavailable; one that stops is."""
+"""A long reply that arrives slowly does not make the store unavailable; a reply that stops does."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Where a manager connects to: forms of addresses, several addresses, several connections, and proxies."""
+"""Targets of a manager: forms of addresses, several addresses, several connections, and proxies."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ def stand_in() -> StandIn:
 
 
 async def until_ready(manager: UserManager, peers: int, *servers: StandIn) -> None:
-    """Calls until so many connections of the manager have been used."""
+    """Makes calls until the given number of the manager's connections have been used."""
     async with asyncio.timeout(20):
         while len({peer for server in servers for peer in server.peers}) < peers:
             await manager.get("ada")
@@ -135,7 +135,10 @@ async def test_a_manager_distributes_calls_over_its_connections() -> None:
 
 
 def test_one_busy_process_reaches_more_than_one_worker(tmp_path: Path) -> None:
-    """The kernel gives each connection to a worker; that all 16 go to the same one has a chance of 1 in 32 768."""
+    """The kernel assigns each connection to a worker.
+
+    The probability that all 16 get the same worker is 1 in 32 768.
+    """
     with Service("--workers", "2", data_dir=tmp_path) as service:
         workers = set()
         with SyncUserManager(service.address, connections=16) as users:
@@ -148,7 +151,7 @@ def test_one_busy_process_reaches_more_than_one_worker(tmp_path: Path) -> None:
 
 
 async def test_the_age_of_a_connection_fails_no_call() -> None:
-    """The server closes each connection after a while; gRPC adds up to 10 % to the age."""
+    """The server closes each connection at its maximum age, which gRPC varies by up to 10 %."""
     server = stand_in()
     age = ("grpc.max_connection_age_ms", 300), ("grpc.max_connection_age_grace_ms", 5000)
     async with serve(server, *age) as address, UserManager(address, connections=2) as users:

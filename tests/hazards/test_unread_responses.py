@@ -1,4 +1,4 @@
-"""Unary responses that nobody reads: what they cost the service is bounded, and others do not notice."""
+"""Unread unary responses use bounded memory, and other callers are not affected."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def store() -> Iterator[Store]:
 
 
 def ask(port: int, method: str, request: Message, calls: int) -> Connection:
-    """Sends calls over a connection of their own, and reads nothing."""
+    """Sends calls over a separate connection, and reads nothing."""
     connection = Connection(port, window=WINDOW)
     block, body = header_block(method), grpc_frame(request)
     for _ in range(calls):
@@ -45,7 +45,7 @@ def ask(port: int, method: str, request: Message, calls: int) -> Connection:
 
 
 def answers(service: Service, method: str, request: Message, calls: int) -> Counter[str]:
-    """Counts how calls end of which nobody reads the response."""
+    """Counts the outcomes of calls whose responses are not read."""
     before = len(service.log_lines_with(CALL))
     with ask(service.port, method, request, calls).socket:
         until(lambda: len(service.log_lines_with(CALL)) >= before + calls)
@@ -89,7 +89,7 @@ async def test_a_rejected_write_changes_nothing(store: Store) -> None:
 
 @pytest.mark.long
 def test_responses_of_ended_calls_do_not_count_as_unread(store: Store) -> None:
-    """Each of these connections has a fourth of what all may have, and is closed then."""
+    """Each connection uses a quarter of the total limit, and is then closed."""
     method, _, _ = CALLS["batches"]
     request = BatchGetUsersRequest(user_ids=USERS)  # a response has 17 MiB
     with Service(redis_url=store.url) as service:
@@ -98,7 +98,7 @@ def test_responses_of_ended_calls_do_not_count_as_unread(store: Store) -> None:
 
 
 def test_unread_reflection_streams_are_ended(store: Store) -> None:
-    """Else a few connections would have all reflection streams for ever."""
+    """Otherwise a few connections could use all reflection streams forever."""
     body = grpc_frame(ServerReflectionRequest(file_containing_symbol="userservice.v1.UserService"))
     block = header_block("ServerReflection/ServerReflectionInfo", package="grpc.reflection.v1")
     with Service("--stall-timeout", "0.5", redis_url=store.url) as service:

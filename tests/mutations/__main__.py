@@ -1,7 +1,7 @@
 """Disables each safeguard in a copy of the code, one after the other, and checks that its test fails.
 
-`python -m mutations` in tests/, or `make mutations`; with names, only those. The *.toml files beside this one define
-the mutations, one file for each part of the code. Exit code 1: a test passed without its safeguard, or could not run.
+Run `python -m mutations [NAME…]` in tests/, or `make mutations`. The *.toml files in this folder define the mutations,
+one file for each part of the code. Exit code 1: a test passed without its safeguard, or could not run.
 Every run writes the rows of its mutations into docs/mutation-tests.md.
 """
 
@@ -27,28 +27,28 @@ _TABLE = re.compile(r"(?<=<!-- mutations: written by make mutations -->\n).*?(?=
 ROW = re.compile(r"^\| .* \(`([a-z0-9-]+)`\) \| .* \|$", re.MULTILINE)
 _OF_THIS_RUN = re.compile(
     rf"{ROOT}/|/tmp/\S*/|\.<locals>|\.<lambda>| at 0x[0-9a-f]+"
-)  # differs each time, or says nothing
+)  # parts of a failure that differ in each run, or contain no information
 _LONGEST_FAILURE = 140
 _SECONDS = 60
-_SHORT = {"FAULTS", "FAULTS_SEED", "FAULTS_SOAK_SECONDS"}  # unset: the sizes of an ordinary run, and any seed
+_SHORT = {"FAULTS", "FAULTS_SEED", "FAULTS_SOAK_SECONDS"}  # unset, for the sizes of `make test` and a random seed
 EXPECTED = "failed, as it should: "
 _FAILED = 1  # pytest's exit code for tests that failed; others mean that none was run
 
 
 class UnusableError(Exception):
-    """A mutation cannot be made or shown; the text says why."""
+    """A mutation cannot be applied or its test cannot run; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One defence, how it is taken out, and the test that is to notice.
+    """One safeguard, the change that disables it, and the test that must then fail.
 
     Attributes:
-        name: what it is called by.
-        taken_out: the defence, in words.
-        changes: file, the text to be found there exactly once, and what is put in its place.
-        test: arguments of pytest; for a test of the TypeScript client its file, and arguments of Node's test runner.
-        tries: how often the test may be run until it fails, where chance draws what happens.
+        name: the name of the mutation.
+        taken_out: the safeguard, described as it works when it is not disabled.
+        changes: file, a text that occurs exactly once in it, and its replacement.
+        test: arguments of pytest; for a test of the TypeScript client, its file and arguments of Node's test runner.
+        tries: the maximum number of runs until the test fails, for tests with random events.
     """
 
     name: str
@@ -67,10 +67,10 @@ class Mutation:
             path = folder / file
             text = path.read_text()
             if (count := text.count(find)) != 1:
-                raise UnusableError(f"{self.name}: {file} has this {count} times, not once: {find!r}")
+                raise UnusableError(f"{self.name}: {file} contains this text {count} times instead of once: {find!r}")
             changed = text.replace(find, put)
             if path.suffix == ".py":
-                compile(changed, file, "exec")  # else every test would fail, and nothing would be shown
+                compile(changed, file, "exec")  # with a syntax error, every test would fail
             path.write_text(changed)
 
 
@@ -91,18 +91,18 @@ def copy(folder: Path) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """One in which the copy is imported instead of the code, by pytest and by the services that it starts."""
+    """Returns an environment in which pytest, and the services that it starts, import the copy instead of the code."""
     kept = {name: value for name, value in os.environ.items() if name not in _SHORT}
     made = {**kept, "COLUMNS": "240", "PYTHONPATH": os.pathsep.join(str(folder / part) for part in COPIED[:2])}
     look = "import userservice, userservice_server as server; print(userservice.__file__, server.__file__)"
     shown = subprocess.run([sys.executable, "-c", look], env=made, cwd=ROOT, capture_output=True, text=True, check=True)
     if not all(Path(file).is_relative_to(folder) for file in shown.stdout.split()):
-        raise UnusableError(f"the copy in {folder} is not what is imported: {shown.stdout}")
+        raise UnusableError(f"the copy in {folder} is not imported, but: {shown.stdout}")
     return made
 
 
 def run(mutation: Mutation) -> str | None:
-    """Returns how the test failed, or None if it never did."""
+    """Applies the mutation to a copy and runs its test; returns the failure, or None if the test passed."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as made:
         folder = Path(made).resolve()
         copy(folder)
@@ -125,7 +125,7 @@ def failure_of(mutation: Mutation, variables: dict[str, str], folder: Path) -> s
     ended = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode == 0 and " passed" in ended.stdout:
         return None
-    # A group of exceptions has no line that starts so, only that of the summary.
+    # The report of an exception group has no line that starts with "E", so the summary line is used.
     said = [line[1:].strip() for line in ended.stdout.splitlines() if line.startswith("E  ")]
     said += [line.partition(" - ")[2] for line in ended.stdout.splitlines() if line.startswith("FAILED ")]
     if ended.returncode != _FAILED or not said:
@@ -145,7 +145,7 @@ def table(outcomes: dict[str, str], rows: dict[str, str]) -> str:
         file, test = mutation.changes[0][0].rpartition("/")[2], mutation.test[0].removeprefix("tests/")
         seen = outcome.removeprefix(EXPECTED)
         seen = seen if len(seen) <= _LONGEST_FAILURE else f"{seen[:_LONGEST_FAILURE]}…"
-        # As code, so that nothing in it is taken for Markdown; the bar still is.
+        # Formatted as code, so that Markdown does not interpret the text, except for the bar.
         seen = seen.replace("`", "'").replace("|", "\\|")
         lines.append(f"| {mutation.taken_out} (`{name}`) | `{file}` | `{test}` | `{seen}` |")
     return "\n".join(lines) + "\n"
@@ -153,12 +153,14 @@ def table(outcomes: dict[str, str], rows: dict[str, str]) -> str:
 
 def main() -> int:
     """Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="mutations", description="Takes defences out and sees their tests fail.")
-    parser.add_argument("names", nargs="*", help="those to run; all of them without")
+    parser = argparse.ArgumentParser(
+        prog="mutations", description="Disables safeguards and checks that their tests fail."
+    )
+    parser.add_argument("names", nargs="*", help="names of mutations; default: all")
     known = load()
     names = parser.parse_args().names or list(known)
     if unknown := set(names) - set(known):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        parser.error(f"unknown mutations: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     outcomes: dict[str, str] = {}
     for name in names:
         try:

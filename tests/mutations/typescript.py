@@ -10,11 +10,11 @@ _SECONDS = 120
 
 
 class BuildError(Exception):
-    """The mutated client does not compile, so its test shows nothing."""
+    """The mutated client does not compile, so its test cannot run."""
 
 
 def is_typescript(test: tuple[str, ...]) -> bool:
-    """Returns whether the test, a file and options of Node's runner, is one of the TypeScript client."""
+    """Returns whether a test (a file, and options of its runner) is a test of the TypeScript client."""
     return test[0].endswith(".test.ts")
 
 

@@ -1,4 +1,4 @@
-"""What is run under each server: a WSGI, an ASGI and a FastAPI application, and a Celery application.
+"""The applications that run under each server: WSGI, ASGI, FastAPI and Celery.
 
 The address of the service is in USERSERVICE_ADDRESS; Celery's files are in CELERY_FOLDER.
 """

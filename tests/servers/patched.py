@@ -1,4 +1,4 @@
-"""What managers say in a process that gevent or eventlet has patched: `patched.py LIBRARY WHEN ADDRESS`."""
+"""Prints the errors of managers in a process patched by gevent or eventlet: `patched.py LIBRARY WHEN ADDRESS`."""
 
 import asyncio
 import sys

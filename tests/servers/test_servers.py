@@ -1,4 +1,4 @@
-"""The Python client under the servers and process pools that docs/python-servers.md names, each as people start it."""
+"""The Python client under each server and process pool of docs/python-servers.md, started with its usual command."""
 
 import json
 import os

@@ -24,7 +24,7 @@ SECONDS = 4
 
 
 class Balancer(Proxy):
-    """Balances connections, not calls, over the services that there are at the time: as an L4 load balancer does."""
+    """A layer-4 load balancer: distributes connections, not calls, over the current services."""
 
     def __init__(self, *ports: int) -> None:
         self.ports = list(ports)
@@ -48,7 +48,7 @@ def calls_of(service: Service) -> int:
 
 @pytest.mark.long
 async def test_a_replica_that_is_added_later_gets_calls(store: Store) -> None:
-    """Raw calls without retries: a call that an age cuts would fail the test."""
+    """The calls have no retries, so a call that is cut at the connection's age would fail the test."""
     with (
         Service(*AGE, redis_url=store.url) as first,
         Service(*AGE, redis_url=store.url) as second,

@@ -1,4 +1,4 @@
-"""The forms in which a Redis can be reached and guarded."""
+"""Connections to Redis: URLs, Unix sockets, passwords, ACL users and TLS."""
 
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ ACL = f"user clerk on >{PASSWORD} ~userservice:* +@all -@admin -@dangerous +info
 
 
 def assert_serves(url: str) -> None:
-    """Writes and reads through a service over that URL, and looks for the password in what it says."""
+    """Writes and reads with a service that uses the URL, and checks that its output does not contain the password."""
     with Service(redis_url=url) as service, connect_blocking(service.address) as stubs:
         added = stubs.users.AddUser(AddUserRequest(user_id="ada")).user
         assert stubs.users.GetUser(GetUserRequest(user_id="ada")).user == added
@@ -66,7 +66,7 @@ class Certificates:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """An authority of our own, and what it signed for localhost."""
+    """A certificate authority, and a certificate for localhost that it signed."""
     openssl = require("openssl")
     directory = tmp_path_factory.mktemp("certificates")
     made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server.key")
@@ -87,7 +87,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def tls_port(certificates: Certificates) -> Iterator[int]:
-    """A store that speaks TLS. Debian's Redis does, the wheel's Valkey does not."""
+    """A store with TLS. Debian's Redis supports TLS, but the wheel's Valkey does not."""
     port = free_port()
     options = ["--tls-port", str(port), "--tls-ca-cert-file", str(certificates.authority), "--tls-auth-clients", "no"]
     options += ["--tls-cert-file", str(certificates.certificate), "--tls-key-file", str(certificates.key)]

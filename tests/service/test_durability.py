@@ -1,4 +1,4 @@
-"""What was acknowledged is still there: after a restart, after a kill, and when the store dies alone."""
+"""Acknowledged writes survive a restart, a kill of the service, and a crash of the store."""
 
 import asyncio
 import itertools
@@ -56,7 +56,7 @@ async def _add_until_cut(stubs: Stubs, acknowledged: list[str], worker: int) -> 
 
 
 async def test_no_acknowledged_user_is_lost_if_service_and_store_are_killed(tmp_path: Path) -> None:
-    """SIGKILL, not a power cut: what the store has given to the kernel survives it."""
+    """After SIGKILL, unlike after a power cut, data that the store has passed to the kernel are not lost."""
     acknowledged: list[str] = []
     with Service(data_dir=tmp_path) as service:
         store_pid = service.store_pid

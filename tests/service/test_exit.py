@@ -1,4 +1,4 @@
-"""The process exits within --grace and 1 s, whatever else in it, or around it, does not."""
+"""The process exits within --grace plus 1 s, even if threads, event loop or pipes are blocked."""
 
 import fcntl
 import os
@@ -28,7 +28,7 @@ def a_store() -> Iterator[Store]:
 
 @pytest.fixture
 def full_pipe() -> Iterator[tuple[int, int]]:
-    """The two ends of a pipe that is full, as when its reader has stopped."""
+    """Returns both ends of a full pipe, like one whose reader has stopped."""
     reader, writer = os.pipe()
     flags = fcntl.fcntl(writer, fcntl.F_GETFL)
     fcntl.fcntl(writer, fcntl.F_SETFL, flags | os.O_NONBLOCK)

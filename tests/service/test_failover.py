@@ -1,4 +1,4 @@
-"""The server behind a live connection becomes unfit: demoted, without replicas, without disk, without permissions."""
+"""The server of an open connection becomes unfit: demoted, too few replicas, full disk, missing permissions."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ async def outcome(stubs: Stubs, user_id: str, request_id: str = "") -> str:
 
 
 async def seconds_until_a_write_succeeds(stubs: Stubs, user_id: str) -> float:
-    """Repeats one add without a request_id: had a rejected add been applied after all, the user would exist."""
+    """Repeats one add without a request_id, so that a rejected add that was applied would be detected."""
     started = time.monotonic()
     while (found := await outcome(stubs, user_id)) != "OK":
         assert found in ("STORE_UNAVAILABLE", "STORE_CHANGED")
@@ -67,7 +67,7 @@ def log_of_outages(service: Service) -> list[dict[str, Any]]:
 
 
 class Writer:
-    """Adds users one after the other, and repeats each add by its request_id until it is acknowledged."""
+    """Adds users one after the other, and repeats each add with its request_id until it is acknowledged."""
 
     def __init__(self, stubs: Stubs) -> None:
         self._stubs = stubs
@@ -85,7 +85,7 @@ class Writer:
             await asyncio.sleep(0.002)
 
     async def end(self) -> None:
-        """Returns when the last write is acknowledged."""
+        """Waits until the last write is acknowledged."""
         self._is_ending = True
         await self.another()
 
@@ -208,7 +208,7 @@ async def test_a_host_name_that_resolves_to_another_address(tmp_path: Path) -> N
 
 
 async def test_a_new_connection_is_checked_before_calls_use_it() -> None:
-    """The address leads to a store of another layout, and the connections are lost."""
+    """The connections are lost, and the address then leads to a store of another layout."""
     with (
         Store(port=free_port()) as ours,
         Store(port=free_port()) as other,
@@ -238,7 +238,7 @@ async def test_a_new_connection_is_checked_before_calls_use_it() -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """Makes the server unfit until the context ends; ``reason`` is what the log says."""
+    """Makes the server unfit until the context ends; ``reason`` is the expected reason in the log."""
 
     reason: str
     begin: Callable[[Store], "contextlib.AbstractContextManager[None]"]
@@ -313,7 +313,7 @@ def with_another_password(store: Store) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loading(store: Store) -> Iterator[None]:
-    """The server loads its data again, and answers that it is loading, while its connections stay open."""
+    """The server loads its data again and responds with LOADING, while its connections stay open."""
     with administrator(store) as client, administrator(store) as observer:
         for number in range(400):
             client.set(f"filler{number}", "x" * 100)
@@ -346,7 +346,7 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Guarded:
-    """A store with accounts, and a service that uses it with the permissions that docs/operations.md lists."""
+    """A store with ACL users, and a service that uses it with the permissions of docs/operations.md."""
 
     store: Store
     service: Service
@@ -405,7 +405,7 @@ async def test_a_server_that_is_unfit_for_a_while(name: str, guarded: Guarded) -
 
 
 async def test_reads_from_a_replica_succeed_without_a_flood_of_connections(guarded: Guarded) -> None:
-    """A service on a replica that stays one: reads are answered, and attempts to find a primary are few."""
+    """On a permanent replica, reads succeed, and the service makes few attempts to find a primary."""
     async with connect(guarded.service.address) as stubs:
         await health_is(guarded.service, "SERVING")
         await add_users(stubs, ["eve"])

@@ -1,4 +1,4 @@
-"""One caller's streams, health watches and reflection streams take no places that others need."""
+"""The streams, health watches and reflection streams of one caller do not block other callers."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 
 @pytest.fixture(scope="module")
 def large_store() -> Iterator[Store]:
-    """A store of 6 MiB: more than the buffers of a stream that nobody reads."""
+    """A store of 6 MiB, which is more than the buffers of an unread stream."""
     with Store() as store:
         fill(store, (f"u{number}" for number in range(20_000)), metadata=struct({"k": "x" * 200}))
         yield store
@@ -45,7 +45,7 @@ def service(large_store: Store) -> Iterator[Service]:
 
 @contextlib.asynccontextmanager
 async def unread_streams(address: str, number: int) -> AsyncIterator[tuple[Stubs, list[Failure]]]:
-    """Streams of one connection of which nobody reads more than the first chunk; yields how the others failed."""
+    """Opens streams on one connection and reads only their first chunks; yields the failures of rejected streams."""
     failures: list[Failure] = []
     async with connect(address, *HELD_BACK) as stubs:
         streams = [stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=1000)) for _ in range(number)]
@@ -101,7 +101,7 @@ async def test_streams_that_ended_leave_their_places_to_others_of_their_connecti
 
 
 async def asked() -> AsyncIterator[ServerReflectionRequest]:
-    """One request, after which the stream is left open."""
+    """Sends one request and keeps the stream open."""
     yield ServerReflectionRequest(list_services="")
     await asyncio.Event().wait()
 

@@ -1,4 +1,4 @@
-"""Request headers: up to 16 KiB they are never rejected, above that always, with an error of the service."""
+"""Request headers up to 16 KiB are always accepted, and larger headers always rejected with an error of the service."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -34,7 +34,7 @@ async def stubs(service: Service) -> AsyncIterator[Stubs]:
 
 
 async def failure_with(stubs: Stubs, size: int, request_id: str = "headers") -> Failure | None:
-    """Calls with a header value of that many bytes; returns how the call failed, if it did."""
+    """Makes a call with a header value of the given size; returns its failure, if any."""
     try:
         await stubs.users.ListUsers(
             ListUsersRequest(limit=1), timeout=10, metadata=(("x-request-id", request_id), ("x-large", "x" * size))
@@ -45,7 +45,7 @@ async def failure_with(stubs: Stubs, size: int, request_id: str = "headers") -> 
 
 
 async def size_of_other_headers(stubs: Stubs) -> int:
-    """Bytes that count beside the value of `x-large`; the error says how many there are in all."""
+    """Returns the size of all headers without the value of `x-large`; the error contains the total size."""
     failure = await failure_with(stubs, 2 * LIMIT)
     assert failure
     assert failure.fields == ["headers"], failure
@@ -82,7 +82,7 @@ async def test_a_rejection_names_the_limit_and_the_call(service: Service, stubs:
 
 
 async def test_grpc_rejects_what_is_larger_than_its_own_limit(stubs: Stubs) -> None:
-    """As docs/connections.md says: always, without details and without a log line."""
+    """As documented in docs/connections.md: always, without error details and without a log line."""
     for _ in range(3):  # grpc delays each rejection by up to a second
         failure = await failure_with(stubs, 300_000)
         assert failure

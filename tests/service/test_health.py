@@ -19,7 +19,7 @@ NAMES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
 
 
 def listed(address: str) -> dict[str, int]:
-    """The answer of Health/List, which the stubs of the pinned package lack."""
+    """Returns the response of Health/List, which the stubs of the pinned package do not contain."""
     answer_class = GetMessageClass(HEALTH.methods_by_name["List"].output_type)
     with connect_blocking(address) as stubs:
         answer = stubs.channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=10)

@@ -1,4 +1,4 @@
-"""The log: JSON lines that name the call and never the person."""
+"""The log consists of JSON lines that identify the call but contain no personal data."""
 
 import contextlib
 import re
@@ -33,7 +33,7 @@ CANARY = "canary7f3a"
 
 
 def test_no_personal_data_and_no_secret_is_ever_logged() -> None:
-    """Every field that a caller fills in holds the canary, on calls that succeed, that are refused and that break."""
+    """Every field of the requests contains the canary, in calls that succeed, are rejected and fail."""
     port = free_port()
     with (
         Store(port=port, options=["--requirepass", f"{CANARY}-password"]) as store,
@@ -61,7 +61,7 @@ def test_no_personal_data_and_no_secret_is_ever_logged() -> None:
 
 
 def _works_again(stubs: BlockingStubs) -> bool:
-    """The store is back: the broken user_ids are a bug by now, and no longer a store that is away."""
+    """Returns whether the store is available again: calls with damaged user_ids then fail with INTERNAL."""
     with pytest.raises(grpc.RpcError) as raised:
         stubs.users.GetUser(GetUserRequest(user_id=CANARY))
     return failure_of(raised.value).code == "INTERNAL"
@@ -134,7 +134,7 @@ def test_call_ids_of_the_server_differ(service: Service) -> None:
 
 
 async def test_complete_streams_of_the_python_client_are_logged_as_ok() -> None:
-    """A manager that cancelled after the last chunk made up to a quarter of the lines CANCELLED."""
+    """A manager that cancels after the last chunk caused up to a quarter of these lines to be CANCELLED."""
     streams = 60
     with Store() as store:
         fill(store, (f"u{number}" for number in range(500)))

@@ -1,4 +1,4 @@
-"""A Redis user that lacks a permission: a script that is denied a command half-way would have done the other half."""
+"""An ACL user without a permission: a script that is denied a command half-way would apply only its first half."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pings: grpc still closes connections that ping all the time. test_foreign_keepalive.py has the ordinary clients."""
+"""grpc closes connections that ping too often. foreign/test_keepalive.py tests ordinary clients."""
 
 from collections.abc import Iterator
 

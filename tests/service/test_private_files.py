@@ -1,4 +1,4 @@
-"""Files of the service: only its user can open them, and nobody can put another file in their place."""
+"""Only the user of the service can open its files, and other users cannot replace them."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ NOBODY = 65534
 
 
 def refusal(directory: Path) -> str:
-    """Starts an embedded store that must not start; returns the one line that says why."""
+    """Starts an embedded store that must not start; returns the line with the reason."""
     with pytest.raises(ConfigError) as raised, EmbeddedStore(directory, "always"):
         pass
     line = str(raised.value)
@@ -153,7 +153,7 @@ def test_a_socket_directory_of_an_earlier_version_that_is_in_use_is_kept(tmp_pat
 
 
 def test_the_embedded_store_inherits_no_settings_and_no_secrets(tmp_path: Path) -> None:
-    """Valkey overwrites its environment by its title, so the test looks at the process before it becomes Valkey."""
+    """Valkey overwrites its environment with its process title, so the test reads the environment before that."""
     environment = {"USERSERVICE_GRACE": "1", "A_SECRET": "canary"}
     with Service(data_dir=tmp_path, environment=environment, wait=False) as service:
 

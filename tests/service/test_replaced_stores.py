@@ -1,4 +1,4 @@
-"""A store that is emptied, replaced or loses keys while the service runs: noticed by every call that could mix data."""
+"""A store that is emptied, replaced or loses keys while the service runs: every affected call detects it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -91,7 +91,7 @@ def swap(store: Store) -> None:
 
 
 def restore_from_another(store: Store) -> None:
-    """The same records in another store: nothing but its id differs."""
+    """Restores the same records into another store, which differs only in its store id."""
     with store.client() as client:
         client.set(P + "store_id", "0" * 32)
         client.hset(LAYOUT, "store_id", "0" * 32)
@@ -139,7 +139,7 @@ def writes(stubs: Stubs) -> list[Awaitable[Any]]:
 
 
 def reads(stubs: Stubs, cursor: int = 0) -> list[Awaitable[Any]]:
-    """Starts a call of each kind that reads with more than one command."""
+    """Starts one call of each kind that reads with several commands."""
     users = stubs.users
     return [
         users.ListUsers(ListUsersRequest(cursor=cursor), timeout=20),
@@ -159,7 +159,7 @@ def messages(service: Service, text: str) -> list[str]:
 
 
 async def read_on(stubs: Stubs, change: Callable[[], object]) -> tuple[list[str], str]:
-    """Reads a stream, as the managers resume it; `change` happens after its first chunk.
+    """Reads a stream and resumes it as the managers do; `change` is called after the first chunk.
 
     Returns:
         The users that were read, and how the stream ended: OK or a reason.
@@ -240,7 +240,7 @@ async def test_an_emptied_store_becomes_a_new_one(store: Store, service: Service
 
 
 async def test_a_write_detects_an_emptied_store_first(store: Store, service: Service, stubs: Stubs) -> None:
-    """Each kind of write right after the store was emptied: applied to the new store, once, as if it had been there."""
+    """Makes each kind of write right after the store was emptied: it is applied once, to the new store."""
     for number in range(len(writes_of_nobody := ["OK", *["USER_NOT_FOUND"] * 5])):
         await add_ada(stubs)
         store.empty()
@@ -253,7 +253,7 @@ async def test_a_write_detects_an_emptied_store_first(store: Store, service: Ser
 
 
 async def test_the_first_stream_over_an_emptied_store_is_empty(store: Store, stubs: Stubs) -> None:
-    """It has sent nothing yet, so it can begin again. Several times, for health may notice first."""
+    """A stream that has sent nothing can start again. The test repeats, because health may detect the change first."""
     for _ in range(5):
         await add_ada(stubs)
         store.empty()
@@ -318,7 +318,7 @@ async def test_sessions_with_a_missing_key_are_not_created_again(store: Store, s
 
 
 async def test_queued_writers_of_a_lost_record_get_store_changed(store: Store, service: Service, stubs: Stubs) -> None:
-    """Those in a queue know the record from the writer before, so they look for it nowhere else."""
+    """Queued writers receive the record from the previous writer and do not read it from the store."""
     await add_ada(stubs)
     await add_users(stubs, ["eve"])  # so that neither key is empty
 
@@ -335,7 +335,7 @@ async def test_queued_writers_of_a_lost_record_get_store_changed(store: Store, s
 
 
 async def test_a_batch_reads_from_one_store(store: Store, service: Service, stubs: Stubs) -> None:  # noqa: ARG001 - runs
-    """A record that the index names and the rows lack is an error, never a user that is reported as missing."""
+    """A record that is in the index but not in the rows is an error, and is never reported as a missing user."""
     users = await add_users(stubs, ["ada", "bob"])
     with store.client() as client:
         client.zremrangebyscore(P + "users", users["ada"].id, users["ada"].id)
@@ -372,7 +372,7 @@ async def test_a_replica_that_is_promoted_is_the_same_store(store: Store, stubs:
 
 
 async def test_servers_agree_on_one_new_store() -> None:
-    """Servers, or workers, that notice at the same time: one store is made, and all of them use it."""
+    """Servers or workers that detect an empty store concurrently create one store, which all of them use."""
     with Store() as store, Service(redis_url=store.url) as one, Service(redis_url=store.url) as two:
         async with connect(one.address) as first, connect(two.address) as second:
             for number in range(5):

@@ -1,4 +1,4 @@
-"""Standard input, output and error that are closed or full when the command starts."""
+"""The command starts with closed or full standard input, output and error."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def a_store() -> Iterator[Store]:
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
-    """Runs a line of bash, which ends with the exit code of the first command of a pipeline."""
+    """Runs a line of bash; returns the exit code of the first command of its pipeline."""
     return subprocess.run(
         ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,
@@ -42,7 +42,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 def test_output_that_cannot_be_written_is_an_error_of_one_line(
     a_store: Store, command: str, redirection: str, why: str
 ) -> None:
-    """A pipe that its reader has closed needs no line, except from `serve`, whose caller waits for the address."""
+    """If the reader has closed the pipe, only `serve` prints an error, because its caller waits for the address."""
     arguments = {
         "serve": f"serve --listen 127.0.0.1:0 --log-level error --redis-url '{a_store.url}'",
         "check": f"check --redis-url '{a_store.url}'",
@@ -74,7 +74,7 @@ def test_files_and_sockets_never_use_a_closed_standard_descriptor(tmp_path: Path
 
 
 def test_a_signal_during_the_imports_is_an_orderly_stop(a_store: Store) -> None:
-    """Signals in the first moments find no handler: Ctrl-C showed a traceback, SIGTERM was an exit code of its own."""
+    """Before the handlers were installed early, Ctrl-C printed a traceback, and SIGTERM gave another exit code."""
     import_hook = "import userservice.__main__ as m, signal, os; r = m.import_module\n"
     import_hook += "def slowly(name): os.kill(os.getpid(), signal.SIGINT); return r(name)\n"
     import_hook += "m.import_module = slowly; m.main()"

@@ -1,4 +1,4 @@
-"""Starting the service, and being told in one line why it does not start."""
+"""The start of the service, and the error line if it cannot start."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def taken_port() -> Iterator[int]:
 
 
 def assert_refused(*arguments: str | Path, environment: dict[str, str] | None = None, **settings: str | Path) -> str:
-    """Starts a service that must not start, and returns the one line that it says."""
+    """Starts a service that must not start, and returns its error line."""
     with Service(*arguments, environment=environment, wait=False, **settings) as service:  # type: ignore[arg-type]
         assert service.wait(30) == 2, service.stderr
         assert service.stdout == []
@@ -88,7 +88,7 @@ def test_a_port_in_use_is_an_error(a_store: Store, taken_port: int, workers: str
 
 @pytest.mark.parametrize(("first", "second"), [("1", "1"), ("2", "1"), ("2", "2")])
 def test_two_services_never_share_a_port(a_store: Store, first: str, second: str) -> None:
-    """A grpc server shares a port by default, and then each of the two gets some of the calls."""
+    """By default, grpc servers share a port, and each of them gets some of the calls."""
     with Service("--workers", first, redis_url=a_store.url) as service:
         line = assert_refused("--workers", second, redis_url=a_store.url, listen=service.address)
         assert service.address in line
@@ -129,7 +129,7 @@ def test_a_wrong_password_is_an_error_and_not_printed(account: str) -> None:
 
 @pytest.mark.parametrize("path", ["users", "0x", "0/1"])
 def test_a_path_that_is_not_a_database_number_is_rejected(path: str) -> None:
-    """redis-py takes it for database 0."""
+    """redis-py would use database 0."""
     line = assert_refused(redis_url=f"redis://:canary@127.0.0.1:1/{path}")
     assert "a database number" in line
     assert "canary" not in line
@@ -198,7 +198,7 @@ def test_a_store_of_another_layout_is_rejected(a_store: Store) -> None:
 
 
 def test_the_layout_key_is_written_in_one_command() -> None:
-    """Between two, the power may go."""
+    """A power cut can happen between two commands."""
     with Store() as store, Service(redis_url=store.url), store.client() as client:
         assert set(client.hgetall("userservice:layout")) == {b"version", b"partitions", b"store_id", b"lowest_id"}
         assert client.info("commandstats")["cmdstat_hset"]["calls"] == 1

@@ -1,4 +1,4 @@
-"""Stopping the service: nothing that was promised is lost, and nothing stays behind."""
+"""The shutdown of the service: no guarantee is broken, and no process or file is left."""
 
 import asyncio
 import signal
@@ -149,7 +149,10 @@ async def test_the_manager_resumes_after_a_kill_and_returns_every_user_once(popu
 
 
 async def test_health_reports_not_serving_before_the_shutdown(populated: Store) -> None:
-    """Whoever watches is told while the service still answers, so that a balancer can send calls elsewhere."""
+    """Health watches report the shutdown while the service still responds.
+
+    Load balancers can therefore send calls to other servers.
+    """
     with Service(redis_url=populated.url) as service:
         async with connect(service.address, *HELD_BACK) as stubs:
             stream = stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=10), timeout=30)

@@ -1,4 +1,7 @@
-"""The store away, slow, loading, read-only or full: told as such, written not at all or once, and over by itself."""
+"""The store is unavailable, slow, loading, read-only or full.
+
+Calls report it, no write is applied twice, and the service recovers.
+"""
 
 import asyncio
 import contextlib
@@ -40,14 +43,14 @@ SERVICES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
 
 @pytest.fixture(params=sorted(BACKENDS))
 def durable(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """A store that keeps what it has when it is killed."""
+    """A store that keeps its data when it is killed."""
     with Store(request.param, append_only=True, options=["--appendfsync", "always"]) as store:
         yield store
 
 
 @pytest.fixture
 def fragile() -> Iterator[Store]:
-    """A store for one test, to be treated badly."""
+    """A store for one test, which can damage it."""
     with Store() as store:
         yield store
 
@@ -68,7 +71,7 @@ def assert_unavailable(found: Failure, store: Store) -> None:
 
 
 def assert_discreet(found: Failure, store: Store) -> None:
-    """No address of the store, no text of an exception."""
+    """Checks that an error contains neither the address of the store nor the text of an exception."""
     said = found.message.encode() + found.raw
     secrets = [str(store.socket), store.socket.name, "Errno", "Error ", "Traceback", "redis.", ".py", "READONLY", "OOM"]
     assert [secret for secret in secrets if secret.encode() in said] == []
@@ -109,7 +112,7 @@ async def serving(store: Store, *arguments: str) -> AsyncIterator[tuple[Service,
 
 
 async def health_is(service: Service, expected: str) -> None:
-    """Waits for it under every name."""
+    """Waits until health reports the given status for every service name."""
     await asyncio.to_thread(until, lambda: [health(service.address, name) for name in SERVICES] == [expected] * 3)
 
 
@@ -188,7 +191,7 @@ async def test_a_store_that_is_loading(durable: Store) -> None:
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 async def test_a_store_that_became_a_replica(backend: str) -> None:
-    """A failover: reading goes on, writing is refused until the service reaches a primary again."""
+    """A failover: reads succeed, and writes are rejected until the service is connected to a primary."""
     with Store(backend) as store:
         async with serving(store) as (_, stubs):
             added = await add_users(stubs, ["ada"])
@@ -244,7 +247,7 @@ async def test_a_store_that_is_full(backend: str) -> None:
 
 
 async def test_a_store_that_fills_up_under_load_contains_no_partial_users(fragile: Store) -> None:
-    """The limit is met in the middle of many writes. Whoever was told OK is there; of the others there is no trace."""
+    """The memory limit is reached during many writes: acknowledged users exist, and rejected users leave no data."""
     acknowledged: set[str] = set()
 
     async def add(stubs: Stubs, worker: int) -> Failure:
@@ -289,7 +292,7 @@ async def test_scripts_missing_in_the_store_are_sent_again(backend: str) -> None
 
 
 def test_the_server_ends_a_call_at_the_call_timeout(fragile: Store) -> None:
-    """With a caller that would wait for longer."""
+    """The caller's deadline is longer than the call timeout."""
     arguments = ("--store-timeout", "20", "--call-timeout", "1")
     with Service(*arguments, redis_url=fragile.url) as service, connect_blocking(service.address) as stubs:
         stubs.users.AddUser(AddUserRequest(user_id="ada"))

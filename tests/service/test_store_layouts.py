@@ -1,4 +1,4 @@
-"""Stores that earlier releases made: they open, are upgraded in place, and keep all that they hold."""
+"""Stores of earlier releases can be opened, are upgraded in place, and keep all data."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ P = "userservice:{0}:"
 
 
 def load(store: Store, name: str) -> dict[str, Any]:
-    """Puts the store of a fixture into an empty one; returns what it holds. An append-only file is commands."""
+    """Loads the append-only file of a fixture into an empty store; returns its records."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(store.socket))
         connection.sendall((FIXTURES / f"{name}.aof").read_bytes() + b"ECHO done\r\n")
@@ -65,7 +65,7 @@ def backing() -> Any:
 
 @pytest.fixture
 async def opened(backing: Store) -> AsyncIterator[list[RedisStore]]:
-    """Three servers of one store, none of which has opened it."""
+    """Three servers of one store that have not opened it yet."""
     stores = [RedisStore(backing.url, key_prefix="userservice", timeout=5) for _ in range(3)]
     yield stores
     for store in stores:
@@ -94,7 +94,7 @@ async def test_a_store_of_layout_1_without_an_id_gets_one(backing: Store, opened
 async def test_a_store_of_layout_1_that_is_full_or_lacks_a_key(
     backing: Store, opened: list[RedisStore], lost: str
 ) -> None:
-    """A store without users has no key of them, and a last id that is lost is made up from the newest row."""
+    """A store without users has no keys of users, and a missing last id is restored from the newest row."""
     load(backing, "layout-1")
     with backing.client() as client:
         client.delete(P + lost, *([P + "user_ids"] if lost == "users" else []))
@@ -109,7 +109,7 @@ async def test_a_store_of_layout_1_that_is_full_or_lacks_a_key(
 async def test_a_store_without_an_id_that_replaces_a_running_store_is_rejected(
     backing: Store, opened: list[RedisStore]
 ) -> None:
-    """As an older server leaves it, which writes on after the store was emptied."""
+    """The store is in the state in which an older server leaves it that writes after the store was emptied."""
     server, restarted, _ = opened
     await server.open()
     backing.empty()

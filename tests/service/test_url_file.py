@@ -46,7 +46,7 @@ def run(command: str, *arguments: str | Path, **environment: str) -> tuple[int, 
 
 
 def refusal(path: Path) -> str:
-    """Reads a file that must be refused; returns the one line that says why."""
+    """Reads a file that must be rejected; returns the line with the reason."""
     with pytest.raises(ConfigError) as raised:
         read_secret(path, "--redis-url-file")
     line = str(raised.value)

@@ -1,4 +1,4 @@
-"""Several processes on one port."""
+"""Several worker processes on one port."""
 
 import asyncio
 import os
@@ -73,7 +73,7 @@ def test_workers_stopped_while_the_store_loads_do_not_wait_for_it() -> None:
 
 
 def test_ctrl_c_while_workers_start_is_an_orderly_stop() -> None:
-    """It reaches the whole group, and a worker that is being started has no handler yet."""
+    """Ctrl-C reaches the whole process group, and a worker that is starting has no signal handler yet."""
     with Store() as store:
         for moment in (0, 0.05, 0.1, 0.15):
             with Service("--workers", "2", redis_url=store.url, wait=False) as service:

@@ -36,7 +36,7 @@ EXCEPTIONS = {
 
 
 def imports_of(tree: ast.AST) -> Iterator[str]:
-    """Yields full names of what a module imports, also inside functions; of ``from x import y`` the name ``x.y``."""
+    """Yields the full names of a module's imports, also inside functions; ``x.y`` for ``from x import y``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

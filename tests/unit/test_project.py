@@ -43,7 +43,7 @@ def test_links_between_documents_lead_to_files() -> None:
 
 
 def test_documents_and_sections_that_the_server_names_exist() -> None:
-    """Messages of the server send operators to a document, and some of them to a section of it."""
+    """Messages of the server name a document and sometimes a section of it."""
     texts = [path.read_text() for path in (ROOT / "server").rglob("*.py")]
     named = [found for text in texts for found in re.findall(r"(docs/[\w-]+\.md)(?:, '([^']+(?:'s [^']+)?)')?", text)]
     assert any(section for _, section in named)

@@ -132,8 +132,11 @@ describe("addresses", () => {
 
   it("and options that contradict each other are rejected", () => {
     const tls = { ca: "x" };
-    assert.throws(() => new UserManager("http://a:1", { tls }), { name: "TypeError", message: /asks for a plain one/ });
-    assert.throws(() => new UserManager("https://a:1", { tls: { cert: "x" } }), { message: /only together/ });
+    assert.throws(() => new UserManager("http://a:1", { tls }), {
+      name: "TypeError",
+      message: /http:\/\/ in "http:\/\/a:1"/,
+    });
+    assert.throws(() => new UserManager("https://a:1", { tls: { cert: "x" } }), { message: /given together/ });
   });
 
   it("with TLS connect only to a service with a trusted certificate", async () => {

@@ -21,7 +21,7 @@ RPCS = {
 
 
 class Recorder:
-    """In the place of a connection: answers every call with the record that was asked for, and notes what was sent."""
+    """Replaces a connection: responds to every call with the requested record, and records the requests."""
 
     def __init__(self, *stream: bytes) -> None:
         self.sent: list[tuple[str, Any]] = []
@@ -56,7 +56,7 @@ class Recorder:
 
 
 class Attempts:
-    """In the place of the retries: makes none."""
+    """Replaces the retries of a call, and makes none."""
 
     async def pause(self, error: Exception, cause: BaseException | None) -> None:
         raise error from cause

@@ -47,7 +47,7 @@ def test_which_errors_are_retried(error: UserServiceError, expected: bool) -> No
 
 
 class FakeTime:
-    """A clock that goes on only while somebody sleeps."""
+    """A clock that advances only during sleeps."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -57,7 +57,7 @@ def test_a_manager_needs_a_running_loop() -> None:
 def test_patched_processes_are_recognised(
     module: str, function: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the real libraries report is tried in tests/servers."""
+    """tests/servers tests the real libraries."""
     fake = types.ModuleType(module)
     setattr(fake, function, lambda name: name == "socket")
     monkeypatch.setitem(sys.modules, module, fake)

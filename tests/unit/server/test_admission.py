@@ -1,4 +1,4 @@
-"""When callers that are rejected are to come back."""
+"""The retry times of rejected callers."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What the order of the chain is for: what every call gets, also one that is rejected or fails."""
+"""The order of the interceptors, tested by its effects on successful, rejected and failed calls."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from userservice_server.transport.interceptors import Settings
 
 
 class Servicer:
-    """One call runs until it is released; the others are not meant to get here."""
+    """A servicer whose first call runs until it is released; other calls must be rejected before they reach it."""
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()
@@ -50,7 +50,7 @@ async def failed(channel: grpc.aio.Channel, request: bytes, **options: Any) -> F
 
 
 async def rejected(settings: Settings, request: bytes = b"", **options: Any) -> Failure:
-    """Calls while another call is running, which is as many as are allowed."""
+    """Makes a call while another call is running and the limit is one call."""
     servicer = Servicer()
     async with serving(servicer, settings) as channel:
         running = asyncio.ensure_future(channel.unary_unary(PATH + "UnaryUnary")(b"", timeout=10))

@@ -19,7 +19,7 @@ def encoded(text: str) -> bytes:
 
 
 class Servicer:
-    """Joins what it receives and sends it back, in one response or word by word."""
+    """Joins the received words and returns them, in one response or word by word."""
 
     def __init__(self) -> None:
         self.deprecated: dict[str, bool] = {}

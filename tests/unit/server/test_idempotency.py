@@ -27,7 +27,7 @@ texts = st.one_of(
 
 
 def of_a_copy_without_request_id(request: Any) -> bytes:
-    """The first release's way, which cleared the field: records of both releases must agree during an upgrade."""
+    """Computes the fingerprint as in the first release, because both releases share records during an upgrade."""
     copy = type(request)()
     copy.CopyFrom(request)
     copy.ClearField("request_id")

@@ -1,4 +1,4 @@
-"""How ranges are cut into responses, and how large these may be."""
+"""Ranges are split into responses of limited size."""
 
 from hypothesis import given
 from hypothesis import strategies as st

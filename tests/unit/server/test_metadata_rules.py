@@ -1,4 +1,4 @@
-"""RFC 7396 on google.protobuf.Struct, and what metadata may hold."""
+"""Merging of google.protobuf.Struct by RFC 7396, and the limits of metadata."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def struct(content: dict[str, Any]) -> Struct:
 
 
 def merged(target: Any, patch: Any) -> Any:
-    """The pseudo-code of RFC 7396, section 2, on plain Python values."""
+    """Merges plain Python values as in the pseudo-code of RFC 7396, section 2."""
     if not isinstance(patch, dict):
         return patch
     target = dict(target) if isinstance(target, dict) else {}

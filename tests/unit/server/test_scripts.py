@@ -1,4 +1,4 @@
-"""Scripts are whole and declare what they touch."""
+"""Scripts are complete and declare their keys."""
 
 import re
 from importlib import resources
@@ -22,7 +22,7 @@ def test_every_script_file_is_loaded() -> None:
 
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.sha1.decode()[:8])
 def test_scripts_define_no_constants_of_the_wire_format(script: scripts.Script) -> None:
-    """Constants come from wire/, in one statement each, so that scripts and server cannot differ."""
+    """Scripts get their constants from wire/, so that scripts and server cannot differ."""
     lines = [line.partition(b" --")[0] for line in script.text.splitlines() if not line.startswith((b"--", b"#!"))]
     code = b"\n".join(line for line in lines if not re.fullmatch(rb"local [A-Z_ ,]+ = [0-9'\\, ]+", line))
     assert b"--@" not in script.text

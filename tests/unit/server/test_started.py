@@ -1,4 +1,4 @@
-"""What has been started goes on as if it had been awaited from the beginning."""
+"""A started coroutine behaves as if it had been awaited from the beginning."""
 
 import asyncio
 

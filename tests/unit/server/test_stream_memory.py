@@ -1,4 +1,4 @@
-"""Which reads of the store run at once, and what is kept of their replies."""
+"""The limit on concurrent reads of the store, and on the size of their replies."""
 
 import asyncio
 from functools import partial
@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 class Store:
-    """Replies when it is told to."""
+    """A store that replies when the test releases the reply."""
 
     def __init__(self) -> None:
         self.running: list[tuple[int, asyncio.Future[list[bytes]]]] = []
