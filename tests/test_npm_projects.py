@@ -12,7 +12,7 @@ from harness.services import Service, clean_environment
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 PACKAGE = Path(__file__).parent.parent / "client" / "typescript"
-# TypeScript 5 is the last one that knows node10 resolution without a warning, and the newest that ts-jest takes.
+# TypeScript 5 is the last version with node10 resolution without a warning, and the newest that ts-jest supports.
 TYPESCRIPT = ["typescript@5.9.3", "@types/node@20.19.43"]
 JEST = ["jest@30.5.2", "ts-jest@29.4.15", "@types/jest@30.0.0"]
 

@@ -136,7 +136,7 @@ async def test_unexpected_replies_are_delivered_to_no_call(seed: int, dice: rand
         async with connect(service.address) as stubs:
             await populate(stubs)
             proxy.double_reply = lambda _: dice.random() < 0.02
-            # A reply such as "does not exist" names nobody, so only its place tells whose answer it is.
+            # A reply such as "does not exist" contains no name, so only its position identifies its call.
             kinds = ["get", "get", "nobody", "update", "batch", "session", "list"]
             outcomes = await make_calls(stubs, dice, calls, 0.0, kinds)
             while proxy.doubled < FEWEST_DOUBLED and outcomes.total() < 10 * calls:

@@ -47,7 +47,7 @@ def sound() -> Iterator[Sound]:
 
 async def populate(address: str) -> dict[str, User]:
     async with connect(address) as stubs:
-        users = await add_users(stubs, ["u7"])  # before the others, so that the id after its own is nobody's
+        users = await add_users(stubs, ["u7"])  # before the others, so that the next id belongs to no user
         users |= await add_users(stubs, [f"u{number}" for number in range(600) if number != 7])
         users |= await add_users(stubs, ["last"], request_id="12345678-1234-1234-1234-123456789abc")
         for user_id in ("u0", "u1"):

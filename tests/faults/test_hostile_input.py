@@ -26,7 +26,7 @@ METHODS = [
     for service in [module.DESCRIPTOR.services_by_name[name]]
     for method in service.methods
 ]
-# What the contract lets a caller see for a request, be it ever so odd.
+# The outcomes that the contract allows for any request.
 CODES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "ABORTED", "FAILED_PRECONDITION"}
 MIB = 1 << 20
 

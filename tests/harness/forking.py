@@ -52,7 +52,7 @@ def main(address: str, case: str) -> None:
             for each in (manager, SyncUserManager(address, timeout=2)):
                 try:
                     _say(repr(each.get("u1").user_id))
-                except Exception as error:  # noqa: BLE001 - said, whatever it is
+                except Exception as error:  # noqa: BLE001 - every failure is printed
                     _say(repr(error))
                 each.close()
             try:

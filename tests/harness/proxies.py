@@ -99,7 +99,7 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
             for writer in self._writers:
-                writer.transport.abort()  # close would wait for what nobody takes any more
+                writer.transport.abort()  # close would wait for the delivery of data that the peer no longer reads
         for _ in range(3):  # turns in which transports part with their sockets
             await asyncio.sleep(0)
 
@@ -111,7 +111,7 @@ class Proxy:
         try:
             await self._join(reader, writer)
         except OSError:
-            pass  # the target is away, or one side broke off: the other is closed below, and a proxy can do no more
+            pass  # the target is unavailable, or one side closed its connection; the other side is closed below
         except asyncio.CancelledError:
             pass  # the proxy is closed; raised on, asyncio would log it as an error
         finally:

@@ -62,7 +62,7 @@ class SteadyWrites:
                     ended += answered.total()
                     self.done += answered
             except (LoadError, OSError):
-                pass  # the calls under way are lost: nobody knows of them whether they were applied
+                pass  # the running calls are lost, and their outcomes are unknown
             finally:
                 connection.close()
 

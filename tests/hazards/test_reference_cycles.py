@@ -141,7 +141,7 @@ async def assert_freed(service: InstrumentedService) -> None:
         assert not of_calls(Counter(service.inside()))
         return True
 
-    await asyncio.sleep(0.05)  # a handler may end after its caller knows
+    await asyncio.sleep(0.05)  # a handler can end after its caller has received the status
     await asyncio.to_thread(left)
 
 

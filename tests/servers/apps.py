@@ -20,7 +20,7 @@ users = UserManager(ADDRESS, timeout=5)
 def wsgi(_environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]) -> Iterable[bytes]:
     try:
         body = blocking.get("ada").to_json()
-    except Exception as error:  # noqa: BLE001 - told, whatever it is
+    except Exception as error:  # noqa: BLE001 - every failure is reported
         body = f"{type(error).__name__}: {error}"
     start_response("200 OK", [("content-type", "text/plain")])
     return [f"{os.getpid()} {body}".encode()]

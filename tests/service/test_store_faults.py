@@ -158,7 +158,7 @@ async def test_a_store_that_hangs_and_continues(fragile: Store) -> None:
         finally:
             fragile.thaw()
         await health_is(service, "SERVING")
-        # The replies to the calls that were given up are on their way: nobody may be given them.
+        # The replies of the ended calls arrive now; no other call may receive them.
         answers = await asyncio.gather(*(stubs.users.GetUser(GetUserRequest(user_id=user_id)) for user_id in added))
         assert [answer.user for answer in answers] == list(added.values())
 

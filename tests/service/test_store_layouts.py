@@ -103,7 +103,7 @@ async def test_a_store_of_layout_1_that_is_full_or_lacks_a_key(
         client.config_set("maxmemory", 0)
         assert client.exists(P + "last_id", P + "store_id") == 2
     await Users(opened[0], ReadLimit()).add("new", User(), NO_IDEMPOTENCY_KEY)
-    assert check(backing.url, "userservice", 5).findings == [] or lost == "users"  # sessions of nobody are left
+    assert check(backing.url, "userservice", 5).findings == [] or lost == "users"  # sessions without a user remain
 
 
 async def test_a_store_without_an_id_that_replaces_a_running_store_is_rejected(
