@@ -1,8 +1,8 @@
 /**
  * The errors of the client: one class for each error reason of the service, under one base class.
  *
- * Catch the class of the condition, or `UserServiceError` for all of them. A program that needs a text to compare should
- * use `reason`, which is part of the contract; `message` is for people and may change.
+ * Catch the class of the condition, or `UserServiceError` for all of them. A program that needs a text to compare
+ * should use `reason`, which is part of the contract; `message` is for people and may change.
  */
 
 import {

@@ -2,8 +2,8 @@
  * Determines which proxy gRPC uses for an address, if any.
  *
  * gRPC reads proxies from environment variables, and its errors do not mention them. This module applies the rules of
- * grpc-js, so that an error names a proxy only if one is used. There is one exception: no proxy is used for addresses of
- * this machine.
+ * grpc-js, so that an error names a proxy only if one is used. There is one exception: no proxy is used for addresses
+ * of this machine.
  */
 
 import { BlockList, isIP, isIPv4 } from "node:net";
@@ -20,8 +20,8 @@ LOCAL.addAddress("::1", "ipv6");
 LOCAL.addAddress("::", "ipv6");
 
 /**
- * Returns the environment variable that names the proxy for an address; undefined if no proxy is used: for Unix sockets,
- * addresses of this machine, several addresses, and hosts in `no_grpc_proxy` or `no_proxy`.
+ * Returns the environment variable that names the proxy for an address; undefined if no proxy is used: for Unix
+ * sockets, addresses of this machine, several addresses, and hosts in `no_grpc_proxy` or `no_proxy`.
  */
 export function proxyVariable({ hosts }: Address): string | undefined {
   const [host] = hosts;

@@ -19,8 +19,8 @@ export interface WriteOptions extends CallOptions {
 /** Options of one update or delete. */
 export interface ConditionalWriteOptions extends WriteOptions {
   /**
-   * The etag that the caller expects. If the record has another etag, the write is rejected. `etag` in the request takes
-   * precedence.
+   * The etag that the caller expects. If the record has another etag, the write is rejected. `etag` in the request
+   * takes precedence.
    */
   etag?: string | undefined;
 }

@@ -28,9 +28,9 @@ const MAX_WHOLE_NUMBER = 2 ** 53;
 const MAX_DEPTH = 16;
 
 /**
- * Maximum depth that the client sends. Metadata between this limit and MAX_DEPTH is sent, because the service reports it
- * together with all other invalid fields. Deeper metadata is rejected by the client: each object takes three levels of
- * messages, and a protobuf parser rejects more than 100 levels with an error that names no field.
+ * Maximum depth that the client sends. Metadata between this limit and MAX_DEPTH is sent, because the service reports
+ * it together with all other invalid fields. Deeper metadata is rejected by the client: each object takes three levels
+ * of messages, and a protobuf parser rejects more than 100 levels with an error that names no field.
  */
 const SENDABLE_DEPTH = 30;
 

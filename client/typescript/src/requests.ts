@@ -2,8 +2,8 @@
  * Encodes the arguments of a call as a request.
  *
  * The client checks only what the service cannot check: unknown fields, values of a wrong type, and metadata that a
- * Struct cannot represent. The service checks all other rules, such as lengths and required fields, so that each rule is
- * implemented once.
+ * Struct cannot represent. The service checks all other rules, such as lengths and required fields, so that each rule
+ * is implemented once.
  */
 
 import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";

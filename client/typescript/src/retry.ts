@@ -27,8 +27,8 @@ export function checkTimeout(timeoutMs: number): number {
  * Returns whether the same call may succeed later.
  *
  * Every call can be repeated safely: reads change nothing, and writes carry a request_id. The class of the error says
- * whether its reason is one that the managers retry. An error without a reason does not come from the service: gRPC or a
- * proxy made it. A connection that is cut during a call can show as INTERNAL or CANCELLED (a stream reset, see gRPC's
+ * whether its reason is one that the managers retry. An error without a reason does not come from the service: gRPC or
+ * a proxy made it. A connection that is cut during a call can show as INTERNAL or CANCELLED (a stream reset, see gRPC's
  * HTTP/2 mapping) or as UNKNOWN with "Stream removed"; these are retried as well.
  */
 export function worthRetrying(error: unknown): error is UserServiceError {
@@ -92,8 +92,8 @@ export class Attempts {
    * Waits before the next attempt.
    *
    * @param error - The error of the last attempt.
-   * @throws The error, if a retry cannot succeed or would start after the deadline; the signal's reason, if the signal is
-   *   aborted.
+   * @throws The error, if a retry cannot succeed or would start after the deadline; the signal's reason, if the signal
+   *   is aborted.
    */
   async pause(error: unknown): Promise<void> {
     if (!worthRetrying(error)) {

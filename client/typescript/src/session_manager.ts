@@ -15,8 +15,8 @@ const { method } = SessionService;
 /**
  * Adds, gets, updates, deletes and lists the sessions of users.
  *
- * Errors, deadlines and retries are the same as in `UserManager`. Every method throws UserNotFoundError if the user does
- * not exist.
+ * Errors, deadlines and retries are the same as in `UserManager`. Every method throws UserNotFoundError if the user
+ * does not exist.
  */
 export class SessionManager extends Manager {
   /**

@@ -17,8 +17,8 @@ const LARGEST_PAGE = 1000;
 /**
  * Adds, gets, updates, deletes and lists users.
  *
- * If a call fails, its method throws `UserServiceError` or a subclass. Every call has a deadline and is retried while the
- * service is unavailable. Writes contain a request_id, so that a write whose response was lost is applied once.
+ * If a call fails, its method throws `UserServiceError` or a subclass. Every call has a deadline and is retried while
+ * the service is unavailable. Writes contain a request_id, so that a write whose response was lost is applied once.
  *
  * ```ts
  * const userManager = new UserManager("http://localhost:50051");

@@ -21,7 +21,7 @@ interface Identity {
   readonly cert: string;
 }
 
-/** Makes an authority and certificates that it vouches for, for one day. */
+/** Creates a certificate authority, and certificates that it signs, valid for one day. */
 class Authority implements AsyncDisposable {
   private constructor(private readonly folder: string) {}
 

@@ -1,4 +1,4 @@
-/** Servers that break the contract: the client reports INTERNAL, or ends at its deadline, and never passes it on. */
+/** Servers that violate the contract: the client raises InternalError or ends at its deadline. */
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
@@ -19,7 +19,7 @@ import { type Received, StandIn } from "./harness/stand_in.js";
 type UserFields = MessageInitShape<typeof UserSchema>;
 type SessionFields = MessageInitShape<typeof SessionSchema>;
 
-/** A response with users, which is one with a single user too. */
+/** A response with users. A response with a single user has the same encoding. */
 function users(records: UserFields[], nextCursor = 0n): Uint8Array {
   return toBinary(ListUsersResponseSchema, create(ListUsersResponseSchema, { users: records, nextCursor }));
 }

@@ -1,4 +1,4 @@
-/** Calls that fail, wait, are retried or given up, against a server that answers as each test wants. */
+/** Failed, delayed, retried and cancelled calls, with a server whose responses each test defines. */
 
 import assert from "node:assert/strict";
 import { getMaxListeners, setMaxListeners } from "node:events";
@@ -43,7 +43,7 @@ function answering(...messages: Uint8Array[]): (call: Received) => void {
 
 const answerUser = answering(USER);
 
-/** Fails as many calls as there are failures, then answers with a user. */
+/** Fails one call for each of the failures, then returns a user. */
 function failing(...failures: Failure[]): (call: Received, number: number) => void {
   return (call, number) => {
     const failure = failures[number - 1];
@@ -80,7 +80,7 @@ describe("errors", () => {
     ["ReaderStalledError", "UNAVAILABLE", "READER_STALLED"],
     ["OverloadedError", "RESOURCE_EXHAUSTED", "OVERLOADED"],
     ["InternalError", "INTERNAL", "INTERNAL"],
-    // Made by gRPC itself or by a proxy on the way.
+    // Errors that gRPC itself or a proxy creates.
     ["UnavailableError", "UNAVAILABLE", ""],
     ["DeadlineExceededError", "DEADLINE_EXCEEDED", ""],
     ["InternalError", "INTERNAL", ""],
@@ -210,7 +210,7 @@ describe("retries", () => {
 
   it("end at the deadline with the error of the last attempt", async () => {
     await using server = await StandIn.start(({ fail }, number) => {
-      // Later attempts hang until time runs out.
+      // Later attempts hang until the deadline.
       if (number <= 2) {
         fail({ code: "UNAVAILABLE", reason: "STORE_UNAVAILABLE" });
       }

@@ -1,4 +1,4 @@
-/** Every case of tests/contract/cases/*.json, as every client of the service runs it. */
+/** Runs every case of tests/contract/cases/*.json with the TypeScript client. */
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
@@ -18,7 +18,7 @@ import {
 import { loadCases, match, matchError, Scope, type Step } from "./harness/case_language.js";
 import { Service } from "./harness/service.js";
 
-/** The arguments of a call. What stands in a case is often wrong on purpose. */
+/** The arguments of a call. Many cases contain invalid arguments on purpose. */
 interface Args {
   user_id: string;
   session_id: string;
@@ -30,7 +30,7 @@ interface Args {
   user_ids: string[];
 }
 
-/** Time in ISO 8601 with microseconds, as the cases write it. */
+/** Formats a time in ISO 8601 with microseconds, as in the cases. */
 function isoTime(time: Date, microseconds: number): string {
   return time.toISOString().replace("Z", `${String(microseconds % 1000).padStart(3, "0")}+00:00`);
 }

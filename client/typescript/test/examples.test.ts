@@ -13,7 +13,7 @@ import { PACKAGE, ROOT, Service } from "./harness/service.js";
 
 const run = promisify(execFile);
 const DOCUMENT = join(ROOT, "docs/users-api.md");
-// Inside the package, where its name resolves to itself.
+// A folder inside the package, so that the name of the package resolves to the package itself.
 const FOLDER = join(PACKAGE, ".build/examples");
 
 const OPENING = /^```(?<language>\w+) title="(?<title>[^"]+)"$/;
@@ -40,7 +40,7 @@ function extract(document: string, language: string): Map<string, string> {
   return examples;
 }
 
-/** Puts an example among what it mentions without making it, and hands out what it made. */
+/** Surrounds an example with the variables that it uses, and returns the variables that it defines. */
 function moduleOf(example: string): string {
   const names = [...example.matchAll(/^const (\w+)/gm)].map(([, name]) => name);
   return `import type { ICreateUserRequest, IUpdateUserRequest, User, UserManager } from "userservice";
@@ -58,7 +58,7 @@ return { ${names.join(", ")} };
 
 type Made = Readonly<Record<string, unknown>>;
 
-/** One for each example: what stands in the store before it, and what must have come of it. */
+/** For each example, the data in the store before it, and the check of its effect. */
 const CHECKS: Readonly<
   Record<string, { addsUser?: boolean; others?: number; check: (made: Made, around: Around) => Promise<void> }>
 > = {

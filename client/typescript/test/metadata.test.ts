@@ -1,4 +1,4 @@
-/** Metadata: what is refused before it is sent, and what Python and TypeScript make of each other's. */
+/** Metadata that the client rejects, and metadata exchanged between Python and TypeScript. */
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -98,7 +98,7 @@ describe("metadata between Python and TypeScript", () => {
 });
 
 describe("invalid requests are rejected before they are sent", () => {
-  // Nobody listens there: what is refused in time never finds out.
+  // No server listens at this address, so a request that was sent would fail with another error.
   const users = new UserManager("127.0.0.1:1", { timeoutMs: 100 });
   const sessions = new SessionManager("127.0.0.1:1", { timeoutMs: 100 });
   const circle: unknown[] = [];
@@ -107,7 +107,7 @@ describe("invalid requests are rejected before they are sent", () => {
     x = 1;
   }
   const sparse = [1, 2, 3];
-  // eslint-disable-next-line @typescript-eslint/no-array-delete -- a hole is meant
+  // eslint-disable-next-line @typescript-eslint/no-array-delete -- the hole is intended
   delete sparse[1];
   const hugePast = "a whole number must be within ±2^53, or it would be rounded; send it as a string";
   const noNumber = "must be a finite number: NaN and the infinities are not JSON";

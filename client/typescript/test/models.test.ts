@@ -1,4 +1,4 @@
-/** Models as ordinary objects: cloned, sent to threads, listed, shown and built by programs. */
+/** Models behave like ordinary objects: programs clone, send, list, show and create them. */
 
 import assert from "node:assert/strict";
 import { Console } from "node:console";
@@ -72,7 +72,7 @@ const COPIES: Readonly<Record<string, (user: User) => unknown>> = {
   structuredClone: (user) => structuredClone<unknown>(user),
   postMessage: sendToThread,
   "Object.entries": (user) => Object.fromEntries(Object.entries(user)),
-  // eslint-disable-next-line @typescript-eslint/no-misused-spread -- that is what programs do
+  // eslint-disable-next-line @typescript-eslint/no-misused-spread -- programs do this
   spread: (user) => ({ ...user }),
   "Object.assign": (user) => Object.assign({}, user),
   toJSON: (user) => user.toJSON(),
@@ -81,7 +81,7 @@ const COPIES: Readonly<Record<string, (user: User) => unknown>> = {
 describe("a user from the service", () => {
   for (const [name, copy] of Object.entries(COPIES)) {
     it(`keeps exactly its fields in ${name}`, async () => {
-      // Without metadata read before, and with it.
+      // Before and after the first read of metadata.
       const user = await receive();
       assert.deepStrictEqual(copy(user), FIELDS);
       assert.deepStrictEqual(copy(user), FIELDS);

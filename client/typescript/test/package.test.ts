@@ -1,4 +1,4 @@
-/** What `npm pack` makes, installed into a fresh project and used as a newcomer would. */
+/** The file of `npm pack`, installed into a new project and used as in the README. */
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -46,13 +46,13 @@ void main(String(process.argv[2]));
 `;
 const PRINTED = "fresh bar true\n1 0\ntrue\n";
 
-/** The example of README.md, with the address to be given on the command line. */
+/** Returns the example of README.md, which then reads the address from the command line. */
 async function readmeExample(): Promise<string> {
   const [, example = ""] = /^```ts\n(.*?)^```$/ms.exec(await readFile(join(PACKAGE, "README.md"), "utf8")) ?? [];
   return example.replace('"http://localhost:50051"', "String(process.argv[2])");
 }
 
-/** What the package exports, without what Node adds to the names of a CommonJS module. */
+/** Returns the exports of the package, without the names that Node adds to a CommonJS module. */
 const userservice = Object.fromEntries(
   Object.entries(exported).filter(([name]) => !["__esModule", "module.exports"].includes(name)),
 );
@@ -114,7 +114,7 @@ describe("the package", () => {
       files.map((file) => readFile(join(ROOT, "client/python/userservice", file), "utf8")),
     );
     const python = [...sources.join("\n").matchAll(/^class (\w+Error)\(/gm)].map(([, name]) => name);
-    // It says that gRPC cannot work in this process or event loop, as after a fork. Node has neither.
+    // ManagerUnusableError concerns forks and several event loops, which Node.js does not have.
     const pythonOnly = ["ManagerUnusableError"];
     const names = python.filter((name) => !pythonOnly.includes(String(name))).sort();
     assert.deepEqual(

@@ -1,4 +1,4 @@
-/** `listChunked` over many users, cuts, and loops that are slow or left early. */
+/** `listChunked` with many users, lost connections, slow loops, and loops that end early. */
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
@@ -12,7 +12,7 @@ import { type LogRecord, Service, until } from "./harness/service.js";
 const USERS = 100_000;
 const MIB = 2 ** 20;
 
-/** What a loop has seen of the users user-0, user-1, …, whose ids follow their names. */
+/** Records which of the users user-0, user-1, … a loop has received; their ids have the order of their names. */
 class Tally {
   readonly #seen = new Set<string>();
   #lastId = 0;
@@ -43,7 +43,7 @@ describe("listChunked over 100 000 users", () => {
   let manager: UserManager;
   before(async () => {
     service = await Service.start();
-    // Before the seeding, so that a failure of it leaves what `after` closes.
+    // Set before the users are added, so that `after` closes the service even if adding fails.
     manager = new UserManager(service.address);
     await service.seed(USERS);
   });
@@ -54,7 +54,7 @@ describe("listChunked over 100 000 users", () => {
 
   const streamsCancelled = (): LogRecord[] =>
     service.log.filter(({ method, code }) => method === "ListUsersChunked" && code === "CANCELLED");
-  /** How many there were, with those whose lines are still to be written: the service writes its log twenty times a second. */
+  /** Returns the number of logged streams; waits, because the service writes its log twenty times per second. */
   const streamsCancelledBefore = async (): Promise<number> => {
     await sleep(250);
     return streamsCancelled().length;
@@ -132,7 +132,7 @@ describe("listChunked over 100 000 users", () => {
     const streams = 60;
     let cursor = 0;
     for await (const users of manager.listChunked(10_000)) {
-      cursor = users.next_cursor || cursor; // the last chunk but one
+      cursor = users.next_cursor || cursor; // the cursor of the last chunk but one, because that of the last chunk is 0
     }
     const before = await streamsCancelledBefore();
     const succeeded = (): number =>
@@ -212,7 +212,7 @@ describe("listChunked over 100 000 users", () => {
       tally.add((await users.next()).value ?? []);
     }
     await sleep(500);
-    // The whole is some 20 MiB. A chunk ahead and a window are a quarter and one, and kernels buffer a little.
+    // All users take about 20 MiB. One chunk ahead takes 0.25 MiB, a flow-control window 1 MiB, and kernels buffer more.
     const { received } = proxy;
     assert.ok(received < 5 * MIB, `${received} bytes for a loop that took 3 chunks`);
     assert.equal((await slowManager.get("user-77")).user_id, "user-77");

@@ -1,4 +1,4 @@
-/** Several servers, proxies on the way, and several connections of one manager. */
+/** Several servers, proxies, and several connections of one manager. */
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -35,7 +35,7 @@ function portOf(server: StandIn): string {
   return server.address.split(":")[1] ?? "";
 }
 
-/** Calls until every server was called, or fails. */
+/** Makes calls until every server has received one; fails otherwise. */
 async function assertReachesAll(address: string, servers: readonly StandIn[]): Promise<void> {
   await using manager = new UserManager(address);
   for (let call = 0; call < 200 && servers.some(({ received }) => received.length === 0); call++) {
@@ -122,7 +122,7 @@ describe("proxies of the environment", () => {
     }
   });
 
-  /** A name that only the proxy can reach. */
+  /** A host name that only the proxy can resolve. */
   const FAR = "users.example:50051";
 
   for (const name of ["grpc_proxy", "https_proxy", "http_proxy"]) {
@@ -248,7 +248,7 @@ describe("connections", () => {
   });
 });
 
-/** A gRPC server that ends each connection with GOAWAY after its tenth call, and refuses the calls after that. */
+/** A gRPC server that ends each connection with GOAWAY after its tenth call, and rejects later calls. */
 class AgingServer implements AsyncDisposable {
   sessions = 0;
   readonly #server: Http2Server = createServer();

@@ -1,6 +1,6 @@
 /**
- * The language of tests/contract/cases/*.json: how a written value becomes a real one, and how an answer is held
- * against it. tests/contract/README.md describes it.
+ * The language of tests/contract/cases/*.json: converts written values to real values, and compares responses with
+ * them. tests/contract/README.md describes the language.
  */
 
 import assert from "node:assert/strict";
@@ -14,7 +14,7 @@ import { ROOT } from "./service.js";
 const CASES = join(ROOT, "tests/contract/cases");
 const UUID7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 
-/** A call of a case, and what must come of it. */
+/** A call of a case, and its expected result. */
 export interface Step {
   readonly call: string;
   readonly args?: unknown;
@@ -24,7 +24,7 @@ export interface Step {
   readonly save?: string;
 }
 
-/** Calls on an empty store. */
+/** A case: a list of calls on an empty store. */
 export interface Case {
   readonly file: string;
   readonly name: string;
@@ -34,7 +34,7 @@ export interface Case {
 
 type Bag = Record<string, unknown>;
 
-/** Reads all cases. Fails on a key that this runner does not know. */
+/** Reads all cases. Fails on an unknown key. */
 export function loadCases(): Case[] {
   const known = { case: ["name", "only", "steps"], step: ["call", "args", "each", "result", "error", "save"] };
   return readdirSync(CASES)
@@ -59,7 +59,7 @@ function assertKeys(object: object, known: readonly string[]): void {
   );
 }
 
-/** The names that a case has saved so far. `$uuid.NAME` is a fresh UUID, the same one for one name in one case. */
+/** The names that a case has saved so far. `$uuid.NAME` is a new UUID for each name and case. */
 export class Scope {
   readonly saved = new Map<string, unknown>();
   readonly #uuids = new Map<string, string>();
@@ -97,7 +97,7 @@ function isBag(value: unknown): value is Bag {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Keeps a key `__proto__` what it is: a key. */
+/** Sets a property; `__proto__` is an ordinary key. */
 function mapValues(bag: Bag, change: (value: unknown) => unknown): Bag {
   return Object.fromEntries(Object.entries(bag).map(([key, value]) => [key, change(value)]));
 }
@@ -124,16 +124,15 @@ const MAKERS: Readonly<Record<string, (operand: never) => unknown>> = {
   $integer: (text: string) => BigInt(text),
 };
 
-/** Makes the value that an operator stands for; a matcher stays as it is, for `match` to judge by. */
+/** Returns the value of an operator; a matcher is returned unchanged, because `match` evaluates it. */
 function make(operator: string, operand: unknown): unknown {
   return MAKERS[operator] ? MAKERS[operator](operand as never) : { [operator]: operand };
 }
 
 /**
- * Holds an answer against what is expected of it.
+ * Compares a response with the expected response.
  *
- * Of an object, the expected keys are compared and the others ignored; of a list, every element. What stands under
- * `metadata` is compared whole.
+ * Of an object, only the expected keys are compared; of a list, every element. `metadata` is compared completely.
  */
 export function match(expected: unknown, actual: unknown, where = "answer"): void {
   if (isBag(expected)) {
@@ -168,7 +167,7 @@ const MATCHERS: Readonly<Record<string, (operand: never, actual: never) => boole
   $not: (other: unknown, actual: unknown) => !isDeepStrictEqual(other, actual),
   $above: (bound: number, actual: number) => actual > bound,
   $most: (bound: number, actual: number) => actual <= bound,
-  // A time of at most that many seconds ago; clocks of one machine, so nothing lies ahead.
+  // A time at most the given seconds ago. Both clocks are of one machine, so no time is in the future.
   $now: (seconds: number, actual: string) => {
     const age = (Date.now() - Date.parse(actual)) / 1e3;
     return age >= -1 && age <= seconds;
@@ -194,7 +193,7 @@ function short(value: unknown): string {
   return text.length <= 400 ? text : `${text.slice(0, 200)} … ${text.slice(-200)}`;
 }
 
-/** An error as the cases see it. */
+/** An error in the form of the cases. */
 export interface CaseError {
   readonly class: string;
   readonly code: string;
@@ -202,7 +201,7 @@ export interface CaseError {
   readonly violations: readonly { readonly field: string; readonly description: string }[];
 }
 
-/** Holds an error against {class, code, reason, violations}. */
+/** Compares an error with {class, code, reason, violations}. */
 export function matchError(expected: unknown, actual: CaseError): void {
   assert.ok(isBag(expected));
   assertKeys(expected, ["class", "code", "reason", "violations"]);
@@ -211,7 +210,7 @@ export function matchError(expected: unknown, actual: CaseError): void {
   if (violations !== undefined) {
     const found = new Map<string, string>();
     for (const { field, description } of actual.violations) {
-      // A client may name the place inside metadata.
+      // A client may report a path inside metadata.
       const place = /^metadata[.[]/.test(field) ? "metadata" : field;
       found.set(place, `${found.get(place) ?? ""} ${description}`);
     }

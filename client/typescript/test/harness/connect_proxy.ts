@@ -1,15 +1,15 @@
-/** An HTTP proxy that opens tunnels with CONNECT, refuses to, or never answers. */
+/** An HTTP proxy that opens tunnels with CONNECT, rejects CONNECT, or never responds. */
 
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";
 
-/** What the proxy does with a CONNECT. */
+/** The reaction of the proxy to a CONNECT. */
 export type Conduct = "opens" | "refuses" | "hangs";
 
 /** A proxy on loopback. */
 export class ConnectProxy implements AsyncDisposable {
-  /** The hosts and ports that were asked for. */
+  /** The requested hosts and ports. */
   readonly asked: string[] = [];
   readonly #server: Server = createServer();
   readonly #sockets = new Set<Socket>();
@@ -17,8 +17,8 @@ export class ConnectProxy implements AsyncDisposable {
   /**
    * Starts a proxy.
    *
-   * @param conduct - What it does with a CONNECT.
-   * @param target - The host:port that all tunnels lead to, whatever was asked for.
+   * @param conduct - The reaction of the proxy to a CONNECT.
+   * @param target - The host:port to which all tunnels lead, regardless of the request.
    */
   static async start(conduct: Conduct, target: string): Promise<ConnectProxy> {
     const proxy = new ConnectProxy();

@@ -1,14 +1,14 @@
-/** A TCP proxy before the service, to count, freeze and cut what goes through it, or to wrap it in TLS. */
+/** A TCP proxy in front of the service that counts, freezes and cuts connections, or adds TLS. */
 
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import { createServer as createTlsServer, type TlsOptions } from "node:tls";
 
-/** Passes connections on to an address. */
+/** Forwards connections to an address. */
 export class Proxy implements AsyncDisposable {
-  /** Bytes that came from the service so far. */
+  /** Number of bytes received from the service so far. */
   received = 0;
-  /** Connections that were made so far. */
+  /** Number of connections so far. */
   connections = 0;
   readonly #target: { readonly host: string; readonly port: number };
   readonly #server: Server;
@@ -36,7 +36,7 @@ export class Proxy implements AsyncDisposable {
     return (this.#server.address() as AddressInfo).port;
   }
 
-  /** Where the proxy listens, as host:port. */
+  /** The address of the proxy, as host:port. */
   get address(): string {
     return `127.0.0.1:${this.port}`;
   }
@@ -57,7 +57,7 @@ export class Proxy implements AsyncDisposable {
     }
   }
 
-  /** Lets nothing through the connections of now any more, without closing them, as if the peer had vanished. */
+  /** Stops forwarding on the current connections without closing them, as if the peer had lost its network. */
   freeze(): void {
     for (const socket of this.#sockets) {
       socket.unpipe();
@@ -66,7 +66,7 @@ export class Proxy implements AsyncDisposable {
     }
   }
 
-  /** Ends the connections of now. */
+  /** Closes the current connections. */
   cut(): void {
     for (const socket of this.#sockets) {
       socket.destroy();

@@ -1,4 +1,4 @@
-/** The real service as a child process: the command that users run, and nothing else. */
+/** The real service as a child process, started with the public command. */
 
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, execFile, spawn } from "node:child_process";
@@ -18,7 +18,7 @@ export const ROOT = resolve(import.meta.dirname, "../../../..");
 /** The folder of this package. */
 export const PACKAGE = join(ROOT, "client/typescript");
 
-/** The Python that has the service installed. */
+/** The Python interpreter in whose environment the service is installed. */
 export const PYTHON = process.env["USERSERVICE_PYTHON"] ?? join(ROOT, ".venv/bin/python");
 
 /** Runs a Python program to its end and returns what it printed. */
@@ -36,14 +36,14 @@ export async function until(condition: () => boolean, what: string): Promise<voi
   }
 }
 
-/** One call, or one other event, as the service's log has it. */
+/** One line of the service's log: a call or another event. */
 export type LogRecord = Readonly<Record<string, unknown>>;
 
-/** `python -m userservice serve`, with a store of its own. */
+/** `python -m userservice serve`, with its own store. */
 export class Service implements AsyncDisposable {
   /** The log so far. */
   readonly log: LogRecord[] = [];
-  /** Where the service listens, as host:port. */
+  /** The address of the service, as host:port. */
   address = "127.0.0.1:0";
   #process: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
@@ -77,7 +77,7 @@ export class Service implements AsyncDisposable {
     assert.fail(`the service did not start: ${JSON.stringify(this.log)}`);
   }
 
-  /** Ends the service with a signal. Its store follows it. */
+  /** Ends the service with a signal. Its store then ends too. */
   async end(signal: NodeJS.Signals): Promise<void> {
     const child = this.#process;
     if (child?.exitCode === null && child.signalCode === null) {
@@ -91,7 +91,7 @@ export class Service implements AsyncDisposable {
     await rm(this.dataDir, { recursive: true });
   }
 
-  /** Adds users named user-0, user-1, … past the RPCs, for many at once. */
+  /** Writes users named user-0, user-1, … directly into the store, which is faster than RPCs. */
   async seed(count: number): Promise<void> {
     await runPython(join(PACKAGE, "test/harness/seed.py"), this.storeUrl, String(count));
   }

@@ -1,4 +1,4 @@
-/** A gRPC server that answers as a test wants, for what the real service cannot be made to do. */
+/** A gRPC server with responses that the test defines, for behaviour that the real service does not have. */
 
 import { create, type DescMessage, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import { anyPack, type DurationSchema } from "@bufbuild/protobuf/wkt";
@@ -21,17 +21,17 @@ import { StatusSchema } from "../../dist/gen/google/rpc/status_pb.js";
 import { SessionService } from "../../dist/gen/userservice/v1/session_service_pb.js";
 import { UserService } from "../../dist/gen/userservice/v1/user_service_pb.js";
 
-/** A call as the server sees it. */
+/** A call on the server's side. */
 export interface Received {
   readonly method: string;
   /** The encoded request. */
   readonly request: Buffer;
   readonly metadata: Metadata;
-  /** When the client will have lost patience. */
+  /** The deadline of the client. */
   readonly deadline: Date | number;
   /** Sends one message. */
   readonly send: (message: Uint8Array) => void;
-  /** Ends the call well. */
+  /** Ends the call with OK. */
   readonly end: () => void;
   /** Ends the call with an error. */
   readonly fail: (failure: Failure) => void;
@@ -39,7 +39,7 @@ export interface Received {
   readonly isCancelled: () => boolean;
 }
 
-/** An error as the service would send it. */
+/** An error in the form that the service sends. */
 export interface Failure {
   readonly code: keyof typeof status;
   readonly message?: string;
@@ -101,7 +101,7 @@ export class StandIn implements AsyncDisposable {
   /**
    * Starts a server on a free port.
    *
-   * @param answer - Called with each call and its number, counted from 1.
+   * @param answer - The function that responds; it is called with each call and its number, starting at 1.
    */
   static async start(answer: (call: Received, number: number) => void): Promise<StandIn> {
     const standIn = new StandIn(answer);
@@ -117,7 +117,7 @@ export class StandIn implements AsyncDisposable {
     return standIn;
   }
 
-  /** Where the server listens, as host:port. */
+  /** The address of the server, as host:port. */
   get address(): string {
     return `127.0.0.1:${this.#port}`;
   }
