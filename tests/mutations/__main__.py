@@ -31,7 +31,7 @@ _OF_THIS_RUN = re.compile(
 _LONGEST_FAILURE = 140
 _SECONDS = 60
 _SHORT = {"FAULTS", "FAULTS_SEED", "FAULTS_SOAK_SECONDS"}  # unset, for the sizes of `make test` and a random seed
-EXPECTED = "failed, as it should: "
+EXPECTED = "failed as expected: "
 _FAILED = 1  # pytest's exit code for tests that failed; others mean that none was run
 
 
@@ -136,7 +136,7 @@ def failure_of(mutation: Mutation, variables: dict[str, str], folder: Path) -> s
 
 def table(outcomes: dict[str, str], rows: dict[str, str]) -> str:
     """Returns the table in Markdown: new rows for ``outcomes``, the present ``rows`` for the other mutations."""
-    lines = ["| defence removed (name) | in | test in `tests/` | what was seen |", "|---|---|---|---|"]
+    lines = ["| safeguard that is disabled (name) | in | test in `tests/` | failure of the test |", "|---|---|---|---|"]
     for name, mutation in load().items():
         outcome = outcomes.get(name)
         if outcome is None:
