@@ -5,8 +5,9 @@ The key of a record is its user_id or session_id.
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic
+from typing import Generic, NoReturn
 
 import uuid_utils
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -30,6 +31,7 @@ from userservice_server.wire.records import (
     decode,
     frame,
     has_key,
+    have_keys,
     key_field,
 )
 
@@ -147,8 +149,16 @@ class Entities(Generic[Entity]):
         Every read by key is checked, so that no fault of connection or store can return another user's record.
         """
         if not has_key(record, key, table.owner):
-            self.store.distrust()
-            raise CorruptRecordError("the store returned a record with another key")
+            self._distrust()
+
+    def check_keys(self, records: Sequence[bytes], keys: Sequence[str]) -> None:
+        """Does the same as ``check_key`` for the records of a table without an owner."""
+        if not have_keys(records, keys):
+            self._distrust()
+
+    def _distrust(self) -> NoReturn:
+        self.store.distrust()
+        raise CorruptRecordError("the store returned a record with another key")
 
     def _check(self, outcome: Outcome) -> None:
         """Raises the error for an outcome other than DONE."""

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
-from itertools import chain
 
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import BatchGetUsersResponse
@@ -15,7 +14,7 @@ from userservice_server.domain.stream_memory import ReadLimit, StreamMemory
 from userservice_server.errors import StoreChangedError, UserAlreadyExistsError, UserNotFoundError
 
 MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
-_BATCH = 100  # user_ids in one script; commands of other callers can run between two scripts
+_BATCH = 200  # user_ids in one script; commands of other callers can run between two scripts
 
 
 class Users:
@@ -82,18 +81,21 @@ class Users:
             return await read()
 
     async def _get_many(self, user_ids: Sequence[str]) -> bytes:
-        batches = [user_ids[start : start + _BATCH] for start in range(0, len(user_ids), _BATCH)]
         table, identity = self._table(), self._store.identity  # one store for all batches
-        answers = [await self._store.get_many(table, batch, identity) for batch in batches]
         found: list[bytes] = []
         missing: list[str] = []
-        for user_id, record in zip(user_ids, chain.from_iterable(answers), strict=True):
-            if record is None:
-                missing.append(user_id)
-            else:
-                self._users.check_key(record, table, user_id)
-                found.append(record)
-        return b"".join(found) + BatchGetUsersResponse(missing_user_ids=missing).SerializeToString()
+        for start in range(0, len(user_ids), _BATCH):
+            batch = user_ids[start : start + _BATCH]
+            records = await self._store.get_many(table, batch, identity)
+            present = [record for record in records if record is not None]
+            if len(present) < len(records):
+                missing += [user_id for user_id, record in zip(batch, records, strict=True) if record is None]
+                batch = [user_id for user_id, record in zip(batch, records, strict=True) if record is not None]
+            self._users.check_keys(present, batch)
+            found += present
+        if missing:
+            found.append(BatchGetUsersResponse(missing_user_ids=missing).SerializeToString())
+        return b"".join(found)
 
     def _table(self) -> Table:
         # A store with several partitions, as on a cluster, needs a merge of their tables by id here.
