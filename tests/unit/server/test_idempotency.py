@@ -60,5 +60,20 @@ def test_request_id_and_all_fields_before_it_can_be_skipped(kind: Any) -> None:
             assert field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)
 
 
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.DESCRIPTOR.name)
+def test_an_encoded_request_ends_with_its_request_id(kind: Any) -> None:
+    numbers = {field.name: field.number for field in kind.DESCRIPTOR.fields}
+    assert max(numbers.values()) == numbers["request_id"]
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.DESCRIPTOR.name)
+@pytest.mark.parametrize("unknown", [b"", b"\xfa\x7f\x06canary"])
+def test_a_fingerprint_does_not_depend_on_the_request_id(kind: Any, unknown: bytes) -> None:
+    requests = [kind(user_id="ada", request_id=each) for each in (REQUEST_ID, REQUEST_ID[::-1])]
+    for request in requests:
+        request.MergeFromString(unknown)
+        assert fingerprint(request) == of_a_copy_without_request_id(request)
+
+
 def test_requests_of_different_methods_differ() -> None:
     assert len({fingerprint(kind(user_id="ada", request_id=REQUEST_ID)) for kind in REQUESTS}) == len(REQUESTS) == 6

@@ -8,6 +8,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from userservice_server.domain import metadata as rules
 from userservice_server.domain.metadata import MAX_BYTES, MAX_DEPTH, merge, violations
 
 scalars = st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
@@ -92,3 +93,55 @@ def test_a_violation_does_not_name_the_callers_keys() -> None:
     content = Struct()
     content.fields["jane@example.org"].number_value = float("nan")
     assert "jane" not in repr(list(violations(content, "metadata")))
+
+
+numbers = st.floats() | st.sampled_from([float("nan"), float("inf"), float("-inf")])
+
+
+@st.composite
+def any_values(draw: st.DrawFn, levels: int = 18) -> Value:
+    """A Value that may break every rule: without a kind, with a number that is not finite, or nested too deep."""
+    value = Value()
+    match draw(st.sampled_from(["none", "number", "text", "struct", "list", "deeper"])):
+        case "number":
+            value.number_value = draw(numbers)
+        case "text":
+            value.string_value = draw(st.text("a2*\x00\x7f\n\x12ÿ", max_size=20))
+        case "struct":
+            value.struct_value.fields[draw(st.text("a\n", max_size=1))].CopyFrom(draw(any_values(0)))
+        case "list":
+            value.list_value.values.append(draw(any_values(0)))
+        case "deeper":
+            value.bool_value = True
+            for _ in range(draw(st.integers(0, levels))):
+                outer = Value()
+                if draw(st.booleans()):
+                    outer.struct_value.fields["k"].CopyFrom(value)
+                else:
+                    outer.list_value.values.append(value)
+                value = outer
+    return value
+
+
+@given(st.lists(any_values(), max_size=2))
+def test_the_check_of_encoded_metadata_accepts_nothing_that_breaks_a_rule(content: list[Value]) -> None:
+    metadata = Struct()
+    for number, value in enumerate(content):
+        metadata.fields[f"k{number}"].CopyFrom(value)
+    encoded = metadata.SerializeToString()
+
+    found = list(rules._struct_violations(metadata, "metadata", 1))
+
+    assert list(violations(metadata, "metadata")) == found
+    assert not (found and rules._is_surely_valid(encoded))
+
+
+def test_small_metadata_needs_the_check_of_its_bytes_only() -> None:
+    content = {
+        "plan": "free",
+        "logins": 312,
+        "ratio": -0.5,
+        "newsletter": False,
+        "address": {"city": "Łódź", "lines": []},
+    }
+    assert rules._is_surely_valid(struct(content).SerializeToString())

@@ -20,9 +20,15 @@ local MOST_READ = 2 -- records that a range may have for each record that is ask
 local function read_as_range(ids)
   local lowest, highest, count = math.huge, 0, 0
   for position = 1, #ids do
-    local id = ids[position] and tonumber(ids[position])
+    local id = ids[position]
     if id then
-      lowest, highest, count = math.min(lowest, id), math.max(highest, id), count + 1
+      id, count = id + 0, count + 1
+      if id < lowest then
+        lowest = id
+      end
+      if id > highest then
+        highest = id
+      end
     end
   end
   if count < 2 then
