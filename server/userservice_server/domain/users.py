@@ -14,7 +14,8 @@ from userservice_server.domain.stream_memory import ReadLimit, StreamMemory
 from userservice_server.errors import StoreChangedError, UserAlreadyExistsError, UserNotFoundError
 
 MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
-_BATCH = 200  # user_ids in one script; commands of other callers can run between two scripts
+_SCRIPT_KEYS = 200  # user_ids in one script; commands of other callers can run between two scripts
+_SMALL_BATCH = 100  # user_ids; larger batches wait for each other, because of the memory that they take
 
 
 class Users:
@@ -75,7 +76,7 @@ class Users:
     async def get_many(self, user_ids: Sequence[str]) -> bytes:
         """Returns the users with these user_ids as an encoded BatchGetUsersResponse."""
         read = partial(self._store.reread, partial(self._get_many, user_ids))
-        if len(user_ids) <= _BATCH:
+        if len(user_ids) <= _SMALL_BATCH:
             return await read()
         async with self._reads.batches:
             return await read()
@@ -84,8 +85,8 @@ class Users:
         table, identity = self._table(), self._store.identity  # one store for all batches
         found: list[bytes] = []
         missing: list[str] = []
-        for start in range(0, len(user_ids), _BATCH):
-            batch = user_ids[start : start + _BATCH]
+        for start in range(0, len(user_ids), _SCRIPT_KEYS):
+            batch = user_ids[start : start + _SCRIPT_KEYS]
             records = await self._store.get_many(table, batch, identity)
             present = [record for record in records if record is not None]
             if len(present) < len(records):
