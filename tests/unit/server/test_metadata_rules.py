@@ -87,6 +87,8 @@ def test_a_value_without_kind_is_rejected() -> None:
     content = Struct()
     content.fields["empty"].CopyFrom(Value())
     assert len(list(violations(content, "metadata"))) == 1
+    without_value = Struct.FromString(b"\x0a\x03\x0a\x01k")  # an entry that has a key only
+    assert len(list(violations(without_value, "metadata"))) == 1
 
 
 def test_a_violation_does_not_name_the_callers_keys() -> None:
