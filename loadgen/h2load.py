@@ -1,10 +1,14 @@
 """Runs h2load, a client in C that costs little CPU time compared with the server."""
 
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import ceil
 
 from google.protobuf.message import Message
 
@@ -29,12 +33,14 @@ class Load:
         seconds: time from the first connection to the last response.
         data_bytes: size of all responses, with the headers of the gRPC messages.
         latency: mean duration of a call in seconds.
+        cpu_seconds: CPU time of h2load itself.
     """
 
     calls: int
     seconds: float
     data_bytes: int
     latency: float
+    cpu_seconds: float = 0.0
 
 
 def program() -> str:
@@ -61,16 +67,47 @@ def run(port: int, method: str, request: Message, *, calls: int, connections: in
     with tempfile.NamedTemporaryFile() as body:
         body.write(grpc_frame(request))
         body.flush()
-        command = [
-            *(program(), "-n", str(calls), "-c", str(connections), "-m", str(streams), "-t", "1", "-d", body.name),
-            *("-H", "content-type: application/grpc", "-H", "te: trailers"),
-            f"http://127.0.0.1:{port}/userservice.v1.{method}",
-        ]
+        command = _command(port, method, body.name, "-n", str(calls), "-c", str(connections), "-m", str(streams))
+        before = _cpu_seconds_of_children()
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             raise LoadError(f"{method}: h2load took longer than {_TIMEOUT_SECONDS:g} s") from None
-    return _parsed(method, calls, done.stdout)
+    return replace(_parsed(method, calls, done.stdout), cpu_seconds=_cpu_seconds_of_children() - before)
+
+
+@contextmanager
+def in_background(port: int, method: str, request: Message, *, seconds: float) -> Iterator[None]:
+    """Repeats the call on one connection while the block runs, which must take less than ``seconds``.
+
+    Raises:
+        LoadError: the call was never answered.
+    """
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(grpc_frame(request))
+        body.flush()
+        command = _command(port, method, body.name, "-D", str(ceil(seconds)), "-c", "1", "-m", "1")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            try:
+                yield
+                output, _ = process.communicate(timeout=seconds + _TIMEOUT_SECONDS)
+            finally:
+                process.kill()
+    data = _DATA.search(output)
+    if data is None or int(data[1]) == 0:
+        raise LoadError(f"{method}: no answer to a load in the background")
+
+
+def _command(port: int, method: str, body: str, *options: str) -> list[str]:
+    return [
+        *(program(), *options, "-t", "1", "-d", body, "-H", "content-type: application/grpc", "-H", "te: trailers"),
+        f"http://127.0.0.1:{port}/userservice.v1.{method}",
+    ]
+
+
+def _cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _parsed(method: str, calls: int, output: str) -> Load:

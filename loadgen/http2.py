@@ -8,7 +8,7 @@ parses only the headers of received frames, so that a call takes a few microseco
 import selectors
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -143,45 +143,98 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The result of many calls: their number, their duration, and the size of all responses."""
+    """The result of many calls.
+
+    Attributes:
+        calls: how many were answered.
+        seconds: from the first request to the last answer.
+        data_bytes: of all messages that were received.
+        errors: answers without a message.
+        cpu_seconds: CPU time of this process.
+    """
 
     calls: int
     seconds: float
     data_bytes: int
+    errors: int = 0
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call, encoded in advance: ``header_block`` and ``grpc_frame``."""
+
+    headers: bytes
+    body: bytes
 
 
 def call_all(port: int, method: str, bodies: Sequence[bytes], *, connections: int, streams: int) -> Answers:
     """Makes one call for each body (see ``grpc_frame``), on ``connections`` with ``streams`` calls each at a time."""
     block = header_block(method)
-    waiting = iter(bodies)
+    return call_each(port, [Request(block, body) for body in bodies], connections=connections, streams=streams)
+
+
+def call_each(port: int, requests: Sequence[Request], *, connections: int, streams: int) -> Answers:
+    """Makes each of these calls once, on ``connections`` with ``streams`` calls each at a time."""
+    waiting = iter(requests)
     selector = selectors.DefaultSelector()
-    opened = [Connection(port) for _ in range(connections)]
-    data_bytes, unanswered = 0, len(bodies)
-    started = time.perf_counter()
-    for connection in opened:
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-        first = [connection.request(block, body) for body in islice(waiting, streams)]
-        connection.socket.sendall(b"".join(first))
+    readers = [AnswerReader(Connection(port)) for _ in range(connections)]
+    unanswered = len(requests)
+    started, cpu_started = time.perf_counter(), time.process_time()
+    for reader in readers:
+        selector.register(reader.connection.socket, selectors.EVENT_READ, reader)
+        reader.send(islice(waiting, streams))
     while unanswered:
         ready = selector.select(_TIMEOUT_SECONDS)
         if not ready:
-            raise LoadError(f"{method}: {unanswered} calls got no response")
+            raise LoadError(f"{unanswered} calls got no response")
         for event, _ in ready:
-            answers, received = _read_answers(event.data)
-            unanswered -= answers
-            data_bytes += received
-            event.data.socket.sendall(b"".join(event.data.request(block, body) for body in islice(waiting, answers)))
-    seconds = time.perf_counter() - started
-    for connection in opened:
-        connection.close()
+            answered = len(event.data.read())
+            unanswered -= answered
+            event.data.send(islice(waiting, answered))
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    for reader in readers:
+        reader.connection.close()
     selector.close()
-    return Answers(len(bodies), seconds, data_bytes)
+    data_bytes, errors = sum(reader.data_bytes for reader in readers), sum(reader.errors for reader in readers)
+    return Answers(len(requests), seconds, data_bytes, errors, cpu_seconds)
 
 
-def _read_answers(connection: Connection) -> tuple[int, int]:
-    """Reads once; returns the number of completed calls, and the bytes of data received."""
-    frames = list(connection.frames())
-    return sum(frame.ends_call for frame in frames), sum(frame.length for frame in frames if frame.is_data)
+class AnswerReader:
+    """Sends unary calls on a connection, and counts their answers.
+
+    Attributes:
+        connection: the connection.
+        data_bytes: of all messages that were received.
+        errors: answers without a message: their status is an error.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.data_bytes = 0
+        self.errors = 0
+        self._with_data: set[int] = set()  # streams that have received a message, but not their status
+
+    def send(self, requests: Iterable[Request]) -> None:
+        """Sends these calls in one write."""
+        frames = [self.connection.request(request.headers, request.body) for request in requests]
+        if frames:
+            self.connection.socket.sendall(b"".join(frames))
+
+    def read(self) -> list[int]:
+        """Reads once; returns the streams whose answers have ended."""
+        ended = []
+        for frame in self.connection.frames():
+            if frame.is_data:
+                self.data_bytes += frame.length
+                self._with_data.add(frame.stream)
+            if frame.ends_call:
+                ended.append(frame.stream)
+                if frame.stream in self._with_data:
+                    self._with_data.discard(frame.stream)
+                else:
+                    self.errors += 1
+        return ended
 
 
 def first_bytes(connection: Connection, method: str, request: Message, *, needed: int) -> float:
