@@ -4,6 +4,7 @@ RECORD is an encoded record in hexadecimal. The response of a single call is thi
 of the record, USERS in total. The server has the options and the event loop of the service; it decodes only chunk_size.
 """
 
+import userservice_server.cli  # noqa: F401, I001 - selects grpc's engine as the service does, before grpc is imported
 import sys
 from typing import TypeAlias
 

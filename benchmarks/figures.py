@@ -1,8 +1,11 @@
-"""The measured figures of several contestants, and the targets for their ratios."""
+"""Figures of contestants that were measured in interleaved rounds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,42 +22,42 @@ class Figure:
 
     def ratio(self, of: str, to: str) -> float:
         """Returns the median of the ratios of each round, because a disturbance affects both sides of a round."""
-        return median(mine / theirs for mine, theirs in zip(self.values[of], self.values[to], strict=True))
+        return median(mine / theirs for mine, theirs in zip(self.values[of], self.values[to], strict=True) if theirs)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A figure that is measured together with others: its name and unit."""
+
+    name: str
+    unit: str
 
 
 def measured(name: str, unit: str, rounds: int, contestants: Mapping[str, Callable[[], float]]) -> Figure:
     """Measures the contestants in turns, so that conditions are equal; discards the first round."""
-    values: dict[str, list[float]] = {contestant: [] for contestant in contestants}
+    return Figure(name, unit, _in_turns(rounds, contestants))
+
+
+def measured_parts(
+    parts: Mapping[str, Part], rounds: int, contestants: Mapping[str, Callable[[], Mapping[str, float]]]
+) -> list[Figure]:
+    """Measures several figures at once. A contestant without a part is left out of the part's figure."""
+    taken = _in_turns(rounds, contestants)
+    figures = []
+    for key, part in parts.items():
+        values = {
+            contestant: [sample[key] for sample in samples]
+            for contestant, samples in taken.items()
+            if all(key in sample for sample in samples)
+        }
+        if values:
+            figures.append(Figure(part.name, part.unit, values))
+    return figures
+
+
+def _in_turns(rounds: int, contestants: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+    taken: dict[str, list[T]] = {contestant: [] for contestant in contestants}
     for _ in range(rounds + 1):
         for contestant, measure in contestants.items():
-            values[contestant].append(measure())
-    return Figure(name, unit, {contestant: taken[1:] for contestant, taken in values.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A figure with a target.
-
-    Attributes:
-        figure: name of the figure.
-        of: the contestant.
-        to: the contestant to compare with; if empty, the target is for the value itself.
-        limit: the target.
-        is_most: whether the target is a maximum; else it is a minimum.
-    """
-
-    figure: str
-    of: str
-    to: str
-    limit: float
-    is_most: bool = False
-
-    def value(self, figures: Mapping[str, Figure]) -> float:
-        """Returns the measured ratio or value."""
-        figure = figures[self.figure]
-        return figure.ratio(self.of, self.to) if self.to else figure.median(self.of)
-
-    def is_reached(self, figures: Mapping[str, Figure]) -> bool:
-        """Returns whether the target is reached."""
-        value = self.value(figures)
-        return value <= self.limit if self.is_most else value >= self.limit
+            taken[contestant].append(measure())
+    return {contestant: values[1:] for contestant, values in taken.items()}

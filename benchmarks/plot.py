@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
 
-from benchmarks.measurements import Sweep
+from benchmarks.groups.deep import Sweep
 
 
 def draw(sweep: Sweep, limits: dict[str, float], path: Path) -> None:

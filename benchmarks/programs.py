@@ -1,11 +1,14 @@
-"""Runs the measured servers, each in a separate process, and reads their memory use."""
+"""Runs the measured servers, each in a separate process."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from benchmarks import cpu, engines
 from benchmarks.errors import BenchError
 
 _STOP_SECONDS = 20.0
@@ -19,16 +22,19 @@ class Program:
         pid: id of its process; with workers, of the supervisor.
     """
 
-    def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._name = name
-        self._arguments = arguments
+        self._command = command
         self._log_path = folder / f"{name}.log"
+        self._environment = environment
 
     def __enter__(self) -> Self:
         """Starts the server and waits for the line with its port."""
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self._environment
             )
         self.pid = self._process.pid
         if self._process.stdout is None:
@@ -55,24 +61,40 @@ class Program:
             self._process.stdout.close()
 
     def memory(self) -> int:
-        """Returns the memory in use (VmRSS) in bytes."""
-        for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        raise BenchError(f"{self._name} has exited")
+        """Returns the memory in use (VmRSS) in bytes, including all workers."""
+        try:
+            return cpu.memory(self.pid)
+        except cpu.EndedError:
+            raise BenchError(f"{self._name} has exited") from None
+
+    def cpu_seconds(self) -> float:
+        """Returns the CPU time since the start, including all workers."""
+        try:
+            return cpu.cpu_seconds(self.pid)
+        except cpu.EndedError:
+            raise BenchError(f"{self._name} has exited") from None
 
 
-def service(name: str, redis_url: str, folder: Path, *options: str, port: int = 0) -> Program:
+def service(
+    name: str, redis_url: str, folder: Path, *options: str, port: int = 0, engine: str = engines.SERVICE
+) -> Program:
     """Returns the service, run by ``userservice serve``."""
-    listen = f"127.0.0.1:{port}"
-    return Program(name, ["userservice", "serve", "--listen", listen, "--redis-url", redis_url, *options], folder)
+    command = [sys.executable, "-m", "userservice", "serve", "--listen", f"127.0.0.1:{port}", "--redis-url", redis_url]
+    return Program(name, [*command, *options], folder, engines.environment(engine))
 
 
 def baseline(redis_url: str, folder: Path) -> Program:
     """Returns the baseline server."""
-    return Program("baseline", ["benchmarks.baseline", redis_url], folder)
+    command = [sys.executable, "-m", "benchmarks.baseline", redis_url]
+    return Program("baseline", command, folder, engines.environment(engines.DEFAULT))
 
 
-def constant(record: bytes, users: int, folder: Path) -> Program:
+def constant(name: str, record: bytes, users: int, folder: Path, engine: str) -> Program:
     """Returns the server that sends constant bytes."""
-    return Program("constant", ["benchmarks.constant", record.hex(), str(users)], folder)
+    command = [sys.executable, "-m", "benchmarks.constant", record.hex(), str(users)]
+    return Program(name, command, folder, engines.environment(engine))
+
+
+def go_peer(name: str, program: Path, store_path: str, folder: Path) -> Program:
+    """Returns a Go server that was built from ``benchmarks/peers``."""
+    return Program(name, [program, store_path], folder, dict(os.environ))

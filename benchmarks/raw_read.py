@@ -3,7 +3,6 @@
 import socket
 import time
 from typing import Any
-from urllib.parse import unquote
 
 from hiredis import pack_command
 
@@ -26,7 +25,7 @@ class RawRead:
         self._commands = [_range(start) for start in starts]
         self._lengths = [_reply_length(records[start : start + _COUNT]) for start in range(0, len(records) + 1, _COUNT)]
         self._buffer = memoryview(bytearray(max(self._lengths)))
-        self._path = unquote(store.url.removeprefix("unix://"))
+        self._path = store.path
 
     def seconds(self) -> float:
         """Reads all records once; returns the seconds that it took."""

@@ -1,12 +1,6 @@
-"""The sizes of the benchmark: tiny for CI (without targets), default (at most five minutes), and full."""
+"""The sizes of the benchmark: tiny for CI (without targets), default (at most 12 minutes), and full."""
 
 from dataclasses import dataclass
-from pathlib import Path
-
-from benchmarks.errors import BenchError
-
-_BYTES_A_USER = 1200  # memory per user, while the store rewrites its append-only file
-_BYTES_BESIDE = 1 << 30  # memory of servers, readers and the plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +16,9 @@ class Size:
         chunk_sizes: chunk sizes in the plot.
         rounds: number of measurements of each figure; the median counts.
         load_seconds: approximate duration of a load of single calls.
+        latency_seconds: duration of an open-loop load.
         memory_calls: number of single calls for the measurement of the server's memory.
+        scale: numbers of users in the stores for the figures by store size; if empty, these are not measured.
         is_judged: whether the figures are compared with the targets.
     """
 
@@ -34,27 +30,20 @@ class Size:
     chunk_sizes: tuple[int, ...]
     rounds: int
     load_seconds: float
+    latency_seconds: float
     memory_calls: int
+    scale: tuple[int, ...] = ()
     is_judged: bool = True
 
-    def check_memory(self) -> None:
-        """Raises BenchError if the machine has not enough free memory."""
-        users = 2 * self.users + self.few + self.deep + sum(self.sweep)
-        needed = users * _BYTES_A_USER + _BYTES_BESIDE
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
-                if available < needed:
-                    raise BenchError(
-                        f"BENCH={self.name} needs {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} are free"
-                    )
 
+_CHUNK_SIZES = (10, 100, 1000, 10_000)
+_SCALE = (1000, 10_000, 100_000, 1_000_000, 10_000_000)
 
 SIZES = {
     size.name: size
     for size in (
-        Size("tiny", 500, 100, 1500, (), (10, 1000), 1, 0.05, 500, is_judged=False),
-        Size("default", 100_000, 1000, 1_000_000, (10_000,), (10, 100, 1000, 10_000), 5, 0.8, 50_000),
-        Size("full", 100_000, 1000, 1_000_000, (10_000, 3_000_000), (10, 100, 1000, 10_000), 9, 3.0, 1_000_000),
+        Size("tiny", 500, 100, 1500, (), (10, 1000), 1, 0.05, 0.2, 500, is_judged=False),
+        Size("default", 100_000, 1000, 1_000_000, (10_000,), _CHUNK_SIZES, 5, 0.7, 2.0, 50_000),
+        Size("full", 100_000, 1000, 1_000_000, (10_000, 3_000_000), _CHUNK_SIZES, 9, 3.0, 10.0, 1_000_000, _SCALE),
     )
 }

@@ -6,37 +6,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import uuid_utils
 from hiredis import pack_command
 from redis import Redis
+from redis.exceptions import BusyLoadingError, ConnectionError  # noqa: A004 - as redis-py names it
 
 from benchmarks.baseline import layout
 from benchmarks.errors import BenchError
-from benchmarks.population import users
+from benchmarks.population import user_id, users
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import AddUserRequest
 from userservice_server.config import Config
 from userservice_server.embedded.store import EmbeddedStore
 from userservice_server.store import scripts
 from userservice_server.store.keys import LAYOUT_VERSION, Keys
-from userservice_server.wire.records import decode, key_field
+from userservice_server.wire.records import decode, key_field, record_id
 
 _KEYS = Keys("userservice", 1)  # the default of the service
 _TABLE = _KEYS.all_users()[0]
 USERS_KEY = _TABLE.rows
+_ENCODED_ORDER = "order"  # as in benchmarks/peers/encoded
 _BATCH = 1000
-_SETTLE_SECONDS = 120.0
+_SETTLE_SECONDS = 600.0
+_ANSWER_SECONDS = 600.0  # loading ten million users takes minutes
 
 
 class Store:
-    """A running store."""
+    """A running store.
+
+    Attributes:
+        url: its URL, in the form of redis-py.
+        redis: a connection to it.
+        pid: id of its process.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         # RESP2, so that replies have the same form as in the service.
         self.redis: Any = Redis.from_url(url, protocol=2)
+        self._await_answer()
+        self.pid = int(self.redis.info("server")["process_id"])
         self._empty_bytes = self._memory()
+        self._order: bytes | str = USERS_KEY
+
+    @property
+    def path(self) -> str:
+        """The path of its Unix socket."""
+        return unquote(self.url.removeprefix("unix://"))
 
     def fill(self, count: int) -> None:
         """Adds users with the script of the service."""
@@ -56,7 +74,8 @@ class Store:
         self._settle()
 
     def fill_baseline(self, count: int) -> None:
-        """Adds the same users in the layout of the baseline."""
+        """Adds the same users in the layout of the baseline and of the plain Go server."""
+        self._order = layout.USERS
         for start in range(0, count, _BATCH):
             commands: list[tuple[Any, ...]] = []
             for number, user in enumerate(users(min(_BATCH, count - start), start), start + 1):
@@ -67,19 +86,42 @@ class Store:
         self.redis.set(layout.LAST_ID, count)
         self._settle()
 
-    def count(self, key: bytes | str) -> int:
-        """Returns the number of members of a sorted set."""
-        return int(self.redis.zcard(key))
+    def fill_encoded(self, records: list[bytes]) -> None:
+        """Adds users in the layout of the encoded Go server, from the records of a store that ``fill`` filled."""
+        self._order = _ENCODED_ORDER
+        for start in range(0, len(records), _BATCH):
+            commands: list[tuple[Any, ...]] = []
+            for number, record in enumerate(records[start : start + _BATCH], start):
+                commands.append(("HSET", "records", user_id(number), record))
+                commands.append(("ZADD", _ENCODED_ORDER, record_id(record), user_id(number)))
+            self._pipe(commands)
+        self.redis.set("last_id", record_id(records[-1]))
+        self._settle()
+
+    def count(self) -> int:
+        """Returns the number of users."""
+        return int(self.redis.zcard(self._order))
+
+    def rewrite(self) -> None:
+        """Starts to rewrite the append-only file."""
+        self.redis.bgrewriteaof()
+
+    def settle(self) -> None:
+        """Waits until the store has rewritten its append-only file, because the rewrite would affect measurements."""
+        self._settle()
 
     def records(self) -> list[bytes]:
         """Returns all stored records."""
         found: list[bytes] = self.redis.zrange(USERS_KEY, 0, -1)
         return found
 
-    def memory_per_payload(self) -> float:
-        """Returns the ratio of the memory of the users in the store to their encoded size."""
-        payload = sum(decode(User, record).ByteSize() for record in self.records())
-        return (self._memory() - self._empty_bytes) / payload
+    def encoded_bytes(self) -> int:
+        """Returns the encoded size of all users without framing, in a store that ``fill`` filled."""
+        return sum(decode(User, record).ByteSize() for record in self.records())
+
+    def memory_taken(self) -> int:
+        """Returns the bytes of memory that the users take in the store."""
+        return self._memory() - self._empty_bytes
 
     def _memory(self) -> int:
         return int(self.redis.info("memory")["used_memory"])
@@ -93,8 +135,19 @@ class Store:
         finally:
             self.redis.connection_pool.release(connection)
 
+    def _await_answer(self) -> None:
+        started = time.monotonic()
+        while True:
+            try:
+                self.redis.ping()
+            except (BusyLoadingError, ConnectionError):  # it is loading, or its socket exists but does not listen yet
+                if time.monotonic() > started + _ANSWER_SECONDS:
+                    raise BenchError(f"the store did not answer within {_ANSWER_SECONDS:g} s") from None
+                time.sleep(0.01)
+            else:
+                return
+
     def _settle(self) -> None:
-        """Waits until the store has rewritten its append-only file, because the rewrite would affect measurements."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
             info = self.redis.info("persistence")

@@ -1,0 +1,27 @@
+"""Whether the machine has memory and disk for a store of some size."""
+
+import shutil
+from pathlib import Path
+
+_BYTES_A_USER = 1200  # of memory, for a user in a store that rewrites its append-only file
+_BYTES_BESIDE = 1 << 30  # servers, readers, and what the plot takes
+_DISK_BYTES_A_USER = 1500  # the append-only file, and a second one while it is rewritten
+_GIB = 2**30
+
+
+def lack(users: int, folder: Path) -> str | None:
+    """What the machine has too little of for this many more users, as one line; None if there is enough."""
+    memory, disk = users * _BYTES_A_USER + _BYTES_BESIDE, users * _DISK_BYTES_A_USER
+    available, free = _available_memory(), shutil.disk_usage(folder).free
+    if available is not None and available < memory:
+        return f"{users} users need {memory / _GIB:.1f} GiB of memory, {available / _GIB:.1f} GiB are available"
+    if free < disk:
+        return f"{users} users need {disk / _GIB:.1f} GiB of disk space, {free / _GIB:.1f} GiB are free"
+    return None
+
+
+def _available_memory() -> int | None:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
