@@ -1,4 +1,4 @@
-"""CPU time and memory of processes from /proc: figures that other processes on the machine hardly affect."""
+"""CPU time and memory of processes from /proc. Other processes on the machine hardly affect these figures."""
 
 import os
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ _USER_FIELD = 11  # of /proc/PID/stat, after the name of the program: utime, fol
 
 
 class EndedError(Exception):
-    """The process has ended."""
+    """The process has exited."""
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its descendants since they started."""
+    """Returns the CPU time of a process and its descendants since they started."""
     return sum(_cpu_seconds(member) for member in _tree(pid))
 
 
 def memory(pid: int) -> int:
-    """Bytes of memory in use (VmRSS) by a process and its descendants."""
+    """Returns the memory in use (VmRSS) in bytes by a process and its descendants."""
     return sum(_memory(member) for member in _tree(pid))
 
 

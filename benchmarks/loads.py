@@ -25,7 +25,7 @@ Sample = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a load did: how many units (calls or users), in which time, and the CPU time of the generator."""
+    """The result of a load: its rate, its number of calls or users, its duration, and the CPU time of the generator."""
 
     rate: float
     units: int
@@ -66,7 +66,7 @@ class Loads:
         streams: int = STREAMS,
         users: int = 1,
     ) -> Callable[[], Sample]:
-        """A load that repeats a unary call, whose answer has so many users; made by h2load."""
+        """Returns a load by h2load that repeats a unary call; ``users`` is the number of users in the response."""
         port = self._stage.programs[contestant].port
         calls = 4 * connections * streams
 
@@ -81,7 +81,7 @@ class Loads:
         return lambda: self._sample(contestant, load)
 
     def streamed(self, contestant: str, request: Message, calls: int, connections: int = 1) -> Callable[[], Sample]:
-        """A load of streams of all users, made by h2load; its rate is in MiB/s."""
+        """Returns a load by h2load of streams of all users, with its rate in MiB/s."""
         port = self._stage.programs[contestant].port
 
         def load() -> Work:
@@ -93,15 +93,15 @@ class Loads:
         return lambda: self._sample(contestant, load)
 
     def adds(self, contestant: str) -> Callable[[], Sample]:
-        """A load of AddUser; the store must contain the users afterwards."""
+        """Returns a load of AddUser, and checks that the store then contains the users."""
         return self._distinct(contestant, lambda calls: (self.requests.adds(calls), calls), is_update=False)
 
     def updates(self, contestant: str) -> Callable[[], Sample]:
-        """A load of UpdateUser; the last user must be changed afterwards."""
+        """Returns a load of UpdateUser, and checks that the last user is then changed."""
         return self._distinct(contestant, lambda calls: (self.requests.updates(calls), 0), is_update=True)
 
     def mixed(self, contestant: str) -> Callable[[], Sample]:
-        """A load of GetUser, UpdateUser and AddUser; checked like those."""
+        """Returns a load of GetUser, UpdateUser and AddUser, with the checks of the other loads."""
         return self._distinct(contestant, self.requests.mixed, is_update=True)
 
     def _distinct(
@@ -152,7 +152,7 @@ def _all(port: int, requests: Sequence[Request]) -> Work:
 
 
 def _store_seconds(store: Store | None) -> float:
-    """CPU time of a store. A process that rewrites its append-only file counts only while it runs."""
+    """Returns the CPU time of a store. A process that rewrites its append-only file counts only while it runs."""
     try:
         return cpu.cpu_seconds(store.pid) if store else 0.0
     except cpu.EndedError:

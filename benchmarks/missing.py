@@ -1,4 +1,4 @@
-"""What cannot be measured on this machine, and why. The rest is measured all the same."""
+"""The contestants and figures that cannot be measured on this machine. The others are measured."""
 
 import sys
 from collections.abc import Iterator, Mapping

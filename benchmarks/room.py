@@ -1,4 +1,4 @@
-"""Whether the machine has memory and disk for a store of some size."""
+"""Checks whether the machine has enough memory and disk space for a store."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ _GIB = 2**30
 
 
 def lack(users: int, folder: Path) -> str | None:
-    """What the machine has too little of for this many more users, as one line; None if there is enough."""
+    """Returns what is missing for this many more users, as one line, or None if memory and disk space are enough."""
     memory, disk = users * _BYTES_A_USER + _BYTES_BESIDE, users * _DISK_BYTES_A_USER
     available, free = _available_memory(), shutil.disk_usage(folder).free
     if available is not None and available < memory:

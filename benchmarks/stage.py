@@ -14,7 +14,7 @@ from benchmarks.stores import Store
 
 
 class Stage:
-    """Servers and stores that run as long as the ``with`` block.
+    """Runs servers and stores for the duration of the ``with`` block.
 
     Attributes:
         size: how much is measured.
@@ -56,7 +56,7 @@ class Stage:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """Stops everything."""
+        """Stops the servers and stores."""
         self._stack.close()
 
     @property
@@ -65,13 +65,13 @@ class Stage:
         return self.programs[rows.SERVICE]
 
     def filled(self, name: str, count: int, stack: ExitStack) -> Store:
-        """A further store with the same kind of users."""
+        """Starts and fills a further store."""
         store = stack.enter_context(stores.running(self.folder / name))
         store.fill(count)
         return store
 
     def present(self, *contestants: str) -> list[str]:
-        """Those of the contestants that run."""
+        """Returns the contestants that are running."""
         return [contestant for contestant in contestants if contestant in self.programs]
 
     def _start_services(self, store: Store, stack: ExitStack) -> None:

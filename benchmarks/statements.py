@@ -1,4 +1,4 @@
-"""What README.md and docs/performance.md state about a run, by the name that the pages use."""
+"""The texts with figures of a run in README.md and docs/performance.md, by the name that the pages use."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,19 +22,19 @@ _WORKLOADS = {
 
 
 def value(figure: str, contestant: str, report: Report) -> str:
-    """The median of a contestant, with its unit."""
+    """Returns the median of a contestant, with its unit."""
     median = of_run.median(report, figure, contestant)
     return _NOT_MEASURED if median is None else f"{of_run.number(median)} {report.figures[figure].unit}"
 
 
 def times(figure: str, of: str, to: str, report: Report) -> str:
-    """A ratio."""
+    """Returns a ratio of two contestants."""
     ratio = of_run.ratio(report, figure, of, to)
     return _NOT_MEASURED if ratio is None else of_run.number(ratio)
 
 
 def table_of_readme(report: Report) -> str:
-    """The table of README: rates, and the service relative to its peers."""
+    """Returns the table of README: rates, and the ratio of the service to its peers."""
     lines = [
         "| workload | Python, hash per user | this service | relative to plain Go | relative to fastest Go |",
         "|---|---:|---:|---:|---:|",
@@ -51,7 +51,7 @@ def table_of_readme(report: Report) -> str:
 
 
 def comparison_with_go(report: Report) -> str:
-    """Where each Go server is faster, and where the service is."""
+    """Returns a list of the workloads in which each Go server, or the service, is faster."""
     sentences = []
     for peer, name in ((rows.PLAIN, "a plain Go server"), (rows.ENCODED, "the fastest Go server that we wrote")):
         ratios = {label: of_run.ratio(report, figure, rows.SERVICE, peer) for label, figure in _WORKLOADS.items()}

@@ -42,17 +42,17 @@ class Latencies:
     cpu_share: float
 
     def percentile(self, percent: float) -> float:
-        """The latency that ``percent`` of the calls did not exceed."""
+        """Returns the latency that ``percent`` of the calls did not exceed."""
         return percentile(self.seconds, percent)
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest of these sorted values that is not below ``percent`` of them."""
+    """Returns the smallest of these sorted values that ``percent`` of them do not exceed."""
     return ordered[min(len(ordered) - 1, max(0, -int(-len(ordered) * percent // 100) - 1))]
 
 
 def schedule(calls: int, rate: float, seed: int = 1) -> list[float]:
-    """Start times of calls that arrive independently of each other, ``rate`` per second on average."""
+    """Returns start times of calls that arrive independently of each other, ``rate`` per second on average."""
     random = Random(seed)  # noqa: S311 - the same schedule for each contestant
     return list(accumulate(random.expovariate(rate) for _ in range(calls)))
 

@@ -20,7 +20,7 @@ from userservice.v1 import user_service_pb2 as pb
 
 _IMPORTS_A_ROUND = 5
 _IMPORTS = {
-    # What every client of these protos has to import, whoever wrote it.
+    # The imports that every client of these protos needs.
     "grpc and protobuf": "import grpc; from google.protobuf import field_mask_pb2, struct_pb2, timestamp_pb2",
     "userservice": "import userservice",
 }
@@ -80,7 +80,7 @@ def _read(stage: Stage, kind: str) -> float:
 
 
 def _imports(stage: Stage) -> Figure:
-    # Compiled once, as an installation is: also where Python is told to write no compiled files.
+    # Compiled once, as in an installation, even if the environment disables compiled files.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(stage.folder / "compiled")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     contestants = {name: partial(_import_ms, text, environment) for name, text in _IMPORTS.items()}

@@ -1,4 +1,4 @@
-"""What depth costs: a large store compared with a small one, and the figures of the plot."""
+"""The effect of the number of users: a large store compared with a small one, and the data of the plot."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from userservice_server.wire.records import record_id
 
 _LIST = "UserService/ListUsers"
 PAGE = 100
-_FIRST_CHUNKS = 40  # streams opened for one value of the time to the first chunk
+_FIRST_CHUNKS = 40  # streams per value of the time to the first chunk
 _STALL_SECONDS = 4.0
 _MIB = 1 << 20
 _LARGE = 1_000_000  # users: from here on, one stream is enough for a rate
@@ -28,11 +28,11 @@ _LARGE = 1_000_000  # users: from here on, one stream is enough for a rate
 
 @dataclass
 class Sweep:
-    """What the plot shows.
+    """The data of the plot.
 
     Attributes:
-        users_per_second: by contestant, with its store's size, and chunk size.
-        first_chunk: seconds by store size and chunk size.
+        users_per_second: rate by contestant (with the size of its store) and chunk size.
+        first_chunk: seconds to the first chunk, by store size and chunk size.
     """
 
     users_per_second: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -40,13 +40,13 @@ class Sweep:
 
 
 class Deep:
-    """Measures what depth costs; fills ``sweep`` on the way."""
+    """Measures the effect of the number of users; adds the data of the plot to ``sweep``."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
 
     def measure(self, run: Run) -> Iterator[Figure]:
-        """Measures it."""
+        """Measures the first chunk, a page, a stalled reader and the data of the plot."""
         stage, size = run.stage, run.stage.size
         if reason := room.lack(size.few + size.deep, stage.folder):
             stage.missing.add("figures of a deep store", reason)
@@ -64,7 +64,7 @@ class Deep:
         self._sweep_further(stage)
 
     def _sweep_further(self, stage: Stage) -> None:
-        """Smaller and larger stores, each alone: they are for the plot only."""
+        """Measures smaller and larger stores, one after the other, for the plot only."""
         for count in stage.size.sweep:
             if reason := room.lack(count, stage.folder):
                 stage.missing.add(f"{count} users in the plot", reason)
@@ -107,13 +107,13 @@ def _stall(stage: Stage, program: Program) -> Figure:
 
 
 def cursor_of_last_page(store: Store) -> int:
-    """The cursor whose page is the last full one."""
+    """Returns the cursor of the last full page."""
     ((last_but_a_page,),) = [store.redis.zrange(USERS_KEY, -PAGE - 1, -PAGE - 1)]
     return record_id(last_but_a_page)
 
 
 def page_ms(program: Program, cursor: int, calls: int) -> float:
-    """Milliseconds of one call of ListUsers, on average."""
+    """Returns the mean duration of a call of ListUsers in milliseconds."""
     request = pb.ListUsersRequest(limit=PAGE, cursor=cursor)
     load = h2load.run(program.port, _LIST, request, calls=calls)
     ExpectedBytes().check(program.port, _LIST, request, load)
@@ -121,7 +121,7 @@ def page_ms(program: Program, cursor: int, calls: int) -> float:
 
 
 def first_chunk(program: Program, chunk_size: int) -> float:
-    """Milliseconds from the request to the end of the first chunk, on a connection that is open already."""
+    """Returns the milliseconds from the request to the end of the first chunk, on an open connection."""
     request = pb.ListUsersChunkedRequest(chunk_size=chunk_size)
     needed = first_bytes(program.port, request)
     connection = http2.Connection(program.port)
@@ -131,7 +131,7 @@ def first_chunk(program: Program, chunk_size: int) -> float:
 
 
 def users_per_second(program: Program, chunk_size: int, count: int) -> float:
-    """The rate of one stream."""
+    """Returns the rate of one stream."""
     request = pb.ListUsersChunkedRequest(chunk_size=chunk_size)
     loads = [h2load.run(program.port, STREAM, request, calls=1) for _ in range(3 if count < _LARGE else 1)]
     return count / median(load.seconds for load in loads)

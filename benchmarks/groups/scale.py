@@ -1,4 +1,4 @@
-"""BENCH=full: what the number of users costs, up to ten million."""
+"""BENCH=full: the effect of the number of users, up to ten million."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -13,7 +13,7 @@ from loadgen import http2
 
 
 def measure(run: Run) -> Iterator[Figure]:
-    """Measures it for servers whose stores are running and filled."""
+    """Measures servers whose stores are running and filled."""
     stage = run.stage
     servers = {name: server for name, server in _servers(stage).items() if name in stage.programs}
     request = run.loads.requests.gets(1)

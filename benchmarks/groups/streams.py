@@ -10,7 +10,7 @@ from benchmarks.raw_read import RawRead
 from userservice.v1 import user_service_pb2 as pb
 
 _MIB = 1 << 20
-_FAST_STREAMS = 4  # streams for one value; one of a slow contestant takes as long as many
+_FAST_STREAMS = 4  # streams per value; a slow contestant takes as long for a single stream
 _SLOW = (rows.BASELINE, rows.PLAIN)
 _CONTESTANTS = (rows.SERVICE, rows.QUIET, rows.TWO, rows.CONSTANT, *_SLOW, rows.ENCODED)
 

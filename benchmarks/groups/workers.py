@@ -1,4 +1,4 @@
-"""BENCH=full: what `--workers` gains, by CPU time per call and by cores that the processes are pinned to."""
+"""BENCH=full: the effect of `--workers`, with processes pinned to cores, as rate and as CPU time per call."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Single calls that write, and a mix of reads and writes. These come last: they change the stores."""
+"""Single calls that write, and a mix of reads and writes. They are measured last, because they change the stores."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ _GO = (rows.PLAIN, rows.ENCODED)
 
 
 def measure(run: Run) -> Iterator[Figure]:
-    """Measures them."""
+    """Measures UpdateUser, the mix and AddUser."""
     stage, loads = run.stage, run.loads
     updating = stage.present(rows.SERVICE, rows.CONSTANT, *_GO)  # the baseline has no UpdateUser
     yield from loads.figures(rows.UPDATE, "calls/s", "call", {name: loads.updates(name) for name in updating})
