@@ -64,7 +64,7 @@ format: .venv/.dev ## format Python and protos
 	$(BIN)/ruff format
 	$(BIN)/buf format protos --write
 
-types: .venv/.dev ## check types in strict mode
+types: .venv/.dev ## check types in strict mode: packages, tests, tools, benchmarks, examples
 	$(BIN)/mypy
 
 generate: .venv-codegen/.done ## generate stubs, error classes and README's table of errors from the protos, and the blocking managers

@@ -11,6 +11,7 @@ import tempfile
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -57,7 +58,7 @@ def reasons() -> list[Reason]:
     for file in files.file:
         pool.Add(file)
     options_class = message_factory.GetMessageClass(pool.FindMessageTypeByName("google.protobuf.EnumValueOptions"))
-    rule_field = pool.FindExtensionByName("userservice.v1.error_rule")
+    rule_field: Any = pool.FindExtensionByName("userservice.v1.error_rule")
     file = next(file for file in files.file if file.name == PROTO)
     comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
     found = []
@@ -65,7 +66,8 @@ def reasons() -> list[Reason]:
         options = options_class.FromString(value.options.SerializeToString())
         if not options.HasExtension(rule_field):
             continue
-        rule, name = options.Extensions[rule_field], value.name.removeprefix(PREFIX)
+        rule: Any = options.Extensions[rule_field]
+        name = value.name.removeprefix(PREFIX)
         exception = rule.exception or "".join(word.capitalize() for word in name.split("_")) + "Error"
         # The path of a value in its file: field 5 (enum_type) of the file, field 2 (value) of the enum.
         description = " ".join(comments[5, 0, 2, index].split())

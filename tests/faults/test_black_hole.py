@@ -43,7 +43,7 @@ def every_rpc(stubs: Stubs) -> dict[str, Start]:
         "UpdateUser": lambda t: users.UpdateUser(UpdateUserRequest(user_id="ada", email="x"), timeout=t),
         "DeleteUser": lambda t: users.DeleteUser(DeleteUserRequest(user_id="ada"), timeout=t),
         "ListUsers": lambda t: users.ListUsers(ListUsersRequest(), timeout=t),
-        "ListUsersChunked": lambda t: users.ListUsersChunked(ListUsersChunkedRequest(), timeout=t).read(),  # type: ignore[attr-defined]
+        "ListUsersChunked": lambda t: users.ListUsersChunked(ListUsersChunkedRequest(), timeout=t).read(),
         "BatchGetUsers": lambda t: users.BatchGetUsers(BatchGetUsersRequest(user_ids=["ada"]), timeout=t),
         "GetUserSessions": lambda t: users.GetUserSessions(GetUserSessionsRequest(user_id="ada"), timeout=t),
         "AddSession": lambda t: sessions.AddSession(AddSessionRequest(user_id="ada", session_id="new"), timeout=t),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness import sabotaged
+from harness import raw, sabotaged
 from harness.connections import connect
 from harness.services import Service
 from harness.sizing import FULL
@@ -58,7 +58,9 @@ async def test_no_response_and_no_log_line_contains_a_canary(where: str, how: st
 
 async def answer(channel: grpc.aio.Channel, path: str, request: bytes, is_stream: bool) -> str:  # noqa: FBT001
     """Returns everything that a caller receives when a call fails."""
-    call = collected(channel.unary_stream(path)(request, timeout=10)) if is_stream else unary(channel, path, request)
+    call = (
+        collected(raw.unary_stream(channel, path)(request, timeout=10)) if is_stream else unary(channel, path, request)
+    )
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
     error = raised.value
@@ -68,7 +70,7 @@ async def answer(channel: grpc.aio.Channel, path: str, request: bytes, is_stream
 
 
 async def unary(channel: grpc.aio.Channel, path: str, request: bytes) -> None:
-    await channel.unary_unary(path)(request, timeout=10)
+    await raw.unary_unary(channel, path)(request, timeout=10)
 
 
 async def collected(stream: "grpc.aio.UnaryStreamCall[bytes, bytes]") -> None:

@@ -29,7 +29,7 @@ FEWEST_DOUBLED = 3  # below that a run shows nothing, and goes on
 
 async def ask(stubs: Stubs, user_id: str, other: str, kind: str, cancel_after: float | None) -> str:
     """Makes a call and checks that the response belongs to the request."""
-    call: grpc.aio.UnaryUnaryCall
+    call: grpc.aio.UnaryUnaryCall[Any, Any]
     match kind:
         case "get":
             call = stubs.users.GetUser(GetUserRequest(user_id=user_id), timeout=30)

@@ -269,9 +269,9 @@ def test_check_finds_exactly_each_damage(store: Store, users: dict[str, User], n
     wanted = [as_written(one, users) for one in expected]
     assert len(found) == len(wanted), found
     for one in wanted:
-        [match, *_] = [what for what in found if one in what] or [None]
-        assert match is not None, (one, found)
-        found.remove(match)
+        matches = [what for what in found if one in what]
+        assert matches, (one, found)
+        found.remove(matches[0])
 
 
 def test_states_that_the_service_can_cause_are_no_findings(store: Store) -> None:

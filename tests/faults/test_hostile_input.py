@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 from harness.connections import connect, health
 from harness.failures import failure_of
 from harness.services import Service
@@ -130,7 +130,7 @@ class Fuzzer:
                 case 1:
                     value.string_value = self._text().decode()
                 case 2:
-                    value.null_value = 0
+                    value.null_value = NULL_VALUE
                 case 3:
                     value.CopyFrom(Value())
                 case _:

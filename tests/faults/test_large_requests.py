@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from harness import raw
 from harness.connections import Stubs, connect
 from harness.failures import Failure, failure_of
 from harness.population import struct
@@ -26,7 +27,7 @@ MOST_GROWTH = 48 * MIB
 
 
 async def rejected(stubs: Stubs, method: str, request: bytes) -> Failure:
-    call = stubs.channel.unary_unary(f"/userservice.v1.UserService/{method}")
+    call = raw.unary_unary(stubs.channel, f"/userservice.v1.UserService/{method}")
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call(request, timeout=30)
     return failure_of(raised.value)

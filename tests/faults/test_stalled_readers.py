@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
+from typing import TypeAlias
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from harness.stores import Store
 from harness.waiting import until
 
 from userservice import UserManager
-from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest
+from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest, ListUsersChunkedResponse
 
 MIB = 1 << 20
 MOST_GROWTH = 50 * MIB
@@ -26,6 +27,9 @@ STREAMS = 100
 USERS = 20_000  # of 330 bytes, 6 MiB in all: far more than the buffers on the way hold
 METADATA = struct({"k": "x" * 200})
 HELD_BACK = (("grpc.http2.bdp_probe", 0),)
+
+
+Chunks: TypeAlias = "grpc.aio.UnaryStreamCall[ListUsersChunkedRequest, ListUsersChunkedResponse]"
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +40,13 @@ def large_store() -> Iterator[Store]:
 
 
 @contextlib.asynccontextmanager
-async def stalled(address: str, chunk_size: int) -> AsyncIterator[list["grpc.aio.UnaryStreamCall"]]:
+async def stalled(address: str, chunk_size: int) -> AsyncIterator[list["Chunks"]]:
     """Opens many streams and reads only the first chunk of each."""
     async with connect(address, *HELD_BACK) as stubs:
         streams = [stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=chunk_size)) for _ in range(STREAMS)]
         for stream in streams:
-            await stream.read()  # type: ignore[attr-defined]
-        yield streams  # type: ignore[misc]
+            await stream.read()
+        yield streams
         for stream in streams:
             stream.cancel()
 
@@ -103,7 +107,7 @@ async def assert_bounded(sizes: list[int], streams: int, most_growth: int) -> No
                 assert await asyncio.to_thread(health, service.address) == "SERVING"
                 assert not service.log_lines_with("store unavailable")
                 for call in calls:
-                    call.cancel()  # type: ignore[attr-defined]
+                    call.cancel()
     assert grown < most_growth
     assert store_grown < MOST_GROWTH // 2 + streams * MIB // 10
 
@@ -141,7 +145,7 @@ async def assert_cheap(store: Store, chunk_size: int) -> None:
             await asyncio.to_thread(until, lambda: service.inside()["tasks"] <= idle["tasks"] + 2)
 
 
-async def assert_told(stream: "grpc.aio.UnaryStreamCall") -> None:
+async def assert_told(stream: "Chunks") -> None:
     """Checks the end of a stream whose reader continues.
 
     The reader receives the data that were already sent, then the reason with a cursor to resume from.
@@ -150,7 +154,9 @@ async def assert_told(stream: "grpc.aio.UnaryStreamCall") -> None:
     failure = None
     while failure is None:
         try:
-            cursor = (await asyncio.wait_for(stream.read(), 10)).next_cursor
+            chunk = await asyncio.wait_for(stream.read(), 10)
+            assert isinstance(chunk, ListUsersChunkedResponse)
+            cursor = chunk.next_cursor
         except grpc.aio.AioRpcError as error:
             failure = failure_of(error)
     assert (failure.code, failure.reason) == ("UNAVAILABLE", "READER_STALLED")

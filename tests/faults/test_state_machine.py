@@ -81,7 +81,8 @@ class Model(RuleBasedStateMachine):
             with pytest.raises(UserNotFoundError):
                 self.users.update(user_id=user_id, email="x")
             return
-        user = self.users.update({"user_id": user_id, "metadata": patch, **fields})
+        update: dict[str, Any] = {"user_id": user_id, "metadata": patch, **fields}
+        user = self.users.update(update)
         old = self.expected[user_id]
         self.expected[user_id] = {**old, **fields, "metadata": merged(old["metadata"], patch)}
         self._assert_same(user)
@@ -92,8 +93,9 @@ class Model(RuleBasedStateMachine):
     def replace(self, user_id: str, metadata: dict[str, Any], mask: list[str]) -> None:
         if user_id not in self.expected:
             return
-        values = {"email": "e", "first_name": "f", "last_name": "l", "metadata": metadata}
-        user = self.users.update({"user_id": user_id, "update_mask": mask, **values})
+        values: dict[str, Any] = {"email": "e", "first_name": "f", "last_name": "l", "metadata": metadata}
+        request: dict[str, Any] = {"user_id": user_id, "update_mask": mask, **values}
+        user = self.users.update(request)
         self.expected[user_id] |= {name: values[name] for name in mask}
         self.etags[user_id] = user.etag
 
@@ -191,8 +193,8 @@ def model() -> Iterator[type[Model]]:
 
 @pytest.mark.timeout(300)
 def test_the_service_behaves_like_a_dict(model: type[Model], seed: int) -> None:
-    hypothesis.seed(seed)(model)  # type: ignore[no-untyped-call]
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    hypothesis.seed(seed)(model)
+    run_state_machine_as_test(
         model,
         settings=settings(
             max_examples=sized(15, 150),

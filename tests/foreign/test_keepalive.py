@@ -44,10 +44,10 @@ async def foreign(client: ForeignClient, case: str, service: Service) -> dict[st
 
 async def test_idle_connections_are_kept(clients: list[ForeignClient], service: Service) -> None:
     ok = {"code": "OK"}
-    *found, python, _ = await asyncio.gather(
-        *(foreign(client, "idle", service) for client in clients),
+    python, _, found = await asyncio.gather(
         python_idle(service),
         asyncio.to_thread(ping_every_five_seconds, service.port),
+        asyncio.gather(*(foreign(client, "idle", service) for client in clients)),
     )
     for client, result in zip(clients, found, strict=True):
         assert result["outcomes"] == [ok, ok], client.name
@@ -81,8 +81,9 @@ def ping_every_five_seconds(port: int) -> None:
 
 
 async def test_the_stream_of_a_slow_reader_stays_open(clients: list[ForeignClient], service: Service) -> None:
-    *found, python = await asyncio.gather(
-        *(foreign(client, "slow-stream", service) for client in clients), python_slow_stream(service)
+    python, found = await asyncio.gather(
+        python_slow_stream(service),
+        asyncio.gather(*(foreign(client, "slow-stream", service) for client in clients)),
     )
     for client, result in zip(clients, found, strict=True):
         assert result["outcome"] == {"code": "OK"}, client.name

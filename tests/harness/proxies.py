@@ -159,11 +159,10 @@ class Proxy:
             await writer.drain()
 
     async def _is_swallowed(self) -> bool:
-        if not self.black_hole:
-            return False
+        was_held = self.black_hole
         while self.black_hole:  # noqa: ASYNC110 - set from another thread, by a plain assignment
             await asyncio.sleep(0.01)
-        return self.swallow
+        return was_held and self.swallow
 
     async def _forward_replies(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event, holding: asyncio.Event

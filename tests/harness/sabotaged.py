@@ -4,6 +4,7 @@ The exceptions simulate bugs: exceptions of any kind, whose text must appear onl
 """
 
 import os
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -35,7 +36,7 @@ class CanaryError(Exception):
     __repr__ = __str__
 
 
-HOW = {
+HOW: dict[str, Callable[[], Exception]] = {
     "ValueError": lambda: ValueError(CANARY),
     "KeyError": lambda: KeyError(CANARY),
     "OSError": lambda: OSError(5, CANARY, CANARY),
@@ -70,20 +71,20 @@ async def abort(_servicer: object, _request: object, call: Call) -> NoReturn:
 def sabotage(where: str) -> None:
     match where:
         case "decoding":
-            handlers.GetMessageClass = lambda _: type("Broken", (), {"FromString": fail})  # type: ignore[assignment]
+            handlers.GetMessageClass = lambda _: type("Broken", (), {"FromString": fail})
         case "domain":
             for domain in (users.Users, sessions.Sessions):
                 for name in ("add", "get", "update", "delete", "list", "get_many"):
                     if hasattr(domain, name):
                         setattr(domain, name, fail_later)
-            users.Users.stream = fail_while_streaming  # type: ignore[method-assign, assignment]
+            users.Users.stream = fail_while_streaming
         case "store":
-            redis_store.RedisStore._outcome = fail_later  # type: ignore[method-assign, assignment]
-            redis_store.RedisStore.get_many = fail_later  # type: ignore[method-assign, assignment]
-            listing.record_id = fail  # type: ignore[attr-defined, assignment]
-            redis_store.RedisStore.newest = fail  # type: ignore[method-assign, assignment]
+            redis_store.RedisStore._outcome = fail_later
+            redis_store.RedisStore.get_many = fail_later
+            listing.record_id = fail
+            redis_store.RedisStore.newest = fail
         case "aborted":
-            user_servicer.UserServicer.GetUser = abort  # type: ignore[method-assign, assignment]
+            user_servicer.UserServicer.GetUser = abort
 
 
 if __name__ == "__main__":

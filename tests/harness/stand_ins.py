@@ -25,7 +25,7 @@ class StandIn(grpc.GenericRpcHandler):
         self.cancelled = 0
         self.peers: list[str] = []
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         answer = self._answers.get(details.method.rpartition("/")[2])
         if answer is None:
             return None

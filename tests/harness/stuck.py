@@ -31,7 +31,7 @@ async def end(health: Any) -> None:
 
 
 serving._serve_store = serve_store
-serving.Health.end = end  # type: ignore[method-assign]
+serving.Health.end = end
 
 if __name__ == "__main__":
     cli.main()

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from garbage import left_over  # run as a program, this file has its own folder on the path
+from garbage import left_over  # type: ignore[import-not-found]  # run as a program, this file has its own folder on the path
 
 from userservice_server import cli
 from userservice_server.process import serving

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from harness import raw
 from harness.connections import Stubs, connect, connect_blocking
 from harness.failures import failure_of
 from harness.population import add_users, names, read_chunks
@@ -49,8 +50,8 @@ async def test_a_delete_that_found_no_user_does_not_delete_a_user_added_since(st
 async def test_unknown_fields_of_a_struct_are_not_stored(stubs: Stubs) -> None:
     metadata = bytes([5 << 3 | 2, *_varint(len(_DEEP_GROUPS))]) + _DEEP_GROUPS
     request = AddUserRequest(user_id="deep").SerializeToString() + metadata
-    add = stubs.channel.unary_unary("/userservice.v1.UserService/AddUser")
-    await add(request)  # type: ignore[misc]  # a channel without serialisers takes bytes
+    add = raw.unary_unary(stubs.channel, "/userservice.v1.UserService/AddUser")
+    await add(request)
     users = (await stubs.users.ListUsers(ListUsersRequest(limit=1000))).users
     assert [len(user.metadata.SerializeToString()) for user in users if user.user_id == "deep"] == [0]
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import grpc
 import pytest
+from harness import raw as raw_rpcs
 from harness.connections import Stubs, connect
 from harness.garbage import collector_off, left_over
 from harness.population import fill, struct
@@ -68,7 +69,7 @@ async def ended(call: Awaitable[object]) -> str:
 async def read_one(stubs: Stubs, **fields: int) -> object:
     """Reads the first chunk of a stream, and abandons the stream."""
     stream = stubs.users.ListUsersChunked(users.ListUsersChunkedRequest(**fields))
-    return await stream.read()  # type: ignore[attr-defined]
+    return await stream.read()
 
 
 async def abandon(stubs: Stubs) -> object:
@@ -78,8 +79,8 @@ async def abandon(stubs: Stubs) -> object:
     """
     stream = stubs.users.ListUsersChunked(users.ListUsersChunkedRequest(chunk_size=10))
     for _ in range(random.randint(1, 20)):  # noqa: S311 - any moment will do
-        await stream.read()  # type: ignore[attr-defined]
-    stream.cancel()  # type: ignore[attr-defined]
+        await stream.read()
+    stream.cancel()
     return None
 
 
@@ -87,20 +88,19 @@ async def stall(stubs: Stubs) -> object:
     """Continues to read after the stall timeout of the server."""
     stream = stubs.users.ListUsersChunked(users.ListUsersChunkedRequest(chunk_size=1000))
     while True:
-        await stream.read()  # type: ignore[attr-defined]
+        await stream.read()
         await asyncio.sleep(0.6)
 
 
 async def cancel(stubs: Stubs) -> object:
     call = stubs.users.GetUser(users.GetUserRequest(user_id="u1"))
     await asyncio.sleep(0.001)
-    call.cancel()  # type: ignore[attr-defined]
+    call.cancel()
     return await call
 
 
 def raw(stubs: Stubs, method: str, request: bytes) -> Awaitable[object]:
-    call: Awaitable[object] = stubs.channel.unary_unary(f"/userservice.v1.UserService/{method}")(request)
-    return call
+    return raw_rpcs.unary_unary(stubs.channel, f"/userservice.v1.UserService/{method}")(request)
 
 
 FAILING: dict[str, tuple[str, Callable[[Stubs], Awaitable[object]]]] = {

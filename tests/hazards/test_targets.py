@@ -181,7 +181,12 @@ async def test_proxies_never_apply_to_loopback(
 async def test_the_path_of_a_socket_can_contain_special_characters_of_urls(tmp_path: Path) -> None:
     reached = asyncio.Event()
     path = tmp_path / "5%41?#1 a"
-    server = await asyncio.start_unix_server(lambda _, writer: (reached.set(), writer.close()), path)
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        writer.close()
+
+    server = await asyncio.start_unix_server(accept, path)
     async with server, UserManager(f"unix:{path}", timeout=5) as users:
         call = asyncio.ensure_future(users.get("ada"))
         await asyncio.wait_for(reached.wait(), 10)

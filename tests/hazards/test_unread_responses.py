@@ -78,7 +78,7 @@ async def test_a_rejected_write_changes_nothing(store: Store) -> None:
         for number, user_id in enumerate(USERS[:WRITES], 1):  # with responses of 60 kB
             body = grpc_frame(UpdateUserRequest(user_id=user_id, first_name="changed"))
             connection.socket.sendall(connection.request(block, body))
-            until(lambda done=number: len(service.log_lines_with('"UpdateUser"')) >= done)
+            until(lambda: len(service.log_lines_with('"UpdateUser"')) >= number)  # noqa: B023 - called at once
         connection.socket.close()
         codes = Counter(line["code"] for line in service.log_lines_with("UpdateUser"))
         async with UserManager(service.address) as user_manager:

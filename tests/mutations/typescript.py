@@ -32,11 +32,11 @@ def failure_of(test: tuple[str, ...], root: Path, folder: Path) -> str | None:
             if built.returncode != 0:
                 raise BuildError(built.stdout + built.stderr)
     compiled = Path(".build") / (Path(test[0]).stem + ".js")
-    command = ["node", "--test", "--test-reporter=tap", *test[1:], str(compiled)]
+    test_command = ["node", "--test", "--test-reporter=tap", *test[1:], str(compiled)]
     variables = {**os.environ, "USERSERVICE_PYTHON": sys.executable}
     try:
         ended = subprocess.run(
-            command, cwd=package, env=variables, capture_output=True, text=True, check=False, timeout=_SECONDS
+            test_command, cwd=package, env=variables, capture_output=True, text=True, check=False, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired:
         return f"no end within {_SECONDS} s"

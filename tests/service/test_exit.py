@@ -53,7 +53,11 @@ def test_a_pipe_that_is_not_read_delays_neither_calls_nor_the_exit(
     command = [sys.executable, "-m", "userservice", "serve", "--listen", address, "--workers", workers, "--grace", "20"]
     descriptors = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, unread: full_pipe[1]}
     with subprocess.Popen(
-        [*command, "--redis-url", a_store.url], env=clean_environment(), start_new_session=True, **descriptors
+        [*command, "--redis-url", a_store.url],
+        env=clean_environment(),
+        start_new_session=True,
+        stdout=descriptors["stdout"],
+        stderr=descriptors["stderr"],
     ) as service:
         try:
             until(lambda: _health(address) == "SERVING", within=30)

@@ -18,7 +18,7 @@ from harness.services import Service
 from harness.stores import Store
 from harness.waiting import until
 
-from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest
+from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest, ListUsersChunkedResponse
 
 MAX_CALLS = 16
 STREAMS = 8  # half of them
@@ -51,12 +51,12 @@ async def unread_streams(address: str, number: int) -> AsyncIterator[tuple[Stubs
         streams = [stubs.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=1000)) for _ in range(number)]
         for stream in streams:
             try:
-                await stream.read()  # type: ignore[attr-defined]
+                await stream.read()
             except grpc.aio.AioRpcError as error:
                 failures.append(failure_of(error))
         yield stubs, failures
         for stream in streams:
-            stream.cancel()  # type: ignore[attr-defined]
+            stream.cancel()
 
 
 def assert_rejected(failures: list[Failure], number: int, *texts: str) -> None:
@@ -96,7 +96,8 @@ async def test_streams_that_ended_leave_their_places_to_others_of_their_connecti
             request = ListUsersChunkedRequest(chunk_size=1000)
             streams = [stubs.users.ListUsersChunked(request) for _ in range(STREAMS_PER_CONNECTION)]
             for stream in streams:
-                assert (await stream.read()).users  # type: ignore[union-attr]
+                chunk = await stream.read()
+                assert isinstance(chunk, ListUsersChunkedResponse) and chunk.users  # noqa: PT018 - for the type checker
                 stream.cancel()
 
 

@@ -22,7 +22,8 @@ def listed(address: str) -> dict[str, int]:
     """Returns the response of Health/List, which the stubs of the pinned package do not contain."""
     answer_class = GetMessageClass(HEALTH.methods_by_name["List"].output_type)
     with connect_blocking(address) as stubs:
-        answer = stubs.channel.unary_unary("/grpc.health.v1.Health/List")(b"", timeout=10)
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = stubs.channel.unary_unary("/grpc.health.v1.Health/List")
+        answer = call(b"", timeout=10)
     statuses = answer_class.FromString(answer).statuses  # type: ignore[attr-defined]
     return {name: response.status for name, response in statuses.items()}
 
@@ -65,7 +66,7 @@ def test_only_failed_health_checks_are_logged(service: Service) -> None:
         check("", "good-check")
         with pytest.raises(grpc.RpcError) as raised:
             check("nothing", "bad-check")
-    assert raised.value.code() is grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
     [line] = until(lambda: service.log_lines_with("bad-check"))
     assert (line["method"], line["code"]) == ("Check", "NOT_FOUND")
     assert not service.log_lines_with("good-check")

@@ -182,7 +182,7 @@ async def read_on(stubs: Stubs, change: Callable[[], object]) -> tuple[list[str]
             return read, "OK"
 
 
-@pytest.mark.parametrize("name", {**EMPTIED, **REPLACED, **DAMAGED})
+@pytest.mark.parametrize("name", [*EMPTIED, *REPLACED, *DAMAGED])
 async def test_a_stream_never_ends_as_complete_over_another_store(store: Store, stubs: Stubs, name: str) -> None:
     fill(store, CROWD, email=LARGE)
     change = {**EMPTIED, **REPLACED, **DAMAGED}[name]

@@ -170,7 +170,7 @@ def test_a_new_store_is_logged_to_reveal_a_mistyped_prefix(a_store: Store) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_during_the_start_leaves_no_process_behind(tmp_path: Path, number: int) -> None:
+def test_a_stop_during_the_start_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
     with Service(data_dir=tmp_path, wait=False) as service:
         [store] = until(lambda: descendants(service.pid), every=0.001)
         service.send(number)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 from harness.connections import connect, health
@@ -77,7 +78,7 @@ def test_ctrl_c_while_workers_start_is_an_orderly_stop() -> None:
     with Store() as store:
         for moment in (0, 0.05, 0.1, 0.15):
             with Service("--workers", "2", redis_url=store.url, wait=False) as service:
-                until(lambda service=service: workers_of(service), every=0.001)
+                until(partial(workers_of, service), every=0.001)
                 time.sleep(moment)
                 os.killpg(service.pid, signal.SIGINT)
                 assert service.wait(30) == 0

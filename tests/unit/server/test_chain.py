@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from harness import raw
 from harness.failures import Failure, failure_of
 from harness.shapes import PATH, chain_settings, serving
 
@@ -45,7 +46,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 async def failed(channel: grpc.aio.Channel, request: bytes, **options: Any) -> Failure:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await channel.unary_unary(PATH + "UnaryUnary")(request, timeout=10, **options)
+        await raw.unary_unary(channel, PATH + "UnaryUnary")(request, timeout=10, **options)
     return failure_of(raised.value)
 
 
@@ -53,7 +54,7 @@ async def rejected(settings: Settings, request: bytes = b"", **options: Any) -> 
     """Makes a call while another call is running and the limit is one call."""
     servicer = Servicer()
     async with serving(servicer, settings) as channel:
-        running = asyncio.ensure_future(channel.unary_unary(PATH + "UnaryUnary")(b"", timeout=10))
+        running = asyncio.ensure_future(raw.unary_unary(channel, PATH + "UnaryUnary")(b"", timeout=10))
         await servicer.entered.wait()
         failure = await failed(channel, request, **options)
         servicer.released.set()

@@ -1,10 +1,15 @@
 """Error replies of Redis, in the service's terms."""
 
+from collections.abc import Callable
+
 import pytest
 from redis._parsers import BaseParser
+from redis.exceptions import RedisError
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 from userservice_server.store.failures import translated, why
+
+parse_error: Callable[[str], RedisError] = BaseParser.parse_error  # redis-py does not type it
 
 # As Redis 7.0 and Valkey 9 send them.
 UNFIT = [
@@ -27,7 +32,7 @@ UNFIT = [
 
 @pytest.mark.parametrize("reply", UNFIT)
 def test_a_server_that_rejects_commands_is_an_unavailable_store(reply: str) -> None:
-    error = translated(BaseParser.parse_error(reply))
+    error = translated(parse_error(reply))
     assert isinstance(error, StoreUnavailableError)
     assert str(error) == "the store is not available"
     assert why(error).startswith(
@@ -37,11 +42,11 @@ def test_a_server_that_rejects_commands_is_an_unavailable_store(reply: str) -> N
 
 
 def test_a_full_store_is_not_unavailable() -> None:
-    error = translated(BaseParser.parse_error("OOM command not allowed when used memory > 'maxmemory'."))
+    error = translated(parse_error("OOM command not allowed when used memory > 'maxmemory'."))
     assert isinstance(error, StoreFullError)
 
 
 @pytest.mark.parametrize("reply", ["WRONGTYPE Operation against a key holding the wrong kind of value", "ERR syntax"])
 def test_an_error_reply_caused_by_a_bug_is_not_mapped(reply: str) -> None:
-    error = BaseParser.parse_error(reply)
+    error = parse_error(reply)
     assert translated(error) is error

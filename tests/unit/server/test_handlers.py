@@ -7,6 +7,7 @@ from dataclasses import replace
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from harness import raw
 from harness.failures import Failure, failure_of
 from harness.shapes import PATH, SHAPES, chain_settings, serving
 
@@ -56,20 +57,20 @@ async def sent(*words: str) -> AsyncIterator[bytes]:
 async def test_every_rpc_shape_is_called_as_its_descriptor_declares() -> None:
     servicer = Servicer()
     async with serving(servicer) as channel:
-        assert await channel.unary_unary(PATH + "UnaryUnary")(encoded("a b")) == encoded("a b")
-        assert [part async for part in channel.unary_stream(PATH + "UnaryStream")(encoded("a b"))] == [
+        assert await raw.unary_unary(channel, PATH + "UnaryUnary")(encoded("a b")) == encoded("a b")
+        assert [part async for part in raw.unary_stream(channel, PATH + "UnaryStream")(encoded("a b"))] == [
             encoded("a"),
             encoded("b"),
         ]
-        assert await channel.stream_unary(PATH + "StreamUnary")(sent("a", "b")) == encoded("a b")
-        answers = channel.stream_stream(PATH + "StreamStream")(sent("a", "b", "c"))
+        assert await raw.stream_unary(channel, PATH + "StreamUnary")(sent("a", "b")) == encoded("a b")
+        answers = raw.stream_stream(channel, PATH + "StreamStream")(sent("a", "b", "c"))
         assert [part async for part in answers] == [encoded("a"), encoded("b"), encoded("c")]
     assert servicer.deprecated == {name: name == "StreamStream" for name in SHAPES}
 
 
 async def test_the_next_request_is_read_on_demand() -> None:
     async with serving(Servicer()) as channel:
-        call = channel.stream_stream(PATH + "StreamStream")()
+        call = raw.stream_stream(channel, PATH + "StreamStream")()
         for word in ("a", "b"):
             await call.write(encoded(word))
             assert await call.read() == encoded(word)
@@ -79,7 +80,7 @@ async def test_the_next_request_is_read_on_demand() -> None:
 
 async def failed(call: grpc.aio.StreamUnaryCall[bytes, bytes]) -> Failure:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await asyncio.wait_for(call, 10)  # type: ignore[arg-type]
+        await asyncio.wait_for(call, 10)
     return failure_of(raised.value)
 
 
@@ -90,13 +91,13 @@ async def test_a_later_request_of_a_stream_is_checked_too(request_bytes: bytes) 
         yield request_bytes
 
     async with serving(Servicer()) as channel:
-        failure = await failed(channel.stream_unary(PATH + "StreamUnary")(requests()))
+        failure = await failed(raw.stream_unary(channel, PATH + "StreamUnary")(requests()))
     assert (failure.reason, failure.fields) == ("INVALID_FIELD", ["request"])
 
 
 async def test_the_server_ends_a_stream_whose_client_sends_nothing() -> None:
     settings = replace(chain_settings(), stall_timeout=0.2)
     async with serving(Servicer(), settings) as channel:
-        failure = await failed(channel.stream_unary(PATH + "StreamUnary")())
+        failure = await failed(raw.stream_unary(channel, PATH + "StreamUnary")())
     assert (failure.code, failure.reason) == ("UNAVAILABLE", "READER_STALLED")
     assert "0.2 s" in failure.message

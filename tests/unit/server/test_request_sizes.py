@@ -1,5 +1,7 @@
 """The byte limit of each request, derived from the limits of its fields."""
 
+from typing import Any
+
 import pytest
 from harness.population import struct
 
@@ -21,7 +23,7 @@ def test_every_rpc_has_a_limit(method: str) -> None:
 
 
 def test_the_largest_valid_requests_are_far_below_their_limits() -> None:
-    texts = {"user_id": "u" * 256, "email": "e" * 320, "first_name": "f" * 256, "last_name": "l" * 256}
+    texts: dict[str, Any] = {"user_id": "u" * 256, "email": "e" * 320, "first_name": "f" * 256, "last_name": "l" * 256}
     add = user_service_pb2.AddUserRequest(**texts, metadata=LARGEST, request_id="0" * 36)
     batch = user_service_pb2.BatchGetUsersRequest(user_ids=["u" * 256] * 1000)
     update = user_service_pb2.UpdateUserRequest(**texts, metadata=LARGEST, request_id="0" * 36, etag="e" * 12)

@@ -7,12 +7,15 @@ import pytest
 from userservice_server.domain import turns
 from userservice_server.domain.turns import Turns
 from userservice_server.errors import UpdateConflictError
+from userservice_server.store.keys import Keys
 
-KEY = (b"rows", "ada")
+TABLE = Keys("prefix", 1).users("ada")
+KEY = (TABLE, "ada")
 
 
 async def test_writers_take_turns_in_order_and_pass_the_record_on() -> None:
-    queue, order = Turns(), []
+    queue = Turns()
+    order: list[tuple[int, bytes]] = []
 
     async def write(number: int) -> None:
         order.append((number, await queue.take(KEY)))
@@ -28,7 +31,7 @@ async def test_writers_take_turns_in_order_and_pass_the_record_on() -> None:
 async def test_writers_of_other_records_do_not_wait() -> None:
     queue = Turns()
     assert await queue.take(KEY) == b""
-    assert await asyncio.wait_for(queue.take((b"rows", "bob")), 1) == b""
+    assert await asyncio.wait_for(queue.take((TABLE, "bob")), 1) == b""
 
 
 async def test_cancelled_writers_leave_the_queue() -> None:
