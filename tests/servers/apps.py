@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from userservice import SyncUserManager, User, UserManager
+from userservice import Session, SessionPage, SyncUserManager, User, UserBatch, UserManager, UserPage
 
 ADDRESS = os.environ["USERSERVICE_ADDRESS"]
 
@@ -53,6 +53,18 @@ def make_fastapi() -> Any:
     @app.get("/list")
     async def listed() -> list[User]:
         return await users.list()
+
+    @app.get("/page")
+    async def page() -> UserPage:
+        return await users.list()
+
+    @app.get("/batch")
+    async def batch() -> UserBatch:
+        return await users.batch_get(["ada", "nobody"])
+
+    @app.get("/sessions")
+    def session_page() -> SessionPage:
+        return SessionPage([Session(session_id="s", user_id="ada")], next_cursor=1, total_size=2)
 
     @app.get("/plain")
     async def plain():  # type: ignore[no-untyped-def]  # noqa: ANN202 - FastAPI decides by the annotation

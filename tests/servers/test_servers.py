@@ -173,7 +173,14 @@ def test_fastapi_returns_models(address: str) -> None:
         assert annotated == expected
         assert list(annotated["metadata"]) == ["a", "b"]
         assert json.loads(fetch(f"{base}/list")) == [expected]
+        assert json.loads(fetch(f"{base}/page")) == {"users": [expected], "next_cursor": 0, "total_size": 1}
+        assert json.loads(fetch(f"{base}/batch")) == {"users": [expected], "missing_user_ids": ["nobody"]}
+        sessions = json.loads(fetch(f"{base}/sessions"))
+        assert (sessions["sessions"][0]["session_id"], sessions["next_cursor"]) == ("s", 1)
         assert json.loads(fetch(f"{base}/plain")).keys() == expected.keys()
         assert '\\"ada\\"' in fetch(f"{base}/text")
-        schema = json.loads(fetch(f"{base}/openapi.json"))["paths"]["/annotated"]["get"]["responses"]["200"]
-        assert "user_id" in json.dumps(schema)
+        paths = json.loads(fetch(f"{base}/openapi.json"))["paths"]
+        schemas = {path: json.dumps(paths[path]["get"]["responses"]["200"]) for path in paths}
+        assert all('"user_id"' in schemas[path] for path in ("/annotated", "/list", "/page", "/batch", "/sessions"))
+        assert '"next_cursor"' in schemas["/page"]
+        assert '"missing_user_ids"' in schemas["/batch"]

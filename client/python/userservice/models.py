@@ -55,6 +55,30 @@ def _to_text(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def _check_mode(mode: str) -> None:
+    if mode not in ("python", "json"):
+        raise ValueError(f'mode must be "python" or "json", not {mode!r}')
+
+
+def _core_schema(kind: type[Any]) -> Any:
+    """The pydantic schema of a class with `to_dict`."""
+    # Only pydantic needs it, so it is installed.
+    from pydantic_core import core_schema  # noqa: PLC0415
+
+    def to_dict(value: Any) -> dict[str, Any]:
+        made: dict[str, Any] = value.to_dict(mode="json")
+        return made
+
+    serialization = core_schema.plain_serializer_function_ser_schema(
+        to_dict, return_schema=core_schema.dict_schema(), info_arg=False, when_used="unless-none"
+    )
+    return core_schema.is_instance_schema(kind, serialization=serialization)
+
+
+def _object_schema(kind: type[Any], properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "title": kind.__name__, "properties": properties, "required": list(properties)}
+
+
 def _read_in_c(kind: type[RecordT]) -> type[RecordT]:
     """Replaces the getters of plain fields with equivalent getters written in C, which take 25 % less time."""
     for name, getter in tuple(vars(kind).items()):
@@ -204,8 +228,7 @@ class Record(Generic[MessageT]):
         Raises:
             ValueError: If the mode is neither "python" nor "json".
         """
-        if mode not in ("python", "json"):
-            raise ValueError(f'mode must be "python" or "json", not {mode!r}')
+        _check_mode(mode)
         values = dict(self)
         if mode == "json":
             return {name: _to_text(value) if isinstance(value, datetime) else value for name, value in values.items()}
@@ -277,15 +300,7 @@ class Record(Generic[MessageT]):
 
         pydantic accepts instances of the model, and serialises them with `to_dict(mode="json")`.
         """
-        # Only pydantic calls this method, so pydantic_core is installed.
-        from pydantic_core import core_schema  # noqa: PLC0415
-
-        return core_schema.is_instance_schema(
-            cls,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                cls.to_dict, return_schema=core_schema.dict_schema(), info_arg=False, when_used="unless-none"
-            ),
-        )
+        return _core_schema(cls)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: Any, _handler: Any) -> dict[str, Any]:
@@ -296,8 +311,7 @@ class Record(Generic[MessageT]):
             "created_at": {"type": "string", "format": "date-time"},
             "updated_at": {"type": "string", "format": "date-time"},
         }
-        properties = {field: kinds.get(field, {"type": "string"}) for field in cls._fields}
-        return {"type": "object", "title": cls.__name__, "properties": properties, "required": list(cls._fields)}
+        return _object_schema(cls, {field: kinds.get(field, {"type": "string"}) for field in cls._fields})
 
 
 def _restore(kind: type[Record[Any]], encoded: bytes, metadata: dict[str, Any] | None) -> Record[Any]:
@@ -430,13 +444,58 @@ class Session(Record[SessionMessage]):
         return f"<Session session_id={self.session_id!r} user_id={self.user_id!r} id={self.id}>"
 
 
-class UserPage(list[User]):
-    """A page or chunk of users, ordered by id.
+AnyRecordT = TypeVar("AnyRecordT", User, Session)
+
+
+class RecordList(list[AnyRecordT]):
+    """Base class of `UserPage`, `SessionPage` and `UserBatch`: a list of models with further fields."""
+
+    _record_class: ClassVar[type[Any]]
+    _records_field: ClassVar[str]  # the name of the list in the JSON form
+
+    def to_dict(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
+        """Returns the records, each as its own `to_dict` returns it, and the further fields by name.
+
+        Args:
+            mode: "python" or "json", as for `User.to_dict`.
+
+        Raises:
+            ValueError: If the mode is neither.
+        """
+        _check_mode(mode)
+        further = {name: getattr(self, name) for name in self._further_fields()}
+        return {self._records_field: [record.to_dict(mode) for record in self], **further}
+
+    def to_json(self) -> str:
+        """Returns `to_dict(mode="json")` as JSON text on one line."""
+        return json.dumps(self.to_dict(mode="json"), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        """Describes the type to pydantic; see `User`."""
+        return _core_schema(cls)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        """Describes the JSON form to pydantic, for FastAPI's API documentation."""
+        records = {"type": "array", "items": cls._record_class.__get_pydantic_json_schema__(schema, handler)}
+        return _object_schema(cls, {cls._records_field: records, **cls._further_fields()})
+
+    @classmethod
+    def _further_fields(cls) -> dict[str, Any]:
+        return {"next_cursor": {"type": "integer"}, "total_size": {"type": "integer"}}
+
+
+class UserPage(RecordList[User]):
+    """A page or chunk of users, ordered by id. Its JSON form is an object with the users in `users`.
 
     Attributes:
         next_cursor: The cursor of the next page; 0 at the end.
         total_size: Number of all users: for a page, at the time of the call; for a chunk, at the start of its stream.
     """
+
+    _record_class = User
+    _records_field = "users"
 
     def __init__(self, users: Iterable[User] = (), *, next_cursor: int = 0, total_size: int = 0) -> None:
         super().__init__(users)
@@ -444,13 +503,16 @@ class UserPage(list[User]):
         self.total_size = total_size
 
 
-class SessionPage(list[Session]):
-    """A page of the sessions of one user, ordered by id.
+class SessionPage(RecordList[Session]):
+    """A page of the sessions of one user, ordered by id. Its JSON form is an object with the sessions in `sessions`.
 
     Attributes:
         next_cursor: The cursor of the next page; 0 at the end.
         total_size: Number of all sessions of the user at the time of the call.
     """
+
+    _record_class = Session
+    _records_field = "sessions"
 
     def __init__(self, sessions: Iterable[Session] = (), *, next_cursor: int = 0, total_size: int = 0) -> None:
         super().__init__(sessions)
@@ -458,13 +520,22 @@ class SessionPage(list[Session]):
         self.total_size = total_size
 
 
-class UserBatch(list[User]):
+class UserBatch(RecordList[User]):
     """The requested users that exist, in the order of the request.
+
+    Its JSON form is an object with the users in `users`.
 
     Attributes:
         missing_user_ids: The requested names of users that do not exist, in the order of the request.
     """
 
+    _record_class = User
+    _records_field = "users"
+
     def __init__(self, users: Iterable[User] = (), *, missing_user_ids: Iterable[str] = ()) -> None:
         super().__init__(users)
         self.missing_user_ids = list(missing_user_ids)
+
+    @classmethod
+    def _further_fields(cls) -> dict[str, Any]:
+        return {"missing_user_ids": {"type": "array", "items": {"type": "string"}}}

@@ -300,6 +300,20 @@ def test_lists_can_be_pickled_with_their_attributes(page: UserPage | SessionPage
     assert vars(twin) == vars(page)
 
 
+def test_lists_as_dict_and_json_hold_their_records_and_what_they_carry() -> None:
+    page = UserPage([user()], next_cursor=7, total_size=9)
+    assert page.to_dict() == {"users": [user().to_dict()], "next_cursor": 7, "total_size": 9}
+    assert json.loads(page.to_json()) == {"users": [user().to_dict(mode="json")], "next_cursor": 7, "total_size": 9}
+    assert SessionPage([session()], next_cursor=8, total_size=9).to_dict() == {
+        "sessions": [session().to_dict()],
+        "next_cursor": 8,
+        "total_size": 9,
+    }
+    assert UserBatch(missing_user_ids=["x"]).to_dict(mode="json") == {"users": [], "missing_user_ids": ["x"]}
+    with pytest.raises(ValueError, match="mode"):
+        UserBatch().to_dict(mode="yaml")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [True, 1.5, "1", [1]])
 def test_bytes_follow_a_change_between_equal_values(value: object) -> None:
     changed = User(user_id="a", metadata={"flag": 1, "deep": [{"flag": 0}]})
