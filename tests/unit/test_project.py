@@ -17,6 +17,8 @@ def test_both_packages_have_one_version_and_one_license() -> None:
     assert package["version"] == lock["version"] == PROJECT["version"]
     assert package["license"] == PROJECT["license"] == "Apache-2.0"
     assert (ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")
+    # npm packs only files of the package's own folder.
+    assert (NPM / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
 def test_the_changelog_has_a_section_for_unreleased_changes() -> None:
