@@ -10,7 +10,7 @@ export PYTHON
 PARALLEL ?= -n 3 --dist loadfile
 EDGE_TESTS ?= tests/unit tests/contract
 
-.PHONY: help run test test-all test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate check-generated breaking lock build version clean
+.PHONY: help run test test-all coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate api check-generated breaking lock build version clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,8 +67,13 @@ format: .venv/.dev ## format Python and protos
 types: .venv/.dev ## check types in strict mode: packages, tests, tools, benchmarks, examples
 	$(BIN)/mypy
 
-generate: .venv-codegen/.done ## generate stubs, error classes and README's table of errors from the protos, and the blocking managers
+generate: .venv-codegen/.done ## generate stubs, error classes, README's table of errors, the blocking managers, the Python and gRPC reference
 	tools/generate.sh
+
+api: .venv-codegen/.done ## generate the API reference in docs/api from docstrings, comments and protos
+	.venv-codegen/bin/python tools/generate_python_reference.py
+	.venv-codegen/bin/python tools/generate_proto_reference.py
+	@tools/test-typescript.sh run --silent reference
 
 check-generated: .venv-codegen/.done ## check that the committed generated files match their sources
 	@tools/check-generated.sh
