@@ -9,6 +9,8 @@ export PYTHON
 # Several test files run at once: most tests wait for processes and stores, not for the CPU.
 PARALLEL ?= -n 3 --dist loadfile
 EDGE_TESTS ?= tests/unit tests/contract
+# Without the fault tests: their loads run the same code again, and an instrumented server slows them down.
+COVERAGE_TESTS ?= tests/unit tests/contract tests/hazards tests/service
 
 .PHONY: help run test test-all coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate api check-generated breaking lock build version clean
 
@@ -27,6 +29,12 @@ test-all: .venv/.dev .venv-servers/.done ## run all tests, including long tests 
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest $(ARGS)
+
+coverage: .venv/.dev ## measure which code the tests run, server processes included; fails below the minimum in pyproject.toml
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -q -m "not long" $(PARALLEL) $(COVERAGE_TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 faults: .venv/.dev ## run the fault tests at full size, within 20 minutes, and print their figures; FAULTS_SEED=… repeats a run
 	FAULTS=full $(BIN)/pytest tests/faults -v --timeout 300 --session-timeout 1200 $(ARGS)
@@ -93,7 +101,7 @@ version: ## set the version of both packages: make version VERSION=1.2.3
 	@tools/set-version.sh "$(VERSION)"
 
 clean: ## remove environments, caches and builds, but no data
-	rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.server: requirements/server.txt pyproject.toml

@@ -82,7 +82,15 @@ async def read_slowly(stubs: Stubs, chunk_size: int) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("chunk_size", [7, 100])
+@pytest.mark.parametrize(
+    ("backend", "chunk_size"),
+    [
+        ("valkey", 7),
+        ("redis", 100),
+        *(pytest.param(*other, marks=pytest.mark.long) for other in [("valkey", 100), ("redis", 7)]),
+    ],
+    indirect=["backend"],
+)
 async def test_every_steady_user_is_returned_exactly_once_during_writes(
     stubs: Stubs, service: Service, chunk_size: int
 ) -> None:

@@ -7,12 +7,12 @@ import grpc
 import pytest
 from harness import raw, sabotaged
 from harness.connections import connect
+from harness.population import fill
 from harness.services import Service
 from harness.sizing import FULL
 from harness.stores import Store
 
 from userservice.v1 import session_service_pb2, user_service_pb2
-from userservice.v1.user_service_pb2 import AddUserRequest
 
 CANARY = "canary redis://:Tr0ub4dor@10.1.2.3:6379 /srv/secret/path ada.lovelace@example.com"
 SINGS = ["canary", "Tr0ub4dor", "10.1.2.3", "/srv/secret", "lovelace"]
@@ -43,10 +43,7 @@ async def test_no_response_and_no_log_line_contains_a_canary(where: str, how: st
     program = [Path(sabotaged.__file__)]
     environment = {"CANARY": CANARY, "WHERE": where, "HOW": how}
     with Store() as store:
-        with Service(redis_url=store.url) as service:
-            async with connect(service.address) as stubs:
-                await stubs.users.AddUser(AddUserRequest(user_id="ada.lovelace@example.com"), timeout=10)
-            service.stop()
+        fill(store, ["ada.lovelace@example.com"])
         with Service(redis_url=store.url, program=program, environment=environment) as service:
             async with connect(service.address) as stubs:
                 said = [await answer(stubs.channel, *request) for request in requests()]

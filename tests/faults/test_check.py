@@ -384,7 +384,7 @@ async def test_check_reports_a_truncated_append_only_file_and_does_not_change_it
     assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 idempotency records: 0 findings\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--workers", "2"]])
+@pytest.mark.parametrize("arguments", [[], pytest.param(["--workers", "2"], marks=pytest.mark.long)])
 def test_check_reports_an_embedded_store_that_cannot_be_read(tmp_path: Path, arguments: list[str]) -> None:
     with Service(data_dir=tmp_path) as service:
         service.stop()

@@ -29,7 +29,7 @@ def assert_serves(url: str) -> None:
     assert PASSWORD not in "\n".join([*service.stdout, *service.stderr])
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", ["valkey", pytest.param("redis", marks=pytest.mark.long)])
 def test_tcp_with_and_without_a_database(backend: str) -> None:
     with Store(backend, port=free_port()) as store:
         assert_serves(f"redis://127.0.0.1:{store.port}")

@@ -44,8 +44,15 @@ def full_pipe() -> Iterator[tuple[int, int]]:
     os.close(writer)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("unread", ["stdout", "stderr"])
+@pytest.mark.parametrize(
+    ("unread", "workers"),
+    [
+        ("stdout", "1"),
+        pytest.param("stderr", "1", marks=pytest.mark.long),
+        pytest.param("stdout", "2", marks=pytest.mark.long),
+        ("stderr", "2"),
+    ],
+)
 def test_a_pipe_that_is_not_read_delays_neither_calls_nor_the_exit(
     a_store: Store, full_pipe: tuple[int, int], unread: str, workers: str
 ) -> None:
@@ -126,7 +133,7 @@ def test_the_embedded_store_is_stopped_in_order_even_if_the_service_does_not_end
     assert "bye bye" in (tmp_path / "store.log").read_text()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
 def test_a_second_signal_ends_the_process_immediately(a_store: Store, workers: str) -> None:
     with Service(
         "--grace", "100", "--workers", workers, redis_url=a_store.url, program=[STUCK], environment={"WHERE": "awaited"}

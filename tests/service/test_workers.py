@@ -4,9 +4,9 @@ import asyncio
 import os
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
+import pytest
 from harness.connections import connect, health
 from harness.population import add_users, names, read_chunks
 from harness.programs import command_line, descendants, wait_until_gone
@@ -73,13 +73,14 @@ def test_workers_stopped_while_the_store_loads_do_not_wait_for_it() -> None:
             assert not service.stdout
 
 
-def test_ctrl_c_while_workers_start_is_an_orderly_stop() -> None:
+@pytest.mark.parametrize(
+    "moment", [0, pytest.param(0.05, marks=pytest.mark.long), 0.1, pytest.param(0.15, marks=pytest.mark.long)]
+)
+def test_ctrl_c_while_workers_start_is_an_orderly_stop(moment: float) -> None:
     """Ctrl-C reaches the whole process group, and a worker that is starting has no signal handler yet."""
-    with Store() as store:
-        for moment in (0, 0.05, 0.1, 0.15):
-            with Service("--workers", "2", redis_url=store.url, wait=False) as service:
-                until(partial(workers_of, service), every=0.001)
-                time.sleep(moment)
-                os.killpg(service.pid, signal.SIGINT)
-                assert service.wait(30) == 0
-                assert [line for line in service.stderr if not line.startswith("{")] == []
+    with Store() as store, Service("--workers", "2", redis_url=store.url, wait=False) as service:
+        until(lambda: workers_of(service), every=0.001)
+        time.sleep(moment)
+        os.killpg(service.pid, signal.SIGINT)
+        assert service.wait(30) == 0
+        assert [line for line in service.stderr if not line.startswith("{")] == []
