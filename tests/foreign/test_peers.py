@@ -1,7 +1,8 @@
 """The Go servers that the benchmark compares the service with do what the service does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -67,16 +68,17 @@ def test_writes_are_read_back(peer: UserServiceStub) -> None:
     assert peer.GetUser(pb.GetUserRequest(user_id=new.user_id)).user == updated
     assert (updated.first_name, updated.email, updated.id) == ("Zed", added.email, added.id)
     assert updated.metadata["logins"] == 5
-    assert set(updated.metadata["address"]) == {"city", "floor"}
+    assert set(updated.metadata.fields["address"].struct_value.fields) == {"city", "floor"}
     assert updated.etag != added.etag
 
 
 def test_errors_have_the_codes_of_the_service(peer: UserServiceStub) -> None:
-    for call, request, code in (
+    calls: list[tuple[Callable[[Any], object], object, grpc.StatusCode]] = [
         (peer.GetUser, pb.GetUserRequest(user_id="nobody"), grpc.StatusCode.NOT_FOUND),
         (peer.UpdateUser, pb.UpdateUserRequest(user_id="nobody"), grpc.StatusCode.NOT_FOUND),
         (peer.AddUser, users(1, 1)[0], grpc.StatusCode.ALREADY_EXISTS),
-    ):
+    ]
+    for call, request, code in calls:
         with pytest.raises(grpc.RpcError) as caught:
             call(request)
         assert caught.value.code() == code

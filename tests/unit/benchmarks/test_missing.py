@@ -36,5 +36,5 @@ def test_too_little_memory_or_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert room.lack(1000, tmp_path) is None
     assert "of memory" in str(room.lack(10**12, tmp_path))
     usage = namedtuple("usage", "total used free")  # noqa: PYI024 - of the same shape as the real one
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    monkeypatch.setattr("benchmarks.room.shutil.disk_usage", lambda _: usage(10, 9, 1))
     assert str(room.lack(1000, tmp_path)).endswith("of disk space, 0.0 GiB are free")
