@@ -93,8 +93,8 @@ def test_the_error_table_has_every_reason_with_its_class_in_the_client() -> None
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README))
-def test_every_link_of_the_readme_leads_to_a_file(target: str) -> None:
-    assert (Path(__file__).parent.parent / target).is_file()
+def test_every_link_of_the_readme_leads_to_a_file_or_folder(target: str) -> None:
+    assert (Path(__file__).parent.parent / target).exists()
 
 
 @pytest.mark.parametrize("line", re.findall(r"`?make ([a-z][a-z -]*)", README))

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 from harness.connections import connect, health
 from harness.population import add_users, names, read_chunks
@@ -15,6 +16,7 @@ from harness.stores import Store
 from harness.waiting import until
 
 from userservice.v1.user_service_pb2 import GetUserRequest
+from userservice_server.process.event_engine import EXPERIMENTS, VARIABLE
 
 
 def workers_of(service: Service) -> list[int]:
@@ -84,3 +86,13 @@ def test_ctrl_c_while_workers_start_is_an_orderly_stop(moment: float) -> None:
         os.killpg(service.pid, signal.SIGINT)
         assert service.wait(30) == 0
         assert [line for line in service.stderr if not line.startswith("{")] == []
+
+
+def test_workers_use_the_event_engine_that_was_chosen_for_this_grpcio(tmp_path: Path) -> None:
+    major, minor = grpc.__version__.split(".")[:2]
+    expected = EXPERIMENTS.get((int(major), int(minor)))
+    with Service("--workers", "2", data_dir=tmp_path) as service:
+        for pid in workers_of(service):
+            entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            variables = dict(entry.split("=", 1) for entry in entries if entry)
+            assert variables.get(VARIABLE) == expected
