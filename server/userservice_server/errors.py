@@ -152,3 +152,59 @@ class DeadlineExceededError(ServiceError):
     """The call took longer than the server allows."""
 
     reason = "DEADLINE_EXCEEDED"
+
+
+class CredentialsMissingError(ServiceError):
+    """The call has no credential, and the server requires one."""
+
+    reason = "CREDENTIALS_MISSING"
+
+
+class CredentialsInvalidError(ServiceError):
+    """The credential of the call is not valid, or no longer valid; ``next_cursor`` resumes a stream.
+
+    Attributes:
+        cause: why, for the log. Callers are not told, because the answer would help to guess credentials.
+        next_cursor: position after the last message of a stream that ended with this error; 0 if there is none.
+    """
+
+    reason = "CREDENTIALS_INVALID"
+
+    def __init__(self, cause: str, *, next_cursor: int = 0) -> None:
+        super().__init__("the credential is invalid, expired or revoked")
+        self.cause = cause
+        self.next_cursor = next_cursor
+
+
+class ScopeMissingError(ServiceError):
+    """The credential does not have the scope that the method requires."""
+
+    reason = "SCOPE_MISSING"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the credential does not have the scope {scope}, which this method requires")
+        self.scope = scope
+
+
+class RateLimitedError(ServiceError):
+    """Too many calls per second or concurrent streams with one credential; nothing was done.
+
+    Attributes:
+        retry_after: seconds after which the caller may retry.
+        subject: the credential that has the limit.
+        limit: name of the limit.
+    """
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, message: str, retry_after: float, *, subject: str, limit: str) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.subject = subject
+        self.limit = limit
+
+
+class AuthenticationUnavailableError(ServiceError):
+    """Tokens cannot be verified at present."""
+
+    reason = "AUTHENTICATION_UNAVAILABLE"

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from userservice.errors import (
+        AuthenticationUnavailableError,
+        CredentialsInvalidError,
+        CredentialsMissingError,
         DeadlineExceededError,
         EtagMismatchError,
         FieldViolation,
@@ -21,8 +24,10 @@ if TYPE_CHECKING:
         ManagerClosedError,
         ManagerUnusableError,
         OverloadedError,
+        RateLimitedError,
         ReaderStalledError,
         RequestIdReusedError,
+        ScopeMissingError,
         ServerShuttingDownError,
         SessionAlreadyExistsError,
         SessionNotFoundError,
@@ -49,6 +54,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AddSessionFields",
     "AddUserFields",
+    "AuthenticationUnavailableError",
+    "CredentialsInvalidError",
+    "CredentialsMissingError",
     "DeadlineExceededError",
     "EtagMismatchError",
     "FieldViolation",
@@ -57,8 +65,10 @@ __all__ = [
     "ManagerClosedError",
     "ManagerUnusableError",
     "OverloadedError",
+    "RateLimitedError",
     "ReaderStalledError",
     "RequestIdReusedError",
+    "ScopeMissingError",
     "ServerShuttingDownError",
     "Session",
     "SessionAlreadyExistsError",
@@ -88,6 +98,9 @@ __all__ = [
 _MODULES = {
     "requests": ("AddSessionFields", "AddUserFields", "UpdateSessionFields", "UpdateUserFields"),
     "errors": (
+        "AuthenticationUnavailableError",
+        "CredentialsInvalidError",
+        "CredentialsMissingError",
         "DeadlineExceededError",
         "EtagMismatchError",
         "FieldViolation",
@@ -96,8 +109,10 @@ _MODULES = {
         "ManagerClosedError",
         "ManagerUnusableError",
         "OverloadedError",
+        "RateLimitedError",
         "ReaderStalledError",
         "RequestIdReusedError",
+        "ScopeMissingError",
         "ServerShuttingDownError",
         "SessionAlreadyExistsError",
         "SessionNotFoundError",

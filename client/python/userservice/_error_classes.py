@@ -8,12 +8,17 @@ import grpc
 from userservice._error_base import UnavailableError, UserServiceError
 
 __all__ = [
+    "AuthenticationUnavailableError",
+    "CredentialsInvalidError",
+    "CredentialsMissingError",
     "DeadlineExceededError",
     "EtagMismatchError",
     "InternalError",
     "OverloadedError",
+    "RateLimitedError",
     "ReaderStalledError",
     "RequestIdReusedError",
+    "ScopeMissingError",
     "ServerShuttingDownError",
     "SessionAlreadyExistsError",
     "SessionNotFoundError",
@@ -144,3 +149,50 @@ class InternalError(UserServiceError):
 
     code = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
+
+
+class CredentialsMissingError(UserServiceError):
+    """The call has no credential, and the server requires one.
+
+    Send the header `authorization: Bearer …` or, with mTLS, use a client certificate.
+    """
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "CREDENTIALS_MISSING"
+
+
+class CredentialsInvalidError(UserServiceError):
+    """The credential is malformed, unknown, expired, revoked, not yet valid, or not signed by the trusted issuer.
+
+    A stream whose credential is revoked or expires ends with this error, which then contains the cursor.
+    """
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "CREDENTIALS_INVALID"
+
+
+class ScopeMissingError(UserServiceError):
+    """The credential does not have the scope that the method requires.
+
+    The error names the scope, also as "scope" in the metadata of ErrorInfo.
+    """
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "SCOPE_MISSING"
+
+
+class RateLimitedError(UserServiceError):
+    """Too many calls per second or too many concurrent streams with one credential; nothing was done.
+
+    RetryInfo contains the time to wait before a retry; QuotaFailure names the limit.
+    """
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "RATE_LIMITED"
+    retried = True
+
+
+class AuthenticationUnavailableError(UnavailableError):
+    """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
+
+    reason = "AUTHENTICATION_UNAVAILABLE"

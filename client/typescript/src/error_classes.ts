@@ -108,3 +108,45 @@ export class InternalError extends UserServiceError {
   static override readonly code = "INTERNAL";
   static override readonly reason = "INTERNAL";
 }
+
+/**
+ * The call has no credential, and the server requires one. Send the header `authorization: Bearer …` or, with mTLS, use
+ * a client certificate.
+ */
+export class CredentialsMissingError extends UserServiceError {
+  static override readonly code = "UNAUTHENTICATED";
+  static override readonly reason = "CREDENTIALS_MISSING";
+}
+
+/**
+ * The credential is malformed, unknown, expired, revoked, not yet valid, or not signed by the trusted issuer. A stream
+ * whose credential is revoked or expires ends with this error, which then contains the cursor.
+ */
+export class CredentialsInvalidError extends UserServiceError {
+  static override readonly code = "UNAUTHENTICATED";
+  static override readonly reason = "CREDENTIALS_INVALID";
+}
+
+/**
+ * The credential does not have the scope that the method requires. The error names the scope, also as "scope" in the
+ * metadata of ErrorInfo.
+ */
+export class ScopeMissingError extends UserServiceError {
+  static override readonly code = "PERMISSION_DENIED";
+  static override readonly reason = "SCOPE_MISSING";
+}
+
+/**
+ * Too many calls per second or too many concurrent streams with one credential; nothing was done. RetryInfo contains
+ * the time to wait before a retry; QuotaFailure names the limit.
+ */
+export class RateLimitedError extends UserServiceError {
+  static override readonly code = "RESOURCE_EXHAUSTED";
+  static override readonly reason = "RATE_LIMITED";
+  static override readonly retried = true;
+}
+
+/** The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done. */
+export class AuthenticationUnavailableError extends UnavailableError {
+  static override readonly reason = "AUTHENTICATION_UNAVAILABLE";
+}

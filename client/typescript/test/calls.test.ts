@@ -79,6 +79,11 @@ describe("errors", () => {
     ["ServerShuttingDownError", "UNAVAILABLE", "SERVER_SHUTTING_DOWN"],
     ["ReaderStalledError", "UNAVAILABLE", "READER_STALLED"],
     ["OverloadedError", "RESOURCE_EXHAUSTED", "OVERLOADED"],
+    ["CredentialsMissingError", "UNAUTHENTICATED", "CREDENTIALS_MISSING"],
+    ["CredentialsInvalidError", "UNAUTHENTICATED", "CREDENTIALS_INVALID"],
+    ["ScopeMissingError", "PERMISSION_DENIED", "SCOPE_MISSING"],
+    ["RateLimitedError", "RESOURCE_EXHAUSTED", "RATE_LIMITED"],
+    ["AuthenticationUnavailableError", "UNAVAILABLE", "AUTHENTICATION_UNAVAILABLE"],
     ["InternalError", "INTERNAL", "INTERNAL"],
     // Errors that gRPC itself or a proxy creates.
     ["UnavailableError", "UNAVAILABLE", ""],

@@ -127,14 +127,19 @@ describe("the package", () => {
 
   it("exports what it documents", () => {
     assert.deepEqual(Object.keys(userservice).sort(), [
+      "AuthenticationUnavailableError",
+      "CredentialsInvalidError",
+      "CredentialsMissingError",
       "DeadlineExceededError",
       "EtagMismatchError",
       "InternalError",
       "InvalidArgumentError",
       "ManagerClosedError",
       "OverloadedError",
+      "RateLimitedError",
       "ReaderStalledError",
       "RequestIdReusedError",
+      "ScopeMissingError",
       "ServerShuttingDownError",
       "Session",
       "SessionAlreadyExistsError",

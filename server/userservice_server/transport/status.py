@@ -4,7 +4,7 @@ import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from userservice.v1.error_reason_pb2 import ErrorReason, ErrorRule, error_rule
@@ -28,16 +28,22 @@ def _rules() -> dict[str, ErrorRule]:
 RULES = _rules()
 BUG = "INTERNAL"  # the reason for every exception that is not a ServiceError
 BUG_MESSAGE = "internal error; see the server log for this request id"
+_WITH_CURSOR = (errors.ServerShuttingDownError, errors.ReaderStalledError, errors.CredentialsInvalidError)
+_WITH_RETRY = (errors.OverloadedError, errors.RateLimitedError)
 
 
 def _metadata(error: Exception) -> dict[str, str]:
-    if isinstance(error, errors.ServerShuttingDownError | errors.ReaderStalledError) and error.next_cursor:
+    if isinstance(error, _WITH_CURSOR) and error.next_cursor:
         return {"next_cursor": str(error.next_cursor)}
-    return {}
+    return {"scope": error.scope} if isinstance(error, errors.ScopeMissingError) else {}
 
 
 def _retry_ms(error: Exception, rule: ErrorRule) -> int:
-    return round(error.retry_after * 1000) if isinstance(error, errors.OverloadedError) else rule.retry_delay_ms
+    return max(1, round(error.retry_after * 1000)) if isinstance(error, _WITH_RETRY) else rule.retry_delay_ms
+
+
+def _quota_failure(error: errors.RateLimitedError) -> QuotaFailure:
+    return QuotaFailure(violations=[QuotaFailure.Violation(subject=error.subject, description=str(error))])
 
 
 def status_of(error: Exception, call_id: str) -> tuple[grpc.StatusCode, Status]:
@@ -50,6 +56,8 @@ def status_of(error: Exception, call_id: str) -> tuple[grpc.StatusCode, Status]:
     ]
     if isinstance(error, errors.InvalidFieldsError):
         details.append(bad_request(error.violations))
+    if isinstance(error, errors.RateLimitedError):
+        details.append(_quota_failure(error))
     if retry_ms := _retry_ms(error, rule):
         delay = Duration()
         delay.FromMilliseconds(retry_ms)

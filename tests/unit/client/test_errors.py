@@ -35,6 +35,11 @@ TABLE = [
     (grpc.StatusCode.UNAVAILABLE, "SERVER_SHUTTING_DOWN", "ServerShuttingDownError"),
     (grpc.StatusCode.UNAVAILABLE, "READER_STALLED", "ReaderStalledError"),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "OverloadedError"),
+    (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING", "CredentialsMissingError"),
+    (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID", "CredentialsInvalidError"),
+    (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING", "ScopeMissingError"),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", "RateLimitedError"),
+    (grpc.StatusCode.UNAVAILABLE, "AUTHENTICATION_UNAVAILABLE", "AuthenticationUnavailableError"),
 ]
 
 

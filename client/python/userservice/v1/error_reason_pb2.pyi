@@ -71,6 +71,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """A bug in the service, or an invalid response that the client rejected."""
+    ERROR_REASON_CREDENTIALS_MISSING: _ErrorReason.ValueType  # 17
+    """The call has no credential, and the server requires one. Send the header `authorization: Bearer …` or, with mTLS, use
+    a client certificate.
+    """
+    ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 18
+    """The credential is malformed, unknown, expired, revoked, not yet valid, or not signed by the trusted issuer. A stream
+    whose credential is revoked or expires ends with this error, which then contains the cursor.
+    """
+    ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 19
+    """The credential does not have the scope that the method requires. The error names the scope, also as "scope" in the
+    metadata of ErrorInfo.
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 20
+    """Too many calls per second or too many concurrent streams with one credential; nothing was done. RetryInfo contains
+    the time to wait before a retry; QuotaFailure names the limit.
+    """
+    ERROR_REASON_AUTHENTICATION_UNAVAILABLE: _ErrorReason.ValueType  # 21
+    """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. google.rpc.ErrorInfo.reason is the name of a value without the prefix ERROR_REASON_;
@@ -124,6 +142,24 @@ safe.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """A bug in the service, or an invalid response that the client rejected."""
+ERROR_REASON_CREDENTIALS_MISSING: ErrorReason.ValueType  # 17
+"""The call has no credential, and the server requires one. Send the header `authorization: Bearer …` or, with mTLS, use
+a client certificate.
+"""
+ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 18
+"""The credential is malformed, unknown, expired, revoked, not yet valid, or not signed by the trusted issuer. A stream
+whose credential is revoked or expires ends with this error, which then contains the cursor.
+"""
+ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 19
+"""The credential does not have the scope that the method requires. The error names the scope, also as "scope" in the
+metadata of ErrorInfo.
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 20
+"""Too many calls per second or too many concurrent streams with one credential; nothing was done. RetryInfo contains
+the time to wait before a retry; QuotaFailure names the limit.
+"""
+ERROR_REASON_AUTHENTICATION_UNAVAILABLE: ErrorReason.ValueType  # 21
+"""The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from userservice.v1 import options_pb2 as userservice_dot_v1_dot_options__pb2
 from userservice.v1 import session_pb2 as userservice_dot_v1_dot_session__pb2
 from userservice.v1 import user_pb2 as userservice_dot_v1_dot_user__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!userservice/v1/user_service.proto\x12\x0euserservice.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cuserservice/v1/session.proto\x1a\x19userservice/v1/user.proto\"\x96\x01\n\x0e\x41\x64\x64UserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\nfirst_name\x18\x03 \x01(\t\x12\x11\n\tlast_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"5\n\x0f\x41\x64\x64UserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"\x8e\x02\n\x11UpdateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05\x65mail\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nfirst_name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tlast_name\x18\x04 \x01(\tH\x02\x88\x01\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0bupdate_mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\x08\n\x06_emailB\r\n\x0b_first_nameB\x0c\n\n_last_name\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"F\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse\"1\n\x10ListUsersRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"a\n\x11ListUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"=\n\x17ListUsersChunkedRequest\x12\x12\n\nchunk_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"h\n\x18ListUsersChunkedResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"(\n\x14\x42\x61tchGetUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"V\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x18\n\x10missing_user_ids\x18\x02 \x03(\t\"H\n\x16GetUserSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\"m\n\x17GetUserSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.userservice.v1.Session\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\x32\xcc\x05\n\x0bUserService\x12J\n\x07\x41\x64\x64User\x12\x1e.userservice.v1.AddUserRequest\x1a\x1f.userservice.v1.AddUserResponse\x12J\n\x07GetUser\x12\x1e.userservice.v1.GetUserRequest\x1a\x1f.userservice.v1.GetUserResponse\x12S\n\nUpdateUser\x12!.userservice.v1.UpdateUserRequest\x1a\".userservice.v1.UpdateUserResponse\x12S\n\nDeleteUser\x12!.userservice.v1.DeleteUserRequest\x1a\".userservice.v1.DeleteUserResponse\x12P\n\tListUsers\x12 .userservice.v1.ListUsersRequest\x1a!.userservice.v1.ListUsersResponse\x12g\n\x10ListUsersChunked\x12\'.userservice.v1.ListUsersChunkedRequest\x1a(.userservice.v1.ListUsersChunkedResponse0\x01\x12\\\n\rBatchGetUsers\x12$.userservice.v1.BatchGetUsersRequest\x1a%.userservice.v1.BatchGetUsersResponse\x12\x62\n\x0fGetUserSessions\x12&.userservice.v1.GetUserSessionsRequest\x1a\'.userservice.v1.GetUserSessionsResponseBv\n\x0euserservice.v1B\x10UserServiceProtoP\x01Z\x1cuserservice/v1;userservicev1\xaa\x02\x0eUserservice.V1\xca\x02\x0eUserservice\\V1\xea\x02\x0fUserservice::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!userservice/v1/user_service.proto\x12\x0euserservice.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cuserservice/v1/options.proto\x1a\x1cuserservice/v1/session.proto\x1a\x19userservice/v1/user.proto\"\x96\x01\n\x0e\x41\x64\x64UserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\nfirst_name\x18\x03 \x01(\t\x12\x11\n\tlast_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"5\n\x0f\x41\x64\x64UserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"\x8e\x02\n\x11UpdateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05\x65mail\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nfirst_name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tlast_name\x18\x04 \x01(\tH\x02\x88\x01\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0bupdate_mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\x08\n\x06_emailB\r\n\x0b_first_nameB\x0c\n\n_last_name\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"F\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse\"1\n\x10ListUsersRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"a\n\x11ListUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"=\n\x17ListUsersChunkedRequest\x12\x12\n\nchunk_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"h\n\x18ListUsersChunkedResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"(\n\x14\x42\x61tchGetUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\"V\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x18\n\x10missing_user_ids\x18\x02 \x03(\t\"H\n\x16GetUserSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\"m\n\x17GetUserSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.userservice.v1.Session\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\x32\xd2\x06\n\x0bUserService\x12[\n\x07\x41\x64\x64User\x12\x1e.userservice.v1.AddUserRequest\x1a\x1f.userservice.v1.AddUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12Z\n\x07GetUser\x12\x1e.userservice.v1.GetUserRequest\x1a\x1f.userservice.v1.GetUserResponse\"\x0e\xa2\xb8\x18\nusers.read\x12\x64\n\nUpdateUser\x12!.userservice.v1.UpdateUserRequest\x1a\".userservice.v1.UpdateUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12\x64\n\nDeleteUser\x12!.userservice.v1.DeleteUserRequest\x1a\".userservice.v1.DeleteUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12`\n\tListUsers\x12 .userservice.v1.ListUsersRequest\x1a!.userservice.v1.ListUsersResponse\"\x0e\xa2\xb8\x18\nusers.list\x12w\n\x10ListUsersChunked\x12\'.userservice.v1.ListUsersChunkedRequest\x1a(.userservice.v1.ListUsersChunkedResponse\"\x0e\xa2\xb8\x18\nusers.list0\x01\x12l\n\rBatchGetUsers\x12$.userservice.v1.BatchGetUsersRequest\x1a%.userservice.v1.BatchGetUsersResponse\"\x0e\xa2\xb8\x18\nusers.read\x12u\n\x0fGetUserSessions\x12&.userservice.v1.GetUserSessionsRequest\x1a\'.userservice.v1.GetUserSessionsResponse\"\x11\xa2\xb8\x18\rsessions.readBv\n\x0euserservice.v1B\x10UserServiceProtoP\x01Z\x1cuserservice/v1;userservicev1\xaa\x02\x0eUserservice.V1\xca\x02\x0eUserservice\\V1\xea\x02\x0fUserservice::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,38 +37,54 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'userservice.v1.user_service
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016userservice.v1B\020UserServiceProtoP\001Z\034userservice/v1;userservicev1\252\002\016Userservice.V1\312\002\016Userservice\\V1\352\002\017Userservice::V1'
-  _globals['_ADDUSERREQUEST']._serialized_start=175
-  _globals['_ADDUSERREQUEST']._serialized_end=325
-  _globals['_ADDUSERRESPONSE']._serialized_start=327
-  _globals['_ADDUSERRESPONSE']._serialized_end=380
-  _globals['_GETUSERREQUEST']._serialized_start=382
-  _globals['_GETUSERREQUEST']._serialized_end=415
-  _globals['_GETUSERRESPONSE']._serialized_start=417
-  _globals['_GETUSERRESPONSE']._serialized_end=470
-  _globals['_UPDATEUSERREQUEST']._serialized_start=473
-  _globals['_UPDATEUSERREQUEST']._serialized_end=743
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=745
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=801
-  _globals['_DELETEUSERREQUEST']._serialized_start=803
-  _globals['_DELETEUSERREQUEST']._serialized_end=873
-  _globals['_DELETEUSERRESPONSE']._serialized_start=875
-  _globals['_DELETEUSERRESPONSE']._serialized_end=895
-  _globals['_LISTUSERSREQUEST']._serialized_start=897
-  _globals['_LISTUSERSREQUEST']._serialized_end=946
-  _globals['_LISTUSERSRESPONSE']._serialized_start=948
-  _globals['_LISTUSERSRESPONSE']._serialized_end=1045
-  _globals['_LISTUSERSCHUNKEDREQUEST']._serialized_start=1047
-  _globals['_LISTUSERSCHUNKEDREQUEST']._serialized_end=1108
-  _globals['_LISTUSERSCHUNKEDRESPONSE']._serialized_start=1110
-  _globals['_LISTUSERSCHUNKEDRESPONSE']._serialized_end=1214
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1216
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1256
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1258
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1344
-  _globals['_GETUSERSESSIONSREQUEST']._serialized_start=1346
-  _globals['_GETUSERSESSIONSREQUEST']._serialized_end=1418
-  _globals['_GETUSERSESSIONSRESPONSE']._serialized_start=1420
-  _globals['_GETUSERSESSIONSRESPONSE']._serialized_end=1529
-  _globals['_USERSERVICE']._serialized_start=1532
-  _globals['_USERSERVICE']._serialized_end=2248
+  _globals['_USERSERVICE'].methods_by_name['AddUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['AddUser']._serialized_options = b'\242\270\030\013users.write'
+  _globals['_USERSERVICE'].methods_by_name['GetUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUser']._serialized_options = b'\242\270\030\nusers.read'
+  _globals['_USERSERVICE'].methods_by_name['UpdateUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['UpdateUser']._serialized_options = b'\242\270\030\013users.write'
+  _globals['_USERSERVICE'].methods_by_name['DeleteUser']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['DeleteUser']._serialized_options = b'\242\270\030\013users.write'
+  _globals['_USERSERVICE'].methods_by_name['ListUsers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\242\270\030\nusers.list'
+  _globals['_USERSERVICE'].methods_by_name['ListUsersChunked']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['ListUsersChunked']._serialized_options = b'\242\270\030\nusers.list'
+  _globals['_USERSERVICE'].methods_by_name['BatchGetUsers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['BatchGetUsers']._serialized_options = b'\242\270\030\nusers.read'
+  _globals['_USERSERVICE'].methods_by_name['GetUserSessions']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['GetUserSessions']._serialized_options = b'\242\270\030\rsessions.read'
+  _globals['_ADDUSERREQUEST']._serialized_start=205
+  _globals['_ADDUSERREQUEST']._serialized_end=355
+  _globals['_ADDUSERRESPONSE']._serialized_start=357
+  _globals['_ADDUSERRESPONSE']._serialized_end=410
+  _globals['_GETUSERREQUEST']._serialized_start=412
+  _globals['_GETUSERREQUEST']._serialized_end=445
+  _globals['_GETUSERRESPONSE']._serialized_start=447
+  _globals['_GETUSERRESPONSE']._serialized_end=500
+  _globals['_UPDATEUSERREQUEST']._serialized_start=503
+  _globals['_UPDATEUSERREQUEST']._serialized_end=773
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=775
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=831
+  _globals['_DELETEUSERREQUEST']._serialized_start=833
+  _globals['_DELETEUSERREQUEST']._serialized_end=903
+  _globals['_DELETEUSERRESPONSE']._serialized_start=905
+  _globals['_DELETEUSERRESPONSE']._serialized_end=925
+  _globals['_LISTUSERSREQUEST']._serialized_start=927
+  _globals['_LISTUSERSREQUEST']._serialized_end=976
+  _globals['_LISTUSERSRESPONSE']._serialized_start=978
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1075
+  _globals['_LISTUSERSCHUNKEDREQUEST']._serialized_start=1077
+  _globals['_LISTUSERSCHUNKEDREQUEST']._serialized_end=1138
+  _globals['_LISTUSERSCHUNKEDRESPONSE']._serialized_start=1140
+  _globals['_LISTUSERSCHUNKEDRESPONSE']._serialized_end=1244
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1246
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1286
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1288
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1374
+  _globals['_GETUSERSESSIONSREQUEST']._serialized_start=1376
+  _globals['_GETUSERSESSIONSREQUEST']._serialized_end=1448
+  _globals['_GETUSERSESSIONSRESPONSE']._serialized_start=1450
+  _globals['_GETUSERSESSIONSRESPONSE']._serialized_end=1559
+  _globals['_USERSERVICE']._serialized_start=1562
+  _globals['_USERSERVICE']._serialized_end=2412
 # @@protoc_insertion_point(module_scope)

@@ -38,7 +38,10 @@ class UserServiceStub(object):
     UNAVAILABLE / SERVER_SHUTTING_DOWN, RESOURCE_EXHAUSTED / OVERLOADED (too many concurrent calls; nothing was done) and
     INTERNAL / INTERNAL (a bug);
     - a unary RPC can return DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for the duration of a call);
-    - a write can return RESOURCE_EXHAUSTED / STORE_FULL.
+    - a write can return RESOURCE_EXHAUSTED / STORE_FULL;
+    - if the server authenticates callers, any RPC can return UNAUTHENTICATED / CREDENTIALS_MISSING,
+    UNAUTHENTICATED / CREDENTIALS_INVALID, PERMISSION_DENIED / SCOPE_MISSING (the option required_scope of each RPC
+    names the scope), RESOURCE_EXHAUSTED / RATE_LIMITED and UNAVAILABLE / AUTHENTICATION_UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -102,7 +105,10 @@ class UserServiceServicer(object):
     UNAVAILABLE / SERVER_SHUTTING_DOWN, RESOURCE_EXHAUSTED / OVERLOADED (too many concurrent calls; nothing was done) and
     INTERNAL / INTERNAL (a bug);
     - a unary RPC can return DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for the duration of a call);
-    - a write can return RESOURCE_EXHAUSTED / STORE_FULL.
+    - a write can return RESOURCE_EXHAUSTED / STORE_FULL;
+    - if the server authenticates callers, any RPC can return UNAUTHENTICATED / CREDENTIALS_MISSING,
+    UNAUTHENTICATED / CREDENTIALS_INVALID, PERMISSION_DENIED / SCOPE_MISSING (the option required_scope of each RPC
+    names the scope), RESOURCE_EXHAUSTED / RATE_LIMITED and UNAVAILABLE / AUTHENTICATION_UNAVAILABLE.
     """
 
     def AddUser(self, request, context):
@@ -160,9 +166,10 @@ class UserServiceServicer(object):
         A user that exists throughout the stream is sent exactly once, regardless of concurrent writes. A caller can resume
         the stream with the next_cursor of any message as cursor; the same guarantee then covers both streams together.
 
-        Two errors end a stream between two messages and contain the cursor to resume from, as "next_cursor" in the
-        metadata of ErrorInfo: UNAVAILABLE / SERVER_SHUTTING_DOWN, and UNAVAILABLE / READER_STALLED if the client stopped
-        reading. The client receives READER_STALLED after the messages that were already sent.
+        Three errors end a stream between two messages and contain the cursor to resume from, as "next_cursor" in the
+        metadata of ErrorInfo: UNAVAILABLE / SERVER_SHUTTING_DOWN, UNAVAILABLE / READER_STALLED if the client stopped
+        reading, and UNAUTHENTICATED / CREDENTIALS_INVALID if the credential of the call was revoked or has expired. The
+        client receives READER_STALLED after the messages that were already sent.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, UNAVAILABLE / READER_STALLED.
         """
@@ -252,7 +259,10 @@ class UserService(object):
     UNAVAILABLE / SERVER_SHUTTING_DOWN, RESOURCE_EXHAUSTED / OVERLOADED (too many concurrent calls; nothing was done) and
     INTERNAL / INTERNAL (a bug);
     - a unary RPC can return DEADLINE_EXCEEDED / DEADLINE_EXCEEDED (the server's limit for the duration of a call);
-    - a write can return RESOURCE_EXHAUSTED / STORE_FULL.
+    - a write can return RESOURCE_EXHAUSTED / STORE_FULL;
+    - if the server authenticates callers, any RPC can return UNAUTHENTICATED / CREDENTIALS_MISSING,
+    UNAUTHENTICATED / CREDENTIALS_INVALID, PERMISSION_DENIED / SCOPE_MISSING (the option required_scope of each RPC
+    names the scope), RESOURCE_EXHAUSTED / RATE_LIMITED and UNAVAILABLE / AUTHENTICATION_UNAVAILABLE.
     """
 
     @staticmethod
