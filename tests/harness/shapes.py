@@ -1,7 +1,7 @@
 """A service with one RPC of each shape, with the real chain, in a real grpc server in this process."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import grpc
 from google.protobuf import wrappers_pb2
@@ -9,6 +9,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from userservice.v1.options_pb2 import required_scope
 from userservice_server.transport.admission import Admission
 from userservice_server.transport.deadlines import Deadlines
 from userservice_server.transport.drain import Drain
@@ -25,7 +26,8 @@ SHAPES = {
 PATH = "/tests.Shapes/"
 
 
-def _descriptor() -> ServiceDescriptor:
+def described(scopes: Mapping[str, str]) -> ServiceDescriptor:
+    """Describes the service; a method requires the scope that is given for it, or admin."""
     proto = FileDescriptorProto(name="tests/shapes.proto", package="tests", syntax="proto3")
     proto.dependency.append(wrappers_pb2.DESCRIPTOR.name)
     service = proto.service.add(name="Shapes")
@@ -38,6 +40,7 @@ def _descriptor() -> ServiceDescriptor:
             server_streaming=streams_responses,
         )
         method.options.deprecated = name == "StreamStream"
+        method.options.Extensions[required_scope] = scopes.get(name, "admin")
     pool = DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(proto.SerializeToString())
@@ -45,7 +48,7 @@ def _descriptor() -> ServiceDescriptor:
     return found
 
 
-DESCRIPTOR = _descriptor()
+DESCRIPTOR = described({})
 
 
 def chain_settings(*, max_calls: int = 100, call_timeout: float = 10) -> Settings:

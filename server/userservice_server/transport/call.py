@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
+from google.protobuf.descriptor_pb2 import MethodOptions
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -28,6 +28,7 @@ class Rpc:
 
     Attributes:
         name: short name, such as ``GetUser``.
+        service: full name of the service, such as ``userservice.v1.UserService``.
         streams_requests: whether the caller sends a stream of requests.
         streams_responses: whether the server sends a stream of responses.
         options: the options that the proto sets on the method, extensions included.
@@ -35,9 +36,10 @@ class Rpc:
     """
 
     name: str
+    service: str
     streams_requests: bool
     streams_responses: bool
-    options: Message
+    options: MethodOptions
     load: Load
 
     @classmethod
@@ -46,6 +48,7 @@ class Rpc:
         is_stream = method.client_streaming or method.server_streaming
         return cls(
             name=method.name,
+            service=method.containing_service.full_name,
             streams_requests=method.client_streaming,
             streams_responses=method.server_streaming,
             options=method.GetOptions(),

@@ -28,6 +28,7 @@ from userservice_server.observability.log_writer import add_line
 from userservice_server.transport.admission import Admission, Budget
 from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
 from userservice_server.transport.channel_options import MAX_HEADER_BYTES
+from userservice_server.transport.credentials.scopes import required_scope
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.status import DETAILS_KEY, status_of
@@ -209,6 +210,12 @@ def headers(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler
     return bounded
 
 
+def authentication(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler[Request]:
+    """Rejects a call without a valid credential that has the scope of the method."""
+    required_scope(rpc)  # also without authentication: a method without a scope must not be served
+    return handler
+
+
 def admission(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
     """Rejects calls that exceed a limit of admission.py, before any other work is done for them."""
     for budget in reversed(settings.admission.budgets(rpc.load)):
@@ -255,6 +262,7 @@ CHAIN: tuple[Interceptor, ...] = (
     access_log,  # outside errors, so that it logs the code that the caller receives
     errors,  # outside the interceptors that can fail
     headers,  # before admission: a retry of such a call would be rejected again
+    authentication,  # before admission: a rejected call takes up no place
     admission,  # before any work, but inside errors, so that a rejection becomes a status
     deadline,  # innermost: its failure becomes a status like any other
 )

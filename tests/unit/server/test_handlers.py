@@ -26,7 +26,7 @@ class Servicer:
         self.deprecated: dict[str, bool] = {}
 
     def _note(self, call: Call) -> None:
-        self.deprecated[call.rpc.name] = call.rpc.options.deprecated  # type: ignore[attr-defined]
+        self.deprecated[call.rpc.name] = call.rpc.options.deprecated
 
     async def UnaryUnary(self, request: StringValue, call: Call) -> bytes:  # noqa: N802
         self._note(call)
