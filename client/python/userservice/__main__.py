@@ -11,9 +11,11 @@ from importlib import import_module
 SERVER_MODULES = frozenset(
     {
         "click",
+        "cryptography",
         "grpc_health",
         "grpc_reflection",
         "hiredis",
+        "jwt",
         "orjson",
         "redis",
         "userservice_server",
