@@ -1,10 +1,12 @@
 """The settings of the service in sections, checked before anything starts."""
 
+from userservice_server.config.callers import Auth, Tls
 from userservice_server.config.error import ConfigError
 from userservice_server.config.redis_url import has_password, unreadable_redis_url
 from userservice_server.config.settings import Config, Limits, Listen, Observability, Process, Store
 
 __all__ = [
+    "Auth",
     "Config",
     "ConfigError",
     "Limits",
@@ -12,6 +14,7 @@ __all__ = [
     "Observability",
     "Process",
     "Store",
+    "Tls",
     "has_password",
     "unreadable_redis_url",
 ]

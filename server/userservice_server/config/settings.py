@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from userservice_server.config.callers import Auth, Tls
 from userservice_server.config.error import ConfigError
 from userservice_server.config.redis_url import check_redis_url
 
@@ -120,10 +121,12 @@ class Observability:
     Attributes:
         log_level: lowest level that is logged to standard error.
         access_log: whether successful calls are logged too.
+        audit_log: file for the audit log; None: there is none.
     """
 
     log_level: str = "info"
     access_log: bool = True
+    audit_log: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +134,17 @@ class Config:
     """All settings."""
 
     listen: Listen = field(default_factory=Listen)
+    tls: Tls = field(default_factory=Tls)
+    auth: Auth = field(default_factory=Auth)
     store: Store = field(default_factory=Store)
     limits: Limits = field(default_factory=Limits)
     process: Process = field(default_factory=Process)
     observability: Observability = field(default_factory=Observability)
 
     def __post_init__(self) -> None:
-        """Checks that times are finite."""
+        """Checks that times are finite, and what concerns two sections."""
+        if "mtls" in self.auth.kinds and not self.tls.requires_certificates:
+            raise ConfigError("--auth mtls requires --tls-client-auth require")
         for section in fields(self):
             values = getattr(self, section.name)
             for setting in fields(values):
@@ -182,6 +189,6 @@ def default_of(flag: str) -> Any:
 
 _DEFAULTS = {
     _flag(setting): setting.default
-    for section in (Listen, Store, Limits, Process, Observability)
+    for section in (Listen, Tls, Auth, Store, Limits, Process, Observability)
     for setting in fields(section)
 }

@@ -1,0 +1,121 @@
+"""Files that are replaced while the service runs: certificates, keys files, key sets.
+
+A thread reads them several times a second and compares their content, not their times: a mounted secret of Kubernetes
+is a symbolic link that changes, a file can be rewritten within the resolution of its times, and reading can take long
+on a network file system, which must not hold up the event loop.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from typing import Any
+
+from userservice_server.config.error import ConfigError
+
+INTERVAL = 0.25  # seconds between two readings
+
+logger = logging.getLogger("userservice.reload")
+
+Contents = tuple[bytes, ...]
+
+
+@dataclass(eq=False)
+class Watched:
+    """Files that are read, checked and put to use together.
+
+    Attributes:
+        name: what the files are, for the log.
+        read: reads the files.
+        parse: checks the contents and returns what is put to use.
+        use: puts it to use; called in the watching thread.
+        in_use: the contents that are in use; at first those that were checked at startup.
+
+    ``read`` and ``parse`` raise ConfigError if the files cannot be used.
+    """
+
+    name: str
+    read: Callable[[], Contents]
+    parse: Callable[[Contents], Any]
+    use: Callable[[Any], object]
+    in_use: Contents
+    _bad: tuple[Contents, str] | None = field(default=None, init=False)
+    _fault: str = field(default="", init=False)
+    _is_reported: bool = field(default=False, init=False)
+
+    def check(self) -> str:
+        """Puts changed contents to use if they are valid.
+
+        Returns:
+            A fault that is to be reported. A certificate and its key are rarely replaced in one step, so a fault is
+            reported, once, when the next reading finds it again.
+        """
+        try:
+            contents = self.read()
+            fault = "" if contents == self.in_use else self._try(contents)
+        except ConfigError as error:
+            fault = str(error)
+        if not fault or fault != self._fault:
+            self._fault, self._is_reported = fault, False
+            return ""
+        was_reported, self._is_reported = self._is_reported, True
+        return "" if was_reported else fault
+
+    def _try(self, contents: Contents) -> str:
+        """Returns why the contents cannot be used; checks the same contents once."""
+        if self._bad is not None and self._bad[0] == contents:
+            return self._bad[1]
+        try:
+            value = self.parse(contents)
+        except ConfigError as error:
+            self._bad = contents, str(error)
+            return str(error)
+        self.use(value)
+        self.in_use, self._bad = contents, None
+        logger.info("reloaded", extra={"file": self.name})
+        return ""
+
+
+class WatchedFiles:
+    """Watches files until the process ends.
+
+    Attributes:
+        failures: number of contents that could not be used, by name; made for a metric.
+    """
+
+    def __init__(self) -> None:
+        self.failures: Counter[str] = Counter()
+        self._watched: list[Watched] = []
+        self._stopping = Event()
+
+    def add(self, watched: Watched) -> None:
+        """Watches more files."""
+        self._watched.append(watched)
+
+    def start(self) -> None:
+        """Starts to watch, if there is anything to watch."""
+        if self._watched:
+            Thread(target=self._run, name="files", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stops watching; does not wait for a file that is being read."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL):
+            for watched in self._watched:
+                self.check(watched)
+
+    def check(self, watched: Watched) -> None:
+        """Reads files once; logs a fault. The valid contents that were found last stay in use."""
+        try:
+            fault = watched.check()
+        except Exception as error:  # noqa: BLE001 - the thread must go on, whatever a file holds
+            fault = f"cannot be used: {type(error).__name__}"
+            time.sleep(1)  # this one is not reported once, but each time
+        if fault:
+            self.failures[watched.name] += 1
+            fields = {"file": watched.name, "fault": fault, "failures": self.failures[watched.name]}
+            logger.error("reload failed; the last valid version stays in use", extra=fields)
