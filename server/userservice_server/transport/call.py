@@ -73,6 +73,7 @@ class Call:
             which is the write's idempotency key.
         code: the status code with which the call ended.
         log_fields: fields that handlers add to the access log; no personal data.
+        cursor: encoded next_cursor of the last response of a stream that has ended.
         counted: the response of a unary call, if it counts as unread (unread.py).
     """
 
@@ -81,6 +82,7 @@ class Call:
     call_id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
     log_fields: dict[str, Any] = field(default_factory=dict)
+    cursor: bytes = b""
     counted: object = None
     _headers: tuple[tuple[str, str | bytes], ...] | None = None
 

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from userservice_server.errors import InvalidFieldsError, ReaderStalledError, Violation
+from userservice_server.transport.audit import recorded
 from userservice_server.transport.call import Call, Context, Load, Rpc
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError
 from userservice_server.transport.interceptors import Settings, intercepted
@@ -62,7 +63,12 @@ def _of_one_request(rpc: Rpc, method: Method, decode: Decoder, settings: Setting
         if rpc.load is not Load.CALL:
             return await method(decode(request), call)
         unread.check(call)
-        response = await method(decode(request), call)
+        message = decode(request)
+        if is_write and settings.audit_log is not None:
+            with recorded(settings.audit_log, call, message):
+                response = await method(message, call)
+        else:
+            response = await method(message, call)
         if not is_write:  # a write is applied already, so it must not be rejected
             unread.check(call, len(response))
         call.counted = unread.add(call, response)

@@ -1,4 +1,4 @@
-"""Publishes the health of the service: SERVING while the store is available."""
+"""Publishes the health of the service: SERVING while the store is available and credentials can be verified."""
 
 from collections.abc import Iterable
 
@@ -20,10 +20,23 @@ class Health:
     def __init__(self, services: Iterable[str]) -> None:
         self.servicer = HealthServicer(HEALTH)
         self._services = (OVERALL, *services)
+        self._store: Availability | None = None
+        self._can_authenticate = True
 
     async def show(self, store: Availability) -> None:
         """Reports SERVING if the store is available, else NOT_SERVING."""
-        status = health_servicer.SERVING if store is Availability.UP else health_servicer.NOT_SERVING
+        self._store = store
+        self._show()
+
+    def show_authentication(self, can_authenticate: bool) -> None:  # noqa: FBT001 - as a callback has it
+        """Reports NOT_SERVING while tokens cannot be verified."""
+        self._can_authenticate = can_authenticate
+        if self._store is not None:
+            self._show()
+
+    def _show(self) -> None:
+        is_serving = self._store is Availability.UP and self._can_authenticate
+        status = health_servicer.SERVING if is_serving else health_servicer.NOT_SERVING
         for service in self._services:
             self.servicer.set(service, status)
 

@@ -20,14 +20,17 @@ from userservice_server.errors import (
     DeadlineExceededError,
     InvalidFieldsError,
     OverloadedError,
+    RateLimitedError,
     ServiceError,
     StoreUnavailableError,
     Violation,
 )
+from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.log_writer import add_line
 from userservice_server.transport.admission import Admission, Budget
 from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
 from userservice_server.transport.channel_options import MAX_HEADER_BYTES
+from userservice_server.transport.credentials.authentication import Authentication, check_scope
 from userservice_server.transport.credentials.scopes import required_scope
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
 from userservice_server.transport.drain import Drain
@@ -59,6 +62,8 @@ class Settings:
         drain: counts the calls that the server waits for when it shuts down.
         admission: limits concurrent calls.
         unread: limits the responses of unary calls that clients have not read yet.
+        authentication: verifies credentials; None: callers are not authenticated.
+        audit_log: records changes; None: they are not recorded.
     """
 
     call_timeout: float
@@ -68,6 +73,8 @@ class Settings:
     drain: Drain
     admission: Admission
     unread: UnreadResponses
+    authentication: Authentication | None = None
+    audit_log: AuditLog | None = None
 
 
 class Interceptor(Protocol):
@@ -155,6 +162,8 @@ def errors(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler
             if isinstance(error, StoreUnavailableError) and error.__cause__ is not None:
                 # Only the type, because the text can contain an address or a password.
                 call.log_fields["cause"] = type(error.__cause__).__name__
+            elif isinstance(error, RateLimitedError):
+                call.log_fields["limit"] = error.limit
         except grpc.aio.AbortError:
             raise  # the call has a status already; a second abort would fail
         except grpc.aio.InternalError:
@@ -210,10 +219,27 @@ def headers(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler
     return bounded
 
 
-def authentication(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler[Request]:
-    """Rejects a call without a valid credential that has the scope of the method."""
-    required_scope(rpc)  # also without authentication: a method without a scope must not be served
-    return handler
+def authentication(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
+    """Rejects a call without a valid credential that has the scope of the method, or above the credential's limits."""
+    scope = required_scope(rpc)  # also without authentication: a method without a scope must not be served
+    gate = settings.authentication
+    if gate is None or scope is None:
+        return handler
+
+    async def authenticated(call: Call, request: Request) -> bytes:
+        caller = await gate.caller_of(call)
+        check_scope(caller, scope)
+        caller.take_call()
+        return await handler(call, request)
+
+    async def authenticated_stream(call: Call, request: Request) -> bytes:
+        caller = await gate.caller_of(call)
+        check_scope(caller, scope)
+        caller.take_call()
+        with gate.stream_of(call, caller, scope):
+            return await handler(call, request)
+
+    return authenticated_stream if rpc.is_stream else authenticated
 
 
 def admission(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:

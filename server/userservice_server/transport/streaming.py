@@ -57,6 +57,7 @@ class Streaming:
             raise ReaderStalledError("stream closed: the client stopped reading", next_cursor=next_cursor) from None
         finally:
             call.log_fields["chunks"] = progress.sent
+            call.cursor = progress.cursor
 
     async def _send_batch(self, call: Call, batch: Batch, stall: Deadline, progress: "_Progress") -> None:
         upcoming = next(batch, None)

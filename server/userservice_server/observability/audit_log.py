@@ -1,0 +1,106 @@
+"""The audit log: who changed which user or session, when, and by which call. It contains nothing of the content.
+
+A thread appends the lines, so that a slow disk does not delay calls. The file is opened for each batch of lines, so it
+can be renamed at any time (logrotate), and several workers can share it: a batch is appended in one write.
+"""
+
+import logging
+import os
+import stat
+import time
+from collections import deque
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import orjson
+
+from userservice_server.config import ConfigError
+
+_WRITE_INTERVAL = 0.05  # seconds; a process that is killed loses at most the lines of this time
+_MAX_LINES = 100_000  # that wait to be written, while the disk is full for example
+_MODE = 0o600
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+
+logger = logging.getLogger("userservice.audit")
+
+
+class AuditLog:
+    """Appends lines to a file.
+
+    Args:
+        path: the file; made if it does not exist.
+
+    Raises:
+        ConfigError: the file cannot be opened, is no regular file, or its group or others can change it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._stopping = Event()
+        self._is_failing = False
+        self._lost = 0
+        try:
+            os.close(self._opened())
+        except OSError as error:
+            raise ConfigError(f"--audit-log {path} cannot be opened: {error.strerror}") from None
+        self._writer = Thread(target=self._run, name="audit", daemon=True)
+        self._writer.start()
+
+    def add(self, fields: dict[str, Any]) -> None:
+        """Adds a line with these fields and the time; never waits."""
+        if len(self._waiting) >= _MAX_LINES:
+            self._lost += 1
+            return
+        self._waiting.append({"time": datetime.fromtimestamp(time.time(), UTC), **fields})
+
+    def close(self, within: float) -> None:
+        """Writes the lines that wait, if the disk takes them in time."""
+        self._stopping.set()
+        self._writer.join(within)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_WRITE_INTERVAL):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        lines = [self._waiting[number] for number in range(len(self._waiting))]
+        if not lines:
+            return
+        try:
+            self._append(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+        except (OSError, ConfigError) as error:
+            self._failed(os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error))
+            return
+        for _ in lines:
+            self._waiting.popleft()
+        if self._is_failing:
+            logger.warning("the audit log is written again", extra={"lost_lines": self._lost})
+        self._is_failing, self._lost = False, 0
+
+    def _failed(self, cause: str) -> None:
+        if not self._is_failing:
+            logger.error("the audit log cannot be written; its lines wait", extra={"cause": cause})
+        self._is_failing = True
+
+    def _append(self, lines: bytes) -> None:
+        descriptor = self._opened()
+        try:
+            while lines:
+                lines = lines[os.write(descriptor, lines) :]
+        finally:
+            os.close(descriptor)
+
+    def _opened(self) -> int:
+        descriptor = os.open(self._path, _FLAGS, _MODE)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise ConfigError(f"--audit-log {self._path} must be a regular file")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            os.close(descriptor)
+            raise ConfigError(f"--audit-log {self._path} can be changed by its group or by others; use chmod go-w")
+        return descriptor

@@ -1,0 +1,37 @@
+"""Adds a line to the audit log for each call that has changed a user or session, or may have."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from google.protobuf.message import Message
+
+from userservice_server.errors import DeadlineExceededError, ServiceError, StoreUnavailableError
+from userservice_server.observability.audit_log import AuditLog
+from userservice_server.transport.call import Call
+
+_UNCERTAIN = (StoreUnavailableError, DeadlineExceededError)  # the store may have applied the write
+_FIELDS = ("user_id", "session_id")
+
+
+@contextmanager
+def recorded(audit_log: AuditLog, call: Call, request: Message) -> Iterator[None]:
+    """Runs a write in its block. A write that was rejected has changed nothing and is not recorded."""
+    outcome = "unknown"
+    try:
+        yield
+        outcome = "applied"
+    except ServiceError as error:
+        if not isinstance(error, _UNCERTAIN):
+            outcome = ""
+        raise
+    finally:
+        if outcome:
+            audit_log.add(_line(call, request, outcome))
+
+
+def _line(call: Call, request: Message, outcome: str) -> dict[str, Any]:
+    line: dict[str, Any] = {"method": call.rpc.name, "outcome": outcome}
+    line |= {name: call.log_fields[name] for name in ("credential", "caller") if name in call.log_fields}
+    line |= {name: getattr(request, name) for name in _FIELDS if name in request.DESCRIPTOR.fields_by_name}
+    return line | {"request_id": call.call_id}

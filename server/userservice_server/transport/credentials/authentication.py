@@ -1,0 +1,126 @@
+"""Finds out who makes a call, from its header ``authorization`` or from the client certificate of its connection."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from userservice_server.errors import CredentialsInvalidError, CredentialsMissingError, ScopeMissingError
+from userservice_server.transport.call import Call
+from userservice_server.transport.credentials.caller import Caller
+from userservice_server.transport.credentials.certificates import Certificates
+from userservice_server.transport.credentials.keys import Keys
+from userservice_server.transport.credentials.open_streams import OpenStream, OpenStreams
+from userservice_server.transport.credentials.tokens import Tokens, UnknownKeyIdError
+
+HEADER = "authorization"
+_SCHEME = "bearer "
+_MAX_CACHED = 10_000  # credentials
+_MAX_CACHED_LENGTH = 4096  # characters; a longer one is verified for each call
+
+
+class Authentication:
+    """Verifies credentials of the kinds that ``--auth`` names.
+
+    A credential that was verified is found by its text: one look-up in a dictionary. Its hash is keyed and unequal
+    texts with equal hashes are not to be had, so the time of the look-up says nothing about the texts that are in it.
+
+    Args:
+        keys: verifies keys; None if keys are not accepted.
+        tokens: verifies JWTs; None if they are not accepted.
+        certificates: verifies client certificates; None if they are not accepted.
+        entries: the keys file, if there is one.
+        refetch: fetches the key set of the token issuer again; returns whether to look for a key again.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Keys | None = None,
+        tokens: Tokens | None = None,
+        certificates: Certificates | None = None,
+        entries: Keys | None = None,
+        refetch: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        self._keys = keys
+        self._tokens = tokens
+        self._certificates = certificates
+        self._entries = entries
+        self._refetch = refetch
+        self._cache: dict[str | bytes, Caller] = {}
+        self._open_streams = OpenStreams(self._fault_of)
+
+    def forget(self) -> None:
+        """Verifies every credential anew, because what they are verified with has changed."""
+        self._cache.clear()
+
+    async def caller_of(self, call: Call) -> Caller:
+        """Returns who makes a call, and adds the name to the access log.
+
+        Raises:
+            CredentialsMissingError: the call has no credential.
+            CredentialsInvalidError: its credential is not valid.
+            AuthenticationUnavailableError: its credential cannot be verified now.
+        """
+        value: str | bytes | None = None
+        for name, content in call.headers:
+            if name == HEADER:
+                value = content if value is None else b""  # two of them: not valid
+        caller = None if value is None else self._cache.get(value)
+        if caller is None or caller.expires_at <= time.time():
+            try:
+                caller = await self._verified(value) if value is not None else self._certified(call)
+            except CredentialsInvalidError as error:
+                call.log_fields["credential_fault"] = error.cause
+                raise
+        call.log_fields["credential"] = caller.kind
+        call.log_fields["caller"] = caller.name
+        return caller
+
+    async def _verified(self, value: str | bytes) -> Caller:
+        self._cache.pop(value, None)  # if it is there, it has expired
+        if not isinstance(value, str) or value[: len(_SCHEME)].lower() != _SCHEME:
+            raise CredentialsInvalidError("no bearer token")
+        token = value[len(_SCHEME) :]
+        if self._keys is not None and (self._tokens is None or self._keys.is_key(token)):
+            caller = self._keys.verify(token)
+        elif self._tokens is not None:
+            caller = await self._verified_token(self._tokens, token)
+        else:
+            raise CredentialsInvalidError("bearer tokens are not accepted")
+        if len(value) <= _MAX_CACHED_LENGTH:
+            while len(self._cache) >= _MAX_CACHED:
+                del self._cache[next(iter(self._cache))]
+            self._cache[value] = caller
+        return caller
+
+    async def _verified_token(self, tokens: Tokens, token: str) -> Caller:
+        try:
+            return tokens.verify(token)
+        except UnknownKeyIdError:
+            if self._refetch is None or not await self._refetch():
+                raise CredentialsInvalidError("unknown signing key") from None
+        try:
+            return tokens.verify(token)
+        except UnknownKeyIdError:
+            raise CredentialsInvalidError("unknown signing key") from None
+
+    def _certified(self, call: Call) -> Caller:
+        if self._certificates is None:
+            raise CredentialsMissingError("no credential: send the header authorization with a bearer token")
+        return self._certificates.verify(call.context.auth_context(), time.time())
+
+    def stream_of(self, call: Call, caller: Caller, scope: str) -> OpenStream:
+        """Returns a block in which the stream of a call runs; it ends when the credential is no longer valid."""
+        return OpenStream(self._open_streams, call, caller, scope)
+
+    def _fault_of(self, caller: Caller, scope: str) -> str:
+        if caller.kind == "jwt":
+            return self._tokens.fault_of(caller) if self._tokens else "tokens are not accepted"
+        if time.time() >= caller.expires_at:
+            return f"expired {caller.kind}"
+        return self._entries.fault_of(caller, scope) if self._entries else "keys are not accepted"
+
+
+def check_scope(caller: Caller, scope: str) -> None:
+    """Raises ScopeMissingError if a caller does not have a scope."""
+    if scope and scope not in caller.scopes:
+        raise ScopeMissingError(scope)

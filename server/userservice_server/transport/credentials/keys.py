@@ -1,0 +1,87 @@
+"""Verifies keys and certificates by the keys file."""
+
+import hmac
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from userservice_server.errors import CredentialsInvalidError
+from userservice_server.transport.credentials.caller import Caller, Usage
+from userservice_server.transport.credentials.key_format import PREFIX, digest_of, key_id_in
+from userservice_server.transport.credentials.keys_file import Entry, KeysFile
+
+_NO_DIGEST = bytes(32)  # of no key: an unknown id is compared too, so that the time does not tell it from a known id
+
+
+class Keys:
+    """The entries of the keys file that are in use.
+
+    Attributes:
+        path: the file.
+        content: its entries; replaced when the file changes.
+    """
+
+    def __init__(self, path: Path, content: KeysFile) -> None:
+        self.path = path
+        self.content = content
+        self._usages: dict[tuple[str, str], Usage] = {}
+
+    def replace(self, content: KeysFile) -> None:
+        """Uses another content from now on."""
+        self.content = content
+        ids = {("key", key_id) for key_id in content.keys} | {("certificate", name) for name in content.certificates}
+        self._usages = {key: usage for key, usage in self._usages.items() if key in ids}
+
+    @staticmethod
+    def is_key(token: str) -> bool:
+        """Whether a bearer token is meant to be a key."""
+        return token.startswith(PREFIX)
+
+    def verify(self, token: str) -> Caller:
+        """Returns the caller with a key.
+
+        Raises:
+            CredentialsInvalidError: the key is malformed, unknown or not valid now.
+        """
+        key_id = key_id_in(token)
+        if key_id is None:
+            raise CredentialsInvalidError("malformed key")
+        entry = self.content.keys.get(key_id)
+        is_equal = hmac.compare_digest(digest_of(token), entry.sha256 if entry else _NO_DIGEST)
+        if entry is None or not is_equal:
+            raise CredentialsInvalidError("unknown key")
+        return self._caller("key", entry)
+
+    def verify_names(self, names: Iterable[str]) -> Caller:
+        """Returns the caller with a certificate that has these names.
+
+        Raises:
+            CredentialsInvalidError: not exactly one of the names is in the keys file, or its entry is not valid now.
+        """
+        entries = [entry for name in names if (entry := self.content.certificates.get(name))]
+        if len(entries) != 1:
+            raise CredentialsInvalidError("ambiguous certificate" if entries else "unmapped certificate")
+        return self._caller("certificate", entries[0])
+
+    def _caller(self, kind: str, entry: Entry) -> Caller:
+        if fault := entry.fault(time.time()):
+            raise CredentialsInvalidError(f"{fault} {kind}")
+        return Caller(
+            kind=kind,
+            name=entry.id,
+            scopes=entry.scopes,
+            expires_at=entry.expires_at,
+            calls_per_second=entry.calls_per_second,
+            max_streams=entry.max_streams,
+            usage=self._usages.setdefault((kind, entry.id), Usage()),
+        )
+
+    def fault_of(self, caller: Caller, scope: str) -> str:
+        """Returns why a caller that was verified earlier may no longer use a scope; empty if it may."""
+        entries = self.content.keys if caller.kind == "key" else self.content.certificates
+        entry = entries.get(caller.name)
+        if entry is None:
+            return f"revoked {caller.kind}"
+        if fault := entry.fault(time.time()):
+            return f"{fault} {caller.kind}"
+        return "scope withdrawn" if scope and scope not in entry.scopes else ""

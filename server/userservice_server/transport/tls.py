@@ -1,0 +1,165 @@
+"""The certificates of the service: checks them, and hands the ones in use to grpc for each handshake."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from userservice_server.config import ConfigError, Tls
+from userservice_server.config.secret_files import read_file
+from userservice_server.config.watched_files import Contents
+
+_DAY_SECONDS = 86400
+_WARN_DAYS = 14
+
+logger = logging.getLogger("userservice.tls")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Certificate, chain, key and client authorities that fit together.
+
+    Attributes:
+        configuration: the same for grpc.
+        not_after: Unix time at which the certificate of the service expires.
+    """
+
+    configuration: Any
+    not_after: float
+
+    @property
+    def days_left(self) -> float:
+        """Days until the certificate of the service expires; made for a metric."""
+        return (self.not_after - time.time()) / _DAY_SECONDS
+
+
+def read_certificates(tls: Tls) -> Contents:
+    """Reads the files.
+
+    Raises:
+        ConfigError: one cannot be read, or others can change it, or read the key.
+    """
+    if tls.cert is None or tls.key is None:
+        raise AssertionError("the service has no certificate")
+    contents = [
+        read_file(tls.cert, "--tls-cert", is_secret=False),
+        read_file(tls.key, "--tls-key", is_secret=True),
+    ]
+    if tls.client_ca is not None:
+        contents.append(read_file(tls.client_ca, "--tls-client-ca", is_secret=False))
+    return tuple(contents)
+
+
+def parse_certificates(contents: Contents, tls: Tls) -> Certificates:
+    """Checks the files.
+
+    Raises:
+        ConfigError: one is not valid, they do not fit together, or the certificate is not valid now.
+    """
+    chain, key, *authorities = contents
+    leaf = _certificates_in(chain, f"--tls-cert {tls.cert}")[0]
+    if _public(_key_in(key, f"--tls-key {tls.key}").public_key()) != _public(leaf.public_key()):
+        raise ConfigError(f"--tls-key {tls.key} is not the key of the first certificate in --tls-cert {tls.cert}")
+    _check_dates(leaf, f"--tls-cert {tls.cert}")
+    for content in authorities:
+        _check_authorities(content, f"--tls-client-ca {tls.client_ca}")
+    return Certificates(
+        configuration=grpc.ssl_server_certificate_configuration(
+            [(key, chain)], root_certificates=authorities[0] if authorities else None
+        ),
+        not_after=leaf.not_valid_after_utc.timestamp(),
+    )
+
+
+def _certificates_in(content: bytes, name: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError:
+        raise ConfigError(f"{name} must contain certificates in PEM form") from None
+
+
+def _key_in(content: bytes, name: str) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(content, password=None)
+    except TypeError:
+        raise ConfigError(f"{name} is encrypted; the service cannot ask for its password") from None
+    except Exception:  # noqa: BLE001 - the library has several, and their texts may contain parts of the key
+        raise ConfigError(f"{name} must contain one private key in PEM form") from None
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{name} must be an RSA or ECDSA key")
+    return key
+
+
+def _public(key: Any) -> bytes:
+    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return encoded
+
+
+def _check_dates(certificate: x509.Certificate, name: str) -> None:
+    now = datetime.now(UTC)
+    if now >= certificate.not_valid_after_utc:
+        raise ConfigError(f"{name} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if now < certificate.not_valid_before_utc:
+        raise ConfigError(f"{name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+
+
+def _check_authorities(content: bytes, name: str) -> None:
+    now = datetime.now(UTC)
+    if all(now >= certificate.not_valid_after_utc for certificate in _certificates_in(content, name)):
+        raise ConfigError(f"{name} contains only expired certificates")
+
+
+class ServerTls:
+    """The certificates that new connections use.
+
+    Attributes:
+        current: replaced when the files change. A connection keeps the certificates of its handshake.
+    """
+
+    def __init__(self, current: Certificates, *, requires_client_certificates: bool) -> None:
+        self.current = current
+        self._requires_clients = requires_client_certificates
+        _log(current)
+
+    def replace(self, certificates: Certificates) -> None:
+        """Uses other certificates for connections from now on."""
+        self.current = certificates
+        _log(certificates)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Returns the credentials of a port. grpc asks for the certificates at each handshake."""
+        return grpc.dynamic_ssl_server_credentials(
+            self.current.configuration,
+            self._fetcher(),
+            require_client_authentication=self._requires_clients,
+        )
+
+    def _fetcher(self) -> Callable[[], Any]:
+        handed_out = self.current
+
+        def fetch() -> Any:
+            """Returns changed certificates, else None. Called by threads of grpc; must not wait for anything."""
+            nonlocal handed_out
+            if handed_out is self.current:
+                return None
+            handed_out = self.current
+            return handed_out.configuration
+
+        return fetch
+
+
+def _log(certificates: Certificates) -> None:
+    days = round(certificates.days_left, 1)
+    expires = datetime.fromtimestamp(certificates.not_after, UTC).isoformat()
+    logger.log(
+        logging.WARNING if days < _WARN_DAYS else logging.INFO,
+        "TLS certificate in use",
+        extra={"expires": expires, "days_left": days},
+    )
