@@ -1,4 +1,4 @@
-"""The command line: ``userservice serve`` and ``userservice check``."""
+"""The command line: ``userservice serve``, ``check`` and ``keys``."""
 
 import os
 

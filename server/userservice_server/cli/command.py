@@ -1,12 +1,14 @@
 """Runs the command ``userservice`` and exits with its exit code."""
 
 import os
+import resource
 import signal
 import sys
 
 import click
 
 from userservice_server.cli.check import check_command
+from userservice_server.cli.keys import keys_command
 from userservice_server.cli.options import EXIT_CANNOT_START, EXIT_ENDED, EXIT_INTERRUPTED
 from userservice_server.cli.serve import serve
 from userservice_server.config import ConfigError
@@ -21,6 +23,8 @@ def main() -> None:
     Exit codes: 0 success, 1 exited unexpectedly or findings, 2 cannot start or print, 130 interrupted.
     """
     open_standard_streams()
+    # A core dump contains users, keys and passwords. The embedded store inherits the limit.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)  # also applies to the files of the embedded store
     if sys.argv[1:2] != ["serve"]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see userservice.__main__
@@ -58,3 +62,4 @@ def cli() -> None:
 
 cli.add_command(serve)
 cli.add_command(check_command)
+cli.add_command(keys_command)

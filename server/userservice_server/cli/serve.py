@@ -19,6 +19,8 @@ from userservice_server.cli.options import (
 from userservice_server.config import Config, ConfigError
 from userservice_server.embedded.store import EmbeddedStore, StartInterruptedError
 from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
+from userservice_server.process.callers import check_files
+from userservice_server.process.listen import check_exposure
 from userservice_server.process.serving import ServiceEndedError, run_server
 from userservice_server.process.standard_streams import print_line
 from userservice_server.process.stopping import BEYOND_GRACE_SECONDS, Stop
@@ -29,6 +31,33 @@ logger = logging.getLogger("userservice")
 
 @click.command()
 @setting("listen", str, "HOST:PORT to listen on; port 0 selects a free port.")
+@setting(
+    "tls-cert",
+    click.Path(path_type=Path),
+    "File with the certificate of the service and its chain (PEM). Without it, connections are not encrypted.",
+)
+@setting("tls-key", click.Path(path_type=Path), "File with the private key of the certificate (PEM).")
+@setting("tls-client-ca", click.Path(path_type=Path), "File with the authorities that sign client certificates (PEM).")
+@setting(
+    "tls-client-auth",
+    click.Choice(["none", "require"]),
+    "require: every connection needs a client certificate, also those of health probes.",
+)
+@setting(
+    "auth",
+    str,
+    "How callers are authenticated: any of keys, jwt and mtls, separated by commas, or none. "
+    "Required unless the service listens on a loopback address.",
+)
+@setting(
+    "keys-file",
+    click.Path(path_type=Path),
+    "File with keys and certificates of callers (TOML); userservice keys new adds a key.",
+)
+@setting("jwt-issuer", str, "Issuer of accepted tokens (iss).")
+@setting("jwt-audience", str, "Audience of accepted tokens (aud).")
+@setting("jwt-jwks", str, "File or https URL of the keys of the token issuer (JWKS).")
+@setting("jwt-scope-claim", str, "Claim with the scopes of a token: a string with spaces, or a list.")
 @setting(
     "redis-url",
     str,
@@ -76,6 +105,11 @@ logger = logging.getLogger("userservice")
     "Log level: debug, info, warning or error (JSON lines on standard error).",
 )
 @setting("access-log", bool, "true: log every call; false: log only failed calls.")
+@setting(
+    "audit-log",
+    click.Path(path_type=Path),
+    "File to which a line is appended for each change of a user or session: who, what, when, by which call.",
+)
 @click.pass_context
 def serve(context: click.Context, /, **settings: Any) -> None:
     """Serve until SIGTERM or SIGINT.
@@ -86,6 +120,8 @@ def serve(context: click.Context, /, **settings: Any) -> None:
     config = config_of(context, settings)
     if config.store.redis_url is not None and context.get_parameter_source("fsync") is not ParameterSource.DEFAULT:
         raise ConfigError("--fsync applies only to the embedded store; with --redis-url, set appendfsync in Redis")
+    check_exposure(config)
+    check_files(config)
     stop = Stop(config.process.grace + BEYOND_GRACE_SECONDS)
     stop.start()
     with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):

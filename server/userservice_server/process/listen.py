@@ -1,8 +1,9 @@
 """Checks the address to listen on, because grpc would share a port that is in use without reporting an error."""
 
 import socket
+from ipaddress import IPv6Address, ip_address
 
-from userservice_server.config import ConfigError, Listen
+from userservice_server.config import Config, ConfigError, Listen
 
 
 def reserved_port(listen: Listen) -> socket.socket:
@@ -44,3 +45,28 @@ def grpc_address(listen: Listen) -> str:
 def cannot_listen(listen: Listen, why: str) -> ConfigError:
     """Returns the error for an address that the service cannot listen on."""
     return ConfigError(f"cannot listen on {listen.address}: {why} (--listen)")
+
+
+def check_exposure(config: Config) -> None:
+    """Checks that a service that other machines can reach was told how to authenticate callers.
+
+    Raises:
+        ConfigError: the address is not a loopback address, and ``--auth`` is not given.
+    """
+    if config.auth.auth is None and not is_loopback(config.listen):
+        raise ConfigError(
+            f"--listen {config.listen.address} can be reached from other machines; choose how callers are "
+            "authenticated: --auth keys, jwt or mtls, or --auth none if everyone may read and change all users"
+        )
+
+
+def is_loopback(listen: Listen) -> bool:
+    """Whether only this machine can reach the address. A host that cannot be resolved is not a loopback address."""
+    try:
+        found = socket.getaddrinfo(listen.host.strip("[]"), listen.port, type=socket.SOCK_STREAM)
+        addresses = [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+    except (OSError, UnicodeError, ValueError):
+        return False
+    return bool(addresses) and all(
+        ((isinstance(address, IPv6Address) and address.ipv4_mapped) or address).is_loopback for address in addresses
+    )

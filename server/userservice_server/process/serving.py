@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 
 from userservice_server.config import Config
+from userservice_server.observability.audit_log import AuditLog
+from userservice_server.process.callers import Callers
 from userservice_server.process.stopping import Stop
 from userservice_server.process.store_opening import open_store
 from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
@@ -91,9 +93,12 @@ async def _serve_store(
 ) -> None:
     health, drain = Health(SERVICE_NAMES), Drain()
     supervision = Supervision(store, health.show)
-    server = make_server(config, store, health, drain)
-    port = bind(server, config)
+    callers = Callers(config, health.show_authentication)
+    audit_log = AuditLog(config.observability.audit_log) if config.observability.audit_log else None
+    server = make_server(config, store, health, drain, callers, audit_log)
+    port = bind(server, config, callers.tls)
     await supervision.check()  # before the first call: health checks fail with NOT_FOUND until then
+    await callers.start()
     await server.start()
     gc.freeze()  # these objects stay alive, so the garbage collector need not scan them again
     ready(port)
@@ -106,9 +111,12 @@ async def _serve_store(
     done, _ = await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)
     logger.info("shutting down")
     await health.end()
+    callers.stop()
     for task in causes:
         task.cancel()
     await _drain(server, drain, config.process.grace)
+    if audit_log is not None:
+        audit_log.close(_CLOSE_SECONDS)
     logger.info("shut down")
     for task in done:
         task.result()  # raises the failure that ended the service, if there was one

@@ -9,6 +9,8 @@ from userservice_server.config import Config
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
+from userservice_server.observability.audit_log import AuditLog
+from userservice_server.process.callers import Callers
 from userservice_server.process.listen import cannot_listen, grpc_address, reserved_port
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.transport import health_servicer, reflection_servicer
@@ -23,6 +25,7 @@ from userservice_server.transport.interceptors import Settings
 from userservice_server.transport.reflection_servicer import ReflectionServicer
 from userservice_server.transport.session_servicer import SessionServicer
 from userservice_server.transport.streaming import Streaming
+from userservice_server.transport.tls import ServerTls
 from userservice_server.transport.unknown_methods import UnknownMethods
 from userservice_server.transport.unread import UnreadResponses
 from userservice_server.transport.user_servicer import UserServicer
@@ -33,7 +36,9 @@ SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 _STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
 
 
-def make_server(config: Config, store: RedisStore, health: Health, drain: Drain) -> grpc.aio.Server:
+def make_server(
+    config: Config, store: RedisStore, health: Health, drain: Drain, callers: Callers, audit_log: AuditLog | None
+) -> grpc.aio.Server:
     """Returns a server with all services. The server is not bound to a port yet."""
     reads, deadlines = ReadLimit(), Deadlines()
     users, sessions = Users(store, reads), Sessions(store, reads)
@@ -49,6 +54,8 @@ def make_server(config: Config, store: RedisStore, health: Health, drain: Drain)
             drain=drain,
             admission=Admission(config.limits.max_calls),
             unread=UnreadResponses(),
+            authentication=callers.authentication,
+            audit_log=audit_log,
         ),
     )
     names = (*SERVICE_NAMES, *(service.full_name for service in _STANDARD_SERVICES))
@@ -66,7 +73,7 @@ def make_server(config: Config, store: RedisStore, health: Health, drain: Drain)
     return server
 
 
-def bind(server: grpc.aio.Server, config: Config) -> int:
+def bind(server: grpc.aio.Server, config: Config, tls: ServerTls | None) -> int:
     """Binds the server to the port of the settings and returns the port.
 
     Raises:
@@ -75,6 +82,7 @@ def bind(server: grpc.aio.Server, config: Config) -> int:
     if config.process.workers == 1:
         reserved_port(config.listen).close()
     try:
-        return server.add_insecure_port(grpc_address(config.listen))
+        address = grpc_address(config.listen)
+        return server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError:
         raise cannot_listen(config.listen, "the address is already in use") from None
