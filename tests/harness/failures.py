@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 
@@ -20,6 +20,7 @@ class Failure:
     violations: list[tuple[str, str]] = field(default_factory=list)
     request_id: str = ""
     retry_after: float | None = None
+    quota: list[str] = field(default_factory=list)
     raw: bytes = b""
 
     @property
@@ -37,9 +38,9 @@ def failure_of(error: grpc.RpcError) -> Failure:
     status = Status.FromString(raw)
     if raw:
         assert (status.code, status.message) == (code.value[0], error.details())
-    info, bad, request, retry = ErrorInfo(), BadRequest(), RequestInfo(), RetryInfo()
+    info, bad, request, retry, quota = ErrorInfo(), BadRequest(), RequestInfo(), RetryInfo(), QuotaFailure()
     for detail in status.details:
-        _unpack(detail, info, bad, request, retry)
+        _unpack(detail, info, bad, request, retry, quota)
     return Failure(
         code=code.name,
         message=error.details() or "",
@@ -49,9 +50,10 @@ def failure_of(error: grpc.RpcError) -> Failure:
         violations=[(violation.field, violation.description) for violation in bad.field_violations],
         request_id=request.request_id,
         retry_after=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+        quota=[violation.subject for violation in quota.violations],
         raw=raw,
     )
 
 
-def _unpack(detail: AnyMessage, *places: ErrorInfo | BadRequest | RequestInfo | RetryInfo) -> None:
+def _unpack(detail: AnyMessage, *places: ErrorInfo | BadRequest | RequestInfo | RetryInfo | QuotaFailure) -> None:
     assert any(detail.Unpack(place) for place in places), f"a detail that no client expects: {detail.type_url}"

@@ -19,7 +19,6 @@ from userservice_server.cli.options import (
 from userservice_server.config import Config, ConfigError
 from userservice_server.embedded.store import EmbeddedStore, StartInterruptedError
 from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
-from userservice_server.process.callers import check_files
 from userservice_server.process.listen import check_exposure
 from userservice_server.process.serving import ServiceEndedError, run_server
 from userservice_server.process.standard_streams import print_line
@@ -121,7 +120,10 @@ def serve(context: click.Context, /, **settings: Any) -> None:
     if config.store.redis_url is not None and context.get_parameter_source("fsync") is not ParameterSource.DEFAULT:
         raise ConfigError("--fsync applies only to the embedded store; with --redis-url, set appendfsync in Redis")
     check_exposure(config)
-    check_files(config)
+    if config.concerns_callers:
+        from userservice_server.process.callers import check_files  # noqa: PLC0415 - its libraries take long to import
+
+        check_files(config)
     stop = Stop(config.process.grace + BEYOND_GRACE_SECONDS)
     stop.start()
     with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):

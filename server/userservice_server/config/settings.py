@@ -169,6 +169,11 @@ class Config:
             sections[section.name] = kind(**{name: values[flag] for name, flag in flags.items() if flag in values})
         return cls(**sections)
 
+    @property
+    def concerns_callers(self) -> bool:
+        """Whether callers are authenticated or connections encrypted."""
+        return self.tls.cert is not None or bool(self.auth.kinds)
+
     def with_store_at(self, url: str) -> Self:
         """Returns a copy of these settings with another URL of the store."""
         return replace(self, store=replace(self.store, redis_url=url))

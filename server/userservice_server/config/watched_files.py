@@ -15,7 +15,7 @@ from typing import Any
 
 from userservice_server.config.error import ConfigError
 
-INTERVAL = 0.25  # seconds between two readings
+INTERVAL = 0.2  # seconds between two readings
 
 logger = logging.getLogger("userservice.reload")
 

@@ -5,13 +5,12 @@ import gc
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from userservice_server.config import Config
 from userservice_server.observability.audit_log import AuditLog
-from userservice_server.process.callers import Callers
 from userservice_server.process.stopping import Stop
 from userservice_server.process.store_opening import open_store
 from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
@@ -19,6 +18,9 @@ from userservice_server.store.redis_store import RedisStore
 from userservice_server.store.supervision import Supervision
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.health import Health
+
+if TYPE_CHECKING:
+    from userservice_server.process.callers import Callers
 
 _WATCH_SECONDS = 0.2
 _SETTLE_SECONDS = 0.5  # for calls that the grace period does not wait for: health watches, reflection
@@ -93,12 +95,13 @@ async def _serve_store(
 ) -> None:
     health, drain = Health(SERVICE_NAMES), Drain()
     supervision = Supervision(store, health.show)
-    callers = Callers(config, health.show_authentication)
+    callers = _callers(config, health)
     audit_log = AuditLog(config.observability.audit_log) if config.observability.audit_log else None
-    server = make_server(config, store, health, drain, callers, audit_log)
-    port = bind(server, config, callers.tls)
+    server = make_server(config, store, health, drain, callers.authentication if callers else None, audit_log)
+    port = bind(server, config, callers.tls if callers else None)
     await supervision.check()  # before the first call: health checks fail with NOT_FOUND until then
-    await callers.start()
+    if callers is not None:
+        await callers.start()
     await server.start()
     gc.freeze()  # these objects stay alive, so the garbage collector need not scan them again
     ready(port)
@@ -111,7 +114,8 @@ async def _serve_store(
     done, _ = await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)
     logger.info("shutting down")
     await health.end()
-    callers.stop()
+    if callers is not None:
+        callers.stop()
     for task in causes:
         task.cancel()
     await _drain(server, drain, config.process.grace)
@@ -120,6 +124,14 @@ async def _serve_store(
     logger.info("shut down")
     for task in done:
         task.result()  # raises the failure that ended the service, if there was one
+
+
+def _callers(config: Config, health: Health) -> "Callers | None":
+    if not config.concerns_callers:
+        return None
+    from userservice_server.process.callers import Callers  # noqa: PLC0415 - its libraries take long to import
+
+    return Callers(config, health.show_authentication)
 
 
 async def _drain(server: grpc.aio.Server, drain: Drain, grace: float) -> None:

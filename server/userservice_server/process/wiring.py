@@ -1,6 +1,7 @@
 """Builds the grpc server of a process: creates the services and the objects that they share."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -10,7 +11,6 @@ from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.observability.audit_log import AuditLog
-from userservice_server.process.callers import Callers
 from userservice_server.process.listen import cannot_listen, grpc_address, reserved_port
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.transport import health_servicer, reflection_servicer
@@ -25,10 +25,13 @@ from userservice_server.transport.interceptors import Settings
 from userservice_server.transport.reflection_servicer import ReflectionServicer
 from userservice_server.transport.session_servicer import SessionServicer
 from userservice_server.transport.streaming import Streaming
-from userservice_server.transport.tls import ServerTls
 from userservice_server.transport.unknown_methods import UnknownMethods
 from userservice_server.transport.unread import UnreadResponses
 from userservice_server.transport.user_servicer import UserServicer
+
+if TYPE_CHECKING:
+    from userservice_server.transport.credentials.authentication import Authentication
+    from userservice_server.transport.tls import ServerTls
 
 USER_SERVICE = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
@@ -37,7 +40,12 @@ _STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
 
 
 def make_server(
-    config: Config, store: RedisStore, health: Health, drain: Drain, callers: Callers, audit_log: AuditLog | None
+    config: Config,
+    store: RedisStore,
+    health: Health,
+    drain: Drain,
+    authentication: "Authentication | None",
+    audit_log: AuditLog | None,
 ) -> grpc.aio.Server:
     """Returns a server with all services. The server is not bound to a port yet."""
     reads, deadlines = ReadLimit(), Deadlines()
@@ -54,7 +62,7 @@ def make_server(
             drain=drain,
             admission=Admission(config.limits.max_calls),
             unread=UnreadResponses(),
-            authentication=callers.authentication,
+            authentication=authentication,
             audit_log=audit_log,
         ),
     )
@@ -73,7 +81,7 @@ def make_server(
     return server
 
 
-def bind(server: grpc.aio.Server, config: Config, tls: ServerTls | None) -> int:
+def bind(server: grpc.aio.Server, config: Config, tls: "ServerTls | None") -> int:
     """Binds the server to the port of the settings and returns the port.
 
     Raises:

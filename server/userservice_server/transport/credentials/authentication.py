@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from userservice_server.errors import CredentialsInvalidError, CredentialsMissingError, ScopeMissingError
 from userservice_server.transport.call import Call
-from userservice_server.transport.credentials.caller import Caller
-from userservice_server.transport.credentials.certificates import Certificates
+from userservice_server.transport.credentials.caller import Caller, UnknownKeyIdError
 from userservice_server.transport.credentials.keys import Keys
 from userservice_server.transport.credentials.open_streams import OpenStream, OpenStreams
-from userservice_server.transport.credentials.tokens import Tokens, UnknownKeyIdError
+
+if TYPE_CHECKING:  # the libraries for certificates and tokens take a fifth of a second to import
+    from userservice_server.transport.credentials.certificates import Certificates
+    from userservice_server.transport.credentials.tokens import Tokens
 
 HEADER = "authorization"
 _SCHEME = "bearer "
@@ -35,8 +38,8 @@ class Authentication:
         self,
         *,
         keys: Keys | None = None,
-        tokens: Tokens | None = None,
-        certificates: Certificates | None = None,
+        tokens: "Tokens | None" = None,
+        certificates: "Certificates | None" = None,
         entries: Keys | None = None,
         refetch: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
@@ -92,7 +95,7 @@ class Authentication:
             self._cache[value] = caller
         return caller
 
-    async def _verified_token(self, tokens: Tokens, token: str) -> Caller:
+    async def _verified_token(self, tokens: "Tokens", token: str) -> Caller:
         try:
             return tokens.verify(token)
         except UnknownKeyIdError:

@@ -9,6 +9,10 @@ _BURST_SECONDS = 1.0  # the calls of so many seconds may arrive at once
 _STREAM_RETRY_SECONDS = 1.0  # nobody knows when a stream ends
 
 
+class UnknownKeyIdError(Exception):
+    """A token names a key that the key set does not have. The issuer may have added it since."""
+
+
 class Usage:
     """What a credential uses in this process. It is kept when the keys file is reloaded."""
 

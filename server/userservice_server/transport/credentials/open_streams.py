@@ -10,7 +10,7 @@ from userservice_server.transport.call import Call
 from userservice_server.transport.credentials.caller import Caller
 from userservice_server.wire.records import cursor_of
 
-_CHECK_SECONDS = 0.5  # with the interval of the watched files, well below the 2 s that are promised
+_CHECK_SECONDS = 0.25  # with the interval of watched files and the time of an abort, below the 2 s that are promised
 
 
 class OpenStreams:

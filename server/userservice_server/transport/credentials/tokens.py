@@ -12,7 +12,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from userservice_server.errors import AuthenticationUnavailableError, CredentialsInvalidError
-from userservice_server.transport.credentials.caller import Caller
+from userservice_server.transport.credentials.caller import Caller, UnknownKeyIdError
 from userservice_server.transport.credentials.scopes import granted
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
@@ -27,10 +27,6 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 
 class InvalidKeySetError(Exception):
     """A key set that contains no usable key; the text says why, and contains nothing of it."""
-
-
-class UnknownKeyIdError(Exception):
-    """A token names a key that the key set does not have. The issuer may have added it since."""
 
 
 @dataclass(frozen=True, slots=True)
