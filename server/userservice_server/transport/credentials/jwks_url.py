@@ -168,6 +168,7 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme != "https":
+            fp.close()
             raise FetchError("redirect to a URL that is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -196,6 +197,7 @@ def fetch_https(url: str) -> bytes:
                     raise FetchError("no complete answer in time")
             return content
     except urllib.error.HTTPError as error:
+        error.close()
         raise FetchError(f"HTTP status {error.code}") from None
     except (OSError, HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
