@@ -10,7 +10,7 @@ from userservice_server.transport.credentials.caller import Caller, Usage
 from userservice_server.transport.credentials.key_format import PREFIX, digest_of, key_id_in
 from userservice_server.transport.credentials.keys_file import Entry, KeysFile
 
-_NO_DIGEST = bytes(32)  # of no key: an unknown id is compared too, so that the time does not tell it from a known id
+_NO_ENTRY = Entry(id="", name="", scopes=frozenset(), sha256=bytes(32))  # of no key
 
 
 class Keys:
@@ -24,11 +24,13 @@ class Keys:
     def __init__(self, path: Path, content: KeysFile) -> None:
         self.path = path
         self.content = content
+        self._decoys = _decoys_in(content)
         self._usages: dict[tuple[str, str], Usage] = {}
 
     def replace(self, content: KeysFile) -> None:
         """Uses another content from now on."""
         self.content = content
+        self._decoys = _decoys_in(content)
         ids = {("key", key_id) for key_id in content.keys} | {("certificate", name) for name in content.certificates}
         self._usages = {key: usage for key, usage in self._usages.items() if key in ids}
 
@@ -47,7 +49,10 @@ class Keys:
         if key_id is None:
             raise CredentialsInvalidError("malformed key")
         entry = self.content.keys.get(key_id)
-        is_equal = hmac.compare_digest(digest_of(token), entry.sha256 if entry else _NO_DIGEST)
+        # An unknown id is compared too, with some other entry, so that the time does not tell it from a
+        # known id: not even by the memory that a look-up of a known one reads.
+        decoy = self._decoys[hash(key_id) % len(self._decoys)]
+        is_equal = hmac.compare_digest(digest_of(token), (decoy if entry is None else entry).sha256)
         if entry is None or not is_equal:
             raise CredentialsInvalidError("unknown key")
         return self._caller("key", entry)
@@ -85,3 +90,7 @@ class Keys:
         if fault := entry.fault(time.time()):
             return f"{fault} {caller.kind}"
         return "scope withdrawn" if scope and scope not in entry.scopes else ""
+
+
+def _decoys_in(content: KeysFile) -> list[Entry]:
+    return list(content.keys.values()) or [_NO_ENTRY]
