@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
-from google.rpc.status_pb2 import Status
 
 from userservice_server.errors import (
     DeadlineExceededError,
@@ -34,7 +33,7 @@ from userservice_server.transport.credentials.authentication import Authenticati
 from userservice_server.transport.credentials.scopes import required_scope
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
 from userservice_server.transport.drain import Drain
-from userservice_server.transport.status import DETAILS_KEY, status_of
+from userservice_server.transport.status import DETAILS_KEY, encoded_status
 from userservice_server.transport.unread import UnreadResponses
 
 access_logger = logging.getLogger("userservice.access")
@@ -172,17 +171,17 @@ def errors(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler
         except Exception as error:  # noqa: BLE001 - no text of an exception may reach a caller
             failure = error
             _log_bug(call, error)
-        call.code, status = status_of(failure, call.call_id)
+        call.code, message, details = encoded_status(failure, call.call_id)
         # Breaks a reference cycle, which would stay in memory until the garbage collector runs: the traceback of the
         # failure refers to this frame, which refers to the failure.
         del failure
-        await _abort(call, status)
+        await _abort(call, message, details)
         raise AssertionError("abort raises")
 
     return mapped
 
 
-async def _abort(call: Call, status: Status) -> None:
+async def _abort(call: Call, message: str, details: bytes) -> None:
     """Ends the call with a status.
 
     grpc sends the status of a stream after the responses that the client has not read yet. If that takes longer than a
@@ -190,7 +189,7 @@ async def _abort(call: Call, status: Status) -> None:
     """
     try:
         async with asyncio.timeout(_ABORT_SECONDS if call.rpc.streams_responses else None):
-            await call.context.abort(call.code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+            await call.context.abort(call.code, message, ((DETAILS_KEY, details),))
     except TimeoutError:
         raise asyncio.CancelledError from None
 
