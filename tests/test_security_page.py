@@ -1,0 +1,98 @@
+"""What docs/security.md shows is what happens: its commands run, and its tables are those of the code."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.services import Service, clean_environment
+from harness.tools import require
+
+from userservice.v1 import session_service_pb2, user_service_pb2
+from userservice_server.transport.call import Rpc
+from userservice_server.transport.credentials.keys_file import parse_keys_file
+from userservice_server.transport.credentials.scopes import required_scope
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+ADDRESS = "localhost:50051"
+VARYING = {
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}": "UUID",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z": "TIME",
+    r'("id": )"\d+"': r'\1"ID"',
+    r'("etag": )"[^"]+"': r'\1"ETAG"',
+    r'("request_id": )"[^"]+"': r'\1"REQUEST"',
+}
+
+
+def steps(block: str) -> list[list[str]]:
+    """Commands with the output that follows each."""
+    return [step.split("\n", 1) for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+
+
+def steady(output: str) -> str:
+    output = "\n".join(" ".join(line.split()) for line in output.strip().splitlines())
+    for varying, name in VARYING.items():
+        output = re.sub(varying, name, output)
+    return output
+
+
+def test_the_commands_of_the_page_print_what_it_says(tmp_path: Path) -> None:
+    setup, calls = re.findall(r"^```console\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    bin_folder = Path(sys.executable).parent
+    path = os.pathsep.join([str(bin_folder), str(require("grpcurl").parent), os.environ["PATH"]])
+    environment = clean_environment() | {"PATH": path}
+
+    def run(command: str) -> str:
+        command = f"umask 077; [ -f writer.key ] && export KEY=$(cat writer.key); {command}"
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stdout
+
+    *before, [serve, _] = steps(setup)
+    for command, _ in before:
+        run(command)
+    arguments = shlex.split(serve)[2:]
+    options = [tmp_path / argument if (tmp_path / argument).is_file() else argument for argument in arguments]
+    with Service(*options, data_dir=tmp_path / "data") as service:
+        for command, said in steps(calls):
+            address = service.address.replace("127.0.0.1", "localhost")
+            assert steady(run(command.replace(ADDRESS, address))) == steady(said), command
+        assert service.stop() == 0
+
+
+def test_the_keys_file_of_the_page_is_valid() -> None:
+    [example] = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    parsed = parse_keys_file(example.encode(), Path("keys.toml"))
+    assert (len(parsed.keys), len(parsed.certificates)) == (1, 1)
+
+
+def test_the_table_of_scopes_is_that_of_the_protos() -> None:
+    table = PAGE.partition("| scope | methods |")[2].partition("\n\n")[0]
+    shown = {
+        name: scope
+        for scope, names in re.findall(r"^\| `([a-z.]+)` \| (.*) \|$", table, re.MULTILINE)
+        for name in names.split(", ")
+    }
+    services = (
+        user_service_pb2.DESCRIPTOR.services_by_name["UserService"],
+        session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    )
+    methods = [method for service in services for method in service.methods]
+    assert shown == {method.name: required_scope(Rpc.described_by(method)) for method in methods}
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:unit|service|faults)/[\w/]+\.py)`", PAGE))))
+def test_the_tests_that_the_page_names_exist(name: str) -> None:
+    assert (ROOT / "tests" / name).is_file()
