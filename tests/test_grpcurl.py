@@ -64,7 +64,8 @@ def test_describe_shows_every_rpc(grpcurl: Grpcurl, service_name: str, descripto
 
 def test_describe_shows_a_single_rpc(grpcurl: Grpcurl) -> None:
     described = grpcurl.show("describe", "userservice.v1.UserService.GetUser")
-    assert "rpc GetUser ( .userservice.v1.GetUserRequest ) returns ( .userservice.v1.GetUserResponse );" in described
+    assert "rpc GetUser ( .userservice.v1.GetUserRequest ) returns ( .userservice.v1.GetUserResponse ) {" in described
+    assert 'option (.userservice.v1.required_scope) = "users.read";' in described
 
 
 def test_describe_shows_the_fields_of_a_message(grpcurl: Grpcurl) -> None:
