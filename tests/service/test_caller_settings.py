@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from harness.credentials import Issuer, authority, issued, jwks, jwt_arguments, new_key, private
 from harness.programs import descendants
 from harness.services import Service, clean_environment
+from harness.waiting import until
 
 from userservice_server.config import Config, ConfigError, Listen
 from userservice_server.process.callers import check_files
@@ -164,4 +165,5 @@ def test_core_dumps_are_off_in_every_process(tmp_path: Path, folder: Path) -> No
             limits = Path(f"/proc/{pid}/limits").read_text()
             [line] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
             assert line.split()[4:6] == ["0", "0"]
+        until(lambda: service.log_lines_with("credentials are sent unencrypted"))
         assert service.stop() == 0

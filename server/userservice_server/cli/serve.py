@@ -19,7 +19,7 @@ from userservice_server.cli.options import (
 from userservice_server.config import Config, ConfigError
 from userservice_server.embedded.store import EmbeddedStore, StartInterruptedError
 from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
-from userservice_server.process.listen import check_exposure
+from userservice_server.process.listen import check_exposure, is_loopback
 from userservice_server.process.serving import ServiceEndedError, run_server
 from userservice_server.process.standard_streams import print_line
 from userservice_server.process.stopping import BEYOND_GRACE_SECONDS, Stop
@@ -145,6 +145,8 @@ def _announce(config: Config, context: click.Context) -> Callable[[int], None]:
             logger.warning("standard output is full and is not read; the line with the address is not printed yet")
         if shows_password(context, config):
             logger.warning(URL_IS_VISIBLE)
+        if config.auth.kinds and config.tls.cert is None and not is_loopback(config.listen):
+            logger.warning("credentials are sent unencrypted: use --tls-cert, or a proxy on this machine with TLS")
 
     return announce
 
