@@ -145,6 +145,13 @@ def signature_of(issuer: Issuer, body: str) -> bytes:
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
+@pytest.mark.parametrize("more", [":", "=", " ", "\n", ".", "+/", "é"])
+def test_a_token_has_no_characters_but_those_of_its_encoding(tokens: Tokens, issuer: Issuer, more: str) -> None:
+    token = issuer.token()
+    for changed in (token + more, more + token, token.replace(".", f".{more}", 1)):
+        assert fault(tokens, changed) == "malformed token"
+
+
 def test_a_token_that_is_signed_by_hand_is_accepted(tokens: Tokens, issuer: Issuer) -> None:
     body = f"{segment({'alg': 'ES256', 'kid': issuer.key_id})}.{issuer.token().split('.')[1]}"
     assert tokens.verify(f"{body}.{segment(signature_of(issuer, body))}")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ LEEWAY_SECONDS = 30
 _MIN_RSA_BITS = 2048
 _MAX_KEYS = 1000
 _MAX_SUBJECT_LENGTH = 256
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _PRIVATE = frozenset(("d", "p", "q", "k"))
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -206,6 +208,8 @@ _CAUSES = {
 
 def _header(token: str) -> tuple[str, str | None]:
     """Returns algorithm and key id of a token, unverified."""
+    if not _COMPACT.fullmatch(token):  # older versions of PyJWT skip other characters
+        raise CredentialsInvalidError("malformed token")
     try:
         header = jwt.get_unverified_header(token)
     except Exception:  # noqa: BLE001 - as above
