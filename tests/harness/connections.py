@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -44,6 +44,11 @@ class BlockingStubs:
 def connect_blocking(address: str) -> Iterator[BlockingStubs]:
     with grpc.insecure_channel(address, OPTIONS) as channel:
         yield BlockingStubs(channel, UserServiceStub(channel), SessionServiceStub(channel))
+
+
+def raw(channel: grpc.Channel) -> Any:
+    """Returns a channel for calls with encoded requests, which the types of grpcio do not allow."""
+    return channel
 
 
 def health(address: str, service: str = "") -> str:

@@ -174,7 +174,7 @@ class Issuer:
     @property
     def jwk(self) -> dict[str, Any]:
         kind = {"ES256": "ec", "EdDSA": "okp"}.get(self.algorithm, "rsa")
-        algorithms = {"ec": jwt.algorithms.ECAlgorithm, "okp": jwt.algorithms.OKPAlgorithm}
+        algorithms: dict[str, Any] = {"ec": jwt.algorithms.ECAlgorithm, "okp": jwt.algorithms.OKPAlgorithm}
         found: dict[str, Any] = algorithms.get(kind, jwt.algorithms.RSAAlgorithm).to_jwk(
             self.key.public_key(), as_dict=True
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from harness.connections import OPTIONS
+from harness.connections import OPTIONS, raw
 from harness.credentials import bearer, key_id, new_key, private
 from harness.services import Service
 from harness.stores import Store
@@ -30,7 +30,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def test_each_change_is_recorded_once_and_nothing_else(tmp_path: Path) -> None:
     path, keys = tmp_path / "audit.jsonl", tmp_path / "keys.toml"
     key = new_key(keys)
-    arguments = ["--audit-log", path, "--auth", "keys", "--keys-file", keys, "--workers", "2"]
+    arguments: list[str | Path] = ["--audit-log", path, "--auth", "keys", "--keys-file", keys, "--workers", "2"]
     with Store() as store, Service(*arguments, redis_url=store.url) as service:
         with grpc.insecure_channel(service.address, OPTIONS) as channel:
 
@@ -39,9 +39,9 @@ def test_each_change_is_recorded_once_and_nothing_else(tmp_path: Path) -> None:
                 path = f"/userservice.v1.{service_name}Service/{method}"
                 metadata = [*bearer(key), ("x-request-id", call_id)]
                 try:
-                    channel.unary_unary(path)(request.SerializeToString(), timeout=10, metadata=metadata)
+                    raw(channel).unary_unary(path)(request.SerializeToString(), timeout=10, metadata=metadata)
                 except grpc.RpcError as error:
-                    assert error.code().name == code, error  # type: ignore[attr-defined] # noqa: PT017
+                    assert error.code().name == code, error  # noqa: PT017
                 else:
                     assert code == "OK"
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +20,7 @@ ROOT = authority()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with files that are valid, and some that are not."""
     path = tmp_path_factory.mktemp("files")
     identity = issued(ROOT)
@@ -149,9 +148,9 @@ def failed_start(*arguments: str | Path) -> str:
 
 
 def test_the_command_refuses_an_exposed_address_and_bad_files_with_exit_code_2(tmp_path: Path, folder: Path) -> None:
-    data = ["--data-dir", tmp_path / "data"]
+    data: list[str | Path] = ["--data-dir", tmp_path / "data"]
     assert "--listen 0.0.0.0:0 can be reached" in failed_start("--listen", "0.0.0.0:0", *data)
-    tls = ["--tls-cert", folder / "old-cert", "--tls-key", folder / "old-key"]
+    tls: list[str | Path] = ["--tls-cert", folder / "old-cert", "--tls-key", folder / "old-key"]
     assert "expired on" in failed_start("--listen", "127.0.0.1:0", *data, *tls, "--workers", "2")
     assert not (tmp_path / "data").exists(), "nothing is started before the files are checked"
 

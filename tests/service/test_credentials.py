@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from harness.connections import OPTIONS, health
+from harness.connections import OPTIONS, health, raw
 from harness.credentials import (
     SECRET,
     Issuer,
@@ -261,7 +261,7 @@ def filled_store() -> Iterator[Store]:
     """A store with enough users that a stream of small chunks lasts until it is ended."""
     with Store() as store:
         with Service(redis_url=store.url) as service, grpc.insecure_channel(service.address, OPTIONS) as channel:
-            add = channel.unary_unary("/userservice.v1.UserService/AddUser")
+            add = raw(channel).unary_unary("/userservice.v1.UserService/AddUser")
             calls = []
             for number in range(300):
                 user = AddUserRequest(user_id=f"u{number}")
@@ -279,12 +279,12 @@ def test_a_revoked_key_is_rejected_within_2_seconds_on_every_worker(
 ) -> None:
     keys = tmp_path / "keys.toml"
     key, other = new_key(keys), new_key(keys)
-    options = ["--auth", "keys", "--keys-file", keys, "--workers", workers]
+    options: list[str | Path] = ["--auth", "keys", "--keys-file", keys, "--workers", workers]
     with Service(*options, redis_url=filled_store.url) as service:
         channels = [grpc.insecure_channel(service.address, OPTIONS) for _ in range(8)]
-        listings = [channel.unary_unary("/userservice.v1.UserService/ListUsers") for channel in channels]
+        listings = [raw(channel).unary_unary("/userservice.v1.UserService/ListUsers") for channel in channels]
         streams = [
-            channel.unary_stream("/userservice.v1.UserService/ListUsersChunked")(
+            raw(channel).unary_stream("/userservice.v1.UserService/ListUsersChunked")(
                 ListUsersChunkedRequest(chunk_size=1).SerializeToString(), metadata=bearer(key), timeout=60
             )
             for channel in channels
@@ -335,7 +335,7 @@ def test_a_stream_ends_when_its_credential_expires_and_resumes_with_another(
     set_field(keys, key, f"expires_at = {soon}")
     with Service("--auth", "keys", "--keys-file", keys, redis_url=filled_store.url) as service:
         with grpc.insecure_channel(service.address, OPTIONS) as channel:
-            method = channel.unary_stream("/userservice.v1.UserService/ListUsersChunked")
+            method = raw(channel).unary_stream("/userservice.v1.UserService/ListUsersChunked")
             stream = method(ListUsersChunkedRequest(chunk_size=1).SerializeToString(), metadata=bearer(key))
             assert next(stream)
             until(lambda: service.log_lines_with("ListUsersChunked"))
@@ -353,7 +353,7 @@ def test_streams_above_the_limit_of_a_key_are_rejected(filled_store: Store, tmp_
     key = new_key(keys, "users.list", "--max-streams", "2")
     with Service("--auth", "keys", "--keys-file", keys, redis_url=filled_store.url) as service:
         with grpc.insecure_channel(service.address, OPTIONS) as channel:
-            method = channel.unary_stream("/userservice.v1.UserService/ListUsersChunked")
+            method = raw(channel).unary_stream("/userservice.v1.UserService/ListUsersChunked")
             request = ListUsersChunkedRequest(chunk_size=1).SerializeToString()
             streams = [method(request, metadata=bearer(key)) for _ in range(2)]
             assert all(next(stream) for stream in streams)
@@ -386,7 +386,7 @@ def test_a_rejected_call_does_not_reach_the_store(tmp_path: Path) -> None:
                 return int(client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"])
 
         with grpc.insecure_channel(service.address, OPTIONS) as channel:
-            get = channel.unary_unary("/userservice.v1.UserService/GetUser")
+            get = raw(channel).unary_unary("/userservice.v1.UserService/GetUser")
             request, before = GetUserRequest(user_id="ada").SerializeToString(), scripts()
             started = time.monotonic()
             for _ in range(200):
@@ -402,5 +402,5 @@ def test_requests_of_a_rejected_caller_are_not_decoded(site: Site) -> None:
         for request in (AddSessionRequest(user_id="").SerializeToString(), b"\xff" * 1000, ListUsersRequest(limit=-1)):
             content = request if isinstance(request, bytes) else request.SerializeToString()
             with pytest.raises(grpc.RpcError) as raised:
-                channel.unary_unary("/userservice.v1.UserService/ListUsers")(content, timeout=10)
+                raw(channel).unary_unary("/userservice.v1.UserService/ListUsers")(content, timeout=10)
             assert failure_of(raised.value).reason == "CREDENTIALS_MISSING"

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
-from harness.connections import OPTIONS, health
+from harness.connections import OPTIONS, health, raw
 from harness.credentials import Issuer, authority, bearer, issued, jwks, jwt_arguments, new_key, private
 from harness.failures import Failure, failure_of
 from harness.jwks_server import JwksServer
@@ -24,7 +24,7 @@ LIST = "/userservice.v1.UserService/ListUsers"
 def call(service: Service, token: str, method: str = LIST) -> Failure | None:
     with grpc.insecure_channel(service.address, OPTIONS) as channel:
         try:
-            channel.unary_unary(method)(b"", timeout=10, metadata=bearer(token))
+            raw(channel).unary_unary(method)(b"", timeout=10, metadata=bearer(token))
         except grpc.RpcError as error:
             return failure_of(error)
     return None
@@ -82,7 +82,7 @@ def test_a_stream_ends_when_the_issuer_withdraws_the_key(tmp_path: Path) -> None
                 yield ServerReflectionRequest(list_services="").SerializeToString()
                 is_over.wait(20)
 
-            method = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+            method = raw(channel).stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
             stream = method(requests(), metadata=bearer(issuer.token("")))
             assert next(stream)
             private(path, jwks(Issuer("second")))
