@@ -155,6 +155,7 @@ def test_the_command_refuses_an_exposed_address_and_bad_files_with_exit_code_2(t
     assert not (tmp_path / "data").exists(), "nothing is started before the files are checked"
 
 
+@pytest.mark.long
 def test_core_dumps_are_off_in_every_process(tmp_path: Path, folder: Path) -> None:
     options = ["--workers", "2", "--auth", "keys,jwt", "--keys-file", folder / "keys", *jwt_arguments(folder / "jwks")]
     with Service(*options, data_dir=tmp_path / "data", listen="0.0.0.0:0") as service:

@@ -71,6 +71,7 @@ def test_the_service_starts_without_the_issuer_and_follows_it_later(tmp_path: Pa
             assert not any(server.url.partition("//")[2] in line for line in service.stderr)
 
 
+@pytest.mark.long
 def test_a_stream_ends_when_the_issuer_withdraws_the_key(tmp_path: Path) -> None:
     issuer, path = Issuer(), tmp_path / "jwks.json"
     private(path, jwks(issuer))

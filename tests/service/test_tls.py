@@ -74,6 +74,7 @@ def test_a_chain_of_each_kind_of_key_is_served(plain_store: Store, tmp_path: Pat
         assert service.stop() == 0
 
 
+@pytest.mark.long
 def test_a_certificate_for_another_host_is_refused_by_clients(plain_store: Store, tmp_path: Path) -> None:
     files = TlsFiles(tmp_path).write(issued(ROOT, ["elsewhere.test"]))
     with Service(*files.arguments, redis_url=plain_store.url) as service:
@@ -126,6 +127,7 @@ def test_no_handshake_fails_while_certificates_are_rotated(
         assert service.log_lines_with("reload failed") == []
 
 
+@pytest.mark.long
 def test_a_new_root_acts_on_new_connections_and_open_ones_go_on(plain_store: Store, tmp_path: Path) -> None:
     new_root = authority("new root")
     files = TlsFiles(tmp_path).write(issued(ROOT))
@@ -210,6 +212,7 @@ def test_every_connection_needs_a_certificate_of_the_callers_authority(mtls: tup
     assert not handshakes(service, ROOT, issued(CALLER_ROOT, [SPIFFE], starts=timedelta(-9), ends=timedelta(-1)))
 
 
+@pytest.mark.long
 def test_the_expiry_of_a_certificate_is_checked_on_each_call(mtls: tuple[Service, Path, Path]) -> None:
     service, _, _ = mtls
     client = issued(CALLER_ROOT, [SPIFFE], ends=timedelta(seconds=4))
@@ -224,6 +227,7 @@ def test_the_expiry_of_a_certificate_is_checked_on_each_call(mtls: tuple[Service
     assert lines[-1]["credential_fault"] == "expired certificate"
 
 
+@pytest.mark.long
 def test_a_removed_authority_acts_on_new_connections_only(mtls: tuple[Service, Path, Path]) -> None:
     service, _, ca = mtls
     client, successor = issued(CALLER_ROOT, [SPIFFE]), authority("successor")
