@@ -132,6 +132,15 @@ class Connection:
                 gevent or eventlet has patched; for asyncio also without a running event loop, or in another event loop
                 than that of the first call.
         """
+        return self.check_usable().pick()
+
+    def check_usable(self) -> Channels:
+        """Returns the channels. The first call opens them.
+
+        Raises:
+            ManagerClosedError: If the connection was closed.
+            ManagerUnusableError: If gRPC cannot work here; see `connect`.
+        """
         owner = current_owner()
         channels = self._channels
         if channels is None:
@@ -139,7 +148,7 @@ class Connection:
                 channels = self._open_once(owner)
         if self._owner is not owner:
             raise ManagerUnusableError("this manager belongs to another event loop; make one manager for each loop")
-        return channels.pick()
+        return channels
 
     def _open_once(self, owner: object) -> Channels:
         if self._closed:
@@ -174,6 +183,24 @@ class Connection:
                 return decode(method, response)
             except grpc.aio.AioRpcError as failure:
                 await attempts.pause(error_from_call(failure, channel.proxy), failure)
+
+    async def call_once(
+        self,
+        method: Method[RequestT, ResponseT],
+        request: RequestT,
+        timeout: float,  # noqa: ASYNC109 - sent to the service as a deadline
+    ) -> ResponseT:
+        """Makes a unary call without retries.
+
+        Raises:
+            UserServiceError: If the call failed.
+        """
+        channel = self.connect()
+        try:
+            response = await channel.raw.unary(method.path, request.SerializeToString(), timeout, self._metadata)
+        except grpc.aio.AioRpcError as failure:
+            raise error_from_call(failure, channel.proxy) from failure
+        return decode(method, response)
 
     def open_stream(self, method: Method[RequestT, ResponseT], request: RequestT) -> Stream:
         """Starts a server stream of encoded messages for `read`. The caller must cancel the stream at the end."""

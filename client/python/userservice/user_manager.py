@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any, Unpack, overload
+
+import grpc
 
 from userservice import _methods as rpc
 from userservice._answers import check_batch, check_cursor, check_user
 from userservice._chunks import ChunkReader
+from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._manager import Manager
+from userservice._shared_reads import SharedReads
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
     AddUserFields,
@@ -38,6 +42,44 @@ class UserManager(Manager):
         async with UserManager("localhost:50051") as user_manager:
             user = await user_manager.get("user123")
     """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        share_reads: bool = False,
+        connections: int = 1,
+        timeout: float = DEFAULT_TIMEOUT,
+        credentials: grpc.ChannelCredentials | None = None,
+        channel_options: Sequence[tuple[str, Any]] = (),
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
+        """Creates a manager. Nothing is sent before the first call.
+
+        Args:
+            address: See `SessionManager`, as for all arguments but `share_reads`.
+            share_reads: Send concurrent `get` calls as one BatchGetUsers with at most 100 user_ids. Each `get` has its
+                own result, error and deadline, and a `get` without others is a GetUser. A user keeps the response of
+                its call in memory; to keep a few users for long, keep `copy.copy(user)`.
+            connections: See `SessionManager`.
+            timeout: See `SessionManager`.
+            credentials: See `SessionManager`.
+            channel_options: See `SessionManager`.
+            metadata: See `SessionManager`.
+
+        Raises:
+            ValueError: If an argument is invalid; see `SessionManager`.
+            ManagerUnusableError: If gevent or eventlet has patched the process.
+        """
+        super().__init__(
+            address,
+            connections=connections,
+            timeout=timeout,
+            credentials=credentials,
+            channel_options=channel_options,
+            metadata=metadata,
+        )
+        self._shared_reads = SharedReads(self._connection) if share_reads else None
 
     @overload
     async def add(
@@ -92,7 +134,10 @@ class UserManager(Manager):
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.GET_USER.request, {"user_id": user_id})
-        message = (await self._connection.call(rpc.GET_USER, request, attempts)).user
+        if self._shared_reads is None:
+            message = (await self._connection.call(rpc.GET_USER, request, attempts)).user
+        else:
+            message = await self._shared_reads.get(request, attempts)
         check_user(message, request.user_id)
         return User.wrap(message)
 

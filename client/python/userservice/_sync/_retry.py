@@ -54,18 +54,21 @@ class Attempts:
     The longest pause grows from 50 ms to 100 ms, 200 ms … and 1 s. The pause is random between 0 and this maximum
     ("full jitter"), so that many clients of a restarted server do not return at the same time. If the service returned
     a retry delay, the pause is added to it.
+
+    Attributes:
+        deadline: The end of the last attempt, a time of `time.monotonic`.
     """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._deadline = time.monotonic() + timeout
+        self.deadline = time.monotonic() + timeout
         self._failures = 0
         self._last: tuple[UserServiceError, BaseException | None] | None = None
 
     @property
     def remaining(self) -> float:
         """Seconds to the deadline, never below 0."""
-        return max(0.0, self._deadline - time.monotonic())
+        return max(0.0, self.deadline - time.monotonic())
 
     def pause(self, error: UserServiceError, cause: BaseException | None = None) -> None:
         """Waits before the next attempt.

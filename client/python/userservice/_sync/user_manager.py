@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Unpack, overload
+
+import grpc
 
 from userservice import _methods as rpc
 from userservice._answers import check_batch, check_cursor, check_user
 from userservice._sync._chunks import ChunkReader
+from userservice._sync._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._sync._manager import SyncManager
+from userservice._sync._shared_reads import SharedReads
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
     AddUserFields,
@@ -39,6 +43,44 @@ class SyncUserManager(SyncManager):
         with SyncUserManager("localhost:50051") as user_manager:
             user = user_manager.get("user123")
     """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        share_reads: bool = False,
+        connections: int = 1,
+        timeout: float = DEFAULT_TIMEOUT,
+        credentials: grpc.ChannelCredentials | None = None,
+        channel_options: Sequence[tuple[str, Any]] = (),
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
+        """Creates a manager. Nothing is sent before the first call.
+
+        Args:
+            address: See `SyncSessionManager`, as for all arguments but `share_reads`.
+            share_reads: Send concurrent `get` calls as one BatchGetUsers with at most 100 user_ids. Each `get` has its
+                own result, error and deadline, and a `get` without others is a GetUser. A user keeps the response of
+                its call in memory; to keep a few users for long, keep `copy.copy(user)`.
+            connections: See `SyncSessionManager`.
+            timeout: See `SyncSessionManager`.
+            credentials: See `SyncSessionManager`.
+            channel_options: See `SyncSessionManager`.
+            metadata: See `SyncSessionManager`.
+
+        Raises:
+            ValueError: If an argument is invalid; see `SyncSessionManager`.
+            ManagerUnusableError: If gevent or eventlet has patched the process.
+        """
+        super().__init__(
+            address,
+            connections=connections,
+            timeout=timeout,
+            credentials=credentials,
+            channel_options=channel_options,
+            metadata=metadata,
+        )
+        self._shared_reads = SharedReads(self._connection) if share_reads else None
 
     @overload
     def add(
@@ -93,7 +135,10 @@ class SyncUserManager(SyncManager):
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.GET_USER.request, {"user_id": user_id})
-        message = (self._connection.call(rpc.GET_USER, request, attempts)).user
+        if self._shared_reads is None:
+            message = (self._connection.call(rpc.GET_USER, request, attempts)).user
+        else:
+            message = self._shared_reads.get(request, attempts)
         check_user(message, request.user_id)
         return User.wrap(message)
 

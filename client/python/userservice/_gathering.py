@@ -1,0 +1,192 @@
+"""Gathers concurrent requests, so that they share calls. This is the asyncio version.
+
+`_sync_gathering.py` is the blocking version with the same names; `_shared_reads.py` is written once for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import chain
+from typing import Generic, TypeVar
+
+OutcomeT = TypeVar("OutcomeT")
+
+MOST_NAMES = 100
+"""Maximum number of requests that share a call."""
+
+MOST_RUNNING = 1
+"""Number of running calls during which further requests wait."""
+
+PATIENCE = 0.02
+"""Seconds after which a running call no longer causes requests to wait."""
+
+_ROUNDING = 0.0005
+"""Seconds by which the deadline timer may be early. Timers of event loops have a resolution of 1 ms."""
+
+
+class _Request(Generic[OutcomeT]):
+    """A request that waits for its outcome. An outcome of None means that the deadline has passed."""
+
+    __slots__ = ("call", "deadline", "future", "name")
+
+    def __init__(self, name: str, deadline: float) -> None:
+        self.name = name
+        self.deadline = deadline
+        self.future: asyncio.Future[OutcomeT | None] = asyncio.get_running_loop().create_future()
+        self.call: _Call[OutcomeT] | None = None
+
+
+class _Call(Generic[OutcomeT]):
+    """A running call and its requests."""
+
+    __slots__ = ("left", "occupies", "requests", "task")
+
+    def __init__(self, requests: list[_Request[OutcomeT]], task: asyncio.Task[object] | None) -> None:
+        self.requests = requests
+        self.task = task
+        self.left = 0
+        self.occupies = True
+
+    def leave(self) -> None:
+        """Counts a request whose caller has stopped to wait. Without callers, the call is cancelled."""
+        self.left += 1
+        if self.left == len(self.requests) and self.task is not None:
+            self.task.cancel()
+
+
+class Gathering(Generic[OutcomeT]):
+    """Sends concurrent requests for names together.
+
+    A request never joins a call that was already sent, so its outcome is not older than the request. A request goes at
+    the next turn of the event loop, with all other requests of this turn. While calls run, requests wait for the end of
+    a call, at most `PATIENCE` long; requests that fill a call do not wait.
+
+    Args:
+        send: Makes one call for several names within a number of seconds; returns the outcome of each name.
+    """
+
+    def __init__(self, send: Callable[[Sequence[str], float], Awaitable[Mapping[str, OutcomeT]]]) -> None:
+        self._send = send
+        self._waiting: deque[_Request[OutcomeT]] = deque()
+        self._calls: set[_Call[OutcomeT]] = set()
+        self._running = 0
+        self._starting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    async def outcome(self, name: str, deadline: float) -> OutcomeT:
+        """Returns the outcome for a name.
+
+        Cancelling one request has no effect on the others. If all requests of a call are cancelled, so is the call.
+
+        Raises:
+            TimeoutError: If there is no outcome before the deadline, a time of `time.monotonic`.
+        """
+        request: _Request[OutcomeT] = _Request(name, deadline)
+        self._waiting.append(request)
+        if self._timer is None or deadline < self._timer_at:
+            self._expire_at(deadline)
+        self._start()
+        try:
+            outcome = await request.future
+        except asyncio.CancelledError:
+            if request.call is not None:
+                request.call.leave()
+            raise
+        if outcome is None:
+            raise TimeoutError
+        return outcome
+
+    def _start(self) -> None:
+        """Starts the next call if requests wait and enough calls have ended."""
+        if not self._waiting or self._starting is not None:
+            return
+        if self._running < MOST_RUNNING or len(self._waiting) >= MOST_NAMES:
+            self._starting = asyncio.get_running_loop().create_task(self._run())
+            # The event loop keeps only weak references to its tasks.
+            self._tasks.add(self._starting)
+            self._starting.add_done_callback(self._tasks.discard)
+
+    async def _run(self) -> None:
+        """Makes one call for the requests that wait now."""
+        self._starting = None
+        call = self._take()
+        if not call.requests:
+            self._start()
+            return
+        self._calls.add(call)
+        self._running += 1
+        self._start()
+        patience = asyncio.get_running_loop().call_later(PATIENCE, self._release, call)
+        try:
+            timeout = max(request.deadline for request in call.requests) - time.monotonic()
+            outcomes = await self._send(list({request.name: None for request in call.requests}), max(0.0, timeout))
+            for request in call.requests:
+                if not request.future.done():
+                    request.future.set_result(outcomes[request.name])
+        except BaseException as error:
+            _fail(call.requests, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            patience.cancel()
+            self._calls.discard(call)
+            self._release(call)
+            if self._timer is not None and not self._calls and not self._waiting:
+                self._timer.cancel()
+                self._timer = None
+
+    def _take(self) -> _Call[OutcomeT]:
+        call: _Call[OutcomeT] = _Call([], asyncio.current_task())
+        while self._waiting and len(call.requests) < MOST_NAMES:
+            request = self._waiting.popleft()
+            if not request.future.done():
+                request.call = call
+                call.requests.append(request)
+        return call
+
+    def _release(self, call: _Call[OutcomeT]) -> None:
+        """Starts the next call, because a call has ended or runs for too long."""
+        if call.occupies:
+            call.occupies = False
+            self._running -= 1
+            self._start()
+
+    def _expire_at(self, deadline: float) -> None:
+        """Sets the timer of the earliest deadline. One timer for all requests costs less than one for each."""
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.0, deadline - time.monotonic())
+        self._timer, self._timer_at = asyncio.get_running_loop().call_later(delay, self._expire), deadline
+
+    def _expire(self) -> None:
+        """Ends the requests whose deadline has passed, and sets the timer again for the others."""
+        self._timer = None
+        passed = time.monotonic() + _ROUNDING
+        deadlines = []
+        for request in [*chain(self._waiting, *(call.requests for call in self._calls))]:
+            if request.future.done():
+                continue
+            if request.deadline > passed:
+                deadlines.append(request.deadline)
+                continue
+            request.future.set_result(None)
+            if request.call is not None:
+                request.call.leave()
+        if deadlines:
+            self._expire_at(min(deadlines))
+
+
+def _fail(requests: Sequence[_Request[OutcomeT]], error: BaseException) -> None:
+    """Ends requests whose call was cancelled by the end of the event loop, or had an unexpected error."""
+    for request in requests:
+        if request.future.done():
+            continue
+        if isinstance(error, asyncio.CancelledError):
+            request.future.cancel()
+        else:
+            request.future.set_exception(error)

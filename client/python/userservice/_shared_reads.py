@@ -1,0 +1,143 @@
+"""Concurrent gets of a manager that share calls: the option `share_reads`."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
+from typing import TypeAlias
+
+from userservice import _methods as rpc
+from userservice._answers import check_batch, check_user
+from userservice._connection import Connection
+from userservice._gathering import Gathering
+from userservice._retry import Attempts
+from userservice._status import with_proxy
+from userservice.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    ManagerClosedError,
+    ManagerUnusableError,
+    UserNotFoundError,
+    UserServiceError,
+)
+from userservice.v1.user_pb2 import User as UserMessage
+from userservice.v1.user_service_pb2 import GetUserRequest
+
+_INVALID_NAME = re.compile(r"user_ids\[(\d+)\]")
+
+
+class _Verdict(Enum):
+    """What a shared call says about a user_id without a user."""
+
+    MISSING = auto()
+    """No user has this user_id."""
+
+    ALONE = auto()
+    """The get must make its own call, which returns its own result or error."""
+
+    AGAIN = auto()
+    """The get can share another call, because the call failed for another user_id."""
+
+
+_Outcome: TypeAlias = UserMessage | UserServiceError | _Verdict
+
+
+class _Sender:
+    """Makes the calls of a gathering.
+
+    It is not a part of `SharedReads`, to which the gathering must not refer: a manager without references closes its
+    connection immediately, unless it is in a reference cycle.
+
+    Args:
+        connection: The connection of the manager.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def send(self, user_ids: Sequence[str], timeout: float) -> Mapping[str, _Outcome]:  # noqa: ASYNC109
+        """Makes one call, without retries; returns what it says about each user_id."""
+        try:
+            if len(user_ids) == 1:
+                return {user_ids[0]: await self._get(user_ids[0], timeout)}
+            return await self._get_batch(user_ids, timeout)
+        except UserServiceError as error:
+            return _outcomes_of_failure(error, user_ids)
+
+    async def _get(self, user_id: str, timeout: float) -> UserMessage:  # noqa: ASYNC109
+        request = rpc.GET_USER.request(user_id=user_id)
+        user = (await self._connection.call_once(rpc.GET_USER, request, timeout)).user
+        check_user(user, user_id)
+        return user
+
+    async def _get_batch(self, user_ids: Sequence[str], timeout: float) -> Mapping[str, _Outcome]:  # noqa: ASYNC109
+        request = rpc.BATCH_GET_USERS.request(user_ids=user_ids)
+        found = await self._connection.call_once(rpc.BATCH_GET_USERS, request, timeout)
+        check_batch(found.users, found.missing_user_ids, user_ids)
+        outcomes: dict[str, _Outcome] = dict.fromkeys(found.missing_user_ids, _Verdict.MISSING)
+        for user in found.users:
+            outcomes[user.user_id] = user
+        return outcomes
+
+
+class SharedReads:
+    """Sends concurrent gets as one BatchGetUsers; a get without others is a GetUser.
+
+    Each get has its own result, error, deadline and retries. If a shared call fails with an error that is not retried,
+    each of its gets makes its own call. So a get cannot fail because of another get.
+
+    Args:
+        connection: The connection of the manager.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._gets: Gathering[_Outcome] = Gathering(_Sender(connection).send)
+
+    async def get(self, request: GetUserRequest, attempts: Attempts) -> UserMessage:
+        """Returns a user.
+
+        Raises:
+            UserServiceError: If the get failed.
+        """
+        while True:
+            self._connection.check_usable()
+            try:
+                outcome = await self._gets_like_this().outcome(request.user_id, attempts.deadline)
+            except TimeoutError:
+                await attempts.pause(self._out_of_time())
+                continue
+            if isinstance(outcome, UserServiceError):
+                # Each get raises an exception of its own, because exceptions contain the traceback of their caller.
+                await attempts.pause(copy.copy(outcome), outcome.__cause__)
+            elif outcome is _Verdict.MISSING:
+                raise UserNotFoundError("the user does not exist")
+            elif outcome is _Verdict.ALONE:
+                return (await self._connection.call(rpc.GET_USER, request, attempts)).user
+            elif not isinstance(outcome, _Verdict):
+                return outcome
+
+    def _gets_like_this(self) -> Gathering[_Outcome]:
+        """Returns the gathering of the gets with the same token, metadata and options.
+
+        This is the only place that decides which gets may share calls. All gets of a manager are equal in this respect:
+        they differ only in user_id and deadline.
+        """
+        return self._gets
+
+    def _out_of_time(self) -> DeadlineExceededError:
+        return DeadlineExceededError(with_proxy("Deadline Exceeded", self._connection.connect().proxy))
+
+
+def _outcomes_of_failure(error: UserServiceError, user_ids: Sequence[str]) -> Mapping[str, _Outcome]:
+    """Returns what the error of a call means for each of its user_ids."""
+    if len(user_ids) == 1 or error.retried or isinstance(error, (ManagerClosedError, ManagerUnusableError)):
+        return dict.fromkeys(user_ids, error)
+    fields = [violation.field for violation in error.violations] if isinstance(error, InvalidArgumentError) else []
+    invalid = {int(found[1]) for found in map(_INVALID_NAME.fullmatch, fields) if found}
+    return {
+        user_id: _Verdict.AGAIN if invalid and position not in invalid else _Verdict.ALONE
+        for position, user_id in enumerate(user_ids)
+    }
