@@ -128,9 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shared_reads", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds; the medians are printed")
     parser.add_argument("--clients", nargs="+", choices=_CALLERS, default=list(_CALLERS), help="default: all")
-    parser.add_argument(
-        "--measure", nargs=4, metavar=("CLIENT", "CALLERS", "MODE", "ADDRESS"), help=argparse.SUPPRESS
-    )
+    parser.add_argument("--measure", nargs=4, metavar=("CLIENT", "CALLERS", "MODE", "ADDRESS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         client, callers, mode, address = arguments.measure

@@ -140,15 +140,35 @@ export class Connection {
   async call(method: Method, request: Buffer, attempts: Attempts): Promise<Buffer> {
     for (;;) {
       try {
-        const rpc = this.open(method, request, attempts.remaining, attempts.signal);
-        const answer = await rpc.read();
-        if (answer === undefined || (await rpc.read()) !== undefined) {
-          throw new InternalError(`the response of ${method.name} is not exactly one message`);
-        }
-        return answer;
+        return await this.callOnce(method, request, attempts.remaining, attempts.signal);
       } catch (error) {
         await attempts.pause(error);
       }
+    }
+  }
+
+  /**
+   * Makes a unary call without retries, and returns the encoded response.
+   *
+   * @throws UserServiceError if the call failed; the signal's reason, if the signal was aborted.
+   */
+  async callOnce(method: Method, request: Buffer, timeoutMs: number, signal: AbortSignal | undefined): Promise<Buffer> {
+    const rpc = this.open(method, request, timeoutMs, signal);
+    const answer = await rpc.read();
+    if (answer === undefined || (await rpc.read()) !== undefined) {
+      throw new InternalError(`the response of ${method.name} is not exactly one message`);
+    }
+    return answer;
+  }
+
+  /**
+   * Checks that the connection is not closed.
+   *
+   * @throws ManagerClosedError if it is closed.
+   */
+  checkOpen(): void {
+    if (this.#closed) {
+      throw new ManagerClosedError("the manager is closed");
     }
   }
 
@@ -160,9 +180,7 @@ export class Connection {
    * @throws ManagerClosedError if the connection is closed; the signal's reason, if the signal is aborted.
    */
   open(method: Method, request: Buffer, timeoutMs: number, signal: AbortSignal | undefined): Rpc {
-    if (this.#closed) {
-      throw new ManagerClosedError("the manager is closed");
-    }
+    this.checkOpen();
     signal?.throwIfAborted();
     const abort = (): void => {
       rpc.cancel(signal?.reason);

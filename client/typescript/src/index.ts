@@ -25,4 +25,4 @@ export type {
   IUpdateUserRequest,
 } from "./requests.js";
 export { SessionManager } from "./session_manager.js";
-export { UserManager } from "./user_manager.js";
+export { UserManager, type UserManagerOptions } from "./user_manager.js";

@@ -2,17 +2,27 @@
 
 import { type Answer, checkBatch, checkContinues, checkNamed, onlyRecord } from "./answers.js";
 import { ChunkReader } from "./chunks.js";
-import type { CallOptions } from "./connection.js";
+import type { CallOptions, ManagerOptions } from "./connection.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
 import { type ConditionalWriteOptions, Manager, type WriteOptions } from "./manager.js";
 import { type Session, SessionPage, type User, UserBatch, UserPage } from "./models.js";
 import { readSession, readUser } from "./records.js";
 import { type ICreateUserRequest, isList, type IUpdateUserRequest } from "./requests.js";
+import { SharedReads } from "./shared_reads.js";
 
 const { method } = UserService;
 
 /** The maximum limit of a page. The service reduces larger limits to it. */
 const LARGEST_PAGE = 1000;
+
+/** Options of a `UserManager`. */
+export interface UserManagerOptions extends ManagerOptions {
+  /**
+   * Send concurrent `get` calls as one BatchGetUsers with at most 100 user_ids. Each `get` has its own result, error,
+   * timeout and signal, and a `get` without others is a GetUser. Default: false.
+   */
+  shareReads?: boolean | undefined;
+}
 
 /**
  * Adds, gets, updates, deletes and lists users.
@@ -26,6 +36,21 @@ const LARGEST_PAGE = 1000;
  * ```
  */
 export class UserManager extends Manager {
+  readonly #sharedReads: SharedReads | undefined;
+
+  /**
+   * Creates a manager, which connects at its first call.
+   *
+   * @param address - `host:port`, `http://host:port`, `https://host:port`, `unix:/path`, or another form of the README.
+   * @param options - How to connect, and defaults for all calls.
+   * @throws TypeError if the address or an option is invalid; RangeError if a number is out of range.
+   */
+  constructor(address: string, options: UserManagerOptions = {}) {
+    const { shareReads = false, ...others } = options;
+    super(address, others);
+    this.#sharedReads = shareReads ? new SharedReads(this.connection) : undefined;
+  }
+
   /**
    * Adds a user.
    *
@@ -48,6 +73,9 @@ export class UserManager extends Manager {
    */
   async get(user_id: string, options: CallOptions = {}): Promise<User> {
     const attempts = this.connection.attempts(options);
+    if (this.#sharedReads) {
+      return this.#sharedReads.get(user_id, attempts);
+    }
     return onlyRecord(await this.read(method.getUser, { user_id }, attempts, readUser), { user_id });
   }
 

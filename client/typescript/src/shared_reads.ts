@@ -1,0 +1,133 @@
+/** Concurrent gets of a manager that share calls: the option `shareReads`. */
+
+import { checkBatch, decodeAnswer, onlyRecord } from "./answers.js";
+import type { Connection } from "./connection.js";
+import { InvalidArgumentError, ManagerClosedError, UserNotFoundError, UserServiceError } from "./errors.js";
+import { Gathering } from "./gathering.js";
+import { UserService } from "./gen/userservice/v1/user_service_pb.js";
+import type { User } from "./models.js";
+import { readUser } from "./records.js";
+import { encodeRequest } from "./requests.js";
+import type { Attempts } from "./retry.js";
+
+const { method } = UserService;
+
+/** What a shared call says about a user_id: its user, the error of the call, or what to do instead. */
+type Outcome =
+  | { readonly user: User; isTaken: boolean }
+  | { readonly error: unknown }
+  /** No user has this user_id. */
+  | "missing"
+  /** The get must make its own call, which returns its own result or error. */
+  | "alone"
+  /** The get can share another call, because the call failed for another user_id. */
+  | "again";
+
+/**
+ * Sends concurrent gets as one BatchGetUsers; a get without others is a GetUser.
+ *
+ * Each get has its own result, error, deadline, signal and retries. If a shared call fails with an error that is not
+ * retried, each of its gets makes its own call. So a get cannot fail because of another get.
+ */
+export class SharedReads {
+  readonly #gets: Gathering<Outcome>;
+
+  /**
+   * @param connection - The connection of the manager.
+   */
+  constructor(private readonly connection: Connection) {
+    this.#gets = new Gathering((user_ids, timeoutMs, signal) => this.#send(user_ids, timeoutMs, signal));
+  }
+
+  /**
+   * Returns a user.
+   *
+   * @throws UserServiceError if the get failed; the signal's reason, if the signal of the attempts was aborted.
+   */
+  async get(user_id: string, attempts: Attempts): Promise<User> {
+    const request = encodeRequest(method.getUser.input, { user_id });
+    for (;;) {
+      this.connection.checkOpen();
+      attempts.signal?.throwIfAborted();
+      let outcome: Outcome;
+      try {
+        outcome = await this.#getsLikeThis().outcome(user_id, attempts, () =>
+          this.connection.outOfTime("Deadline exceeded"),
+        );
+      } catch (error) {
+        outcome = { error };
+      }
+      if (outcome === "missing") {
+        throw new UserNotFoundError("the user does not exist");
+      } else if (outcome === "alone") {
+        const response = await this.connection.call(method.getUser, request, attempts);
+        return onlyRecord(decodeAnswer(response, readUser), { user_id });
+      } else if (typeof outcome === "object" && "user" in outcome) {
+        // Each caller gets an object of its own, because metadata can be changed.
+        const user = outcome.isTaken ? outcome.user.copy() : outcome.user;
+        outcome.isTaken = true;
+        return user;
+      } else if (outcome !== "again") {
+        await attempts.pause(outcome.error);
+      }
+    }
+  }
+
+  /**
+   * Returns the gathering of the gets with the same token, metadata and options.
+   *
+   * This is the only place that decides which gets may share calls. All gets of a manager are equal in this respect:
+   * they differ only in user_id, deadline and signal.
+   */
+  #getsLikeThis(): Gathering<Outcome> {
+    return this.#gets;
+  }
+
+  /** Makes one call, without retries; returns what it says about each user_id. */
+  async #send(
+    user_ids: readonly string[],
+    timeoutMs: number,
+    signal: AbortSignal,
+  ): Promise<ReadonlyMap<string, Outcome>> {
+    try {
+      const [user_id] = user_ids;
+      if (user_id !== undefined && user_ids.length === 1) {
+        const request = encodeRequest(method.getUser.input, { user_id });
+        const response = await this.connection.callOnce(method.getUser, request, timeoutMs, signal);
+        const user = onlyRecord(decodeAnswer(response, readUser), { user_id });
+        return new Map([[user_id, { user, isTaken: false }]]);
+      }
+      const request = encodeRequest(method.batchGetUsers.input, { user_ids });
+      const response = await this.connection.callOnce(method.batchGetUsers, request, timeoutMs, signal);
+      const found = decodeAnswer(response, readUser);
+      checkBatch(found, user_ids);
+      const outcomes = new Map<string, Outcome>(found.missing_user_ids.map((missing) => [missing, "missing"]));
+      for (const user of found.records) {
+        outcomes.set(user.user_id, { user, isTaken: false });
+      }
+      return outcomes;
+    } catch (error) {
+      return outcomesOfFailure(error, user_ids);
+    }
+  }
+}
+
+/** Returns what the error of a call means for each of its user_ids. */
+function outcomesOfFailure(error: unknown, user_ids: readonly string[]): ReadonlyMap<string, Outcome> {
+  const isShared = (error instanceof UserServiceError && error.retried) || error instanceof ManagerClosedError;
+  if (user_ids.length === 1 || isShared) {
+    return new Map(user_ids.map((user_id) => [user_id, { error }]));
+  }
+  const invalid = new Set(
+    error instanceof InvalidArgumentError
+      ? error.violations.map(({ field }) => /^user_ids\[(\d+)\]$/.exec(field)?.[1])
+      : [],
+  );
+  invalid.delete(undefined);
+  return new Map(
+    user_ids.map((user_id, position) => [
+      user_id,
+      invalid.size > 0 && !invalid.has(String(position)) ? "again" : "alone",
+    ]),
+  );
+}
