@@ -117,6 +117,7 @@ def _compare(arguments: argparse.Namespace, address: str, pids: list[int]) -> No
             for mode in random.sample(_MODES, len(_MODES)):
                 figures = _figures(client, callers, mode, address, pids)
                 found.setdefault((client, callers, mode), []).append(figures)
+                sys.stderr.write(json.dumps([client, callers, mode, *figures]) + "\n")
     sys.stdout.write("client     callers  mode       gets/s  client µs  service µs\n")
     for (client, callers, mode), rows in sorted(found.items()):
         rate, cost, service = (statistics.median(column) for column in zip(*rows, strict=True))
