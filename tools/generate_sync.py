@@ -3,7 +3,8 @@
 Usage: python tools/generate_sync.py [OUTPUT], where OUTPUT is the folder that receives the files (the root of the
 repository by default). The files of MODULES are copied to `_sync/` token by token: `async` and `await` disappear, names
 change by NAMES, and sentences of docstrings by TEXTS. A line that ends with the comment `# asyncio only` is left out.
-What cannot be translated this way is in `_transport.py` and, for the blocking managers, in `_sync_transport.py`.
+What cannot be translated this way is in `_transport.py` and `_gathering.py` and, for the blocking managers, in
+`_sync_transport.py` and `_sync_gathering.py`.
 """
 
 import io

@@ -116,7 +116,7 @@ class Gathering(Generic[OutcomeT]):
         self._starting = None
         call = self._take()
         if not call.requests:
-            self._start()
+            self._stop_timer()
             return
         self._calls.add(call)
         self._running += 1
@@ -130,15 +130,13 @@ class Gathering(Generic[OutcomeT]):
                     request.future.set_result(outcomes[request.name])
         except BaseException as error:
             _fail(call.requests, error)
-            if isinstance(error, asyncio.CancelledError):
+            if not isinstance(error, Exception):
                 raise
         finally:
             patience.cancel()
             self._calls.discard(call)
             self._release(call)
-            if self._timer is not None and not self._calls and not self._waiting:
-                self._timer.cancel()
-                self._timer = None
+            self._stop_timer()
 
     def _take(self) -> _Call[OutcomeT]:
         call: _Call[OutcomeT] = _Call([], asyncio.current_task())
@@ -155,6 +153,12 @@ class Gathering(Generic[OutcomeT]):
             call.occupies = False
             self._running -= 1
             self._start()
+
+    def _stop_timer(self) -> None:
+        """Stops the timer if there are no requests. It would keep the manager in memory until the deadline."""
+        if self._timer is not None and not self._calls and not self._waiting:
+            self._timer.cancel()
+            self._timer = None
 
     def _expire_at(self, deadline: float) -> None:
         """Sets the timer of the earliest deadline. One timer for all requests costs less than one for each."""
@@ -182,11 +186,11 @@ class Gathering(Generic[OutcomeT]):
 
 
 def _fail(requests: Sequence[_Request[OutcomeT]], error: BaseException) -> None:
-    """Ends requests whose call was cancelled by the end of the event loop, or had an unexpected error."""
+    """Ends requests whose call had an unexpected error, or was cancelled by the end of the event loop."""
     for request in requests:
         if request.future.done():
             continue
-        if isinstance(error, asyncio.CancelledError):
-            request.future.cancel()
-        else:
+        if isinstance(error, Exception):
             request.future.set_exception(error)
+        else:
+            request.future.cancel()
