@@ -244,12 +244,13 @@ async def test_a_cancelled_get_does_not_cancel_the_others() -> None:
 
 
 async def test_a_call_without_callers_is_cancelled() -> None:
-    async with held("asyncio") as (server, reader, first):
+    async with held("asyncio", timeout=60) as (server, reader, first):
         gets = [reader.get("ada"), reader.get("bob", timeout=1)]
         await server.until_asked(2)
         first.cancel()
         gets[0].cancel()
-        await asyncio.gather(*gets, first, return_exceptions=True)
+        await eventually(lambda: server.ended == 1)
+        assert isinstance((await asyncio.gather(*gets, return_exceptions=True))[1], DeadlineExceededError)
         await eventually(lambda: server.ended == 2)
 
 
