@@ -52,8 +52,12 @@ class Reader:
     def get(self, user_id: str, **options: Any) -> asyncio.Future[User]:
         if self._threads is None:
             return asyncio.ensure_future(self.manager.get(user_id, **options))
+        return asyncio.ensure_future(self._in_thread(self._threads, user_id, options))
+
+    async def _in_thread(self, threads: ThreadPoolExecutor, user_id: str, options: dict[str, Any]) -> User:
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._threads, lambda: self.manager.get(user_id, **options))
+        user: User = await loop.run_in_executor(threads, lambda: self.manager.get(user_id, **options))
+        return user
 
     async def get_all(self, *user_ids: str) -> list[User | BaseException]:
         return await asyncio.gather(*map(self.get, user_ids), return_exceptions=True)
