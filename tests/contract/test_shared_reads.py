@@ -51,7 +51,8 @@ class Reader:
 
     def get(self, user_id: str, **options: Any) -> asyncio.Future[User]:
         if self._threads is None:
-            return asyncio.ensure_future(self.manager.get(user_id, **options))
+            task: asyncio.Future[User] = asyncio.ensure_future(self.manager.get(user_id, **options))
+            return task
         return asyncio.ensure_future(self._in_thread(self._threads, user_id, options))
 
     async def _in_thread(self, threads: ThreadPoolExecutor, user_id: str, options: dict[str, Any]) -> User:

@@ -44,7 +44,7 @@ class Users implements AsyncDisposable {
   readonly manager: UserManager;
 
   private constructor(readonly server: StandIn) {
-    this.manager = new UserManager(server.address, { shareReads: true, timeoutMs: 5000 });
+    this.manager = new UserManager(server.address, { shareReads: true, timeoutMs: 60_000 });
   }
 
   static async start(): Promise<Users> {
@@ -181,6 +181,8 @@ describe("shared reads", () => {
     assert.equal(await errorOf(calls[0]), "no longer needed");
     users.asked[0]?.answer();
     assert.equal((await calls[1]).user_id, "bob");
+    // If the call had been cancelled, the other get would have made a call of its own.
+    assert.deepEqual(users.sizes, [2]);
   });
 
   it("do not wait for a call that hangs", async () => {
@@ -188,7 +190,7 @@ describe("shared reads", () => {
     users.holds = (user_ids) => user_ids.includes("ada");
     const hanging = users.manager.get("ada");
     await until(() => users.asked.length === 1, "the first call");
-    assert.equal((await users.manager.get("bob")).user_id, "bob");
+    assert.equal((await users.manager.get("bob", { timeoutMs: 3000 })).user_id, "bob");
     users.asked[0]?.answer();
     await hanging;
   });
@@ -203,7 +205,7 @@ describe("shared reads", () => {
 
   it("throw the error of the last attempt", async () => {
     await using users = await Users.start();
-    const retryDelay = { seconds: 60n, nanos: 0 };
+    const retryDelay = { seconds: 120n, nanos: 0 };
     users.failures.push({ code: "UNAVAILABLE", reason: "STORE_UNAVAILABLE", retryDelay });
     const errors = await Promise.all(names(3).map((name) => errorOf(users.manager.get(name))));
     assert.ok(errors.every((error) => error instanceof StoreUnavailableError));
