@@ -36,7 +36,7 @@ class Session(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The session's name, chosen by the caller. Required, unique among the sessions of its user, immutable. 1 to 256
+    """The session's key, chosen by the caller. Required, unique among the sessions of its user, immutable. 1 to 256
     bytes of UTF-8, without control characters and without leading or trailing white space.
     """
     id: _builtins.int

@@ -32,7 +32,7 @@ class AddSessionRequest(_message.Message):
     user_id: _builtins.str
     """The user to which the session will belong. Required. Limits: see User.user_id."""
     session_id: _builtins.str
-    """Name of the new session. Required. Limits: see Session.session_id."""
+    """session_id of the new session. Required. Limits: see Session.session_id."""
     request_id: _builtins.str
     """Idempotency key, a UUID. Optional. See AddUserRequest.request_id."""
     @_builtins.property
@@ -90,7 +90,7 @@ class GetSessionRequest(_message.Message):
     user_id: _builtins.str
     """The user to which the session belongs. Required. Limits: see User.user_id."""
     session_id: _builtins.str
-    """Name of the session. Required. Limits: see Session.session_id."""
+    """session_id of the session. Required. Limits: see Session.session_id."""
     def __init__(
         self,
         *,
@@ -144,7 +144,7 @@ class UpdateSessionRequest(_message.Message):
     user_id: _builtins.str
     """The user to which the session belongs. Required. Limits: see User.user_id."""
     session_id: _builtins.str
-    """Name of the session to update. Required. Limits: see Session.session_id."""
+    """session_id of the session to update. Required. Limits: see Session.session_id."""
     etag: _builtins.str
     """The etag that the caller expects. Optional. If the session has another etag, the write is rejected."""
     request_id: _builtins.str
@@ -214,7 +214,7 @@ class DeleteSessionRequest(_message.Message):
     user_id: _builtins.str
     """The user to which the session belongs. Required. Limits: see User.user_id."""
     session_id: _builtins.str
-    """Name of the session to delete. Required. Limits: see Session.session_id."""
+    """session_id of the session to delete. Required. Limits: see Session.session_id."""
     etag: _builtins.str
     """The etag that the caller expects. Optional. If the session has another etag, the delete is rejected."""
     request_id: _builtins.str

@@ -40,7 +40,7 @@ class User(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The user's name, chosen by the caller. Required, unique, immutable. 1 to 256 bytes of UTF-8, without control
+    """The user's key, chosen by the caller. Required, unique, immutable. 1 to 256 bytes of UTF-8, without control
     characters and without leading or trailing white space.
     """
     id: _builtins.int

@@ -35,7 +35,7 @@ class AddUserRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Name of the new user. Required. Limits: see User.user_id."""
+    """user_id of the new user. Required. Limits: see User.user_id."""
     email: _builtins.str
     """E-mail address. Optional, at most 320 bytes of UTF-8."""
     first_name: _builtins.str
@@ -101,7 +101,7 @@ class GetUserRequest(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Name of the user. Required. Limits: see User.user_id."""
+    """user_id of the user. Required. Limits: see User.user_id."""
     def __init__(
         self,
         *,
@@ -154,7 +154,7 @@ class UpdateUserRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Name of the user to update. Required. Limits: see User.user_id."""
+    """user_id of the user to update. Required. Limits: see User.user_id."""
     email: _builtins.str
     """New e-mail address, at most 320 bytes of UTF-8. Optional; if absent, it is not changed; if empty, it is cleared."""
     first_name: _builtins.str
@@ -244,7 +244,7 @@ class DeleteUserRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Name of the user to delete. Required. Limits: see User.user_id."""
+    """user_id of the user to delete. Required. Limits: see User.user_id."""
     etag: _builtins.str
     """The etag that the caller expects. Optional. If the user has another etag, the delete is rejected."""
     request_id: _builtins.str
@@ -414,8 +414,8 @@ class BatchGetUsersRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of 1 to 1000 users. Required. Limits of each name: see User.user_id. The response contains a user as often as
-        the request contains its name.
+        """user_ids of 1 to 1000 users. Required. Limits of each user_id: see User.user_id. The response contains a user as
+        often as the request contains its user_id.
         """
 
     def __init__(
@@ -447,7 +447,7 @@ class BatchGetUsersResponse(_message.Message):
 
     @_builtins.property
     def missing_user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of users that do not exist, in the order of the request."""
+        """The user_ids of users that do not exist, in the order of the request."""
 
     def __init__(
         self,
@@ -473,7 +473,7 @@ class GetUserSessionsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Name of the user. Required. Limits: see User.user_id."""
+    """user_id of the user. Required. Limits: see User.user_id."""
     limit: _builtins.int
     """Maximum number of sessions in the page. Optional. 0 means 100; values above 1000 mean 1000; negative values are an
     error. A page has fewer sessions at the end of the list, or if more sessions would exceed 1 MiB.

@@ -23,7 +23,7 @@ export const file_userservice_v1_session: GenFile = /*@__PURE__*/
  */
 export type Session = Message<"userservice.v1.Session"> & {
   /**
-   * The session's name, chosen by the caller. Required, unique among the sessions of its user, immutable. 1 to 256
+   * The session's key, chosen by the caller. Required, unique among the sessions of its user, immutable. 1 to 256
    * bytes of UTF-8, without control characters and without leading or trailing white space.
    *
    * @generated from field: string session_id = 1;

@@ -31,7 +31,7 @@ export type AddSessionRequest = Message<"userservice.v1.AddSessionRequest"> & {
   userId: string;
 
   /**
-   * Name of the new session. Required. Limits: see Session.session_id.
+   * session_id of the new session. Required. Limits: see Session.session_id.
    *
    * @generated from field: string session_id = 2;
    */
@@ -94,7 +94,7 @@ export type GetSessionRequest = Message<"userservice.v1.GetSessionRequest"> & {
   userId: string;
 
   /**
-   * Name of the session. Required. Limits: see Session.session_id.
+   * session_id of the session. Required. Limits: see Session.session_id.
    *
    * @generated from field: string session_id = 2;
    */
@@ -143,7 +143,7 @@ export type UpdateSessionRequest = Message<"userservice.v1.UpdateSessionRequest"
   userId: string;
 
   /**
-   * Name of the session to update. Required. Limits: see Session.session_id.
+   * session_id of the session to update. Required. Limits: see Session.session_id.
    *
    * @generated from field: string session_id = 2;
    */
@@ -221,7 +221,7 @@ export type DeleteSessionRequest = Message<"userservice.v1.DeleteSessionRequest"
   userId: string;
 
   /**
-   * Name of the session to delete. Required. Limits: see Session.session_id.
+   * session_id of the session to delete. Required. Limits: see Session.session_id.
    *
    * @generated from field: string session_id = 2;
    */

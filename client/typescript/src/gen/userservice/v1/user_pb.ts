@@ -25,7 +25,7 @@ export const file_userservice_v1_user: GenFile = /*@__PURE__*/
  */
 export type User = Message<"userservice.v1.User"> & {
   /**
-   * The user's name, chosen by the caller. Required, unique, immutable. 1 to 256 bytes of UTF-8, without control
+   * The user's key, chosen by the caller. Required, unique, immutable. 1 to 256 bytes of UTF-8, without control
    * characters and without leading or trailing white space.
    *
    * @generated from field: string user_id = 1;

@@ -26,7 +26,7 @@ export const file_userservice_v1_user_service: GenFile = /*@__PURE__*/
  */
 export type AddUserRequest = Message<"userservice.v1.AddUserRequest"> & {
   /**
-   * Name of the new user. Required. Limits: see User.user_id.
+   * user_id of the new user. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
@@ -105,7 +105,7 @@ export const AddUserResponseSchema: GenMessage<AddUserResponse> = /*@__PURE__*/
  */
 export type GetUserRequest = Message<"userservice.v1.GetUserRequest"> & {
   /**
-   * Name of the user. Required. Limits: see User.user_id.
+   * user_id of the user. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
@@ -147,7 +147,7 @@ export const GetUserResponseSchema: GenMessage<GetUserResponse> = /*@__PURE__*/
  */
 export type UpdateUserRequest = Message<"userservice.v1.UpdateUserRequest"> & {
   /**
-   * Name of the user to update. Required. Limits: see User.user_id.
+   * user_id of the user to update. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
@@ -242,7 +242,7 @@ export const UpdateUserResponseSchema: GenMessage<UpdateUserResponse> = /*@__PUR
  */
 export type DeleteUserRequest = Message<"userservice.v1.DeleteUserRequest"> & {
   /**
-   * Name of the user to delete. Required. Limits: see User.user_id.
+   * user_id of the user to delete. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
@@ -422,8 +422,8 @@ export const ListUsersChunkedResponseSchema: GenMessage<ListUsersChunkedResponse
  */
 export type BatchGetUsersRequest = Message<"userservice.v1.BatchGetUsersRequest"> & {
   /**
-   * Names of 1 to 1000 users. Required. Limits of each name: see User.user_id. The response contains a user as often as
-   * the request contains its name.
+   * user_ids of 1 to 1000 users. Required. Limits of each user_id: see User.user_id. The response contains a user as
+   * often as the request contains its user_id.
    *
    * @generated from field: repeated string user_ids = 1;
    */
@@ -452,7 +452,7 @@ export type BatchGetUsersResponse = Message<"userservice.v1.BatchGetUsersRespons
   users: User[];
 
   /**
-   * The names of users that do not exist, in the order of the request.
+   * The user_ids of users that do not exist, in the order of the request.
    *
    * @generated from field: repeated string missing_user_ids = 2;
    */
@@ -473,7 +473,7 @@ export const BatchGetUsersResponseSchema: GenMessage<BatchGetUsersResponse> = /*
  */
 export type GetUserSessionsRequest = Message<"userservice.v1.GetUserSessionsRequest"> & {
   /**
-   * Name of the user. Required. Limits: see User.user_id.
+   * user_id of the user. Required. Limits: see User.user_id.
    *
    * @generated from field: string user_id = 1;
    */
