@@ -173,7 +173,7 @@ class Record(Generic[MessageT]):
 
     @property
     def user_id(self) -> str:
-        """The user's name, chosen by the caller, 1 to 256 bytes of UTF-8."""
+        """The user's key, chosen by the caller, 1 to 256 bytes of UTF-8."""
         return self._message.user_id
 
     @property
@@ -396,7 +396,7 @@ class User(Record[UserMessage]):
         return self._message.last_name
 
     def __repr__(self) -> str:
-        # Programs log reprs, so the text contains no personal data except the name.
+        # Programs log reprs, so the text contains no personal data except the user_id.
         return f"<User user_id={self.user_id!r} id={self.id}>"
 
 
@@ -437,7 +437,7 @@ class Session(Record[SessionMessage]):
 
     @property
     def session_id(self) -> str:
-        """The session's name, chosen by the caller, 1 to 256 bytes of UTF-8, unique among the sessions of its user."""
+        """The session's key, chosen by the caller, 1 to 256 bytes of UTF-8, unique among the sessions of its user."""
         return self._message.session_id
 
     def __repr__(self) -> str:
@@ -526,7 +526,7 @@ class UserBatch(RecordList[User]):
     Its JSON form is an object with the users in `users`.
 
     Attributes:
-        missing_user_ids: The requested names of users that do not exist, in the order of the request.
+        missing_user_ids: The requested user_ids without a user, in the order of the request.
     """
 
     _record_class = User

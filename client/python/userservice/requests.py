@@ -66,7 +66,7 @@ class AddUserFields(AddUserOptions):
     """The fields of a request of `UserManager.add`. A field that is None counts as absent."""
 
     user_id: str
-    """Name of the new user. Required. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white
+    """Key of the new user. Required. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white
     space."""
 
 
@@ -93,7 +93,7 @@ class UpdateUserFields(UpdateUserOptions):
     """The fields of a request of `UserManager.update`. Fields that are absent or None are not changed."""
 
     user_id: str
-    """Name of the user to update. Required."""
+    """user_id of the user to update. Required."""
 
 
 class AddSessionOptions(TypedDict, total=False):
@@ -109,9 +109,9 @@ class AddSessionFields(AddSessionOptions):
     """The fields of a request of `SessionManager.add`. A field that is None counts as absent."""
 
     user_id: str
-    """Name of the user to which the session will belong. Required."""
+    """user_id of the user to which the session will belong. Required."""
     session_id: str
-    """Name of the new session, unique among the sessions of its user. Required. Limits: see `AddUserFields.user_id`."""
+    """Key of the new session, unique among the sessions of its user. Required. Limits: see `AddUserFields.user_id`."""
 
 
 class UpdateSessionOptions(TypedDict, total=False):
@@ -131,9 +131,9 @@ class UpdateSessionFields(UpdateSessionOptions):
     """The fields of a request of `SessionManager.update`. Fields that are absent or None are not changed."""
 
     user_id: str
-    """Name of the user to which the session belongs. Required."""
+    """user_id of the user to which the session belongs. Required."""
     session_id: str
-    """Name of the session to update. Required."""
+    """session_id of the session to update. Required."""
 
 
 def merge_fields(mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:

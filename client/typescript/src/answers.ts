@@ -7,7 +7,7 @@ import { lengthDelimited, MalformedError, WireReader } from "./wire.js";
 
 /**
  * A decoded response. Every response has its users or sessions, one or many, in field 1. Pages also have a cursor and a
- * total, and a batch has the names of missing users.
+ * total, and a batch has the user_ids of missing users.
  */
 export interface Answer<Item> {
   readonly records: readonly Item[];
@@ -67,24 +67,24 @@ function checkCount(count: number): void {
  * Returns the single record of a response.
  *
  * @param answer - The decoded response.
- * @param asked - The name fields of the requested record.
- * @throws InternalError if the response has no record, several records, or a record with another name.
+ * @param asked - The key of the requested record, and its owner if there is one: `user_id`, `session_id`.
+ * @throws InternalError if the response has no record, several records, or a record with another key or owner.
  */
 export function onlyRecord<Item extends object>({ records }: Answer<Item>, asked: Partial<Item>): Item {
   const [record] = records;
   if (record === undefined || records.length > 1) {
     throw new InternalError(`the service returned ${records.length} records instead of one`);
   }
-  checkNamed(record, asked);
+  checkKey(record, asked);
   return record;
 }
 
 /**
- * Checks that a record has the requested name or owner.
+ * Checks that a record has the requested key, or the requested owner, or both.
  *
- * @throws InternalError if the record has another name or owner.
+ * @throws InternalError if the record has another key or owner.
  */
-export function checkNamed<Item extends object>(record: Item, asked: Partial<Item>): void {
+export function checkKey<Item extends object>(record: Item, asked: Partial<Item>): void {
   for (const [field, value] of Object.entries(asked)) {
     if (record[field as keyof Item] !== value) {
       throw new InternalError(`the service returned a record with another ${field} than the one in the request`);
@@ -116,9 +116,9 @@ export function checkContinues(page: Answer<{ readonly id: number }>, cursor: nu
 }
 
 /**
- * Checks that a batch contains each requested name, in the order of the request, as a user or as missing.
+ * Checks that a batch contains each requested user_id, in the order of the request, as a user or as missing.
  *
- * @throws InternalError if a name is absent, in another place, or was not requested.
+ * @throws InternalError if a user_id is absent, in another place, or was not requested.
  */
 export function checkBatch(batch: Answer<{ readonly user_id: string }>, user_ids: readonly string[]): void {
   let found = 0;

@@ -169,11 +169,11 @@ function readMicroseconds(reader: WireReader): number {
   return seconds * 1e6 + Math.floor(nanos / 1e3);
 }
 
-function checkPlace(id: number, name: string): void {
+function checkPlace(id: number, key: string): void {
   if (!(id > 0 && id <= Number.MAX_SAFE_INTEGER)) {
     throw new MalformedError("a record's id is out of range");
   }
-  if (name === "") {
-    throw new MalformedError("a record has no name");
+  if (key === "") {
+    throw new MalformedError("a record has no user_id or session_id");
   }
 }

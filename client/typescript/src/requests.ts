@@ -15,7 +15,7 @@ import { type MetadataInput, nameOf, writeMetadata } from "./metadata.js";
 
 /** Request of `UserManager.add`. Undefined fields count as absent. */
 export interface ICreateUserRequest {
-  /** Name of the new user. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white space. */
+  /** Key of the new user. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white space. */
   user_id: string;
   /** E-mail address, not parsed, at most 320 bytes. */
   email?: string | undefined;
@@ -34,7 +34,7 @@ export interface ICreateUserRequest {
 
 /** Request of `UserManager.update`. Absent and undefined fields are not changed. */
 export interface IUpdateUserRequest {
-  /** Name of the user to update. */
+  /** user_id of the user to update. */
   user_id: string;
   /** New e-mail address; empty clears it. */
   email?: string | undefined;
@@ -54,9 +54,9 @@ export interface IUpdateUserRequest {
 
 /** Request of `SessionManager.add`. Undefined fields count as absent. */
 export interface ICreateSessionRequest {
-  /** Name of the user to which the session will belong. */
+  /** user_id of the user to which the session will belong. */
   user_id: string;
-  /** Name of the new session, unique among the sessions of its user. Limits: see `ICreateUserRequest.user_id`. */
+  /** Key of the new session, unique among the sessions of its user. Limits: see `ICreateUserRequest.user_id`. */
   session_id: string;
   /** JSON object with the caller's own data; see `ICreateUserRequest.metadata`. */
   metadata?: MetadataInput | undefined;
@@ -66,9 +66,9 @@ export interface ICreateSessionRequest {
 
 /** Request of `SessionManager.update`. Absent and undefined fields are not changed. */
 export interface IUpdateSessionRequest {
-  /** Name of the user to which the session belongs. */
+  /** user_id of the user to which the session belongs. */
   user_id: string;
-  /** Name of the session to update. */
+  /** session_id of the session to update. */
   session_id: string;
   /** Changes to the metadata; see `IUpdateUserRequest.metadata`. */
   metadata?: MetadataInput | undefined;

@@ -81,7 +81,7 @@ export class SessionManager extends Manager {
   /**
    * Returns one page of the sessions of a user, ordered by id. `UserManager.getSessions` returns all sessions.
    *
-   * @param user_id - Name of the user.
+   * @param user_id - The user_id of the user.
    * @param limit - Maximum number of sessions in the page, at most 1000. A page has at most 1 MiB.
    * @param cursor - The `next_cursor` of an earlier page; 0 for the beginning.
    * @returns An array of Session with `next_cursor`, which is 0 in the last page, and `total_size`.

@@ -1,6 +1,6 @@
 /** `UserManager` manages users and lists their sessions. */
 
-import { type Answer, checkBatch, checkContinues, checkNamed, onlyRecord } from "./answers.js";
+import { type Answer, checkBatch, checkContinues, checkKey, onlyRecord } from "./answers.js";
 import { ChunkReader } from "./chunks.js";
 import type { CallOptions, ManagerOptions } from "./connection.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
@@ -156,23 +156,23 @@ export class UserManager extends Manager {
   /**
    * Returns up to 1000 users by their user_ids.
    *
-   * @param user_ids - 1 to 1000 names. The result contains a user as often as its name is given.
+   * @param user_ids - 1 to 1000 user_ids. The result contains a user as often as its user_id is given.
    * @returns An array of the users that exist, in the order of the request, with `missing_user_ids`.
-   * @throws InvalidArgumentError if there are no names or more than 1000, or a name is invalid.
+   * @throws InvalidArgumentError if there are no user_ids or more than 1000, or a user_id is invalid.
    */
   async batchGet(user_ids: Iterable<string>, options: CallOptions = {}): Promise<UserBatch> {
     const attempts = this.connection.attempts(options);
-    // The names are needed twice, but some iterables can be read only once. encodeRequest rejects other values.
-    const names: unknown = isList(user_ids) ? Array.from(user_ids) : user_ids;
-    const answer = await this.read(method.batchGetUsers, { user_ids: names }, attempts, readUser);
-    checkBatch(answer, names as string[]);
+    // The user_ids are needed twice, but some iterables can be read only once. encodeRequest rejects other values.
+    const requested: unknown = isList(user_ids) ? Array.from(user_ids) : user_ids;
+    const answer = await this.read(method.batchGetUsers, { user_ids: requested }, attempts, readUser);
+    checkBatch(answer, requested as string[]);
     return new UserBatch(answer.records, answer);
   }
 
   /**
    * Returns all sessions of a user, ordered by id. Reads as many pages as necessary.
    *
-   * @param user_id - Name of the user.
+   * @param user_id - The user_id of the user.
    * @param options - `timeoutMs` is the timeout of all pages together.
    * @returns An array of Session; empty if the user has no sessions.
    * @throws UserNotFoundError if the user does not exist.
@@ -201,6 +201,6 @@ export class UserManager extends Manager {
 export function checkSessions(answer: Answer<Session>, user_id: string, cursor: number): void {
   checkContinues(answer, cursor);
   for (const session of answer.records) {
-    checkNamed(session, { user_id });
+    checkKey(session, { user_id });
   }
 }

@@ -95,7 +95,7 @@ def test_the_error_names_invalid_items_of_a_list() -> None:
     assert fields_of_violations(users.BatchGetUsersRequest, {"user_ids": ids}) == ["user_ids[1]", "user_ids[3]"]
 
 
-def test_any_iterable_of_names_is_accepted() -> None:
+def test_any_iterable_of_user_ids_is_accepted() -> None:
     request = build_request(users.BatchGetUsersRequest, {"user_ids": (name for name in "ab")})
     assert list(request.user_ids) == ["a", "b"]
 
