@@ -105,7 +105,7 @@ async def test_nothing_of_a_deleted_session_remains_in_the_store(stubs: Stubs, s
 
 
 async def test_keys_have_the_prefix_and_one_hash_tag(stubs: Stubs, store: Store) -> None:
-    """On a cluster, all keys of a script must be on one node, also for names that contain braces."""
+    """On a cluster, all keys of a script must be on one node, also for user_ids and session_ids that contain braces."""
     for user_id in ("ada", "}{", "{x}", "a}b{c}"):
         await stubs.users.AddUser(AddUserRequest(user_id=user_id, request_id=str(uuid4())))
         await stubs.sessions.AddSession(AddSessionRequest(user_id=user_id, session_id="{s}"))

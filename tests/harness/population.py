@@ -29,7 +29,7 @@ def struct(content: Mapping[str, Any]) -> Struct:
 async def add_users(stubs: Stubs, user_ids: Iterable[str], **fields: Any) -> dict[str, User]:
     """Adds users concurrently and returns them as stored.
 
-    The order of their ids differs from the order of their names.
+    The order of their ids differs from the order of their user_ids.
     """
     waiting = iter(user_ids)
     added: dict[str, User] = {}
