@@ -16,8 +16,8 @@ _LATEST_RETURN = 8.0  # seconds; the longest retry delay, because a manager fail
 _RETURNS_PER_SECOND = 500  # rate of the retries; all at once would be a new overload (docs/connections.md)
 
 
-class Turns:
-    """Spreads the retries of rejected callers over time: each caller gets a different retry delay."""
+class RetryDelays:
+    """Spreads the retries of rejected callers over time, by giving each caller a different retry delay."""
 
     def __init__(self) -> None:
         self._last_return = 0.0
@@ -36,15 +36,17 @@ class Budget:
     Args:
         name: name of the limit in the log; the limit per connection has the suffix ``_per_connection``.
         what: name of the calls in error texts.
-        turns: returns the retry delays of rejected callers.
+        delays: returns the retry delays of rejected callers.
         most: maximum number of calls in this process.
         most_per_connection: maximum number of calls on one connection; None: not limited.
     """
 
-    def __init__(self, name: str, what: str, turns: Turns, most: int, most_per_connection: int | None = None) -> None:
+    def __init__(
+        self, name: str, what: str, delays: RetryDelays, most: int, most_per_connection: int | None = None
+    ) -> None:
         self._name = name
         self._what = what
-        self._turns = turns
+        self._delays = delays
         self._most = most
         self._most_per_connection = most_per_connection
         self._running = 0
@@ -58,12 +60,12 @@ class Budget:
         """
         if self._running >= self._most:
             text = f"too many concurrent {self._what}: the limit is {self._most}; retry later"
-            raise OverloadedError(text, self._turns.next(), limit=self._name)
+            raise OverloadedError(text, self._delays.next(), limit=self._name)
         connection = ""
         if self._most_per_connection is not None and (connection := connection_of(context)):
             if self._running_on[connection] >= self._most_per_connection:
                 text = f"too many concurrent {self._what} on this connection: the limit is {self._most_per_connection}"
-                raise OverloadedError(f"{text}; retry later", self._turns.next(), limit=f"{self._name}_per_connection")
+                raise OverloadedError(f"{text}; retry later", self._delays.next(), limit=f"{self._name}_per_connection")
             self._running_on[connection] += 1
         self._running += 1
         return connection
@@ -91,18 +93,18 @@ class Admission:
     """
 
     def __init__(self, max_calls: int) -> None:
-        turns = Turns()
+        delays = RetryDelays()
         streams = max(1, max_calls // _STREAM_SHARE)
-        calls = Budget("calls", "calls", turns, max_calls)
+        calls = Budget("calls", "calls", delays, max_calls)
         self._budgets: dict[Load, tuple[Budget, ...]] = {
             Load.CALL: (calls,),
-            Load.STREAM: (Budget("streams", "streams", turns, streams, max(1, streams // _CONNECTION_SHARE)), calls),
+            Load.STREAM: (Budget("streams", "streams", delays, streams, max(1, streams // _CONNECTION_SHARE)), calls),
             Load.PROBE: (),
             Load.WATCH: (
-                Budget("health_watches", "health watches", turns, _MOST_WATCHES, _MOST_WATCHES_PER_CONNECTION),
+                Budget("health_watches", "health watches", delays, _MOST_WATCHES, _MOST_WATCHES_PER_CONNECTION),
             ),
             Load.REFLECTION: (
-                Budget("reflection", "reflection streams", turns, _MOST_REFLECTIONS, _MOST_REFLECTIONS_PER_CONNECTION),
+                Budget("reflection", "reflection streams", delays, _MOST_REFLECTIONS, _MOST_REFLECTIONS_PER_CONNECTION),
             ),
         }
 

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from userservice_server.errors import OverloadedError
-from userservice_server.transport.admission import Turns, connection_of
+from userservice_server.transport.admission import RetryDelays, connection_of
 from userservice_server.transport.call import Call
 
 _MOST_BYTES, _MOST_BYTES_PER_CONNECTION = 256 << 20, 64 << 20  # a response is always allowed if it is the only one
@@ -36,7 +36,7 @@ class UnreadResponses:
     def __init__(self) -> None:
         self._bytes = 0
         self._bytes_on: Counter[str] = Counter()
-        self._turns = Turns()
+        self._delays = RetryDelays()
 
     def check(self, call: Call, size: int = 0) -> None:
         """Raises OverloadedError if too many bytes of responses are unread; adds the limit to the access log."""
@@ -61,7 +61,7 @@ class UnreadResponses:
         call.log_fields["limit"] = name
         where = " on this connection" if name.endswith("connection") else ""
         text = f"too many bytes of responses{where} are unread: the limit is {limit}; read them, and retry later"
-        return OverloadedError(text, self._turns.next(), limit=name)
+        return OverloadedError(text, self._delays.next(), limit=name)
 
     def remove(self, connection: str, size: int) -> None:
         """Stops counting a response."""
