@@ -11,7 +11,7 @@ from userservice_server.transport.drain import Drain
 from userservice_server.transport.started import Started
 from userservice_server.wire.records import cursor_of
 
-Batch = Iterator[tuple[bytes, bytes]]
+Responses = Iterator[tuple[bytes, bytes]]
 """Encoded responses that are made without waiting, each with its encoded next_cursor (empty in the last response)."""
 
 
@@ -29,14 +29,14 @@ class Streaming:
     deadlines: Deadlines
     stall_timeout: float
 
-    async def send(self, call: Call, batches: AsyncGenerator[Batch]) -> None:
+    async def send(self, call: Call, ranges: AsyncGenerator[Responses]) -> None:
         """Sends all responses of a call; adds their number to the access log.
 
         If the client reads slowly, the stream waits (back-pressure by HTTP/2 flow control).
 
         Args:
             call: the call to answer.
-            batches: yields the responses; always closed at the end.
+            ranges: yields the responses for each range that is read from the store; always closed at the end.
 
         Raises:
             ReaderStalledError: the client did not read a response for ``stall_timeout``.
@@ -49,9 +49,9 @@ class Streaming:
         try:
             with Deadline(self.deadlines, self.stall_timeout) as stall:
                 stall.pause()  # runs only during writes: the time that the store takes does not count
-                async with aclosing(batches):
-                    async for batch in batches:
-                        await self._send_batch(call, batch, stall, progress)
+                async with aclosing(ranges):
+                    async for responses in ranges:
+                        await self._send_range(call, responses, stall, progress)
         except DeadlinePassedError:
             next_cursor = cursor_of(progress.cursor)
             raise ReaderStalledError("stream closed: the client stopped reading", next_cursor=next_cursor) from None
@@ -59,14 +59,14 @@ class Streaming:
             call.log_fields["chunks"] = progress.sent
             call.cursor = progress.cursor
 
-    async def _send_batch(self, call: Call, batch: Batch, stall: Deadline, progress: "_Progress") -> None:
-        upcoming = next(batch, None)
+    async def _send_range(self, call: Call, responses: Responses, stall: Deadline, progress: "_Progress") -> None:
+        upcoming = next(responses, None)
         while upcoming is not None:
             response, progress.cursor = upcoming
             stall.restart()
             writing = Started(call.context.write(response))
             # Makes the next response while grpc writes this one: 14 % more throughput with chunks of 100.
-            upcoming = next(batch, None)
+            upcoming = next(responses, None)
             await writing
             stall.pause()
             progress.sent += 1
