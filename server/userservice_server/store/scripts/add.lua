@@ -49,7 +49,7 @@ local function varint(number)
   return table.concat(encoded)
 end
 
-if is_other_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then
+if is_changed_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then
   return STORE_CHANGED
 end
 local recorded = recorded_outcome(request_key, fingerprint)

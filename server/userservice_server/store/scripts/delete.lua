@@ -30,7 +30,7 @@
 local rows, index, request_key = KEYS[3], KEYS[4], KEYS[5]
 local key, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
-if is_other_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then
+if is_changed_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then
   return STORE_CHANGED
 end
 local recorded = recorded_outcome(request_key, fingerprint)
