@@ -141,8 +141,8 @@ class RecordStore(Protocol):
     async def reread(self, read: Callable[[], Awaitable[T]]) -> T:
         """Runs a read that depends on no earlier read; repeats it if the store changes during the read."""
 
-    async def look_again(self, met: StoreIdentity) -> None:
-        """Identifies the store again, after a call that expected the store ``met`` found another store."""
+    async def look_again(self, expected: StoreIdentity) -> None:
+        """Identifies the store again, after a call that expected the store ``expected`` found another store."""
 
     def distrust(self) -> None:
         """Closes the connections after a reply that cannot be right. The next call makes new connections."""

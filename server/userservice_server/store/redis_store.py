@@ -159,13 +159,13 @@ class RedisStore:
         """The store that the server expects. A read of several commands uses one identity from start to end."""
         return self._layout.identity
 
-    async def look_again(self, met: StoreIdentity) -> None:
-        """Identifies the store again, after a call that expected the store ``met`` found another store.
+    async def look_again(self, expected: StoreIdentity) -> None:
+        """Identifies the store again, after a call that expected the store ``expected`` found another store.
 
         Raises:
             StoreChangedError: required keys of the store are missing.
         """
-        if self.identity is not met and not self._layout.fault:
+        if self.identity is not expected and not self._layout.fault:
             return  # another call has identified the store already
         try:
             await self._look()
