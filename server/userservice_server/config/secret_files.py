@@ -13,9 +13,9 @@ _MAX_FILE_BYTES = 4 << 20
 def read_secret(path: Path, option: str) -> str:
     """Returns the content of a file without the newline at its end.
 
-    Rejects a file that other users can read or write, that its group can write, or that neither the user of the service
-    nor root owns; ssh applies such a rule to its key files. Follows symbolic links, because Kubernetes mounts secrets
-    as links.
+    Rejects a file that other users can read or write, that its group can write, or whose owner is neither the user of
+    the service nor root. ssh has similar rules for key files. Follows symbolic links, because Kubernetes mounts secrets
+    as symbolic links.
 
     Raises:
         ConfigError: The file cannot be read or is not private. The error text never contains the content of the file.

@@ -51,7 +51,7 @@ class Entities(Generic[Entity]):
     turns: Turns = field(default_factory=Turns)
 
     async def add(self, table: Table, key: str, new: Entity, idempotency_key: IdempotencyKey) -> bytes:
-        """Adds ``new``, which has neither key nor id yet, under ``key``; returns the record."""
+        """Adds ``new``, whose key and id are still empty, under ``key``; returns the record. Changes ``new``."""
         now = _now()
         new.uuid = str(uuid_utils.uuid7())
         new.created_at.CopyFrom(now)
@@ -178,7 +178,7 @@ class Entities(Generic[Entity]):
             case Code.REQUEST_ID_REUSED:
                 raise RequestIdReusedError("the request_id was used for another request; nothing was changed")
             case Code.CONFLICT | Code.STORE_CHANGED | Code.WRONG_CLOCK:
-                raise AssertionError("the callers retry conflicts, and the store raises the other two")
+                raise AssertionError("the callers retry conflicts, and the store raises errors for the others")
 
     def _noun(self) -> str:
         return f"the {self.entity.DESCRIPTOR.name.lower()}"

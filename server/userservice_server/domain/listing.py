@@ -159,7 +159,7 @@ def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int,
     fill a response stay for the next range. At the end of the list, they form the last response, which may be empty.
     """
     most_bytes -= _TRAILER_BYTES
-    if records_bytes <= most_bytes:  # the usual case, for which the sizes of single records are not needed
+    if records_bytes <= most_bytes:  # the usual case; the sizes of single records are not needed
         stops = list(range(size, len(records) + 1, size))
     else:
         stops, offsets, start = [], list(accumulate(map(len, records), initial=0)), 0

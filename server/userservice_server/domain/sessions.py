@@ -1,4 +1,4 @@
-"""The operations on sessions: those of SessionService, and the list of a user's sessions."""
+"""Implements the RPCs of SessionService, and the list of a user's sessions, without the transport."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ class Sessions:
         self._sessions = Entities(store, Session, SessionNotFoundError, SessionAlreadyExistsError)
 
     async def add(self, session_id: str, session: Session, idempotency_key: IdempotencyKey) -> bytes:
-        """Adds ``session``, which has no session_id yet, to its user; returns its record."""
+        """Adds ``session``, whose session_id is still empty, to the user ``session.user_id``; returns the record."""
         return await self._sessions.add(
             self._store.tables.sessions(session.user_id), session_id, session, idempotency_key
         )

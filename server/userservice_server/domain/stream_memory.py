@@ -24,7 +24,7 @@ class Read(NamedTuple):
     """The result of a read of the store.
 
     Attributes:
-        records: the records in the order of their ids: as many as fit, but at least one if any exist.
+        records: the records that fit, in the order of their ids; at least one, unless no record follows.
         size: size of the records in bytes.
         is_last: whether no record follows them in the table.
     """

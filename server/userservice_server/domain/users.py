@@ -1,4 +1,4 @@
-"""The operations on users: those of UserService, without the transport."""
+"""Implements the RPCs of UserService, except the list of a user's sessions, without the transport."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -28,7 +28,7 @@ class Users:
         self._users = Entities(store, User, UserNotFoundError, UserAlreadyExistsError)
 
     async def add(self, user_id: str, user: User, idempotency_key: IdempotencyKey) -> bytes:
-        """Adds ``user``, which has no user_id yet; returns its record."""
+        """Adds ``user``, whose user_id is still empty, under ``user_id``; returns the record."""
         return await self._users.add(self._store.tables.users(user_id), user_id, user, idempotency_key)
 
     async def get(self, user_id: str) -> bytes:

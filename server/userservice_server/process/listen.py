@@ -9,7 +9,7 @@ from userservice_server.config import Config, ConfigError, Listen
 def reserved_port(listen: Listen) -> socket.socket:
     """Checks that no other process uses the port; returns a socket that is bound to it but does not listen.
 
-    While the socket is open, only sockets with SO_REUSEPORT of the same user can be bound to the port.
+    While the socket is open, only sockets of the same user that set SO_REUSEPORT can be bound to the port.
 
     Raises:
         ConfigError: The port is in use, or the host is not an address of this machine.

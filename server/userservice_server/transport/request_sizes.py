@@ -33,13 +33,13 @@ _FIELD_BYTES = {
 }
 _MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH}
 
-# A field that is too long must be reported with its name and limit, for which the request must be decoded. The limit is
+# The error for a field that is too long contains its name and limit, so the request must be decoded. The limit is
 # therefore twice the largest valid request, plus room for one field that is much too long in a small request.
 _ROOM_FACTOR = 2
 _ROOM_BYTES = 8 << 10
 
 _OUR_PACKAGE = "userservice.v1"
-STANDARD_REQUEST_BYTES = 64 << 10  # requests of health and reflection are names
+STANDARD_REQUEST_BYTES = 64 << 10  # requests of health and reflection contain only names
 
 
 def largest_valid(request: Descriptor) -> int:

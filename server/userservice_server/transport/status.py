@@ -97,7 +97,7 @@ _REQUEST_INFO_HEAD = _packed(RequestInfo()).SerializeToString()
 
 
 def status_of(error: Exception, call_id: str) -> tuple[grpc.StatusCode, Status]:
-    """Returns the status for a failed call. The text of an unexpected exception is left out."""
+    """Returns the status for a failed call. It does not contain the text of an unexpected exception."""
     reason = error.reason if isinstance(error, errors.ServiceError) else BUG
     rule = RULES[reason]
     details: list[Message] = [

@@ -22,9 +22,9 @@ def fingerprint(request: Message) -> bytes:
     digest, tag = _start(request.DESCRIPTOR)
     digest = digest.copy()
     own = _encoded_request_id(request, tag)
-    if encoded.endswith(own):  # it has the largest number, and fields are encoded in the order of their numbers
+    if encoded.endswith(own):  # request_id has the largest number, and fields are encoded by number
         digest.update(encoded[: -len(own)])
-    else:  # fields that are not known follow
+    else:  # unknown fields follow
         start, end = _request_id_span(encoded, tag)
         digest.update(encoded[:start])
         digest.update(encoded[end:])

@@ -1,9 +1,9 @@
 """Encoded records. The service sends the same bytes that it stores.
 
-A record is an encoded User or Session, framed as an element of field 1 of the response that carries it. One record is
-therefore a whole GetUserResponse, and records joined are the users of a ListUsersResponse. Field 1 of the record is
-its key (user_id or session_id), field 2 its id and, in a session, field 3 its owner (user_id), so all three can be read
-at the start of the record without decoding the rest.
+A record is an encoded User or Session, framed as an element of field 1 of the response that contains it. One record is
+therefore a whole GetUserResponse, and several joined records are the field `users` of a ListUsersResponse. Field 1 of
+the record is its key (user_id or session_id), field 2 its id and, in a session, field 3 its owner (user_id), so all
+three can be read at the start of the record without decoding the rest.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ ID_TAG = 0x10  # field 2, varint: the id within a record, and next_cursor in a l
 OWNER_TAG = b"\x1a"  # field 3, length-delimited: the user_id within a session's record
 TOTAL_SIZE_TAG = b"\x18"  # field 3, varint, of a listing response
 
-# The most bytes of a record whose frame has a length of one byte, and of two bytes. Lengths of three bytes reach 2 MiB.
+# The largest records, in bytes, whose frame has a length of one byte, and of two bytes. Three bytes reach 2 MiB.
 _SHORT, _MIDDLE = 2 + 0x7F, 3 + 0x3FFF
-_KEY_HEADS = tuple(KEY_TAG + varint(length) for length in range(257))  # what precedes a key, by the bytes of the key
+_KEY_HEADS = tuple(KEY_TAG + varint(length) for length in range(257))  # tag and length, by the length of the key
 
 
 class CorruptRecordError(Exception):
@@ -110,5 +110,5 @@ def cursor_of(field: bytes) -> int:
 
 
 def total_size_field(total_size: int) -> bytes:
-    """Encodes the field total_size of a listing response. Zero is left out, as in proto3."""
+    """Encodes the field total_size of a listing response. Returns nothing for zero, as in proto3."""
     return TOTAL_SIZE_TAG + varint(total_size) if total_size else b""

@@ -10,13 +10,14 @@
 -- ARGV[2…]  keys of the records
 --
 -- Returns:
---   a list         the records in the order of the keys, false where there is none
+--   a list         the records in the order of the keys, false for a key without a record
 --   STORE_CHANGED  this is another store, or a key is in the index without its record in the rows: data was lost
 local call, rows = redis.call, KEYS[2]
-local MOST_READ = 2 -- records that a range may have for each record that is asked for; more cost more than they save
+local MOST_READ = 2 -- a range may read this many records per requested record; a larger range costs more time than it saves
 
--- Returns the records of these ids, by id, if one range has all of them and few others, as in a small store and for users
--- who were added one after the other. Otherwise an empty table. A range needs one search in the rows, not one for each id.
+-- Returns the records of these ids, by id, if one range contains all of them and few others; otherwise an empty table.
+-- Such ranges are common in a small store, and for users who were added one after the other. Redis searches the rows
+-- once for a range, instead of once for each id.
 local function read_as_range(ids)
   local lowest, highest, count = math.huge, 0, 0
   for position = 1, #ids do

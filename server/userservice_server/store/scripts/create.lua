@@ -1,5 +1,6 @@
 #!lua
 --@include _ids.lua
 --@include _settle.lua
--- Identifies the store if there is no layout. Does not run in a full store, where nothing could be added.
+-- Creates or identifies the store, if there is no layout. Redis rejects this script if memory is full (no allow-oom):
+-- a new store could not add anything.
 -- _settle.lua describes KEYS, ARGV and results.

@@ -63,7 +63,7 @@ class Certificates:
 def _names_in(certificate: x509.Certificate) -> frozenset[str]:
     """Returns the URIs (SPIFFE ids) and DNS names of a certificate. The common name is not one of them (RFC 9525).
 
-    A DNS name that contains a colon, and a URI without one, are left out, so that one kind cannot pose as the other.
+    DNS names with a colon and URIs without a colon are ignored, so that one kind cannot be mistaken for the other.
     """
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

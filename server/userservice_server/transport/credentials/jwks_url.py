@@ -101,7 +101,7 @@ class JwksUrl:
         return True
 
     def _started(self) -> "asyncio.Task[bool]":
-        """Returns the fetch that is on its way; starts one if there is none."""
+        """Returns the running fetch; starts a fetch if none is running."""
         if self._fetching is None:
             self._fetching = asyncio.create_task(self._fetch_once())
         return self._fetching
