@@ -17,7 +17,7 @@ _WINDOW = 65535
 
 
 def block(path: str, **headers: str) -> bytes:
-    """The headers of a call to ``/package.Service/Method``, in HPACK."""
+    """Returns the headers of a call to ``/package.Service/Method``, in HPACK."""
 
     def text(value: str) -> bytes:
         return bytes((len(value),)) + value.encode("ascii")
@@ -32,7 +32,7 @@ class _Connection(http2.Connection):
     ended = 0
 
     def read(self) -> bool:
-        """Reads once; False at the end of the connection."""
+        """Reads once; returns False at the end of the connection."""
         try:
             data = self.socket.recv(1 << 18)
         except OSError:
@@ -75,7 +75,7 @@ class Flood:
 
 @contextlib.contextmanager
 def flood(port: int, path: str, request: Message, calls: int, *, connections: int = 1) -> Iterator[Flood]:
-    """Opens the calls, as many on each connection, and keeps them open while the block runs."""
+    """Opens ``calls`` calls, distributed evenly over the connections; keeps them open while the block runs."""
     made = Flood(port, connections)
     reader = threading.Thread(target=made.read, daemon=True)
     reader.start()

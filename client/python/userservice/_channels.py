@@ -24,7 +24,7 @@ class Channel(NamedTuple):
     """The channel of the transport."""
 
     proxy: str
-    """The setting that selects a proxy for the connection, such as `$https_proxy`; empty if there is none."""
+    """The setting that selects a proxy for the connection, such as `$https_proxy`; empty without a proxy."""
 
 
 class Channels:

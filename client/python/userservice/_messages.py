@@ -1,8 +1,8 @@
 """Message classes in which the metadata of users and sessions stays encoded.
 
 A message field and a bytes field have the same encoding: a length and the bytes. Therefore a message class whose
-metadata is declared as `bytes` can decode the service's responses. Protobuf then keeps one byte string for each user,
-instead of building a tree of objects, which takes most of the time of decoding a chunk.
+metadata is declared as `bytes` can decode the service's responses. Protobuf then keeps one byte string for each user.
+Otherwise, it would build a tree of objects, which takes most of the time needed to decode a chunk.
 
 These classes are created from the generated descriptors, so they always match the protos. They are in a separate
 descriptor pool, so they do not conflict with the generated classes.

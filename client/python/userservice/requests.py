@@ -24,12 +24,12 @@ RequestT = TypeVar("RequestT", bound="Message")
 MOST_ITEMS = 100_000
 """Maximum number of items that the client reads from an iterable, so that an endless iterable is rejected.
 
-No list of a valid request has as many items.
+A list in a valid request is shorter.
 """
 
 
 class Unchecked:
-    """A type for values that type checkers know only as Any, such as those of a `dict[str, Any]`.
+    """A type for values that type checkers know only as Any, such as the values of a `dict[str, Any]`.
 
     Type checkers accept `dict[str, Any]` for `Mapping[str, Unchecked]`, because Any is compatible with everything. They
     do not accept a dict display, because its values have other types. Therefore the fields of `add({"userid": "a"})`

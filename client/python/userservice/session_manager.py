@@ -27,7 +27,7 @@ from userservice.requests import (
 class SessionManager(Manager):
     """Adds, reads, updates, deletes and lists the sessions of users.
 
-    Errors, deadlines and retries are the same as those of `UserManager`. Every method raises UserNotFoundError if the
+    Errors, deadlines and retries are the same as in `UserManager`. Every method raises UserNotFoundError if the
     user does not exist.
     """
 

@@ -13,7 +13,7 @@ import { errorFromStatus, viaProxy } from "./status.js";
 
 /** Options of the TLS connection. All certificates and keys are in PEM form. */
 export interface TlsOptions {
-  /** Certificates of trusted certificate authorities; those of Node.js if absent. */
+  /** Certificates of trusted certificate authorities. Default: the certificates that Node.js trusts. */
   ca?: string | Uint8Array | undefined;
   /** The client's certificate chain, for services that require client certificates. Requires `key`. */
   cert?: string | Uint8Array | undefined;

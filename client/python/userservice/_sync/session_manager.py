@@ -28,7 +28,7 @@ from userservice.requests import (
 class SyncSessionManager(SyncManager):
     """Adds, reads, updates, deletes and lists the sessions of users.
 
-    Errors, deadlines and retries are the same as those of `SyncUserManager`. Every method raises UserNotFoundError if the
+    Errors, deadlines and retries are the same as in `SyncUserManager`. Every method raises UserNotFoundError if the
     user does not exist.
     """
 
