@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import grpc
 
 from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
+from userservice._environment import EnvironmentOptions, settings_from_environment
+from userservice._tls import PemSource
+from userservice._transport import TokenSource
 
 
 class Manager:
@@ -29,6 +32,11 @@ class Manager:
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
         metadata: Sequence[tuple[str, str | bytes]] = (),
+        token: TokenSource | None = None,
+        ca: PemSource | None = None,
+        cert: PemSource | None = None,
+        key: PemSource | None = None,
+        allow_insecure_token: bool = False,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -41,14 +49,25 @@ class Manager:
                 uses one. With several connections, one busy process uses several workers of a service.
             timeout: Seconds that each call may take, including retries, unless the call has its own timeout; for
                 `list_chunked`, seconds to the next chunk.
-            credentials: Credentials for TLS. Without them, an `https://` address uses the system's root certificates.
+            credentials: gRPC channel credentials for TLS; use `ca`, `cert` and `key` instead if possible.
             channel_options: gRPC channel options; they override the options of the client.
             metadata: Pairs of key (lower case) and value to send with every call. Values are printable ASCII, or bytes
                 for keys that end in `-bin`.
+            token: A token that is sent with each call as `authorization: Bearer …`; a string, or a callable or async
+                callable that returns it. A callable is called for each attempt of a call, and should cache its token.
+                If the service rejects the token, the call is repeated once with a new token.
+            ca: Certificates of trusted authorities in PEM form, as a path or bytes. `ca` and `cert` enable TLS for an
+                address without `http://` or `https://`. Without `ca`, gRPC's own root certificates are used. New
+                connections use changed files; a changed file causes a new connection.
+            cert: The certificate chain of the client in PEM form, as a path or bytes; needs `key`.
+            key: The private key of the client in PEM form, as a path or bytes; needs `cert`.
+            allow_insecure_token: Send the token without TLS to other machines, too. Anyone on the network can then read
+                and use the token.
 
         Raises:
-            ValueError: If the address, the timeout, the number of connections or the metadata is invalid, or
-                credentials are given for `http://`.
+            TypeError: If the token or a TLS setting has a wrong type.
+            ValueError: If an argument is invalid, TLS is configured for `http://`, or a token would be sent without TLS
+                to an address that is not loopback.
             ManagerUnusableError: If gevent or eventlet has patched the process.
         """
         self._connection = Connection(
@@ -58,7 +77,27 @@ class Manager:
             credentials=credentials,
             channel_options=channel_options,
             metadata=metadata,
+            token=token,
+            ca=ca,
+            cert=cert,
+            key=key,
+            allow_insecure_token=allow_insecure_token,
         )
+
+    @classmethod
+    def from_env(cls, **options: Unpack[EnvironmentOptions]) -> Self:
+        """Creates a manager with the settings in environment variables.
+
+        The variables are USERSERVICE_ADDRESS, USERSERVICE_TOKEN or USERSERVICE_TOKEN_FILE (a path; a replaced file acts
+        at once), USERSERVICE_CA, USERSERVICE_CERT and USERSERVICE_KEY (paths). Empty variables count as absent.
+
+        Args:
+            **options: The other options of the manager.
+
+        Raises:
+            ValueError: If a setting is invalid, or both variables of the token are set.
+        """
+        return cls(**settings_from_environment(), **options)
 
     async def __aenter__(self) -> Self:
         self._connection.connect()  # asyncio only

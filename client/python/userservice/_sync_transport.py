@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from inspect import iscoroutine
 from typing import Any, cast
 
 import grpc
@@ -14,6 +15,9 @@ from userservice._watchdog import Alarm
 from userservice.errors import ManagerClosedError
 
 Headers = tuple[tuple[str, str | bytes], ...]
+
+TokenSource = str | Callable[[], str]
+"""A token, or a callable that returns it. Several threads may call it at the same time."""
 
 TRANSPORT_OPTIONS: tuple[tuple[str, Any], ...] = (
     # Streams are read in the thread of the caller. Otherwise gRPC starts a thread for each channel that has streams.
@@ -29,6 +33,19 @@ sleep = time.sleep
 def opening() -> AbstractContextManager[object]:
     """Excludes other threads while channels are opened or closed."""
     return forks.starting
+
+
+def ask_token(source: TokenSource, timeout: float) -> object:  # noqa: ARG001 - nothing can interrupt the callable
+    """Returns the token of a callable.
+
+    Raises:
+        TypeError: If the callable is asynchronous.
+    """
+    token: object = source() if callable(source) else source
+    if iscoroutine(token):
+        token.close()  # otherwise Python warns that nothing awaits it
+        raise TypeError("a blocking manager needs a token callable that returns a string, not an async callable")
+    return token
 
 
 def current_owner() -> object:

@@ -7,15 +7,19 @@ modules is written once, for asyncio; `tools/generate_sync.py` generates the blo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from inspect import isawaitable
 from typing import Any
 
 import grpc
 
-from userservice.errors import ManagerClosedError, ManagerUnusableError
+from userservice.errors import DeadlineExceededError, ManagerClosedError, ManagerUnusableError
 
 Headers = tuple[tuple[str, str | bytes], ...]
+
+TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
+"""A token, or a callable or async callable that returns it."""
 
 TRANSPORT_OPTIONS: tuple[tuple[str, Any], ...] = ()
 """gRPC channel options that only this version needs."""
@@ -26,6 +30,25 @@ sleep = asyncio.sleep
 def opening() -> AbstractContextManager[object]:
     """Excludes other calls while channels are opened. Does nothing here: that code contains no await."""
     return nullcontext()
+
+
+async def ask_token(source: TokenSource, timeout: float) -> object:  # noqa: ASYNC109 - as in the blocking version
+    """Returns the token of a callable or async callable.
+
+    Raises:
+        DeadlineExceededError: If an async callable did not return within this many seconds.
+    """
+    token: object = source() if callable(source) else source
+    if not isawaitable(token):
+        return token
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            return await token
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise DeadlineExceededError("the callable token did not return before the deadline of the call") from None
 
 
 def current_owner() -> object:

@@ -14,6 +14,8 @@ from userservice._chunks import ChunkReader
 from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._manager import Manager
 from userservice._shared_reads import SharedReads
+from userservice._tls import PemSource
+from userservice._transport import TokenSource
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
     AddUserFields,
@@ -53,6 +55,11 @@ class UserManager(Manager):
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
         metadata: Sequence[tuple[str, str | bytes]] = (),
+        token: TokenSource | None = None,
+        ca: PemSource | None = None,
+        cert: PemSource | None = None,
+        key: PemSource | None = None,
+        allow_insecure_token: bool = False,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -66,8 +73,14 @@ class UserManager(Manager):
             credentials: See `SessionManager`.
             channel_options: See `SessionManager`.
             metadata: See `SessionManager`.
+            token: See `SessionManager`.
+            ca: See `SessionManager`.
+            cert: See `SessionManager`.
+            key: See `SessionManager`.
+            allow_insecure_token: See `SessionManager`.
 
         Raises:
+            TypeError: If an argument has a wrong type; see `SessionManager`.
             ValueError: If an argument is invalid; see `SessionManager`.
             ManagerUnusableError: If gevent or eventlet has patched the process.
         """
@@ -78,6 +91,11 @@ class UserManager(Manager):
             credentials=credentials,
             channel_options=channel_options,
             metadata=metadata,
+            token=token,
+            ca=ca,
+            cert=cert,
+            key=key,
+            allow_insecure_token=allow_insecure_token,
         )
         self._shared_reads = SharedReads(self._connection) if share_reads else None
 

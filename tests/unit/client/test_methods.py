@@ -41,7 +41,7 @@ class Recorder:
             answer.missing_user_ids.extend(request.user_ids)
         return answer
 
-    def open_stream(self, method: Any, request: Any) -> Recorder:
+    async def open_stream(self, method: Any, request: Any, _attempts: object) -> Recorder:
         self.sent.append((method.path, request))
         return self
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -75,10 +76,32 @@ class Channels:
                 second_best = position
         return self._next if second_best is None else second_best
 
+    @property
+    def raw(self) -> list[RawChannel]:
+        """The channels of the transport."""
+        return [channel.raw for channel in self._channels]
+
     def close(self) -> None:
         """Closes all channels and cancels their calls."""
         for channel in self._channels:
             channel.raw.close()
+
+
+class RetiredChannels:
+    """Channels that other channels replaced. Each closes its connection after its last running call."""
+
+    def __init__(self) -> None:
+        # The references are weak: running calls keep their channel, and gRPC closes a channel that nothing refers to.
+        self._channels: weakref.WeakSet[RawChannel] = weakref.WeakSet()
+
+    def add(self, channels: Channels) -> None:
+        """Adds channels that get no new calls."""
+        self._channels.update(channels.raw)
+
+    def close(self) -> None:
+        """Closes the channels that still have calls, and cancels the calls."""
+        for channel in tuple(self._channels):
+            channel.close()
 
 
 def _open(target: Target, credentials: grpc.ChannelCredentials | None, chosen: Sequence[tuple[str, Any]]) -> Channel:

@@ -57,7 +57,7 @@ class ChunkReader:
         while True:
             try:
                 if self._stream is None:
-                    self._stream = self._connection.open_stream(LIST_USERS_CHUNKED, self._request)
+                    self._stream = self._connection.open_stream(LIST_USERS_CHUNKED, self._request, attempts)
                 return self._decode(self._connection.read(self._stream, attempts))
             except UserServiceError as error:
                 self.cancel()

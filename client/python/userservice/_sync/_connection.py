@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,14 +11,16 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from userservice._address import parse_address
-from userservice._sync._channels import Channel, Channels
+from userservice._sync._channels import Channel, Channels, RetiredChannels
 from userservice._forks import forks
 from userservice._headers import check_headers
 from userservice._methods import Method
 from userservice._monkey import reject_monkey_patching
 from userservice._sync._retry import Attempts, check_timeout
 from userservice._status import error_from_call, with_proxy
-from userservice._sync_transport import TRANSPORT_OPTIONS, RawStream, current_owner, opening
+from userservice._tls import PemSource, TlsSettings
+from userservice._token import AUTHORIZATION, Headers, bearer, check_plaintext, check_token, has_credential
+from userservice._sync_transport import TRANSPORT_OPTIONS, RawStream, TokenSource, ask_token, current_owner, opening
 from userservice.errors import (
     DeadlineExceededError,
     InternalError,
@@ -38,6 +41,7 @@ DEFAULT_TIMEOUT = 10.0
 """Seconds that a call may take, including retries; for a stream, seconds to the next chunk."""
 
 _STATUS_SECONDS = 0.5
+_SECONDS_BETWEEN_FILE_CHECKS = 1.0
 _KIB = 1024
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -92,10 +96,16 @@ class Connection:
         credentials: Channel credentials; with them, or with an `https://` address, the connection is encrypted.
         channel_options: gRPC channel options; they override those in `CHANNEL_OPTIONS`.
         metadata: Pairs of key (lower case) and value to send with every call.
+        token: The token of each call, or a callable that returns it.
+        ca: Certificates of trusted authorities.
+        cert: The certificate chain of the client.
+        key: The private key of the client.
+        allow_insecure_token: Allow a token over plain text to other machines.
 
     Raises:
-        ValueError: If the address, the timeout, the number of connections or the metadata is invalid, or credentials
-            are given for `http://`.
+        TypeError: If the token or a TLS setting has a wrong type.
+        ValueError: If an argument is invalid, TLS is configured for `http://`, or a token would be sent over plain text
+            to another machine.
         ManagerUnusableError: If gevent or eventlet has patched the process.
     """
 
@@ -108,19 +118,38 @@ class Connection:
         credentials: grpc.ChannelCredentials | None,
         channel_options: Sequence[tuple[str, Any]],
         metadata: Sequence[tuple[str, str | bytes]],
+        token: TokenSource | None = None,
+        ca: PemSource | None = None,
+        cert: PemSource | None = None,
+        key: PemSource | None = None,
+        allow_insecure_token: bool = False,
     ) -> None:
         reject_monkey_patching()
         self.address = address
         self._targets, tls = parse_address(address)
-        if credentials is not None and tls is False:
-            raise ValueError(f"credentials need an encrypted connection, and {address!r} asks for a plain one")
+        self._tls = TlsSettings(ca, cert, key)
+        if credentials is not None and self._tls:
+            raise ValueError("credentials and the options ca, cert and key exclude each other")
+        if tls is False and (credentials is not None or self._tls):
+            named = "credentials need" if credentials is not None else "the options ca, cert and key need"
+            raise ValueError(f"{named} an encrypted connection, and {address!r} asks for a plain one")
         self._connections = _check_connections(connections)
         self._timeout = check_timeout(timeout)
-        self._encrypted = bool(tls) or credentials is not None
+        self._encrypted = bool(tls) or credentials is not None or bool(self._tls)
         self._credentials = credentials
         self._options = [*CHANNEL_OPTIONS, *TRANSPORT_OPTIONS, *channel_options]
         self._metadata = check_headers(metadata)
+        self._ask: TokenSource | None = token if callable(token) else None
+        if token is not None:
+            check_token(token, self._metadata)
+        if isinstance(token, str):
+            self._metadata = (*self._metadata, (AUTHORIZATION, bearer(token)))
+        has_token = self._ask is not None or has_credential(self._metadata)
+        if has_token and not self._encrypted and not allow_insecure_token:
+            check_plaintext(self._targets)
         self._channels: Channels | None = None
+        self._retired = RetiredChannels()
+        self._next_file_check = 0.0
         self._owner: object = None
         self._closed = False
 
@@ -149,6 +178,9 @@ class Connection:
                 channels = self._open_once(owner)
         if self._owner is not owner:
             raise ManagerUnusableError("this manager belongs to another event loop; make one manager for each loop")
+        if self._tls.can_change and time.monotonic() >= self._next_file_check:
+            with opening():
+                channels = self._renew(channels)
         return channels
 
     def _open_once(self, owner: object) -> Channels:
@@ -162,12 +194,35 @@ class Connection:
         return self._channels
 
     def _open(self) -> Channels:
-        credentials = (self._credentials or grpc.ssl_channel_credentials()) if self._encrypted else None
+        self._next_file_check = time.monotonic() + _SECONDS_BETWEEN_FILE_CHECKS
+        credentials = (self._credentials or self._tls.load()) if self._encrypted else None
         return Channels(self._targets, self._connections, credentials, self._options)
+
+    def _renew(self, channels: Channels) -> Channels:
+        """Returns new channels if a TLS file has changed. Running calls continue on the old channels."""
+        if self._channels is not channels:  # another thread was faster, or has closed the manager
+            return self._channels or channels
+        self._next_file_check = time.monotonic() + _SECONDS_BETWEEN_FILE_CHECKS
+        if self._tls.has_changed():
+            self._retired.add(channels)
+            self._channels = self._open()
+        return self._channels
 
     def attempts(self, timeout: float | None) -> Attempts:
         """Returns the attempts of a call, whose deadline starts now; None means the timeout of the connection."""
-        return Attempts(self._timeout if timeout is None else check_timeout(timeout))
+        seconds = self._timeout if timeout is None else check_timeout(timeout)
+        return Attempts(seconds, can_renew_token=self._ask is not None)
+
+    def _headers(self, timeout: float) -> Headers:  # noqa: ASYNC109 - the deadline of the call
+        """Returns the headers of a call. Asks for the token if it is a callable.
+
+        Raises:
+            DeadlineExceededError: If the callable did not return in time.
+        """
+        if self._ask is None:
+            return self._metadata
+        token = ask_token(self._ask, timeout)
+        return (*self._metadata, (AUTHORIZATION, bearer(token, "the result of the callable token")))
 
     def call(self, method: Method[RequestT, ResponseT], request: RequestT, attempts: Attempts) -> ResponseT:
         """Makes a unary call with retries. Every attempt sends the same bytes.
@@ -178,9 +233,10 @@ class Connection:
         """
         encoded = request.SerializeToString()
         while True:
+            headers = self._metadata if self._ask is None else self._headers(attempts.remaining)
             channel = self.connect()
             try:
-                response = channel.raw.unary(method.path, encoded, attempts.remaining, self._metadata)
+                response = channel.raw.unary(method.path, encoded, attempts.remaining, headers)
                 return decode(method, response)
             except grpc.aio.AioRpcError as failure:
                 attempts.pause(error_from_call(failure, channel.proxy), failure)
@@ -196,17 +252,19 @@ class Connection:
         Raises:
             UserServiceError: If the call failed.
         """
+        headers = self._headers(timeout)
         channel = self.connect()
         try:
-            response = channel.raw.unary(method.path, request.SerializeToString(), timeout, self._metadata)
+            response = channel.raw.unary(method.path, request.SerializeToString(), timeout, headers)
         except grpc.aio.AioRpcError as failure:
             raise error_from_call(failure, channel.proxy) from failure
         return decode(method, response)
 
-    def open_stream(self, method: Method[RequestT, ResponseT], request: RequestT) -> Stream:
+    def open_stream(self, method: Method[RequestT, ResponseT], request: RequestT, attempts: Attempts) -> Stream:
         """Starts a server stream of encoded messages for `read`. The caller must cancel the stream at the end."""
+        headers = self._headers(attempts.remaining)
         channel = self.connect()
-        raw = channel.raw.stream(method.path, request.SerializeToString(), self._metadata)
+        raw = channel.raw.stream(method.path, request.SerializeToString(), headers)
         return Stream(raw, channel.proxy)
 
     def read(self, stream: Stream, attempts: Attempts) -> bytes:
@@ -245,6 +303,7 @@ class Connection:
             channels, self._channels = self._channels, None
         if channels is not None:
             channels.close()
+        self._retired.close()
 
 
 def _check_connections(connections: int) -> int:

@@ -9,7 +9,7 @@ import time
 import grpc
 
 from userservice._sync_transport import sleep
-from userservice.errors import DeadlineExceededError, ManagerClosedError, UserServiceError
+from userservice.errors import CredentialsInvalidError, DeadlineExceededError, ManagerClosedError, UserServiceError
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 1.0
@@ -48,6 +48,12 @@ def worth_retrying(error: UserServiceError) -> bool:
     return error.code is grpc.StatusCode.UNKNOWN and "Stream removed" in error.message
 
 
+def _is_credential_rejected(error: UserServiceError) -> bool:
+    # Without a reason, a proxy in front of the service rejected the credential.
+    is_by_proxy = error.code is grpc.StatusCode.UNAUTHENTICATED and not error.reason
+    return is_by_proxy or isinstance(error, CredentialsInvalidError)
+
+
 class Attempts:
     """The attempts of one call: one deadline for all of them, and a random pause before each retry.
 
@@ -55,11 +61,14 @@ class Attempts:
     ("full jitter"), so that many clients of a restarted server do not return at the same time. If the service returned
     a retry delay, the pause is added to it.
 
+    If the service rejects a credential and the token comes from a callable, the call is repeated once without a pause.
+
     Attributes:
         deadline: The end of the last attempt, a time of `time.monotonic`.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, can_renew_token: bool = False) -> None:
+        self._can_renew_token = can_renew_token
         self._timeout = timeout
         self.deadline = time.monotonic() + timeout
         self._failures = 0
@@ -81,6 +90,10 @@ class Attempts:
             UserServiceError: The error, if it is not retried, or if the next attempt would start after the deadline.
         """
         try:
+            if self._can_renew_token and _is_credential_rejected(error) and self.remaining:
+                self._can_renew_token = False
+                self._last = error, cause
+                return
             is_retried = worth_retrying(error)
             if is_retried:
                 self._last = error, cause

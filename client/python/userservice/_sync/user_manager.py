@@ -15,6 +15,8 @@ from userservice._sync._chunks import ChunkReader
 from userservice._sync._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._sync._manager import SyncManager
 from userservice._sync._shared_reads import SharedReads
+from userservice._tls import PemSource
+from userservice._sync_transport import TokenSource
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
     AddUserFields,
@@ -54,6 +56,11 @@ class SyncUserManager(SyncManager):
         credentials: grpc.ChannelCredentials | None = None,
         channel_options: Sequence[tuple[str, Any]] = (),
         metadata: Sequence[tuple[str, str | bytes]] = (),
+        token: TokenSource | None = None,
+        ca: PemSource | None = None,
+        cert: PemSource | None = None,
+        key: PemSource | None = None,
+        allow_insecure_token: bool = False,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -67,8 +74,14 @@ class SyncUserManager(SyncManager):
             credentials: See `SyncSessionManager`.
             channel_options: See `SyncSessionManager`.
             metadata: See `SyncSessionManager`.
+            token: See `SyncSessionManager`.
+            ca: See `SyncSessionManager`.
+            cert: See `SyncSessionManager`.
+            key: See `SyncSessionManager`.
+            allow_insecure_token: See `SyncSessionManager`.
 
         Raises:
+            TypeError: If an argument has a wrong type; see `SyncSessionManager`.
             ValueError: If an argument is invalid; see `SyncSessionManager`.
             ManagerUnusableError: If gevent or eventlet has patched the process.
         """
@@ -79,6 +92,11 @@ class SyncUserManager(SyncManager):
             credentials=credentials,
             channel_options=channel_options,
             metadata=metadata,
+            token=token,
+            ca=ca,
+            cert=cert,
+            key=key,
+            allow_insecure_token=allow_insecure_token,
         )
         self._shared_reads = SharedReads(self._connection) if share_reads else None
 
