@@ -251,10 +251,12 @@ class Connection:
         Raises:
             UserServiceError: If the call failed.
         """
+        deadline = time.monotonic() + timeout
         headers = await self._headers(timeout)
+        remaining = max(0.0, deadline - time.monotonic())
         channel = self.connect()
         try:
-            response = await channel.raw.unary(method.path, request.SerializeToString(), timeout, headers)
+            response = await channel.raw.unary(method.path, request.SerializeToString(), remaining, headers)
         except grpc.aio.AioRpcError as failure:
             raise error_from_call(failure, channel.proxy) from failure
         return decode(method, response)

@@ -75,18 +75,18 @@ export class ChunkReader {
         if (attempts.remaining === 0) {
           throw this.#connection.outOfTime("no chunk with users arrived before the deadline");
         }
-        this.#rpc ??= this.#connection.open(
-          UserService.method.listUsersChunked,
-          this.#request,
-          Infinity,
-          attempts.signal,
-        );
+        this.#rpc ??= await this.#open(attempts);
         return this.#accept(await this.#readInTime(this.#rpc, attempts.remaining));
       } catch (error) {
         this.cancel();
         await attempts.pause(error);
       }
     }
+  }
+
+  async #open({ remaining, signal }: Attempts): Promise<Rpc> {
+    const metadata = await this.#connection.headers(remaining, signal);
+    return this.#connection.open(UserService.method.listUsersChunked, this.#request, metadata, Infinity, signal);
   }
 
   /**

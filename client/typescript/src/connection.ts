@@ -10,23 +10,21 @@ import { Link } from "./link.js";
 import { Attempts, checkTimeout } from "./retry.js";
 import { Rpc } from "./rpc.js";
 import { errorFromStatus, viaProxy } from "./status.js";
-
-/** Options of the TLS connection. All certificates and keys are in PEM form. */
-export interface TlsOptions {
-  /** Certificates of trusted certificate authorities. Default: the certificates that Node.js trusts. */
-  ca?: string | Uint8Array | undefined;
-  /** The client's certificate chain, for services that require client certificates. Requires `key`. */
-  cert?: string | Uint8Array | undefined;
-  /** The client's private key. Requires `cert`. */
-  key?: string | Uint8Array | undefined;
-}
+import { TlsFiles, type TlsOptions } from "./tls.js";
+import { askToken, bearer, checkPlaintext, type TokenSource } from "./token.js";
 
 /** Options of a manager: how it connects, and defaults for its calls. */
 export interface ManagerOptions {
   /** TLS options. They also enable TLS for an address without `http://` or `https://`. */
   tls?: TlsOptions | undefined;
-  /** A token that is sent with every call as `authorization: Bearer …`. Without TLS, the network can read the token. */
-  token?: string | undefined;
+  /**
+   * A token that is sent with every call as `authorization: Bearer …`, or a function that returns the token or a promise
+   * of it. A function is called for each attempt of a call, and should cache its token. If the service rejects the token,
+   * the call is repeated once with a new token.
+   */
+  token?: TokenSource | undefined;
+  /** Send the token without TLS to other machines, too. Anyone on the network can then read and use the token. */
+  allowInsecureToken?: boolean | undefined;
   /** Timeout of a call in milliseconds, including retries; for a stream, the timeout of each chunk. Default: 10 000. */
   timeoutMs?: number | undefined;
   /**
@@ -81,6 +79,9 @@ export interface Method {
 /** One or several connections to the service. Each is opened at its first call. */
 export class Connection {
   readonly #metadata = new Metadata();
+  /** Returns the token of a call; undefined if the token is constant or absent. */
+  readonly #token: Exclude<TokenSource, string> | undefined;
+  readonly #tls: TlsFiles | undefined;
   readonly #timeoutMs: number;
   readonly #running = new Set<Rpc>();
   readonly #links: readonly Link[];
@@ -94,7 +95,8 @@ export class Connection {
    * @param options - The options of the manager.
    * @throws TypeError if the address or an option is invalid; RangeError if a number is out of range.
    */
-  constructor(address: string, { tls, token, timeoutMs = DEFAULT_TIMEOUT_MS, connections = 1 }: ManagerOptions) {
+  constructor(address: string, options: ManagerOptions) {
+    const { tls, token, allowInsecureToken = false, timeoutMs = DEFAULT_TIMEOUT_MS, connections = 1 } = options;
     const parsed = parseAddress(address);
     if (tls && parsed.tls === false) {
       throw new TypeError(
@@ -105,21 +107,25 @@ export class Connection {
     if (!Number.isInteger(connections) || connections < 1 || connections > MOST_CONNECTIONS) {
       throw new RangeError(`connections must be a whole number from 1 to ${MOST_CONNECTIONS}, not ${connections}`);
     }
-    if (token !== undefined) {
-      if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token)) {
-        throw new TypeError("the token is empty or contains characters that are invalid in a header");
-      }
-      this.#metadata.set("authorization", `Bearer ${token}`);
+    this.#tls = (tls ?? parsed.tls) ? new TlsFiles(tls ?? {}) : undefined;
+    if (typeof token === "function") {
+      this.#token = token;
+    } else if (token !== undefined) {
+      this.#metadata.set("authorization", bearer(token));
+    }
+    if (token !== undefined && this.#tls === undefined && !allowInsecureToken) {
+      checkPlaintext(parsed);
     }
     this.#proxy = proxyVariable(parsed);
     registerListResolver();
-    const credentials = (tls ?? parsed.tls) ? tlsCredentials(tls ?? {}) : ChannelCredentials.createInsecure();
-    const options = {
+    const insecure = ChannelCredentials.createInsecure();
+    const credentials = (): ChannelCredentials => this.#tls?.credentials ?? insecure;
+    const channelOptions = {
       ...CHANNEL_OPTIONS,
       "grpc.enable_http_proxy": this.#proxy === undefined ? 0 : 1,
       ...(parsed.balanced && { "grpc.service_config": ROUND_ROBIN }),
     };
-    this.#links = Array.from({ length: connections }, () => new Link(parsed.target, credentials, options));
+    this.#links = Array.from({ length: connections }, () => new Link(parsed.target, credentials, channelOptions));
   }
 
   /**
@@ -128,7 +134,7 @@ export class Connection {
    * @throws RangeError if the timeout is out of range.
    */
   attempts({ timeoutMs = this.#timeoutMs, signal }: CallOptions): Attempts {
-    return new Attempts(timeoutMs, signal);
+    return new Attempts(timeoutMs, signal, this.#token !== undefined);
   }
 
   /**
@@ -153,7 +159,10 @@ export class Connection {
    * @throws UserServiceError if the call failed; the signal's reason, if the signal was aborted.
    */
   async callOnce(method: Method, request: Buffer, timeoutMs: number, signal: AbortSignal | undefined): Promise<Buffer> {
-    const rpc = this.open(method, request, timeoutMs, signal);
+    const started = performance.now();
+    const metadata = await this.headers(timeoutMs, signal);
+    const remaining = Math.max(0, timeoutMs - (performance.now() - started));
+    const rpc = this.open(method, request, metadata, remaining, signal);
     const answer = await rpc.read();
     if (answer === undefined || (await rpc.read()) !== undefined) {
       throw new InternalError(`the response of ${method.name} is not exactly one message`);
@@ -173,13 +182,33 @@ export class Connection {
   }
 
   /**
+   * Returns the headers of a call. Asks for the token if it is a function.
+   *
+   * @param timeoutMs - Timeout of the function in milliseconds.
+   * @param signal - Ends the wait when the signal is aborted.
+   * @throws DeadlineExceededError if the function did not return in time; the signal's reason, if the signal is aborted.
+   */
+  async headers(timeoutMs: number, signal: AbortSignal | undefined): Promise<Metadata> {
+    if (this.#token === undefined) {
+      return this.#metadata;
+    }
+    const outOfTime = (): Error =>
+      new DeadlineExceededError("the function token did not return before the deadline of the call");
+    const token = await askToken(this.#token, timeoutMs, signal, outOfTime);
+    const metadata = this.#metadata.clone();
+    metadata.set("authorization", bearer(token, "the result of the function token"));
+    return metadata;
+  }
+
+  /**
    * Starts an RPC. The caller must read it to its end or cancel it; it then needs no other clean-up.
    *
+   * @param metadata - The headers of the request, from `headers`.
    * @param timeoutMs - Timeout of the whole RPC in milliseconds; Infinity for none.
    * @param signal - Cancels the RPC when the signal is aborted.
    * @throws ManagerClosedError if the connection is closed; the signal's reason, if the signal is aborted.
    */
-  open(method: Method, request: Buffer, timeoutMs: number, signal: AbortSignal | undefined): Rpc {
+  open(method: Method, request: Buffer, metadata: Metadata, timeoutMs: number, signal: AbortSignal | undefined): Rpc {
     this.checkOpen();
     signal?.throwIfAborted();
     const abort = (): void => {
@@ -188,7 +217,7 @@ export class Connection {
     signal?.addEventListener("abort", abort);
     const link = this.#nextLink();
     const path = `/${method.parent.typeName}/${method.name}`;
-    const rpc = new Rpc(link.channel, path, request, this.#metadata, timeoutMs, {
+    const rpc = new Rpc(link.channel, path, request, metadata, timeoutMs, {
       heard: () => {
         link.heard();
       },
@@ -207,6 +236,11 @@ export class Connection {
   }
 
   #nextLink(): Link {
+    if (this.#tls?.hasChanged()) {
+      for (const link of this.#links) {
+        link.replace();
+      }
+    }
     // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the turn is below the length
     const link = this.#links[this.#turn]!;
     this.#turn = (this.#turn + 1) % this.#links.length;
@@ -228,15 +262,4 @@ export class Connection {
       link.channel.close();
     }
   }
-}
-
-function tlsCredentials({ ca, cert, key }: TlsOptions): ChannelCredentials {
-  if ((cert === undefined) !== (key === undefined)) {
-    throw new TypeError("tls.cert and tls.key must be given together");
-  }
-  return ChannelCredentials.createSsl(pem(ca), pem(key), pem(cert));
-}
-
-function pem(text: string | Uint8Array | undefined): Buffer | null {
-  return text === undefined ? null : Buffer.from(text);
 }

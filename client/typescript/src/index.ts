@@ -1,6 +1,7 @@
 /** The client of the User service: `UserManager` and `SessionManager`. */
 
-export type { CallOptions, ManagerOptions, TlsOptions } from "./connection.js";
+export type { CallOptions, ManagerOptions } from "./connection.js";
+export type { EnvironmentOptions } from "./environment.js";
 export * from "./error_base.js";
 export * from "./error_classes.js";
 export { ManagerClosedError } from "./errors.js";
@@ -25,4 +26,6 @@ export type {
   IUpdateUserRequest,
 } from "./requests.js";
 export { SessionManager } from "./session_manager.js";
+export type { PemSource, TlsOptions } from "./tls.js";
+export type { TokenSource } from "./token.js";
 export { UserManager, type UserManagerOptions } from "./user_manager.js";

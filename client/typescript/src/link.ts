@@ -16,19 +16,19 @@ export class Link {
 
   /**
    * @param target - The target in gRPC's own syntax.
-   * @param credentials - The credentials of the channel: TLS or none.
+   * @param credentials - Returns the credentials of a new channel: TLS or none.
    * @param options - The options of the channel.
    */
   constructor(
     private readonly target: string,
-    private readonly credentials: ChannelCredentials,
+    private readonly credentials: () => ChannelCredentials,
     private readonly options: ChannelOptions,
   ) {
     this.#channel = this.#newChannel();
   }
 
   #newChannel(): Channel {
-    return new Channel(this.target, this.credentials, this.options);
+    return new Channel(this.target, this.credentials(), this.options);
   }
 
   /** The channel for new calls. */
@@ -49,9 +49,14 @@ export class Link {
   /** Opens a new channel for new calls if the service has sent nothing for too long. Running calls are not affected. */
   replaceIfDead(): void {
     if (this.#silentSince !== undefined && performance.now() - this.#silentSince > SILENCE_MS) {
-      this.#channel.close();
-      this.#channel = this.#newChannel();
-      this.#silentSince = undefined;
+      this.replace();
     }
+  }
+
+  /** Opens a new channel for new calls. Running calls are not affected. */
+  replace(): void {
+    this.#channel.close();
+    this.#channel = this.#newChannel();
+    this.#silentSince = undefined;
   }
 }

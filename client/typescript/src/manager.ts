@@ -6,6 +6,7 @@ import type { DescMessage } from "@bufbuild/protobuf";
 
 import { type Answer, decodeAnswer } from "./answers.js";
 import { type CallOptions, Connection, type ManagerOptions, type Method } from "./connection.js";
+import { type EnvironmentOptions, settingsFromEnvironment } from "./environment.js";
 import type { ReadRecord } from "./records.js";
 import { encodeRequest } from "./requests.js";
 import type { Attempts } from "./retry.js";
@@ -44,6 +45,22 @@ export abstract class Manager implements AsyncDisposable {
    */
   constructor(address: string, options: ManagerOptions = {}) {
     this.connection = new Connection(address, options);
+  }
+
+  /**
+   * Creates a manager with the settings in environment variables: USERSERVICE_ADDRESS, USERSERVICE_TOKEN or
+   * USERSERVICE_TOKEN_FILE (a path; a replaced file acts at once), USERSERVICE_CA, USERSERVICE_CERT and USERSERVICE_KEY
+   * (paths). Empty variables count as absent.
+   *
+   * @param others - The other options of the manager.
+   * @throws TypeError if a setting is invalid, or both variables of the token are set.
+   */
+  static fromEnv<Made extends Manager, Options extends ManagerOptions>(
+    this: new (address: string, options?: Options) => Made,
+    others?: EnvironmentOptions<Options>,
+  ): Made {
+    const { address, options } = settingsFromEnvironment();
+    return new this(address, { ...others, ...options } as Options);
   }
 
   /** Closes the connections; running calls end with ManagerClosedError. Can be called more than once. */

@@ -3,7 +3,7 @@
 import { defaultMaxListeners, getMaxListeners, setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { DeadlineExceededError, ManagerClosedError, UserServiceError } from "./errors.js";
+import { CredentialsInvalidError, DeadlineExceededError, ManagerClosedError, UserServiceError } from "./errors.js";
 
 const FIRST_DELAY_MS = 50;
 const LONGEST_DELAY_MS = 1000;
@@ -59,26 +59,40 @@ function allowListeners(signal: AbortSignal | undefined): void {
   }
 }
 
+function isCredentialRejected(error: unknown): error is UserServiceError {
+  // Without a reason, a proxy in front of the service rejected the credential.
+  return (
+    error instanceof CredentialsInvalidError ||
+    (error instanceof UserServiceError && error.code === "UNAUTHENTICATED" && error.reason === "")
+  );
+}
+
 /**
  * The attempts of one call: they share one deadline, and pauses between them are random and grow.
  *
  * A pause is drawn from 0 to 50 ms, 100 ms, 200 ms … up to 1 s ("full jitter"), so that the clients of a restarted
  * server do not all retry at the same time. If the service suggests a delay, the delay is added to the pause.
+ *
+ * If the service rejects a credential and the token comes from a function, the call is repeated once without a pause.
  */
 export class Attempts {
   readonly #deadline: number;
   #failures = 0;
   #last: UserServiceError | undefined;
+  #canRenewToken: boolean;
 
   /**
    * @param timeoutMs - Timeout of all attempts together, in milliseconds.
    * @param signal - Ends the attempts when the signal is aborted.
+   * @param canRenewToken - Whether a new token may be accepted if the token was rejected.
    * @throws RangeError if the timeout is out of range.
    */
   constructor(
     timeoutMs: number,
     readonly signal?: AbortSignal,
+    canRenewToken = false,
   ) {
+    this.#canRenewToken = canRenewToken;
     this.#deadline = performance.now() + checkTimeout(timeoutMs);
     allowListeners(signal);
   }
@@ -96,6 +110,11 @@ export class Attempts {
    *   is aborted.
    */
   async pause(error: unknown): Promise<void> {
+    if (this.#canRenewToken && isCredentialRejected(error) && this.remaining > 0) {
+      this.#canRenewToken = false;
+      this.#last = error;
+      return;
+    }
     if (!worthRetrying(error)) {
       // An expired deadline is less informative than the error of the earlier attempts.
       throw error instanceof DeadlineExceededError ? (this.#last ?? error) : error;

@@ -1,0 +1,129 @@
+/** The TLS settings of a manager: certificates and keys from files or from memory. */
+
+import { readFileSync } from "node:fs";
+
+import { ChannelCredentials } from "@grpc/grpc-js";
+
+/**
+ * A file in PEM form, by its path, or its content as bytes. A string that contains `-----BEGIN` is the content.
+ */
+export type PemSource = string | Uint8Array;
+
+/** Options of the TLS connection. New connections use changed files; a changed file causes a new connection. */
+export interface TlsOptions {
+  /** Certificates of trusted certificate authorities; those of Node.js if absent. */
+  ca?: PemSource | undefined;
+  /** The client's certificate chain, for services that require client certificates. Requires `key`. */
+  cert?: PemSource | undefined;
+  /** The client's private key. Requires `cert`. */
+  key?: PemSource | undefined;
+}
+
+const BEGIN = "-----BEGIN";
+const MILLISECONDS_BETWEEN_CHECKS = 1000;
+
+type Name = "ca" | "cert" | "key";
+
+/** Loads the credentials of TLS connections, again when a file has changed. */
+export class TlsFiles {
+  readonly #options: TlsOptions;
+  readonly #canChange: boolean;
+  #contents: readonly (Buffer | null)[];
+  #credentials: ChannelCredentials;
+  #checkedAt = performance.now();
+
+  /**
+   * @throws TypeError if a file cannot be read, is not in PEM form, `cert` or `key` is absent, or the key does not
+   *   belong to the certificate. The message contains no key.
+   */
+  constructor(options: TlsOptions) {
+    if (options.cert !== undefined && options.key === undefined) {
+      throw new TypeError("tls.cert needs tls.key: the two must be given together");
+    }
+    if (options.key !== undefined && options.cert === undefined) {
+      throw new TypeError("tls.key needs tls.cert: the two must be given together");
+    }
+    this.#options = { ...options };
+    this.#canChange = Object.values(this.#options).some(isPath);
+    this.#contents = this.#read();
+    this.#credentials = create(this.#contents);
+  }
+
+  /** The credentials for new connections. */
+  get credentials(): ChannelCredentials {
+    return this.#credentials;
+  }
+
+  /**
+   * Checks at most once per second whether the files have new content, and loads it. Content that is not valid leaves
+   * the last credentials in use.
+   */
+  hasChanged(): boolean {
+    if (!this.#canChange || performance.now() - this.#checkedAt < MILLISECONDS_BETWEEN_CHECKS) {
+      return false;
+    }
+    this.#checkedAt = performance.now();
+    try {
+      const contents = this.#read();
+      if (contents.every((content, index) => isEqual(content, this.#contents[index]))) {
+        return false;
+      }
+      this.#credentials = create(contents);
+      this.#contents = contents;
+      return true;
+    } catch {
+      // The files are being replaced, and do not fit together yet.
+      return false;
+    }
+  }
+
+  #read(): (Buffer | null)[] {
+    const { ca, cert, key } = this.#options;
+    return [
+      read("ca", ca, "-----BEGIN CERTIFICATE-----"),
+      read("cert", cert, "-----BEGIN CERTIFICATE-----"),
+      read("key", key, "PRIVATE KEY-----"),
+    ];
+  }
+}
+
+function isPath(source: unknown): source is string {
+  return typeof source === "string" && !source.includes(BEGIN);
+}
+
+function isEqual(one: Buffer | null, other: Buffer | null | undefined): boolean {
+  return one === null || other == null ? one === other : one.equals(other);
+}
+
+function read(name: Name, source: PemSource | undefined, marker: string): Buffer | null {
+  if (source === undefined) {
+    return null;
+  }
+  if (typeof source !== "string" && !(source instanceof Uint8Array)) {
+    throw new TypeError(`tls.${name} must be a path or bytes in PEM form, not ${typeof source}`);
+  }
+  const content = isPath(source) ? readFile(name, source) : Buffer.from(source);
+  if (!content.includes(marker)) {
+    const kind = name === "key" ? "private key" : "certificate";
+    throw new TypeError(`tls.${name}${isPath(source) ? ` ${source}` : ""} contains no ${kind} in PEM form`);
+  }
+  return content;
+}
+
+function readFile(name: Name, path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? "unknown error";
+    throw new TypeError(`cannot read tls.${name} ${path}: ${code}`, { cause: error });
+  }
+}
+
+function create([ca = null, cert = null, key = null]: readonly (Buffer | null)[]): ChannelCredentials {
+  try {
+    return ChannelCredentials.createSsl(ca, key, cert);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? "invalid PEM";
+    throw new TypeError(`cannot use tls.ca, tls.cert and tls.key: ${code}`, { cause: error });
+  }
+}
