@@ -90,7 +90,8 @@ class RetiredChannels:
     """Channels that other channels replaced. Each closes its connection after its last running call."""
 
     def __init__(self) -> None:
-        # The references are weak: running calls keep their channel, and gRPC closes a channel that nothing refers to.
+        # The references are weak: running calls keep their channel, and gRPC closes a channel that nothing refers to
+        # (that of asyncio when Python collects reference cycles).
         self._channels: weakref.WeakSet[RawChannel] = weakref.WeakSet()
 
     def add(self, channels: Channels) -> None:
