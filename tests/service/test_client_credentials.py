@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,7 +47,10 @@ from userservice import (
 
 ROOT = authority()
 NAMES = [f"u{number}" for number in range(250)]
-KINDS = {"asyncio": (UserManager, SessionManager), "blocking": (SyncUserManager, SyncSessionManager)}
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    "asyncio": (UserManager, SessionManager),
+    "blocking": (SyncUserManager, SyncSessionManager),
+}
 
 
 class Client:
@@ -202,13 +206,17 @@ def test_a_rejected_token_is_renewed_once(site: Site, kind: str) -> None:
             assert rejected.calls == calls
 
 
+def has_lines(site: Site, name: str, count: int) -> bool:
+    return len(site.log(name)) == count
+
+
 def test_a_rejected_string_is_not_sent_again(site: Site, kind: str) -> None:
     for source, calls in (("usk_revoked", 1), (lambda: "usk_revoked", 2)):
         name = f"rejected-{kind}-{calls}"
         metadata = [("x-request-id", name)]
         with made(site, kind, token=source, metadata=metadata) as client, pytest.raises(CredentialsInvalidError):
             client.call("get", "ada")
-        until(lambda name=name, calls=calls: len(site.log(name)) == calls)
+        until(partial(has_lines, site, name, calls))
         time.sleep(0.1)  # for further lines
         assert len(site.log(name)) == calls
 
@@ -336,7 +344,7 @@ def test_many_threads_share_a_token_callable(site: Site) -> None:
     assert tokens.calls == 8
 
 
-def certificates(folder: Path, root: Identity, client: Identity) -> dict[str, Path]:
+def certificates(folder: Path, root: Identity, client: Identity) -> dict[str, Any]:
     return {
         "ca": private(folder / "ca.pem", root.cert_pem),
         "cert": private(folder / "client.crt", client.cert_pem),
@@ -364,7 +372,7 @@ def test_a_client_certificate_is_sent(mutual: tuple[Service, Path], kind: str, t
     forms: list[Callable[[Path], Any]] = [Path, str, Path.read_bytes, Path.read_text]
     for form in forms:
         options = {name: form(path) for name, path in settings.items()}
-        with Client(lambda options=options: KINDS[kind][0](service.address, **options)) as client:
+        with Client(partial(KINDS[kind][0], service.address, **options)) as client:
             assert client.call("get", "ada").user_id == "ada"
     with Client(lambda: KINDS[kind][0](service.address, ca=ROOT.cert_pem)) as client, pytest.raises(UnavailableError):
         client.call("get", "ada", timeout=0.5)
@@ -406,7 +414,7 @@ def test_changed_files_are_used_by_new_connections(kind: str, store: Store, tmp_
         assert service.stop() == 0
 
 
-def is_accepted(service: Service, settings: dict[str, Path]) -> bool:
+def is_accepted(service: Service, settings: dict[str, Any]) -> bool:
     try:
         with SyncUserManager(service.address, **settings, timeout=0.3) as manager:
             manager.get("ada")

@@ -47,12 +47,15 @@ export class Service implements AsyncDisposable {
   address = "127.0.0.1:0";
   #process: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
-  private constructor(readonly dataDir: string) {}
+  private constructor(
+    readonly dataDir: string,
+    private readonly options: readonly string[],
+  ) {}
 
   /** Starts a service on a free port, on an empty store. */
-  static async start(): Promise<Service> {
+  static async start(...options: string[]): Promise<Service> {
     assert.ok(existsSync(PYTHON), `there is no ${PYTHON}; name a Python with the service in USERSERVICE_PYTHON`);
-    const service = new Service(await mkdtemp(join(tmpdir(), "userservice-")));
+    const service = new Service(await mkdtemp(join(tmpdir(), "userservice-")), options);
     await service.restart();
     return service;
   }
@@ -64,7 +67,7 @@ export class Service implements AsyncDisposable {
 
   /** Starts the service again, at the same address and with the same data. */
   async restart(): Promise<void> {
-    const args = ["-m", "userservice", "serve", "--listen", this.address, "--data-dir", this.dataDir];
+    const args = ["-m", "userservice", "serve", "--listen", this.address, "--data-dir", this.dataDir, ...this.options];
     const child = spawn(PYTHON, args, { stdio: ["ignore", "pipe", "pipe"] });
     this.#process = child;
     createInterface(child.stderr).on("line", (line) => this.log.push(JSON.parse(line) as LogRecord));
