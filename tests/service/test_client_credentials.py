@@ -224,11 +224,13 @@ def test_a_rejected_string_is_not_sent_again(site: Site, kind: str) -> None:
 def test_a_stream_continues_with_a_new_token_when_its_key_is_revoked(site: Site, kind: str) -> None:
     first = site.loaded_key()
     tokens = Tokens(first, site.key)
-    with made(site, kind, token=tokens) as client:
+    name = f"revoked-{kind}"
+    with made(site, kind, token=tokens, metadata=[("x-request-id", name)]) as client:
         names: list[str] = []
         for chunk in client.chunks(1):
             if not names:
                 site.revoke(first)
+                until(lambda: site.log(name))  # the service has ended the stream
             names += [user.user_id for user in chunk]
     assert sorted(names) == sorted([*NAMES, "ada"])
     assert tokens.calls == 2
@@ -369,10 +371,11 @@ def mutual(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 def test_a_client_certificate_is_sent(mutual: tuple[Service, Path], kind: str, tmp_path: Path) -> None:
     service, _ = mutual
     settings = certificates(tmp_path, ROOT, issued(ROOT, ["a.test"]))
+    manager: Callable[..., Any] = KINDS[kind][0]
     forms: list[Callable[[Path], Any]] = [Path, str, Path.read_bytes, Path.read_text]
     for form in forms:
         options = {name: form(path) for name, path in settings.items()}
-        with Client(partial(KINDS[kind][0], service.address, **options)) as client:
+        with Client(partial(manager, service.address, **options)) as client:
             assert client.call("get", "ada").user_id == "ada"
     with Client(lambda: KINDS[kind][0](service.address, ca=ROOT.cert_pem)) as client, pytest.raises(UnavailableError):
         client.call("get", "ada", timeout=0.5)

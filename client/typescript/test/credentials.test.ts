@@ -22,7 +22,7 @@ import {
 } from "userservice";
 
 import { Authority } from "./harness/authority.js";
-import { runPython, Service } from "./harness/service.js";
+import { runPython, Service, until } from "./harness/service.js";
 import { StandIn } from "./harness/stand_in.js";
 
 /** Writes a private file in one step. */
@@ -191,6 +191,10 @@ describe("credentials", () => {
     for await (const users of manager.listChunked(1)) {
       if (names.length === 0) {
         await revoke(first);
+        await until(
+          () => service.log.some((line) => line["credential_fault"] === "revoked key" && line["method"] !== "GetUser"),
+          "the end of the stream",
+        );
       }
       names.push(...users.map(({ user_id }) => user_id));
     }
