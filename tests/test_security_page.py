@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness.credentials import TlsFiles, authority, issued, new_key, private
 from harness.services import Service, clean_environment
 from harness.tools import require
 
@@ -17,6 +18,7 @@ from userservice_server.transport.credentials.keys_file import parse_keys_file
 from userservice_server.transport.credentials.scopes import required_scope
 
 ROOT = Path(__file__).parents[1]
+ROOT_CA = authority()
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 ADDRESS = "localhost:50051"
 VARYING = {
@@ -69,6 +71,36 @@ def test_the_commands_of_the_page_print_what_it_says(tmp_path: Path) -> None:
         for command, said in steps(calls):
             address = service.address.replace("127.0.0.1", "localhost")
             assert steady(run(command.replace(ADDRESS, address))) == steady(said), command
+        assert service.stop() == 0
+
+
+def test_the_programs_of_the_page_use_the_settings_of_the_page(tmp_path: Path) -> None:
+    [settings] = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    [python] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    [typescript] = re.findall(r"^```ts\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    files = TlsFiles(tmp_path).write(issued(ROOT_CA))
+    private(tmp_path / "writer.key", new_key(tmp_path / "keys.toml", "users.read,users.write") + "\n")
+    private(tmp_path / "ca.pem", ROOT_CA.cert_pem)
+    package = tmp_path / "node_modules" / "userservice"
+    package.parent.mkdir()
+    package.symlink_to(ROOT / "client" / "typescript")
+    (tmp_path / "program.mjs").write_text(typescript)
+    options = [*files.arguments, "--auth", "keys", "--keys-file", tmp_path / "keys.toml"]
+    with Service(*options, data_dir=tmp_path / "data") as service:
+        address = service.address.replace("127.0.0.1", "localhost")
+        # The authority of the test replaces the self-signed certificate of the page.
+        assignments = settings.replace(ADDRESS, address).replace("USERSERVICE_CA=tls.crt", "USERSERVICE_CA=ca.pem")
+        assert "USERSERVICE_CA=ca.pem" in assignments
+        pairs = (item.split("=", 1) for item in shlex.split(assignments)[1:])
+        environment = clean_environment() | dict(pairs)
+        programs = [[sys.executable, "-c", python]]
+        if (ROOT / "client" / "typescript" / "dist" / "index.mjs").exists():
+            programs.append([str(require("node")), "program.mjs"])
+        for program in programs:
+            done = subprocess.run(
+                program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert (done.returncode, done.stdout, done.stderr) == (0, "grace\n", ""), program
         assert service.stop() == 0
 
 

@@ -17,6 +17,8 @@ class EnvironmentOptions(TypedDict, total=False):
     channel_options: Sequence[tuple[str, Any]]
     metadata: Sequence[tuple[str, str | bytes]]
     allow_insecure_token: bool
+    share_reads: bool
+    """Only of the managers of users."""
 
 
 def settings_from_environment() -> dict[str, Any]:

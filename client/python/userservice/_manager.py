@@ -97,7 +97,8 @@ class Manager:
         Raises:
             ValueError: If a setting is invalid, or both variables of the token are set.
         """
-        return cls(**settings_from_environment(), **options)
+        arguments: dict[str, Any] = {**settings_from_environment(), **options}
+        return cls(**arguments)
 
     async def __aenter__(self) -> Self:
         self._connection.connect()  # asyncio only

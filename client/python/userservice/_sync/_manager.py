@@ -100,7 +100,8 @@ class SyncManager:
         Raises:
             ValueError: If a setting is invalid, or both variables of the token are set.
         """
-        return cls(**settings_from_environment(), **options)
+        arguments: dict[str, Any] = {**settings_from_environment(), **options}
+        return cls(**arguments)
 
     def __enter__(self) -> Self:
         return self
