@@ -93,8 +93,13 @@ def test_the_error_table_has_every_reason_with_its_class_in_the_client() -> None
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README))
-def test_every_link_of_the_readme_leads_to_a_file_or_folder(target: str) -> None:
-    assert (Path(__file__).parent.parent / target).exists()
+def test_every_link_of_the_readme_leads_to_a_file_or_folder_and_its_heading(target: str) -> None:
+    path, _, heading = target.partition("#")
+    linked = Path(__file__).parent.parent / path
+    assert linked.exists()
+    if heading:
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+        assert heading in [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
 
 
 @pytest.mark.parametrize("line", re.findall(r"`?make ([a-z][a-z -]*)", README))
