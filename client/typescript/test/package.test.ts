@@ -96,7 +96,7 @@ describe("the package", () => {
 
   it("contains exactly the necessary files", async () => {
     const files = await readdir(join(project, "node_modules/userservice"), { recursive: true });
-    assert.deepEqual(files.filter((file) => !file.startsWith("dist")).sort(), ["README.md", "package.json"]);
+    assert.deepEqual(files.filter((file) => !file.startsWith("dist")).sort(), ["LICENSE", "README.md", "package.json"]);
     assert.ok(files.includes(join("dist", "index.d.ts")));
   });
 
