@@ -9,8 +9,8 @@ export PYTHON
 # Several test files run at once: most tests wait for processes and stores, not for the CPU.
 PARALLEL ?= -n 3 --dist loadfile
 EDGE_TESTS ?= tests/unit tests/contract
-# Without the fault tests: their loads run the same code again, and an instrumented server slows them down.
-COVERAGE_TESTS ?= tests/unit tests/contract tests/hazards tests/service
+# Only the tests that do not wait: instrumented servers are slow. Service, hazard and fault tests cover more code.
+COVERAGE_TESTS ?= tests/unit/client tests/unit/server tests/contract
 
 .PHONY: help run test test-all coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate api check-generated breaking lock build version clean
 
