@@ -62,16 +62,18 @@ class Mutation:
         changes = tuple((change["file"], change["find"], change["put"]) for change in entry["changes"])
         return cls(name, entry["taken_out"], changes, tuple(entry["test"]), entry.get("tries", 1))
 
-    def apply(self, folder: Path) -> None:
+    def changed(self, folder: Path) -> dict[Path, str]:
+        """Returns the new texts of the changed files below ``folder``."""
+        texts: dict[Path, str] = {}
         for file, find, put in self.changes:
             path = folder / file
-            text = path.read_text()
+            text = texts.get(path) or path.read_text()
             if (count := text.count(find)) != 1:
                 raise UnusableError(f"{self.name}: {file} contains this text {count} times instead of once: {find!r}")
-            changed = text.replace(find, put)
+            texts[path] = text.replace(find, put)
             if path.suffix == ".py":
-                compile(changed, file, "exec")  # with a syntax error, every test would fail
-            path.write_text(changed)
+                compile(texts[path], file, "exec")  # with a syntax error, every test would fail
+        return texts
 
 
 def load() -> dict[str, Mutation]:
@@ -106,7 +108,8 @@ def run(mutation: Mutation) -> str | None:
     with tempfile.TemporaryDirectory(prefix="mutation-") as made:
         folder = Path(made).resolve()
         copy(folder)
-        mutation.apply(folder)
+        for path, text in mutation.changed(folder).items():
+            path.write_text(text)
         variables = environment(folder)
         for _ in range(mutation.tries):
             if (failure := failure_of(mutation, variables, folder)) is not None:
