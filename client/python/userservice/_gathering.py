@@ -12,16 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain
 from typing import Generic, TypeVar
 
+from userservice._gathering_limits import MOST_NAMES, MOST_RUNNING, PATIENCE
+
 OutcomeT = TypeVar("OutcomeT")
-
-MOST_NAMES = 100
-"""Maximum number of requests that share a call."""
-
-MOST_RUNNING = 1
-"""Number of running calls during which further requests wait."""
-
-PATIENCE = 0.02
-"""Seconds after which a running call no longer causes requests to wait."""
 
 _ROUNDING = 0.0005
 """Seconds by which the deadline timer may be early. Timers of event loops have a resolution of 1 ms."""

@@ -8,16 +8,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+from userservice._gathering_limits import MOST_NAMES, MOST_RUNNING, PATIENCE
+
 OutcomeT = TypeVar("OutcomeT")
-
-MOST_NAMES = 100
-"""Maximum number of requests that share a call."""
-
-MOST_RUNNING = 1
-"""Number of running calls during which further requests wait."""
-
-PATIENCE = 0.02
-"""Seconds after which a running call no longer causes requests to wait."""
 
 
 class _Request(Generic[OutcomeT]):

@@ -1,14 +1,16 @@
 """The blocking version of the gathering: the thread of one request sends the call of others."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from harness.waiting import until
 
-from userservice import _sync_gathering
+from userservice import _gathering_limits, _sync_gathering
 from userservice._sync_gathering import Gathering
 
 
@@ -117,3 +119,13 @@ def test_a_thread_that_is_interrupted_before_it_sends_passes_the_call_on(
         assert isinstance(started[1].exception(10), KeyboardInterrupt)
         assert [started[0].result(10), started[2].result(10)] == ["A", "C"]
     assert [names for names, _, _ in service.calls] == [["first"], ["a", "c"]]
+
+
+def test_the_typescript_client_has_the_same_limits() -> None:
+    source = Path("client/typescript/src/gathering.ts").read_text()
+    constants = re.findall(r"^const (MOST_\w+|PATIENCE_MS) = (\d+);", source, re.MULTILINE)
+    assert {name: int(value) for name, value in constants} == {
+        "MOST_NAMES": _gathering_limits.MOST_NAMES,
+        "MOST_RUNNING": _gathering_limits.MOST_RUNNING,
+        "PATIENCE_MS": 1000 * _gathering_limits.PATIENCE,
+    }
