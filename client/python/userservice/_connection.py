@@ -12,13 +12,13 @@ from google.protobuf.message import DecodeError, Message
 from userservice._address import parse_address
 from userservice._channels import Channel, Channels, RetiredChannels
 from userservice._forks import forks
-from userservice._headers import check_headers
+from userservice._headers import Headers, check_headers
 from userservice._methods import Method
 from userservice._monkey import reject_monkey_patching
 from userservice._retry import Attempts, check_timeout
 from userservice._status import error_from_call, with_proxy
 from userservice._tls import PemSource, TlsSettings
-from userservice._token import AUTHORIZATION, Headers, bearer, check_plaintext, check_token, has_credential
+from userservice._token import AUTHORIZATION, bearer, check_plaintext, check_token, has_credential
 from userservice._transport import TRANSPORT_OPTIONS, RawStream, TokenSource, ask_token, current_owner, opening
 from userservice.errors import (
     DeadlineExceededError,
@@ -232,7 +232,7 @@ class Connection:
         """
         encoded = request.SerializeToString()
         while True:
-            headers = self._metadata if self._ask is None else await self._headers(attempts.remaining)
+            headers = await self._headers(attempts.remaining)
             channel = self.connect()
             try:
                 response = await channel.raw.unary(method.path, encoded, attempts.remaining, headers)

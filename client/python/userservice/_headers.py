@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+Headers = tuple[tuple[str, str | bytes], ...]
+"""Pairs of key and value."""
+
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _TEXT = re.compile(r"[\x20-\x7e]*")
 
 
-def check_headers(metadata: Sequence[tuple[str, str | bytes]]) -> tuple[tuple[str, str | bytes], ...]:
+def check_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Headers:
     """Returns the metadata as a tuple.
 
     Without this check, gRPC would report invalid metadata only at the first call, as an unrelated error such as a

@@ -11,10 +11,9 @@ from typing import Any, cast
 import grpc
 
 from userservice._forks import forks
+from userservice._headers import Headers
 from userservice._watchdog import Alarm
 from userservice.errors import ManagerClosedError
-
-Headers = tuple[tuple[str, str | bytes], ...]
 
 TokenSource = str | Callable[[], str]
 """A token, or a callable that returns it. Several threads may call it at the same time."""

@@ -10,12 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from userservice._address import Target
+from userservice._headers import Headers
 
 AUTHORIZATION = "authorization"
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-
-Headers = tuple[tuple[str, str | bytes], ...]
 
 
 class Secret(str):

@@ -14,9 +14,8 @@ from typing import Any
 
 import grpc
 
+from userservice._headers import Headers
 from userservice.errors import DeadlineExceededError, ManagerClosedError, ManagerUnusableError
-
-Headers = tuple[tuple[str, str | bytes], ...]
 
 TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A token, or a callable or async callable that returns it."""

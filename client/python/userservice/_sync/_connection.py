@@ -13,13 +13,13 @@ from google.protobuf.message import DecodeError, Message
 from userservice._address import parse_address
 from userservice._sync._channels import Channel, Channels, RetiredChannels
 from userservice._forks import forks
-from userservice._headers import check_headers
+from userservice._headers import Headers, check_headers
 from userservice._methods import Method
 from userservice._monkey import reject_monkey_patching
 from userservice._sync._retry import Attempts, check_timeout
 from userservice._status import error_from_call, with_proxy
 from userservice._tls import PemSource, TlsSettings
-from userservice._token import AUTHORIZATION, Headers, bearer, check_plaintext, check_token, has_credential
+from userservice._token import AUTHORIZATION, bearer, check_plaintext, check_token, has_credential
 from userservice._sync_transport import TRANSPORT_OPTIONS, RawStream, TokenSource, ask_token, current_owner, opening
 from userservice.errors import (
     DeadlineExceededError,
@@ -233,7 +233,7 @@ class Connection:
         """
         encoded = request.SerializeToString()
         while True:
-            headers = self._metadata if self._ask is None else self._headers(attempts.remaining)
+            headers = self._headers(attempts.remaining)
             channel = self.connect()
             try:
                 response = channel.raw.unary(method.path, encoded, attempts.remaining, headers)
