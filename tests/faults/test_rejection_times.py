@@ -30,7 +30,7 @@ def guess(key: str, right: int, generator: random.Random, key_id: str = "") -> s
 def test_rejections_take_the_same_time() -> None:
     keys = [key_format.new_key() for _ in range(1000)]
     entries = "".join(f'[keys.{key.id}]\nsha256 = "{key.digest.hex()}"\nscopes = []\n' for key in keys)
-    verifier = Keys(Path("keys.toml"), parse_keys_file(entries.encode(), Path("keys.toml")))
+    verifier = Keys(parse_keys_file(entries.encode(), Path("keys.toml")))
     generator = random.Random(7)  # noqa: S311 - guesses, no secrets
     unknown = [key_format.new_key().id for _ in keys]
     # All kinds draw from as many ids, for an id that was used just now is found sooner.

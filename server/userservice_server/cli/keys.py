@@ -14,7 +14,7 @@ from userservice_server.config import ConfigError
 from userservice_server.errors import CredentialsInvalidError
 from userservice_server.transport.credentials.key_format import new_key
 from userservice_server.transport.credentials.keys import Keys
-from userservice_server.transport.credentials.keys_file import Entry, KeysFile, parse_keys_file, read_keys_file
+from userservice_server.transport.credentials.keys_file import NEVER, KeysFile, parse_keys_file, read_keys_file
 
 _DURATION = re.compile(r"([1-9][0-9]{0,4})([hd])", re.ASCII)
 _MAX_KEY_CHARACTERS = 1000
@@ -101,7 +101,7 @@ def check(path: Path, *, reads_key: bool) -> None:
         click.echo(f"valid: {len(content.keys)} keys, {len(content.certificates)} certificates")
         return
     try:
-        caller = Keys(path, content).verify(sys.stdin.readline(_MAX_KEY_CHARACTERS).strip())
+        caller = Keys(content).verify(sys.stdin.readline(_MAX_KEY_CHARACTERS).strip())
     except CredentialsInvalidError as error:
         click.echo(f"not valid: {error.cause}")
         sys.exit(EXIT_FINDINGS)
@@ -114,7 +114,7 @@ def _read(path: Path) -> KeysFile:
 
 
 def _shown_time(seconds: float) -> str:
-    return "never" if seconds == Entry.never() else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return "never" if seconds == NEVER else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _time(text: str | None, option: str) -> datetime | None:

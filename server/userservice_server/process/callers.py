@@ -106,7 +106,7 @@ class Callers:
 
     def _make_keys(self, path: Path) -> Keys:
         content = read_keys_file(path)
-        keys = Keys(path, parse_keys_file(content, path))
+        keys = Keys(parse_keys_file(content, path))
 
         def use(parsed: KeysFile) -> None:
             keys.replace(parsed)

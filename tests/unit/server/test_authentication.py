@@ -23,7 +23,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "keys.toml"
         self.key = new_key(self.path)
-        self.keys = Keys(self.path, parse_keys_file(read_keys_file(self.path), self.path))
+        self.keys = Keys(parse_keys_file(read_keys_file(self.path), self.path))
         self.issuer = Issuer()
         key_set = parse_key_set(jwks(self.issuer))
         self.tokens = Tokens(ISSUER, AUDIENCE, "scope", lambda: key_set)

@@ -66,7 +66,7 @@ def test_a_keys_file_is_valid_or_refused(content: bytes) -> None:
 
 KEY = new_key()
 FILE = parse_keys_file(f'[keys.{KEY.id}]\nsha256 = "{KEY.digest.hex()}"\nscopes = ["*"]\n'.encode(), Path("keys.toml"))
-KEYS = Keys(Path("keys.toml"), FILE)
+KEYS = Keys(FILE)
 
 
 @TRIES

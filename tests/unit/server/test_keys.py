@@ -108,7 +108,7 @@ def test_a_keys_file_that_others_can_read_is_accepted(tmp_path: Path) -> None:
 
 
 def keys_of(path: Path) -> Keys:
-    return Keys(path, parse_keys_file(read_keys_file(path), path))
+    return Keys(parse_keys_file(read_keys_file(path), path))
 
 
 def test_a_key_is_verified_until_it_is_revoked(tmp_path: Path) -> None:

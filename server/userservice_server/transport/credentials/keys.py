@@ -3,7 +3,6 @@
 import hmac
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from userservice_server.errors import CredentialsInvalidError
 from userservice_server.transport.credentials.caller import Caller, Usage
@@ -17,12 +16,10 @@ class Keys:
     """The entries of the keys file that are in use.
 
     Attributes:
-        path: the file.
         content: its entries; replaced when the file changes.
     """
 
-    def __init__(self, path: Path, content: KeysFile) -> None:
-        self.path = path
+    def __init__(self, content: KeysFile) -> None:
         self.content = content
         self._decoys = _decoys_in(content)
         self._usages: dict[tuple[str, str], Usage] = {}

@@ -31,6 +31,8 @@ _MAX_NAME_LENGTH, _MAX_IDENTITY_LENGTH, _MAX_RATE, _MAX_STREAMS = 256, 2048, 1_0
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _POSITION = re.compile(r"\(at (?:line \d+, column \d+|end of document)\)")
 OPTION = "--keys-file"
+NEVER = math.inf
+"""The time of expiry of an entry that does not expire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,10 @@ class Entry:
     scopes: frozenset[str]
     sha256: bytes = b""
     not_before: float = -math.inf
-    expires_at: float = math.inf
+    expires_at: float = NEVER
     is_revoked: bool = False
     calls_per_second: float | None = None
     max_streams: int | None = None
-
-    @staticmethod
-    def never() -> float:
-        """The time of expiry of an entry that does not expire."""
-        return math.inf
 
     def fault(self, now: float) -> str:
         """Returns why the entry is not valid at a time; empty if it is."""
@@ -172,8 +169,8 @@ class _Fields:
             scopes=self._scopes(),
             sha256=sha256,
             not_before=self._time("not_before", -math.inf),
-            expires_at=self._time("expires_at", math.inf),
-            is_revoked=self._time("revoked_at", math.inf) < math.inf,
+            expires_at=self._time("expires_at", NEVER),
+            is_revoked=self._time("revoked_at", NEVER) < NEVER,
             calls_per_second=self._rate(),
             max_streams=self._max_streams(),
         )
