@@ -75,6 +75,16 @@ class Client:
         while (chunk := self._runner.run(anext(stream, None))) is not None:
             yield chunk
 
+    def concurrent_gets(self, names: list[str]) -> list[str]:
+        """Gets users concurrently; returns their user_ids."""
+        if isinstance(self.manager, SyncUserManager):
+            with futures.ThreadPoolExecutor(len(names)) as threads:
+                return [user.user_id for user in threads.map(self.manager.get, names)]
+        return self._runner.run(self._concurrent_gets(names))
+
+    async def _concurrent_gets(self, names: list[str]) -> list[str]:
+        return [user.user_id for user in await asyncio.gather(*map(self.manager.get, names))]
+
     def __enter__(self) -> Self:
         return self
 
@@ -204,6 +214,12 @@ def test_a_rejected_token_is_renewed_once(site: Site, kind: str) -> None:
             with pytest.raises(CredentialsInvalidError):
                 client.call("get", "ada")
             assert rejected.calls == calls
+
+
+def test_a_rejected_token_is_renewed_for_shared_reads(site: Site, kind: str) -> None:
+    for names in (["ada"], NAMES[:20]):
+        with made(site, kind, token=Tokens("usk_revoked", site.key), share_reads=True) as client:
+            assert client.concurrent_gets(names) == names
 
 
 def has_lines(site: Site, name: str, count: int) -> bool:
