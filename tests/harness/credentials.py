@@ -69,6 +69,20 @@ def _general_name(name: str) -> x509.GeneralName:
     return x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
 
 
+def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=not is_authority,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def _issued(
     name: str,
     names: Sequence[str],
@@ -79,6 +93,7 @@ def _issued(
     starts: timedelta = -DAY,
     ends: timedelta = 90 * DAY,
 ) -> Identity:
+    """Issues a certificate with the extensions of RFC 5280 that Python 3.13 and later require (VERIFY_X509_STRICT)."""
     key, now = private_key(kind), datetime.now(UTC)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
@@ -90,6 +105,12 @@ def _issued(
         .not_valid_before(now + starts)
         .not_valid_after(now + ends)
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        .add_extension(_key_usage(is_authority=is_authority), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((issuer.key if issuer else key).public_key()),
+            critical=False,
+        )
     )
     if names:
         builder = builder.add_extension(

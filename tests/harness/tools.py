@@ -47,7 +47,6 @@ _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "npm": (lambda: _on_path("npm"), "it comes with Node.js"),
     "buf": (lambda: _on_path("buf") or _in_environment("buf"), "it comes with the wheel buf-bin"),
     "nss_wrapper": (_nss_wrapper, "apt-get install libnss-wrapper"),
-    "openssl": (lambda: _on_path("openssl"), "apt-get install openssl"),
 }
 
 

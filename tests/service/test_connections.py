@@ -1,16 +1,15 @@
 """Connections to Redis: URLs, Unix sockets, passwords, ACL users and TLS."""
 
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from harness import credentials
 from harness.connections import connect_blocking, health
 from harness.proxies import Proxy
 from harness.services import Service
 from harness.stores import BACKENDS, Store, free_port
-from harness.tools import require
 
 from userservice.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest
 
@@ -67,21 +66,13 @@ class Certificates:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A certificate authority, and a certificate for localhost that it signed."""
-    openssl = require("openssl")
     directory = tmp_path_factory.mktemp("certificates")
+    root = credentials.authority()
+    leaf = credentials.issued(root)
     made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server.key")
-    signing_key = directory / "ca.key"
-    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    authority = ["-keyout", signing_key, "-out", made.authority, "-subj", "/CN=tests"]
-    server = ["-keyout", made.key, "-out", made.certificate, "-subj", "/CN=localhost", "-addext", names]
-    server += ["-addext", "basicConstraints=critical,CA:FALSE", "-CA", made.authority, "-CAkey", signing_key]
-    for arguments in (authority, server):
-        subprocess.run(
-            [str(openssl), "req", "-x509", "-days", "2", *new_key, *map(str, arguments)],
-            check=True,
-            capture_output=True,
-        )
+    made.authority.write_bytes(root.cert_pem)
+    made.certificate.write_bytes(leaf.cert_pem)
+    made.key.write_bytes(leaf.key_pem)
     return made
 
 
