@@ -6,13 +6,14 @@ INSTALL_EDITABLE := python -m pip install --quiet --disable-pip-version-check --
 USERS ?= 100000
 export PYTHON
 
+# Tests start many Python processes, which start faster from compiled files.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Several test files run at once: most tests wait for processes and stores, not for the CPU.
 PARALLEL ?= -n 3 --dist loadfile
 EDGE_TESTS ?= tests/unit tests/contract
-# Only the tests that do not wait: instrumented servers are slow. Service, hazard and fault tests cover more code.
-COVERAGE_TESTS ?= tests/unit/client tests/unit/server tests/contract
 
-.PHONY: help run test test-all coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate api check-generated breaking lock build version clean
+.PHONY: help run test test-all test-long coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate api check-generated breaking lock build version clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,16 +26,18 @@ test: .venv/.dev ## run the tests; to run some of them: make test ARGS="tests/co
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
 	$(BIN)/pytest -m "not long" $(PARALLEL) $(ARGS)
 
-test-all: .venv/.dev .venv-servers/.done ## run all tests, including long tests that need other toolchains (at most 30 minutes); ARGS as for make test
-	@tools/check-tools.sh
-	@[ -n "$(ARGS)" ] || tools/test-typescript.sh test
-	$(BIN)/pytest $(ARGS)
+test-all: test test-long ## run all tests (at most 30 minutes)
 
-coverage: .venv/.dev ## measure which code the tests run, server processes included; fails below the minimum in pyproject.toml
+test-long: .venv/.dev .venv-servers/.done ## run only the tests that make test leaves out: long tests, and those that need toolchains of other languages
+	@tools/check-tools.sh
+	$(BIN)/pytest -m long $(ARGS)
+
+# Only the tests that do not wait: instrumented servers are slow. Service, hazard and fault tests cover more code.
+coverage: .venv-newest/.done ## run test-newest and measure the code that it runs, also in servers; fails below the minimum in pyproject.toml
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -q -m "not long" $(PARALLEL) $(COVERAGE_TESTS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	.venv-newest/bin/coverage run -m pytest -q -m "not long" $(PARALLEL) $(EDGE_TESTS)
+	.venv-newest/bin/coverage combine --quiet
+	.venv-newest/bin/coverage report
 
 faults: .venv/.dev ## run the fault tests at full size, within 20 minutes, and print their figures; FAULTS_SEED=… repeats a run
 	FAULTS=full $(BIN)/pytest tests/faults -v --timeout 300 --session-timeout 1200 $(ARGS)
@@ -53,10 +56,10 @@ bench: .venv/.bench ## measure the service, Python and Go servers, and the limit
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 test-oldest: .venv-oldest/.done ## run unit and contract tests with the oldest dependencies that pyproject.toml allows
-	.venv-oldest/bin/pytest $(EDGE_TESTS) $(ARGS)
+	.venv-oldest/bin/pytest -m "not long" $(PARALLEL) $(EDGE_TESTS) $(ARGS)
 
 test-newest: .venv-newest/.done ## run unit and contract tests on the newest installed Python
-	.venv-newest/bin/pytest $(EDGE_TESTS) $(ARGS)
+	.venv-newest/bin/pytest -m "not long" $(PARALLEL) $(EDGE_TESTS) $(ARGS)
 
 demo: .venv/.dev ## start a service, load 100 000 users, stream them back and check each; fewer: make demo USERS=1000
 	@$(BIN)/python -m demo --users $(USERS) $(ARGS)
@@ -120,16 +123,16 @@ clean: ## remove environments, caches and builds, but no data
 	@echo "setting up .venv-oldest (once, and when the requirements change)"
 	@rm -rf .venv-oldest
 	@$(BIN)/uv venv --quiet --python $(BIN)/python .venv-oldest
-	@$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[server]' \
-		$$(grep -oE '^(hypothesis|pytest|pytest-asyncio|pytest-timeout)==[^ ]+' requirements/dev.txt)
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-oldest --resolution lowest-direct --editable '.[server]' \
+		$$(grep -oE '^(hypothesis|pytest|pytest-asyncio|pytest-timeout|pytest-xdist)==[^ ]+' requirements/dev.txt)
 	@touch $@
 
 .venv-newest/.done: .venv/.dev
 	@echo "setting up .venv-newest (once, and when the requirements change)"
 	@rm -rf .venv-newest
 	@python=$$(tools/newest-python.sh) && $(BIN)/uv venv --quiet --python "$$python" .venv-newest
-	@$(BIN)/uv pip install --quiet --python .venv-newest --require-hashes --requirement requirements/dev.txt
-	@$(BIN)/uv pip install --quiet --python .venv-newest --no-deps --editable .
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-newest --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-newest --no-deps --editable .
 	@touch $@
 
 .venv-servers/.done: requirements/servers.txt pyproject.toml
