@@ -1,7 +1,8 @@
-"""`python -m benchmarks.security`: CPU time that TLS and authentication cost the server, per call and per byte.
+"""`python -m benchmarks.security`: what TLS and authentication cost the server, and what rejected calls cost others.
 
-CPU time of the serving process, not calls per second: the load generator shares the cores, and with TLS it decrypts.
-All servers run at the same time, and are measured in turns. `abort` as an argument starts the server that only aborts.
+Costs are CPU time of the serving process, not calls per second: the load generator shares the cores, and with TLS it
+decrypts. All servers run at the same time, and are measured in turns. `abort` as an argument starts the server that
+only aborts.
 """
 
 import argparse
@@ -25,18 +26,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.protobuf.message import Message
 
-from benchmarks import programs, stores
+from benchmarks import engines, programs, rejections, stores
 from benchmarks.population import user_id
 from loadgen import h2load
 from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest
 from userservice_server.transport.credentials.key_format import new_key
 
+_REJECTED = 3000
+_SLOWDOWN = f"p99 of GetUser with a key beside {_REJECTED} rejected calls per second, relative to the p99 without them"
 _TARGETS = {
     "GetUser with TLS, rate relative to plaintext": (">=", 0.85),
     "stream with TLS, rate relative to plaintext": (">=", 0.5),
     "key, microseconds per call": ("<=", 5.0),
     "JWT, microseconds per call": ("<=", 10.0),
     "call without a credential, relative to an abort of grpcio": ("<=", 1.2),
+    _SLOWDOWN: ("<=", 2.0),
 }
 _GET, _LIST = "UserService/GetUser", "UserService/ListUsersChunked"
 
@@ -121,7 +125,9 @@ def _make_credentials(folder: Path) -> tuple[list[str], str, str]:
     return [*options, "--jwt-issuer", "i", "--jwt-audience", "a"], api_key.text, token
 
 
-def _measure(rounds: int, calls: int, users: int) -> dict[str, list[tuple[float, float]]]:
+def _measure(
+    rounds: int, calls: int, users: int
+) -> tuple[dict[str, list[tuple[float, float]]], dict[int, tuple[float, float, float]]]:
     found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="userservice-bench-") as made, ExitStack() as running:
         folder = Path(made)
@@ -133,7 +139,8 @@ def _measure(rounds: int, calls: int, users: int) -> dict[str, list[tuple[float,
         plain = running.enter_context(programs.service("plain", store.url, folder))
         with_tls = running.enter_context(programs.service("tls", store.url, folder, *tls))
         with_auth = running.enter_context(programs.service("auth", store.url, folder, *options))
-        abort = running.enter_context(programs.Program("abort", ["benchmarks.security", "abort"], folder))
+        command = [sys.executable, "-m", "benchmarks.security", "abort"]
+        abort = running.enter_context(programs.Program("abort", command, folder, engines.environment(engines.SERVICE)))
         get, listing = GetUserRequest(user_id=user_id(1)), ListUsersChunkedRequest(chunk_size=1000)
         # A token without effect, so that all send headers of the same size.
         cases: dict[str, tuple[Any, ...]] = {
@@ -153,14 +160,14 @@ def _measure(rounds: int, calls: int, users: int) -> dict[str, list[tuple[float,
                 cost = _load(program, method, request, count, scheme=scheme, token=credential, streams=streams)
                 if number:  # the first round warms up
                     found.setdefault(name, []).append(cost)
-    return found
+        return found, rejections.slowdowns(with_auth.port, key, rounds)
 
 
 def _get(request: Message, calls: int) -> tuple[str, Message, int, int]:
     return _GET, request, calls, 16
 
 
-def _report(found: dict[str, list[tuple[float, float]]]) -> bool:
+def _report(found: dict[str, list[tuple[float, float]]], slowdowns: dict[int, tuple[float, float, float]]) -> bool:
     """Prints the figures; returns whether all are as they should be."""
     cpu = {name: statistics.median(cost for cost, _ in costs) * 1e6 for name, costs in found.items()}
     for name, microseconds in cpu.items():
@@ -172,7 +179,13 @@ def _report(found: dict[str, list[tuple[float, float]]]) -> bool:
         "key, microseconds per call": cpu["GetUser, key"] - cpu["GetUser, a header like the key"],
         "JWT, microseconds per call": cpu["GetUser, token"] - cpu["GetUser, a header like the token"],
         "call without a credential, relative to an abort of grpcio": cpu["rejected"] / cpu["abort of grpcio"],
+        _SLOWDOWN: slowdowns[_REJECTED][0],
     }
+    for rate, (ratio, seconds, made) in slowdowns.items():
+        text = (
+            f"{rate:,} rejected calls per second ({made:,.0f} made): p99 of GetUser with a key {seconds * 1e3:.1f} ms"
+        )
+        sys.stdout.write(f"{text}, {ratio:.2f} times the p99 without them\n")
     is_met = True
     for name, value in figures.items():
         relation, target = _TARGETS[name]
@@ -193,7 +206,7 @@ def main() -> int:
     if arguments.server:
         uvloop.run(_serve_aborts())
         return 0
-    return 0 if _report(_measure(arguments.rounds, arguments.calls, arguments.users)) else 1
+    return 0 if _report(*_measure(arguments.rounds, arguments.calls, arguments.users)) else 1
 
 
 if __name__ == "__main__":

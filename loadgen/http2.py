@@ -39,8 +39,9 @@ def _text(value: str) -> bytes:
     return bytes((len(value),)) + value.encode("ascii")
 
 
-def header_block(method: str, package: str = "userservice.v1") -> bytes:
+def header_block(method: str, package: str = "userservice.v1", token: str = "") -> bytes:
     """Encodes the headers of a call to ``package.Service/Method`` in HPACK (RFC 7541), without the dynamic table."""
+    authorization = b"\x00" + _text("authorization") + _text(f"Bearer {token}") if token else b""
     return b"".join(
         (
             b"\x83\x86",  # :method POST, :scheme http
@@ -48,6 +49,7 @@ def header_block(method: str, package: str = "userservice.v1") -> bytes:
             b"\x01" + _text("127.0.0.1"),  # :authority
             b"\x0f\x10" + _text("application/grpc"),  # content-type
             b"\x00" + _text("te") + _text("trailers"),
+            authorization,
         )
     )
 
