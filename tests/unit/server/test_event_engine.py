@@ -17,7 +17,7 @@ def test_a_measured_version_gets_its_experiments(monkeypatch: pytest.MonkeyPatch
     assert environment == {VARIABLE: "-event_engine_listener"}
 
 
-def test_an_unknown_version_keeps_the_default_of_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unmeasured_version_keeps_the_default_of_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(EXPERIMENTS, INSTALLED, raising=False)
     environment: dict[str, str] = {}
     select_event_engine(environment)
