@@ -1,4 +1,4 @@
-"""What docs/security.md shows is what happens: its commands run, and its tables are those of the code."""
+"""docs/security.md is correct: its commands print the shown output, and its tables match the code."""
 
 import os
 import re
@@ -16,6 +16,7 @@ from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.transport.call import Rpc
 from userservice_server.transport.credentials.keys_file import parse_keys_file
 from userservice_server.transport.credentials.scopes import required_scope
+from userservice_server.transport.status import RULES
 
 ROOT = Path(__file__).parents[1]
 ROOT_CA = authority()
@@ -31,7 +32,7 @@ VARYING = {
 
 
 def steps(block: str) -> list[list[str]]:
-    """Commands with the output that follows each."""
+    """Returns each command with the output that the page shows."""
     return [step.split("\n", 1) for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
 
 
@@ -42,7 +43,7 @@ def steady(output: str) -> str:
     return output
 
 
-def test_the_commands_of_the_page_print_what_it_says(tmp_path: Path) -> None:
+def test_the_commands_of_the_page_print_the_shown_output(tmp_path: Path) -> None:
     setup, calls = re.findall(r"^```console\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     bin_folder = Path(sys.executable).parent
     path = os.pathsep.join([str(bin_folder), str(require("grpcurl").parent), os.environ["PATH"]])
@@ -110,7 +111,7 @@ def test_the_keys_file_of_the_page_is_valid() -> None:
     assert (len(parsed.keys), len(parsed.certificates)) == (1, 1)
 
 
-def test_the_table_of_scopes_is_that_of_the_protos() -> None:
+def test_the_table_of_scopes_matches_the_protos() -> None:
     table = PAGE.partition("| scope | methods |")[2].partition("\n\n")[0]
     shown = {
         name: scope
@@ -123,6 +124,15 @@ def test_the_table_of_scopes_is_that_of_the_protos() -> None:
     )
     methods = [method for service in services for method in service.methods]
     assert shown == {method.name: required_scope(Rpc.described_by(method)) for method in methods}
+
+
+def test_the_table_of_errors_matches_the_protos() -> None:
+    section = PAGE.partition("## Errors of authentication")[2].partition("\n## ")[0]
+    rows = re.findall(r"\| ([A-Z_]+) \| ([A-Z_]+) \|$", section, re.MULTILINE)
+    assert len(rows) == 5
+    assert rows == [(RULES[reason].code, reason) for _, reason in rows]
+    [retried] = re.findall(r"The clients retry ([A-Z_]+) and ([A-Z_]+) ", section)
+    assert {*retried} == {reason for _, reason in rows if RULES[reason].retried}
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:unit|service|faults)/[\w/]+\.py)`", PAGE))))
