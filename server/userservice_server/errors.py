@@ -164,7 +164,7 @@ class CredentialsInvalidError(ServiceError):
     """The credential of the call is not valid, or no longer valid; ``next_cursor`` resumes a stream.
 
     Attributes:
-        cause: why, for the log. Callers are not told, because the answer would help to guess credentials.
+        cause: the reason, for the log. The response does not contain it, because it would help to guess credentials.
         next_cursor: position after the last message of a stream that ended with this error; 0 if there is none.
     """
 

@@ -1,4 +1,4 @@
-"""The time of a rejection tells neither how much of a secret is right nor whether a key id exists."""
+"""The time of a rejection reveals neither how much of a secret is right nor whether a key id exists."""
 
 import random
 import statistics
@@ -14,11 +14,11 @@ from userservice_server.transport.credentials.keys import Keys
 from userservice_server.transport.credentials.keys_file import parse_keys_file
 
 TRIES = 10_000
-_LONGEST_DIFFERENCE = 0.08  # of the median; 0.3 is seen if an unknown id is rejected without a comparison
+_LONGEST_DIFFERENCE = 0.08  # of the median; it is 0.3 if an unknown id is rejected without a comparison
 
 
 def guess(key: str, right: int, generator: random.Random, key_id: str = "") -> str:
-    """Returns a well-formed key whose secret has `right` characters of that of another key, and then others."""
+    """Returns a well-formed key; its secret starts with `right` characters of the secret of another key."""
     prefix, its_id, secret, _ = key.split("_")
     wrong = "".join(generator.choice(key_format._DIGITS) for _ in range(len(secret)))
     body = f"{prefix}_{key_id or its_id}_{secret[:right]}{wrong[right:]}"
@@ -33,7 +33,7 @@ def test_rejections_take_the_same_time() -> None:
     verifier = Keys(parse_keys_file(entries.encode(), Path("keys.toml")))
     generator = random.Random(7)  # noqa: S311 - guesses, no secrets
     unknown = [key_format.new_key().id for _ in keys]
-    # All kinds draw from as many ids, for an id that was used just now is found sooner.
+    # All kinds use the same number of ids, because a recently used id is found faster.
     kinds: dict[str, Callable[[str], str]] = {
         "nothing right": lambda key: guess(key, 0, generator),
         "half right": lambda key: guess(key, 21, generator),
@@ -42,7 +42,7 @@ def test_rejections_take_the_same_time() -> None:
     }
     times: dict[str, list[int]] = {name: [] for name in kinds}
     for _ in range(TRIES):
-        for name in generator.sample(sorted(kinds), len(kinds)):  # in turns, so that what else runs affects all alike
+        for name in generator.sample(sorted(kinds), len(kinds)):  # in turns, so that other load affects all kinds
             token = kinds[name](generator.choice(keys).text)
             started = time.perf_counter_ns()
             try:

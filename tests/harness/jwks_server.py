@@ -13,7 +13,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = False  # so that closing the server waits for its threads
 
     def handle_error(self, *_: object) -> None:
-        """Prints nothing: clients that do not trust the certificate are what tests need."""
+        """Prints nothing, because tests use clients that do not trust the certificate."""
 
 
 class JwksServer:

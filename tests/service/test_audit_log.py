@@ -1,4 +1,4 @@
-"""`--audit-log`: who changed which user or session, when, by which call, and nothing of the content."""
+"""`--audit-log`: one line for each change of a user or session, without the content of the record."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_each_change_is_recorded_once_and_nothing_else(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_renamed_file_is_left_alone_and_a_new_one_is_made(tmp_path: Path) -> None:
+def test_a_renamed_file_is_not_changed_and_a_new_file_is_created(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     log = AuditLog(path)
     log.add({"n": 1})
@@ -96,7 +96,7 @@ def test_a_renamed_file_is_left_alone_and_a_new_one_is_made(tmp_path: Path) -> N
     assert [line["n"] for line in (*lines_of(tmp_path / "audit.1"), *lines_of(path))] == [1, 2]
 
 
-def test_lines_wait_while_the_file_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_are_kept_while_the_file_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "audit.jsonl"
     log = AuditLog(path)
     path.unlink()
@@ -111,7 +111,7 @@ def test_lines_wait_while_the_file_cannot_be_written(tmp_path: Path, caplog: pyt
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
-def test_adding_a_line_never_waits(tmp_path: Path) -> None:
+def test_adding_a_line_does_not_block(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     started = time.monotonic()
     for number in range(1000):
@@ -122,7 +122,7 @@ def test_adding_a_line_never_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("made", ["a directory", "a named pipe", "a file that others can change", "no folder"])
-def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, made: str) -> None:
+def test_a_file_that_cannot_be_used_is_rejected(tmp_path: Path, made: str) -> None:
     path = tmp_path / "audit"
     if made == "a directory":
         path.mkdir()

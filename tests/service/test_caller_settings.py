@@ -1,4 +1,4 @@
-"""Settings and files of TLS and authentication that the service refuses, each in one clear line."""
+"""Invalid settings and files of TLS and authentication: each is rejected with one clear line."""
 
 import subprocess
 import sys
@@ -73,11 +73,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("auth=jwt jwt_issuer=i jwt_audience=a jwt_jwks=@nowhere", "--jwt-jwks"),
         ("auth=jwt jwt_issuer=i jwt_audience=a jwt_jwks=@bad-jwks", "is not a JWKS"),
         ("auth=jwt jwt_issuer=i jwt_audience=a jwt_jwks=@text", "is not JSON"),
-        ("tls_cert=@cert", "--tls-cert and --tls-key are only of use together"),
-        ("tls_key=@key", "--tls-cert and --tls-key are only of use together"),
+        ("tls_cert=@cert", "--tls-cert and --tls-key must be set together"),
+        ("tls_key=@key", "--tls-cert and --tls-key must be set together"),
         ("tls_client_auth=require", "require --tls-cert and --tls-key"),
-        ("tls_cert=@cert tls_key=@key tls_client_auth=require", "--tls-client-ca and --tls-client-auth require"),
-        ("tls_cert=@cert tls_key=@key tls_client_ca=@ca", "--tls-client-ca and --tls-client-auth require"),
+        ("tls_cert=@cert tls_key=@key tls_client_auth=require", "--tls-client-auth=require must be set together"),
+        ("tls_cert=@cert tls_key=@key tls_client_ca=@ca", "--tls-client-auth=require must be set together"),
         ("auth=mtls keys_file=@keys tls_cert=@cert tls_key=@key", "--auth mtls requires --tls-client-auth require"),
         ("tls_cert=@cert tls_key=@other-key", "is not the key of the first certificate"),
         ("tls_cert=@old-cert tls_key=@old-key", "expired on"),
@@ -96,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("auth=keys keys_file=@nowhere", "cannot be read"),
     ],
 )
-def test_bad_settings_are_refused_in_one_line(folder: Path, flags: str, expected: str) -> None:
+def test_bad_settings_are_rejected_with_one_line(folder: Path, flags: str, expected: str) -> None:
     values: dict[str, str | Path] = {}
     for flag in flags.split():
         name, _, value = flag.partition("=")
@@ -126,7 +126,7 @@ def test_bad_settings_are_refused_in_one_line(folder: Path, flags: str, expected
         ("no-such-host.invalid:1", False),
     ],
 )
-def test_only_a_loopback_address_needs_no_explicit_auth(address: str, expected: bool) -> None:  # noqa: FBT001
+def test_only_a_loopback_address_requires_no_explicit_auth(address: str, expected: bool) -> None:  # noqa: FBT001
     assert is_loopback(Listen(address)) is expected
     check_exposure(Config.from_flags({"listen": address, "auth": "none"}))
     if not expected:
@@ -147,7 +147,7 @@ def failed_start(*arguments: str | Path) -> str:
     return done.stderr
 
 
-def test_the_command_refuses_an_exposed_address_and_bad_files_with_exit_code_2(tmp_path: Path, folder: Path) -> None:
+def test_the_command_rejects_an_exposed_address_and_bad_files_with_exit_code_2(tmp_path: Path, folder: Path) -> None:
     data: list[str | Path] = ["--data-dir", tmp_path / "data"]
     assert "--listen 0.0.0.0:0 can be reached" in failed_start("--listen", "0.0.0.0:0", *data)
     tls: list[str | Path] = ["--tls-cert", folder / "old-cert", "--tls-key", folder / "old-key"]

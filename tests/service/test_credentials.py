@@ -1,4 +1,4 @@
-"""Every RPC with every kind of credential: what is rejected, why, and what is accepted."""
+"""Every RPC with every kind of credential: bad credentials are rejected with their reason, valid ones are accepted."""
 
 import time
 from collections.abc import Iterator
@@ -136,7 +136,7 @@ def is_accepted(failure: Failure | None) -> bool:
 
 
 def loaded_key(site: Site, scopes: str) -> str:
-    """Makes a key, and waits until the service has the keys file with it and with all that was changed before."""
+    """Creates a key, and waits until the service has loaded the keys file with this key and all earlier changes."""
     key = new_key(site.keys, scopes)
     marker = new_key(site.keys, "users.read")
     until(lambda: is_accepted(site.call(GET_USER, bearer(marker))))
@@ -144,7 +144,7 @@ def loaded_key(site: Site, scopes: str) -> str:
 
 
 def bad_credentials(site: Site) -> dict[str, list[tuple[str, str]]]:
-    """Credentials that no method accepts, by what is wrong with them."""
+    """Credentials that no method accepts, by their fault."""
     good, expired, early, revoked = (new_key(site.keys) for _ in range(4))
     set_field(site.keys, expired, f"expires_at = {PAST}")
     set_field(site.keys, early, f"not_before = {FUTURE}")
@@ -216,7 +216,7 @@ def test_every_rpc_rejects_every_bad_credential_and_accepts_the_right_one(site: 
     assert (rejected, accepted) == (len(methods) * (len(bad) + 3), len(methods) * 3)
 
 
-def test_health_needs_no_credential_and_reflection_any(site: Site) -> None:
+def test_health_requires_no_credential_and_reflection_any_valid_credential(site: Site) -> None:
     assert health(site.service.address) == "SERVING"
     reflection = Method("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "", True, True)  # noqa: FBT003
     failure = site.call(reflection, [])
@@ -243,7 +243,7 @@ def test_the_access_log_names_the_caller(site: Site) -> None:
     assert (line["credential"], line["caller"]) == ("jwt", "job-7")
 
 
-def test_calls_above_the_rate_of_a_key_are_rejected_until_there_is_room(site: Site) -> None:
+def test_calls_above_the_rate_of_a_key_are_rejected_for_the_time_in_the_error(site: Site) -> None:
     key = new_key(site.keys, "users.list", "--calls-per-second", "5")
     method = Method("/userservice.v1.UserService/ListUsers", "users.list", False, False)  # noqa: FBT003
     until(lambda: is_accepted(site.call(method, bearer(key))))
@@ -297,7 +297,7 @@ def test_a_revoked_key_is_rejected_within_2_seconds_on_every_worker(
         revoke(keys, key)
         revoked = time.time()
         lines = until(lambda: [*all_of(8, service.log_lines_with("ListUsersChunked"))])
-        for line in lines:  # nobody reads the streams, which is the case that takes longest
+        for line in lines:  # the test does not read the streams, which is the slowest case
             assert line["credential_fault"] == "revoked key"
             assert datetime.fromisoformat(line["time"]).timestamp() - revoked < 2
         for listing in listings:

@@ -1,4 +1,4 @@
-"""A service whose token issuer is unavailable, comes back, and rotates its keys."""
+"""A service whose token issuer is unavailable at first, and later replaces its keys."""
 
 import subprocess
 import threading
@@ -34,7 +34,7 @@ def reason(failure: Failure | None) -> str:
     return failure.reason if failure else ""
 
 
-def test_the_service_starts_without_the_issuer_and_follows_it_later(tmp_path: Path) -> None:
+def test_the_service_starts_without_the_issuer_and_fetches_its_keys_later(tmp_path: Path) -> None:
     root, first, second = authority(), Issuer("first"), Issuer("second", "RS256")
     private(tmp_path / "roots.pem", root.certificate.public_bytes(Encoding.PEM))
     keys = tmp_path / "keys.toml"
@@ -55,9 +55,9 @@ def test_the_service_starts_without_the_issuer_and_follows_it_later(tmp_path: Pa
             until(lambda: health(service.address) == "SERVING")
             assert call(service, first.token()) is None
 
-            server.content = jwks(second)  # rotated at once: an unknown key id causes a fetch
+            server.content = jwks(second)  # replaced without notice, so the unknown key id causes a fetch
             assert call(service, second.token()) is None
-            assert reason(call(service, first.token())) == "CREDENTIALS_INVALID", "its key is withdrawn"
+            assert reason(call(service, first.token())) == "CREDENTIALS_INVALID", "the issuer removed its key"
             requests = server.requests
             for _ in range(20):
                 assert reason(call(service, Issuer("third").token())) == "CREDENTIALS_INVALID"
@@ -72,7 +72,7 @@ def test_the_service_starts_without_the_issuer_and_follows_it_later(tmp_path: Pa
 
 
 @pytest.mark.long
-def test_a_stream_ends_when_the_issuer_withdraws_the_key(tmp_path: Path) -> None:
+def test_a_stream_ends_when_the_issuer_removes_the_key(tmp_path: Path) -> None:
     issuer, path = Issuer(), tmp_path / "jwks.json"
     private(path, jwks(issuer))
     with Store() as store, Service("--auth", "jwt", *jwt_arguments(path), redis_url=store.url) as service:
@@ -88,7 +88,7 @@ def test_a_stream_ends_when_the_issuer_withdraws_the_key(tmp_path: Path) -> None
             assert next(stream)
             private(path, jwks(Issuer("second")))
             line = until(lambda: service.log_lines_with("credential_fault"))[0]
-            assert line["credential_fault"] == "the issuer withdrew its key"
+            assert line["credential_fault"] == "signing key removed"
             with pytest.raises(grpc.RpcError) as raised:
                 next(stream)
             assert failure_of(raised.value).reason == "CREDENTIALS_INVALID"

@@ -75,7 +75,7 @@ def test_a_chain_of_each_kind_of_key_is_served(plain_store: Store, tmp_path: Pat
 
 
 @pytest.mark.long
-def test_a_certificate_for_another_host_is_refused_by_clients(plain_store: Store, tmp_path: Path) -> None:
+def test_clients_reject_a_certificate_for_another_host(plain_store: Store, tmp_path: Path) -> None:
     files = TlsFiles(tmp_path).write(issued(ROOT, ["elsewhere.test"]))
     with Service(*files.arguments, redis_url=plain_store.url) as service:
         assert not handshakes(service, ROOT)
@@ -128,7 +128,7 @@ def test_no_handshake_fails_while_certificates_are_rotated(
 
 
 @pytest.mark.long
-def test_a_new_root_acts_on_new_connections_and_open_ones_go_on(plain_store: Store, tmp_path: Path) -> None:
+def test_a_new_root_affects_new_connections_and_open_connections_continue(plain_store: Store, tmp_path: Path) -> None:
     new_root = authority("new root")
     files = TlsFiles(tmp_path).write(issued(ROOT))
     with Service(*files.arguments, redis_url=plain_store.url) as service:
@@ -141,7 +141,7 @@ def test_a_new_root_acts_on_new_connections_and_open_ones_go_on(plain_store: Sto
         assert service.stop() == 0
 
 
-def test_an_invalid_new_pair_is_logged_and_the_last_valid_pair_stays(plain_store: Store, tmp_path: Path) -> None:
+def test_an_invalid_new_pair_is_logged_and_the_last_valid_pair_stays_in_use(plain_store: Store, tmp_path: Path) -> None:
     files = TlsFiles(tmp_path).write(issued(ROOT))
     with Service(*files.arguments, redis_url=plain_store.url) as service:
         bad: dict[str, Callable[[], object]] = {
@@ -228,7 +228,7 @@ def test_the_expiry_of_a_certificate_is_checked_on_each_call(mtls: tuple[Service
 
 
 @pytest.mark.long
-def test_a_removed_authority_acts_on_new_connections_only(mtls: tuple[Service, Path, Path]) -> None:
+def test_a_removed_authority_affects_only_new_connections(mtls: tuple[Service, Path, Path]) -> None:
     service, _, ca = mtls
     client, successor = issued(CALLER_ROOT, [SPIFFE]), authority("successor")
     with grpc.secure_channel(service.address, channel_credentials(ROOT, client), OPTIONS) as channel:

@@ -1,4 +1,4 @@
-"""``userservice keys``: makes, lists, revokes and checks keys in a keys file."""
+"""``userservice keys``: creates, lists, revokes and checks keys in a keys file."""
 
 import re
 import sys
@@ -32,17 +32,19 @@ _file_option = click.option(
 
 @click.group("keys")
 def keys_command() -> None:
-    """Make, list, revoke and check the keys of callers. Running services notice a change within a second."""
+    """Create, list, revoke and check the keys of callers. Running services reload a changed file within a second."""
 
 
 @keys_command.command()
 @_file_option
-@click.option("--name", required=True, help="What the key is for, in your words.")
+@click.option("--name", required=True, help="Description of the key, such as the name of its program.")
 @click.option("--scopes", required=True, help="Scopes, separated by commas, such as users.read,users.list; *: all.")
-@click.option("--expires", default=None, help="When it expires: 90d, 12h, or a time such as 2027-01-01T00:00:00Z.")
-@click.option("--not-before", default=None, help="From when it is valid: a duration from now or a time, as above.")
-@click.option("--calls-per-second", type=float, default=None, help="Most calls per second, in each serving process.")
-@click.option("--max-streams", type=int, default=None, help="Most concurrent streams, in each serving process.")
+@click.option(
+    "--expires", default=None, help="Expiry: 90d, 12h, or a time such as 2027-01-01T00:00:00Z. Default: never."
+)
+@click.option("--not-before", default=None, help="Start of validity: a duration from now or a time, as above.")
+@click.option("--calls-per-second", type=float, default=None, help="Maximum calls per second, in each serving process.")
+@click.option("--max-streams", type=int, default=None, help="Maximum concurrent streams, in each serving process.")
 def new(
     path: Path,
     name: str,
@@ -52,7 +54,7 @@ def new(
     calls_per_second: float | None,
     max_streams: int | None,
 ) -> None:
-    """Make a key, add it to the keys file and print it. The key cannot be shown again."""
+    """Create a key, add its SHA-256 to the keys file and print the key. The key cannot be shown again."""
     key = new_key()
     fields: dict[str, object] = {
         "name": name,
@@ -85,7 +87,7 @@ def list_keys(path: Path) -> None:
 @_file_option
 @click.argument("key_id")
 def revoke(path: Path, key_id: str) -> None:
-    """Revoke the key with an id. Its entry stays in the file, so that the log can be understood later."""
+    """Revoke the key with an id. The entry stays in the file, because old log lines contain the id."""
     with changing(path) as file:
         file.text = revoke_entry(file.text, key_id, datetime.now(UTC).replace(microsecond=0))
     click.echo(f"revoked {key_id}")
@@ -95,7 +97,10 @@ def revoke(path: Path, key_id: str) -> None:
 @_file_option
 @click.option("--stdin", "reads_key", is_flag=True, help="Also check the key in the first line of standard input.")
 def check(path: Path, *, reads_key: bool) -> None:
-    """Check the keys file, and a key. Exit codes: 0 valid, 1 the key is not valid, 2 the keys file is not valid."""
+    """Check the keys file and, with --stdin, a key.
+
+    Exit codes: 0 valid, 1 the key is not valid, 2 the keys file is not valid.
+    """
     content = _read(path)
     if not reads_key:
         click.echo(f"valid: {len(content.keys)} keys, {len(content.certificates)} certificates")

@@ -1,4 +1,4 @@
-"""Changes a keys file in place: comments and order are kept, and services never see a half-written file."""
+"""Edits a keys file: keeps comments and order, and replaces the file in one step, never half-written."""
 
 import fcntl
 import json
@@ -20,25 +20,25 @@ _NEW_MODE = 0o600
 
 @dataclass
 class Text:
-    """The text of a keys file; written back if it was changed."""
+    """The text of a keys file; written to the file at the end of the block."""
 
     text: str
 
 
 @contextmanager
 def changing(path: Path, *, may_be_new: bool = False) -> Iterator[Text]:
-    """Locks a keys file, and replaces it in one step at the end of the block if the result is valid.
+    """Locks the folder of a keys file, and replaces the file at the end of the block if the new text is valid.
 
     Raises:
-        ConfigError: the file is not valid, before or after the change, or it cannot be read or written.
+        ConfigError: the file is not valid, before or after the change, or cannot be read or written.
     """
-    path = path.resolve()  # the file that a symbolic link leads to is replaced, not the link
+    path = path.resolve()  # replaces the target of a symbolic link, not the link
     try:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(f"--keys-file {path} cannot be written: {error.strerror}") from None
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)  # two commands at once must not lose an entry
+        fcntl.flock(directory, fcntl.LOCK_EX)  # concurrent commands must not lose an entry
         content = b"" if may_be_new and not path.exists() else read_keys_file(path)
         parse_keys_file(content, path)
         file = Text(content.decode())
@@ -71,7 +71,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def add_entry(text: str, key_id: str, fields: Mapping[str, object]) -> str:
-    """Returns the text with one more key."""
+    """Returns the text with a key added."""
     lines = [f"[keys.{key_id}]", *(f"{name} = {_toml(value)}" for name, value in fields.items())]
     separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     return f"{text}{separator}" + "\n".join(lines) + "\n"
@@ -81,17 +81,19 @@ def revoke_entry(text: str, key_id: str, now: datetime) -> str:
     """Returns the text with a key revoked.
 
     Raises:
-        ConfigError: there is no such key, it is revoked already, or the file has an unusual form.
+        ConfigError: the file has no such key, the key is already revoked, or the file has an unusual form.
     """
     content = parse_keys_file(text.encode(), Path())
     if key_id not in content.keys:
         raise ConfigError("the keys file has no key with this id; userservice keys list shows the ids")
     if content.keys[key_id].is_revoked:
-        raise ConfigError(f"the key {key_id} is revoked already")
+        raise ConfigError(f"the key {key_id} is already revoked")
     header = re.compile(rf"^\[keys\.(?:{key_id}|\"{key_id}\")\][^\n]*$", re.MULTILINE)
     changed, count = header.subn(lambda found: f"{found[0]}\nrevoked_at = {_toml(now)}", text)
     if count != 1:
-        raise ConfigError(f"the table [keys.{key_id}] is not in a line of its own; add revoked_at by hand")
+        raise ConfigError(
+            f"the keys file must have exactly one line that starts with [keys.{key_id}]; add revoked_at by hand"
+        )
     return changed
 
 

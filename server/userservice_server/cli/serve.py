@@ -45,7 +45,7 @@ logger = logging.getLogger("userservice")
 @setting(
     "auth",
     str,
-    "How callers are authenticated: any of keys, jwt and mtls, separated by commas, or none. "
+    "Accepted kinds of credentials: keys, jwt, mtls, separated by commas, or none. "
     "Required unless the service listens on a loopback address.",
 )
 @setting(
@@ -55,7 +55,7 @@ logger = logging.getLogger("userservice")
 )
 @setting("jwt-issuer", str, "Issuer of accepted tokens (iss).")
 @setting("jwt-audience", str, "Audience of accepted tokens (aud).")
-@setting("jwt-jwks", str, "File or https URL of the keys of the token issuer (JWKS).")
+@setting("jwt-jwks", str, "File or https URL with the public keys of the token issuer (JWKS).")
 @setting("jwt-scope-claim", str, "Claim with the scopes of a token: a string with spaces, or a list.")
 @setting(
     "redis-url",
@@ -107,7 +107,7 @@ logger = logging.getLogger("userservice")
 @setting(
     "audit-log",
     click.Path(path_type=Path),
-    "File to which a line is appended for each change of a user or session: who, what, when, by which call.",
+    "File of the audit log: one JSON line for each change of a user or session, with time, caller, method and call id.",
 )
 @click.pass_context
 def serve(context: click.Context, /, **settings: Any) -> None:

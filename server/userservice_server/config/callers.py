@@ -14,14 +14,14 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """How callers are authenticated.
+    """The settings for the authentication of callers.
 
     Attributes:
-        auth: the accepted kinds of credentials, separated by commas; None: not given.
+        auth: the accepted kinds of credentials, separated by commas; None: not set.
         keys_file: file with keys and certificates.
         jwt_issuer: issuer of tokens.
         jwt_audience: audience of tokens.
-        jwt_jwks: file or URL of the issuer's keys.
+        jwt_jwks: file or URL of the issuer's key set.
         jwt_scope_claim: name of the claim with the scopes.
     """
 
@@ -33,7 +33,10 @@ class Auth:
     jwt_scope_claim: str = "scope"
 
     def __post_init__(self) -> None:
-        """Checks that the settings belong together. A setting without effect would be a false sense of security."""
+        """Checks that the settings are complete, and that each has an effect.
+
+        A setting without an effect, such as --keys-file without --auth keys, would give a false sense of security.
+        """
         names = self.auth.split(",") if self.auth is not None else ["none"]
         if not set(names) <= set(_METHODS) or len(set(names)) < len(names):
             raise ConfigError(f"--auth must name each of {', '.join(_METHODS)} at most once, separated by commas")
@@ -73,12 +76,12 @@ class Auth:
 
     @property
     def jwks_url(self) -> str | None:
-        """The URL of the issuer's keys, if it is one."""
+        """The URL of the issuer's key set; None if --jwt-jwks is a file or not set."""
         return self.jwt_jwks if self.jwt_jwks and _SCHEME.match(self.jwt_jwks) else None
 
     @property
     def jwks_file(self) -> Path | None:
-        """The file with the issuer's keys, if it is one."""
+        """The file with the issuer's key set; None if --jwt-jwks is a URL or not set."""
         return Path(self.jwt_jwks) if self.jwt_jwks and self.jwks_url is None else None
 
 
@@ -89,20 +92,20 @@ def _check_jwks_url(url: str) -> None:
     except ValueError:
         is_url = False
     if not is_url or parts.scheme != "https":
-        raise ConfigError("--jwt-jwks must be a file or an https URL: whoever can change its answer can make tokens")
+        raise ConfigError("--jwt-jwks must be a file or an https URL; without TLS, an attacker can replace the keys")
     if parts.username is not None or parts.password is not None:
         raise ConfigError("--jwt-jwks must not contain a user or a password")
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The certificates of the service and of its callers.
+    """The files for TLS, and whether connections need a client certificate.
 
     Attributes:
         cert: file with the certificate of the service, followed by its chain.
-        key: file with its private key.
-        client_ca: file with the certificate authorities of the callers.
-        client_auth: ``require`` if callers need a certificate, else ``none``.
+        key: file with the private key of that certificate.
+        client_ca: file with the certificate authorities of client certificates.
+        client_auth: ``require`` if each connection needs a client certificate, else ``none``.
     """
 
     cert: Path | None = field(default=None, metadata={_FLAG: "tls_cert"})
@@ -111,13 +114,13 @@ class Tls:
     client_auth: str = field(default="none", metadata={_FLAG: "tls_client_auth"})
 
     def __post_init__(self) -> None:
-        """Checks that the settings belong together."""
+        """Checks that no setting lacks another one that it needs."""
         if (self.cert is None) != (self.key is None):
-            raise ConfigError("--tls-cert and --tls-key are only of use together")
+            raise ConfigError("--tls-cert and --tls-key must be set together")
         if self.cert is None and (self.client_ca is not None or self.requires_certificates):
             raise ConfigError("--tls-client-ca and --tls-client-auth require --tls-cert and --tls-key")
         if (self.client_ca is not None) != self.requires_certificates:
-            raise ConfigError("--tls-client-ca and --tls-client-auth require are only of use together")
+            raise ConfigError("--tls-client-ca and --tls-client-auth=require must be set together")
 
     @property
     def requires_certificates(self) -> bool:

@@ -1,4 +1,4 @@
-"""Reads files on which the security of the service depends, if only trusted users can change them."""
+"""Reads files on which the security of the service depends; rejects files that untrusted users can change."""
 
 import os
 import stat
@@ -31,7 +31,10 @@ def read_secret(path: Path, option: str) -> str:
 
 
 def read_file(path: Path, option: str, *, is_secret: bool, max_bytes: int = _MAX_FILE_BYTES) -> bytes:
-    """Returns the content of a file. Others may read it unless it is secret; nobody else may change it.
+    """Returns the content of a file after a check of its owner and mode.
+
+    The owner must be the user of the service or root, and only the owner may have permission to write. A secret may be
+    readable only for the owner and the group.
 
     Raises:
         ConfigError: The file cannot be read, is too large, or its owner or mode is not safe.

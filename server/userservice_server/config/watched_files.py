@@ -1,8 +1,9 @@
-"""Files that are replaced while the service runs: certificates, keys files, key sets.
+"""Reloads files that change while the service runs: certificates, keys files, key sets.
 
-A thread reads them several times a second and compares their content, not their times: a mounted secret of Kubernetes
-is a symbolic link that changes, a file can be rewritten within the resolution of its times, and reading can take long
-on a network file system, which must not hold up the event loop.
+A thread reads the files several times a second and compares their contents. To compare modification times would not be
+enough: a mounted secret of Kubernetes is a symbolic link that changes, and a file can be rewritten within the
+resolution of its modification time.
+The event loop does not read the files, because a network file system can be slow.
 """
 
 import logging
@@ -24,14 +25,14 @@ Contents = tuple[bytes, ...]
 
 @dataclass(eq=False)
 class Watched:
-    """Files that are read, checked and put to use together.
+    """Files that are read, checked and applied together.
 
     Attributes:
-        name: what the files are, for the log.
+        name: the name of the files in the log.
         read: reads the files.
-        parse: checks the contents and returns what is put to use.
-        use: puts it to use; called in the watching thread.
-        in_use: the contents that are in use; at first those that were checked at startup.
+        parse: checks the contents and returns a parsed value.
+        use: applies a parsed value; called in the watching thread.
+        in_use: the contents in use; initially the contents that were checked at startup.
 
     ``read`` and ``parse`` raise ConfigError if the files cannot be used.
     """
@@ -46,11 +47,11 @@ class Watched:
     _is_reported: bool = field(default=False, init=False)
 
     def check(self) -> str:
-        """Puts changed contents to use if they are valid.
+        """Applies changed contents if they are valid.
 
         Returns:
-            A fault that is to be reported. A certificate and its key are rarely replaced in one step, so a fault is
-            reported, once, when the next reading finds it again.
+            The fault to report, or an empty string. A fault is reported once, and not before a second reading finds
+            the same fault: a certificate and its key are rarely replaced in one step.
         """
         try:
             contents = self.read()
@@ -64,7 +65,7 @@ class Watched:
         return "" if was_reported else fault
 
     def _try(self, contents: Contents) -> str:
-        """Returns why the contents cannot be used; checks the same contents once."""
+        """Applies contents, or returns why they are not valid. The same invalid contents are not parsed again."""
         if self._bad is not None and self._bad[0] == contents:
             return self._bad[1]
         try:
@@ -82,7 +83,7 @@ class WatchedFiles:
     """Watches files until the process ends.
 
     Attributes:
-        failures: number of contents that could not be used, by name; made for a metric.
+        failures: number of failed reloads, by the name of the files; made for a metric.
     """
 
     def __init__(self) -> None:
@@ -91,11 +92,11 @@ class WatchedFiles:
         self._stopping = Event()
 
     def add(self, watched: Watched) -> None:
-        """Watches more files."""
+        """Adds files to watch."""
         self._watched.append(watched)
 
     def start(self) -> None:
-        """Starts to watch, if there is anything to watch."""
+        """Starts the watching thread if there are files to watch."""
         if self._watched:
             Thread(target=self._run, name="files", daemon=True).start()
 
@@ -109,12 +110,12 @@ class WatchedFiles:
                 self.check(watched)
 
     def check(self, watched: Watched) -> None:
-        """Reads files once; logs a fault. The valid contents that were found last stay in use."""
+        """Reads files once and logs a fault. After a fault, the last valid contents stay in use."""
         try:
             fault = watched.check()
-        except Exception as error:  # noqa: BLE001 - the thread must go on, whatever a file holds
+        except Exception as error:  # noqa: BLE001 - no content of a file may end the thread
             fault = f"cannot be used: {type(error).__name__}"
-            time.sleep(1)  # this one is not reported once, but each time
+            time.sleep(1)  # this fault is reported at each reading, so the log needs a limit
         if fault:
             self.failures[watched.name] += 1
             fields = {"file": watched.name, "fault": fault, "failures": self.failures[watched.name]}

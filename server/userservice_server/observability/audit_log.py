@@ -1,7 +1,8 @@
-"""The audit log: who changed which user or session, when, and by which call. It contains nothing of the content.
+"""The audit log: time, caller, method, user and call id of each change, without the content of the record.
 
-A thread appends the lines, so that a slow disk does not delay calls. The file is opened for each batch of lines, so it
-can be renamed at any time (logrotate), and several workers can share it: a batch is appended in one write.
+A thread appends the lines, so that a slow disk does not delay calls. The thread opens the file for each batch of lines,
+so the file can be renamed at any time (logrotate). Several workers can share the file, because each batch is appended
+in one write. Only a full disk splits a batch.
 """
 
 import logging
@@ -18,8 +19,10 @@ import orjson
 
 from userservice_server.config import ConfigError
 
-_WRITE_INTERVAL = 0.05  # seconds; a process that is killed loses at most the lines of this time
-_MAX_LINES = 100_000  # that wait to be written, while the disk is full for example
+_WRITE_INTERVAL = (
+    0.05  # seconds; a killed process can lose the lines of this time, and more if the disk is slow or full
+)
+_MAX_LINES = 100_000  # waiting lines, for example while the disk is full; further lines are dropped
 _MODE = 0o600
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -30,10 +33,10 @@ class AuditLog:
     """Appends lines to a file.
 
     Args:
-        path: the file; made if it does not exist.
+        path: the file; created if it does not exist.
 
     Raises:
-        ConfigError: the file cannot be opened, is no regular file, or its group or others can change it.
+        ConfigError: the file cannot be opened, is not a regular file, or is writable by its group or others.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,14 +53,14 @@ class AuditLog:
         self._writer.start()
 
     def add(self, fields: dict[str, Any]) -> None:
-        """Adds a line with these fields and the time; never waits."""
+        """Adds a line with these fields and the time, without waiting; drops the line if too many lines wait."""
         if len(self._waiting) >= _MAX_LINES:
             self._lost += 1
             return
         self._waiting.append({"time": datetime.fromtimestamp(time.time(), UTC), **fields})
 
     def close(self, within: float) -> None:
-        """Writes the lines that wait, if the disk takes them in time."""
+        """Writes the waiting lines; gives up after ``within`` seconds."""
         self._stopping.set()
         self._writer.join(within)
 
@@ -78,12 +81,12 @@ class AuditLog:
         for _ in lines:
             self._waiting.popleft()
         if self._is_failing:
-            logger.warning("the audit log is written again", extra={"lost_lines": self._lost})
+            logger.warning("the audit log can be written again", extra={"lost_lines": self._lost})
         self._is_failing, self._lost = False, 0
 
     def _failed(self, cause: str) -> None:
         if not self._is_failing:
-            logger.error("the audit log cannot be written; its lines wait", extra={"cause": cause})
+            logger.error("the audit log cannot be written; its lines are kept in memory", extra={"cause": cause})
         self._is_failing = True
 
     def _append(self, lines: bytes) -> None:

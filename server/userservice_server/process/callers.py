@@ -1,4 +1,4 @@
-"""Sets up TLS and the authentication of callers, and keeps both up to date with their files."""
+"""Sets up TLS and the authentication of callers, and reloads their files when the files change."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from userservice_server.transport.tls import ServerTls, parse_certificates, read
 
 T = TypeVar("T")
 
-_FIRST_KEYS_SECONDS = 2.0  # that the start waits for the keys of the token issuer
+_FIRST_KEYS_SECONDS = 2.0  # maximum wait of the start for the key set of the token issuer
 
 
 def check_files(config: Config) -> None:
-    """Checks the files of TLS and authentication, before anything is started.
+    """Checks the files of TLS and authentication, before the service starts its processes.
 
     Raises:
-        ConfigError: one of them cannot be used.
+        ConfigError: a file cannot be used.
     """
     if config.tls.cert is not None:
         parse_certificates(read_certificates(config.tls), config.tls)
@@ -36,7 +36,7 @@ def check_files(config: Config) -> None:
 
 
 class Callers:
-    """TLS and authentication of a process. To be made in its event loop.
+    """TLS and authentication of a process. Must be created in the event loop of the process.
 
     Attributes:
         authentication: verifies credentials; None: callers are not authenticated.
@@ -44,7 +44,7 @@ class Callers:
 
     Args:
         config: the settings.
-        ready_changed: called with whether credentials can be verified, when that changes.
+        ready_changed: called only with a JWKS URL: with False at the start, with True when a fetch changes the key set.
 
     Raises:
         ConfigError: a file cannot be used.
@@ -61,7 +61,7 @@ class Callers:
         self.authentication = self._make_authentication(config.auth) if config.auth.kinds else None
 
     async def start(self) -> None:
-        """Starts to watch the files, and to fetch the keys of the token issuer; waits a little for the first keys."""
+        """Starts to watch the files and to refresh the key set; waits up to 2 s for the first key set."""
         self._files.start()
         if self._jwks is None:
             return
@@ -72,7 +72,7 @@ class Callers:
             await asyncio.sleep(0.02)
 
     def stop(self) -> None:
-        """Stops both."""
+        """Stops watching the files and refreshing the key set."""
         self._files.stop()
         if self._refreshing is not None:
             self._refreshing.cancel()
@@ -155,9 +155,10 @@ class Callers:
         use: Callable[[T], None],
         in_use: Contents,
     ) -> None:
-        """Watches files whose content is used in the event loop.
+        """Watches files and applies their changes in the event loop.
 
-        In the loop, so that no credential can be verified with the old content and be cached after the change.
+        If another thread applied a change, it could do so while a call verifies a credential with the old content. The
+        call would then add the credential to the cache after the change emptied the cache.
         """
         self._files.add(
             Watched(name, read, parse, lambda value: self._loop.call_soon_threadsafe(use, value), in_use=in_use)

@@ -1,4 +1,4 @@
-"""Adds a line to the audit log for each call that has changed a user or session, or may have."""
+"""Adds a line to the audit log for each write that changed a user or session, or may have changed it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ _FIELDS = ("user_id", "session_id")
 
 @contextmanager
 def recorded(audit_log: AuditLog, call: Call, request: Message) -> Iterator[None]:
-    """Runs a write in its block. A write that was rejected has changed nothing and is not recorded."""
+    """Records the write in the ``with`` block. A rejected write changed nothing and is not recorded."""
     outcome = "unknown"
     try:
         yield

@@ -62,7 +62,7 @@ class Settings:
         admission: limits concurrent calls.
         unread: limits the responses of unary calls that clients have not read yet.
         authentication: verifies credentials; None: callers are not authenticated.
-        audit_log: records changes; None: they are not recorded.
+        audit_log: records changes of users and sessions; None: changes are not recorded.
     """
 
     call_timeout: float
@@ -219,8 +219,8 @@ def headers(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler
 
 
 def authentication(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
-    """Rejects a call without a valid credential that has the scope of the method, or above the credential's limits."""
-    scope = required_scope(rpc)  # also without authentication: a method without a scope must not be served
+    """Rejects calls without a valid credential, without the required scope, or above the limits of the credential."""
+    scope = required_scope(rpc)  # checked also with --auth none: a method without a scope must prevent the start
     gate = settings.authentication
     if gate is None or scope is None:
         return handler
@@ -287,7 +287,7 @@ CHAIN: tuple[Interceptor, ...] = (
     access_log,  # outside errors, so that it logs the code that the caller receives
     errors,  # outside the interceptors that can fail
     headers,  # before admission: a retry of such a call would be rejected again
-    authentication,  # before admission: a rejected call takes up no place
+    authentication,  # before admission: rejected calls do not count against the concurrency limits
     admission,  # before any work, but inside errors, so that a rejection becomes a status
     deadline,  # innermost: its failure becomes a status like any other
 )

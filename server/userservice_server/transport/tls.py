@@ -1,4 +1,4 @@
-"""The certificates of the service: checks them, and hands the ones in use to grpc for each handshake."""
+"""Checks the certificate files of the service and provides the certificates to grpc at each handshake."""
 
 import logging
 import time
@@ -24,10 +24,10 @@ logger = logging.getLogger("userservice.tls")
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Certificate, chain, key and client authorities that fit together.
+    """A checked certificate with its chain, private key and client authorities.
 
     Attributes:
-        configuration: the same for grpc.
+        configuration: the contents of the files, in the form that grpc requires.
         not_after: Unix time at which the certificate of the service expires.
     """
 
@@ -41,10 +41,10 @@ class Certificates:
 
 
 def read_certificates(tls: Tls) -> Contents:
-    """Reads the files.
+    """Reads the files of certificates, private key and client authorities.
 
     Raises:
-        ConfigError: one cannot be read, or others can change it, or read the key.
+        ConfigError: a file cannot be read, or its owner or mode is not safe.
     """
     if tls.cert is None or tls.key is None:
         raise AssertionError("the service has no certificate")
@@ -58,10 +58,11 @@ def read_certificates(tls: Tls) -> Contents:
 
 
 def parse_certificates(contents: Contents, tls: Tls) -> Certificates:
-    """Checks the files.
+    """Checks the contents of the files.
 
     Raises:
-        ConfigError: one is not valid, they do not fit together, or the certificate is not valid now.
+        ConfigError: a file is not valid, the key does not belong to the certificate, the certificate is not valid now,
+            or all authorities are expired.
     """
     chain, key, *authorities = contents
     leaf = _certificates_in(chain, f"--tls-cert {tls.cert}")[0]
@@ -89,8 +90,8 @@ def _key_in(content: bytes, name: str) -> rsa.RSAPrivateKey | ec.EllipticCurvePr
     try:
         key = load_pem_private_key(content, password=None)
     except TypeError:
-        raise ConfigError(f"{name} is encrypted; the service cannot ask for its password") from None
-    except Exception:  # noqa: BLE001 - the library has several, and their texts may contain parts of the key
+        raise ConfigError(f"{name} is encrypted; use a private key without a password") from None
+    except Exception:  # noqa: BLE001 - the library raises several types; their texts may contain parts of the key
         raise ConfigError(f"{name} must contain one private key in PEM form") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{name} must be an RSA or ECDSA key")
@@ -117,7 +118,7 @@ def _check_authorities(content: bytes, name: str) -> None:
 
 
 class ServerTls:
-    """The certificates that new connections use.
+    """The TLS certificates of new connections.
 
     Attributes:
         current: replaced when the files change. A connection keeps the certificates of its handshake.
@@ -129,12 +130,12 @@ class ServerTls:
         _log(current)
 
     def replace(self, certificates: Certificates) -> None:
-        """Uses other certificates for connections from now on."""
+        """Sets the certificates of new connections."""
         self.current = certificates
         _log(certificates)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Returns the credentials of a port. grpc asks for the certificates at each handshake."""
+        """Returns the credentials of a port. grpc asks for changed certificates at each handshake."""
         return grpc.dynamic_ssl_server_credentials(
             self.current.configuration,
             self._fetcher(),
@@ -145,7 +146,7 @@ class ServerTls:
         handed_out = self.current
 
         def fetch() -> Any:
-            """Returns changed certificates, else None. Called by threads of grpc; must not wait for anything."""
+            """Returns changed certificates, else None. Threads of grpc call this function, so it must not block."""
             nonlocal handed_out
             if handed_out is self.current:
                 return None

@@ -60,7 +60,7 @@ def check_file(content: bytes) -> None:
 
 @TRIES
 @given(st.binary(max_size=300) | spoiled(VALID_FILE).map(lambda text: text.encode(errors="surrogatepass")))
-def test_a_keys_file_is_valid_or_refused(content: bytes) -> None:
+def test_a_keys_file_is_valid_or_rejected(content: bytes) -> None:
     check_file(content)
 
 
@@ -71,7 +71,7 @@ KEYS = Keys(FILE)
 
 @TRIES
 @given(st.text() | spoiled(KEY.text) | st.from_regex(r"usk_[0-9A-Za-z]{12}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}"))
-def test_no_text_but_the_key_is_accepted(text: str) -> None:
+def test_no_text_except_the_key_is_accepted(text: str) -> None:
     if text == KEY.text:
         assert KEYS.verify(text)
         return
@@ -101,7 +101,7 @@ def test_a_changed_token_is_not_accepted(data: st.DataObject, algorithm: str) ->
 
 @TRIES
 @given(st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk", "jku", "x5u", "zip"]), json_values))
-def test_a_header_without_the_right_signature_is_not_accepted(header: dict[str, Any]) -> None:
+def test_a_header_without_a_valid_signature_is_not_accepted(header: dict[str, Any]) -> None:
     payload = ISSUERS["ES256"].token().split(".")[1]
     for signature in ("", segment(b"\x00" * 64), payload):
         assert not accepts(f"{segment(header)}.{payload}.{signature}")
@@ -112,7 +112,7 @@ REQUIRED = {"iss": ISSUER, "aud": AUDIENCE}
 
 @TRIES
 @given(st.dictionaries(st.sampled_from(["iss", "aud", "exp", "nbf", "iat", "sub", "scope", "jti"]), json_values))
-def test_signed_claims_are_accepted_only_if_they_are_right(claims: dict[str, Any]) -> None:
+def test_signed_claims_are_accepted_only_if_they_are_correct(claims: dict[str, Any]) -> None:
     issuer = ISSUERS["ES256"]
     for given_claims in (claims, REQUIRED | {"exp": int(time.time()) + 60} | claims):
         token = issuer.token(**{"iss": None, "aud": None, "sub": None, "exp": None, "iat": None, **given_claims})
@@ -125,7 +125,7 @@ def test_signed_claims_are_accepted_only_if_they_are_right(claims: dict[str, Any
 
 @TRIES
 @given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()) | st.data())
-def test_a_key_set_is_valid_or_refused(content: Any) -> None:
+def test_a_key_set_is_valid_or_rejected(content: Any) -> None:
     if not isinstance(content, bytes):
         member = dict(content.draw(st.sampled_from([issuer.jwk for issuer in ISSUERS.values()])))
         member[content.draw(st.sampled_from([*member, "use", "alg", "key_ops"]))] = content.draw(json_values)

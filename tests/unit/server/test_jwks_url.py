@@ -36,7 +36,7 @@ def key_ids(url: JwksUrl) -> list[str]:
     return [key.key_id for key in url.key_set.keys] if url.key_set else []
 
 
-def test_ssl_cert_file_decides_which_server_is_trusted(
+def test_only_authorities_in_ssl_cert_file_are_trusted(
     server: JwksServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert fetch_https(server.url) == server.content
@@ -58,7 +58,7 @@ def test_a_server_with_a_wrong_certificate_is_not_trusted(
 
 
 @pytest.mark.parametrize("location", ["http://localhost:1/jwks", "file:///etc/passwd", "ftp://localhost/x"])
-def test_a_redirect_leads_only_to_https(server: JwksServer, location: str) -> None:
+def test_a_redirect_to_another_scheme_than_https_is_not_followed(server: JwksServer, location: str) -> None:
     server.status, server.location = 302, location
     with pytest.raises(FetchError, match=r"redirect|HTTP status 302"):
         fetch_https(server.url)
@@ -69,13 +69,13 @@ def test_proxy_variables_do_not_apply_to_loopback(server: JwksServer, monkeypatc
     assert fetch_https(server.url)
 
 
-def test_an_answer_without_end_is_cut_off(server: JwksServer) -> None:
+def test_a_response_larger_than_the_limit_is_rejected(server: JwksServer) -> None:
     server.content = b"x" * (2 << 20)
     with pytest.raises(FetchError, match="larger than"):
         fetch_https(server.url)
 
 
-def test_nothing_that_listens_is_a_fault_without_an_address() -> None:
+def test_the_error_for_a_refused_connection_contains_no_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with pytest.raises(FetchError) as raised:
@@ -91,7 +91,7 @@ async def wait_for(condition: "asyncio.Future[bool] | object", within: float = 5
         await asyncio.sleep(0.01)
 
 
-async def test_keys_are_refreshed_in_the_background_and_kept_when_that_fails(
+async def test_keys_are_refreshed_in_the_background_and_kept_when_a_refresh_fails(
     server: JwksServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -109,11 +109,11 @@ async def test_keys_are_refreshed_in_the_background_and_kept_when_that_fails(
         assert key_ids(url) == ["second", "third"]
     running.cancel()
     assert len(changes) == 2
-    assert set(url.failures) >= {"HTTP status 500", "the answer is not JSON", "HTTP status 404"}
+    assert set(url.failures) >= {"HTTP status 500", "the response is not JSON", "HTTP status 404"}
     assert any("the present keys stay in use" in message for message in caplog.messages)
 
 
-async def test_a_first_failure_is_retried_soon(server: JwksServer) -> None:
+async def test_a_failed_first_fetch_is_retried_soon(server: JwksServer) -> None:
     server.status = 503
     url = JwksUrl(server.url, lambda: None)
     running = asyncio.create_task(url.run())
@@ -124,7 +124,7 @@ async def test_a_first_failure_is_retried_soon(server: JwksServer) -> None:
     running.cancel()
 
 
-async def test_an_unknown_key_causes_one_fetch_for_all_who_wait_and_then_none_for_a_while(server: JwksServer) -> None:
+async def test_unknown_key_ids_cause_one_fetch_per_interval_for_all_waiting_calls(server: JwksServer) -> None:
     url = JwksUrl(server.url, lambda: None, unknown_key_interval=0.6)
     server.delay = 0.2
     assert await asyncio.gather(*(url.refetch() for _ in range(50))) == [True] * 50
@@ -136,7 +136,9 @@ async def test_an_unknown_key_causes_one_fetch_for_all_who_wait_and_then_none_fo
     assert server.requests == 2
 
 
-async def test_a_server_that_hangs_holds_up_nothing(server: JwksServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hanging_server_does_not_block_the_event_loop(
+    server: JwksServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jwks_url, "_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(jwks_url, "_FETCH_SECONDS", 0.5)
     server.delay = 3
@@ -150,13 +152,13 @@ async def test_a_server_that_hangs_holds_up_nothing(server: JwksServer, monkeypa
         lags.append(time.monotonic() - before)
     assert time.monotonic() - started < 2
     assert sorted(lags)[len(lags) // 2] < 0.1
-    # More calls than may wait are told at once that the key is unknown.
+    # At most 100 calls wait for the fetch; the other 50 return at once.
     assert sum(task.result() for task in waiting) == 100
-    await wait_for(lambda: url.failures["no complete answer in time"] == 1)
+    await wait_for(lambda: url.failures["no complete response in time"] == 1)
 
 
-async def test_a_server_that_sends_slowly_is_given_up(server: JwksServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_response_ends_with_a_timeout(server: JwksServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jwks_url, "_FETCH_SECONDS", 0.3)
     server.pause, server.content = 0.2, b"x" * 1000
-    with pytest.raises(FetchError, match="no complete answer in time"):
+    with pytest.raises(FetchError, match="no complete response in time"):
         fetch_https(server.url)

@@ -1,4 +1,4 @@
-"""Keys: their format, the keys file, the command that edits it, and limits."""
+"""Keys: their format, the keys file, the command that edits the keys file, and limits."""
 
 import math
 import os
@@ -32,7 +32,7 @@ def test_a_key_is_well_formed_random_and_has_a_checksum() -> None:
         assert len(key.text) == len("usk_") + 12 + 1 + 43 + 1 + 6
 
 
-def test_every_changed_character_of_a_key_is_noticed_without_the_keys_file() -> None:
+def test_every_changed_character_of_a_key_is_detected_by_the_checksum() -> None:
     text = made().text
     for position in range(len(text)):
         changed = text[:position] + ("0" if text[position] != "0" else "1") + text[position + 1 :]
@@ -68,7 +68,7 @@ def test_every_changed_character_of_a_key_is_noticed_without_the_keys_file() -> 
         ("\ufeffkeys", "is not valid TOML"),
     ],
 )
-def test_an_invalid_keys_file_is_refused_as_a_whole_in_one_line(content: str, expected: str) -> None:
+def test_an_invalid_keys_file_is_rejected_as_a_whole_with_one_line(content: str, expected: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_keys_file(content.encode(), Path("keys.toml"))
     assert expected in str(raised.value)
@@ -76,7 +76,7 @@ def test_an_invalid_keys_file_is_refused_as_a_whole_in_one_line(content: str, ex
     assert "\n" not in str(raised.value)
 
 
-def test_no_error_shows_a_key_that_was_pasted_into_the_file() -> None:
+def test_no_error_contains_a_key_that_was_pasted_into_the_file() -> None:
     secret = made().text
     pasted = [
         f"{secret}\n",
@@ -97,14 +97,15 @@ def test_no_error_shows_a_key_that_was_pasted_into_the_file() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o660, 0o666])
-def test_a_keys_file_that_others_can_change_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_keys_file_that_others_can_change_is_rejected(tmp_path: Path, mode: int) -> None:
     path = private(tmp_path / "keys.toml", ENTRY, mode)
     with pytest.raises(ConfigError, match=f"can be changed by its group or by others .mode {mode:04o}"):
         read_keys_file(path)
 
 
 def test_a_keys_file_that_others_can_read_is_accepted(tmp_path: Path) -> None:
-    assert read_keys_file(private(tmp_path / "keys.toml", ENTRY, 0o644))  # it has no secret, and Kubernetes mounts so
+    # The file contains no secret, and Kubernetes mounts secrets with this mode by default.
+    assert read_keys_file(private(tmp_path / "keys.toml", ENTRY, 0o644))
 
 
 def keys_of(path: Path) -> Keys:
@@ -141,7 +142,7 @@ def test_the_command_keeps_comments_mode_and_links(tmp_path: Path) -> None:
     assert first.split("_")[2] not in text
 
 
-def test_commands_at_the_same_time_lose_no_key(tmp_path: Path) -> None:
+def test_concurrent_commands_lose_no_key(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     new_key(path)
     threads = [threading.Thread(target=new_key, args=(path,)) for _ in range(8)]
@@ -159,7 +160,7 @@ def run(*arguments: str | Path, text: str = "") -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_list_and_check_tell_what_is_in_the_file(tmp_path: Path) -> None:
+def test_list_and_check_print_the_state_of_each_key(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     key = new_key(path, "users.read", "--expires", "90d")
     early = new_key(path, "admin", "--not-before", "2100-01-01T00:00:00Z")
@@ -185,7 +186,7 @@ def test_list_and_check_tell_what_is_in_the_file(tmp_path: Path) -> None:
         (["revoke", "abcdefghijkx"], "no key with this id"),
     ],
 )
-def test_a_change_that_is_not_valid_changes_nothing(tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_an_invalid_change_leaves_the_file_unchanged(tmp_path: Path, arguments: list[str], expected: str) -> None:
     path = private(tmp_path / "keys.toml", ENTRY)
     code, output = run(arguments[0], "--keys-file", path, *arguments[1:])
     assert code == 2
@@ -193,7 +194,7 @@ def test_a_change_that_is_not_valid_changes_nothing(tmp_path: Path, arguments: l
     assert path.read_text() == ENTRY
 
 
-def test_a_key_in_an_inline_table_is_not_revoked_by_halves(tmp_path: Path) -> None:
+def test_revoking_a_key_in_an_inline_table_is_rejected(tmp_path: Path) -> None:
     path = private(tmp_path / "keys.toml", f'[keys]\nabcdefghijkl = {{sha256 = "{"0" * 64}", scopes = []}}\n')
     code, output = run("revoke", "--keys-file", path, "abcdefghijkl")
     assert code == 2
@@ -201,14 +202,14 @@ def test_a_key_in_an_inline_table_is_not_revoked_by_halves(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
-def test_a_keys_file_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_a_keys_file_of_another_user_is_rejected(tmp_path: Path) -> None:
     path = private(tmp_path / "keys.toml", ENTRY)
     os.chown(path, 65534, 65534)
     with pytest.raises(ConfigError, match="owned by"):
         read_keys_file(path)
 
 
-def test_a_rate_allows_the_calls_of_one_second_at_once_and_then_its_pace() -> None:
+def test_a_rate_allows_a_burst_of_one_second_and_then_evenly_spaced_calls() -> None:
     usage, now = Usage(), 1000.0
     allowed = sum(usage.wait(10, now) == 0 for _ in range(50))
     assert allowed in {10, 11}
@@ -220,7 +221,7 @@ def test_a_rate_allows_the_calls_of_one_second_at_once_and_then_its_pace() -> No
     assert 8 < slow.wait(0.1, now) <= 10
 
 
-def test_a_caller_above_its_limits_is_told_when_to_retry() -> None:
+def test_the_error_above_the_limits_contains_the_time_to_wait() -> None:
     caller = Caller("key", "abc", frozenset(), math.inf, calls_per_second=1, max_streams=0)
     for _ in range(2):
         caller.take_call()
@@ -232,7 +233,7 @@ def test_a_caller_above_its_limits_is_told_when_to_retry() -> None:
         caller.take_stream()
 
 
-def test_a_reloaded_file_keeps_what_a_key_has_used_of_its_limits(tmp_path: Path) -> None:
+def test_a_reload_of_the_file_keeps_the_use_of_the_limits(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     key = new_key(path, "admin", "--calls-per-second", "1")
     keys = keys_of(path)

@@ -14,7 +14,7 @@ from userservice_server.transport.credentials.scopes import ANY_CREDENTIAL, SCOP
 from userservice_server.transport.descriptors import HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA
 from userservice_server.transport.handlers import service_handler
 
-# The contract's table, written apart from the protos.
+# The table of the contract, written independently of the protos.
 CONTRACT = {
     "AddUser": "users.write",
     "GetUser": "users.read",
@@ -52,7 +52,7 @@ def test_the_protos_declare_the_scopes_of_the_contract() -> None:
     assert found == CONTRACT
 
 
-def test_health_requires_no_credential_and_reflection_any() -> None:
+def test_health_requires_no_credential_and_reflection_any_valid_credential() -> None:
     assert set(scopes_of(HEALTH).values()) == {None}
     assert set(scopes_of(REFLECTION_V1).values()) == {ANY_CREDENTIAL}
     assert set(scopes_of(REFLECTION_V1ALPHA).values()) == {ANY_CREDENTIAL}
@@ -71,7 +71,7 @@ def test_a_method_without_a_known_scope_prevents_the_start(scope: str, problem: 
         service_handler(described({"UnaryStream": scope}), Servicer(), chain_settings())
 
 
-def test_a_service_that_is_neither_ours_nor_in_the_table_is_not_served() -> None:
+def test_a_foreign_service_outside_the_table_prevents_the_start() -> None:
     with pytest.raises(ConfigError, match="no scope"):
         required_scope(FakeMethod("grpc.channelz.v1.Channelz"))
 

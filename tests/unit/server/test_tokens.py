@@ -1,4 +1,4 @@
-"""JWTs and key sets: what is accepted, and nothing else."""
+"""JWTs and key sets: valid ones are accepted, all others are rejected."""
 
 import base64
 import hashlib
@@ -45,7 +45,7 @@ def tokens(issuer: Issuer) -> Tokens:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_each_accepted_algorithm_verifies(algorithm: str) -> None:
+def test_a_token_with_each_accepted_algorithm_is_accepted(algorithm: str) -> None:
     issuer = Issuer(algorithm=algorithm)
     caller = tokens_of(issuer).verify(issuer.token("users.read openid"))
     assert (caller.kind, caller.name, [*caller.scopes]) == ("jwt", "job-7", ["users.read"])
@@ -146,18 +146,18 @@ def signature_of(issuer: Issuer, body: str) -> bytes:
 
 
 @pytest.mark.parametrize("more", [":", "=", " ", "\n", ".", "+/", "é"])
-def test_a_token_has_no_characters_but_those_of_its_encoding(tokens: Tokens, issuer: Issuer, more: str) -> None:
+def test_a_token_with_characters_outside_base64url_is_rejected(tokens: Tokens, issuer: Issuer, more: str) -> None:
     token = issuer.token()
     for changed in (token + more, more + token, token.replace(".", f".{more}", 1)):
         assert fault(tokens, changed) == "malformed token"
 
 
-def test_a_token_that_is_signed_by_hand_is_accepted(tokens: Tokens, issuer: Issuer) -> None:
+def test_a_token_that_the_test_signs_itself_is_accepted(tokens: Tokens, issuer: Issuer) -> None:
     body = f"{segment({'alg': 'ES256', 'kid': issuer.key_id})}.{issuer.token().split('.')[1]}"
     assert tokens.verify(f"{body}.{segment(signature_of(issuer, body))}")
 
 
-def test_a_public_key_is_not_taken_for_a_shared_secret() -> None:
+def test_a_public_key_is_not_used_as_a_shared_secret() -> None:
     issuer = Issuer(algorithm="RS256")
     tokens = tokens_of(issuer)
     public = issuer.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -175,13 +175,13 @@ def test_a_token_must_be_signed_by_the_key_that_it_names(issuer: Issuer) -> None
         tokens.verify(issuer.token(headers={"kid": "third"}))
 
 
-def test_a_key_that_comes_with_the_token_is_not_used(tokens: Tokens, issuer: Issuer) -> None:
+def test_a_key_in_the_header_of_a_token_is_not_used(tokens: Tokens, issuer: Issuer) -> None:
     stranger = Issuer(issuer.key_id)
     forged = stranger.token(headers={"jwk": stranger.jwk, "jku": "https://evil.test/jwks", "x5c": ["AA"]})
     assert fault(tokens, forged) == "bad signature"
 
 
-def test_a_token_without_a_key_id_needs_the_only_key_of_its_algorithm(issuer: Issuer) -> None:
+def test_a_token_without_a_key_id_requires_a_single_key_for_its_algorithm(issuer: Issuer) -> None:
     def token() -> str:
         payload = jwt.decode(issuer.token(), options={"verify_signature": False})
         return jwt.encode(payload, issuer.key, "ES256")
@@ -199,7 +199,7 @@ def test_an_rsa_token_cannot_use_an_algorithm_that_its_key_excludes() -> None:
         tokens.verify(issuer.token())
 
 
-def test_without_a_key_set_tokens_are_not_judged(issuer: Issuer) -> None:
+def test_without_a_key_set_tokens_cannot_be_verified(issuer: Issuer) -> None:
     with pytest.raises(AuthenticationUnavailableError):
         Tokens(ISSUER, AUDIENCE, "scope", lambda: None).verify(issuer.token())
 
@@ -237,7 +237,7 @@ def private_jwk(issuer: Issuer) -> dict[str, Any]:
         lambda _: None,
     ],
 )
-def test_an_unusable_key_is_left_out_and_the_others_are_used(issuer: Issuer, unusable: Any) -> None:
+def test_an_unusable_key_is_skipped_and_the_others_are_used(issuer: Issuer, unusable: Any) -> None:
     member = unusable(issuer)
     with pytest.raises(InvalidKeySetError):
         parse_key_set(json.dumps({"keys": [member]}).encode())
@@ -248,6 +248,6 @@ def test_an_unusable_key_is_left_out_and_the_others_are_used(issuer: Issuer, unu
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"7", b'{"keys": {}}', b'{"keys": []}', b"\xff", b"[" * 100_000, b'{"keys": [{}]}']
 )
-def test_what_is_no_key_set_is_refused(content: bytes) -> None:
+def test_content_that_is_not_a_key_set_is_rejected(content: bytes) -> None:
     with pytest.raises(InvalidKeySetError):
         parse_key_set(content)

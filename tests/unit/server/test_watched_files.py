@@ -13,7 +13,7 @@ from userservice_server.config.watched_files import Contents, Watched, WatchedFi
 
 
 class Site:
-    """Two files that fit together if they have the same content."""
+    """Two files that are valid together if they have the same content."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,7 +51,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def test_a_change_is_used_once_and_the_same_content_is_not_read_as_a_change(site: Site) -> None:
+def test_a_change_is_applied_once_and_a_new_time_alone_is_not_a_change(site: Site) -> None:
     site.check(2)
     site.write("v2", "v2")
     site.check(3)
@@ -60,7 +60,7 @@ def test_a_change_is_used_once_and_the_same_content_is_not_read_as_a_change(site
     assert (site.used, site.parsed) == (["v2"], 1)
 
 
-def test_a_change_within_the_resolution_of_times_is_noticed(site: Site) -> None:
+def test_a_change_within_the_resolution_of_times_is_detected(site: Site) -> None:
     status = (site.folder / "a").stat()
     site.write("v2", "v2")
     for name in "ab":
@@ -69,7 +69,7 @@ def test_a_change_within_the_resolution_of_times_is_noticed(site: Site) -> None:
     assert site.used == ["v2"]
 
 
-def test_a_lasting_fault_is_reported_once_and_the_last_valid_version_stays(
+def test_a_lasting_fault_is_reported_once_and_the_last_valid_version_stays_in_use(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.write("v2")
@@ -94,7 +94,7 @@ def test_a_pair_that_is_replaced_in_two_steps_is_not_a_fault(site: Site, caplog:
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def test_a_file_that_is_gone_is_a_fault_until_it_is_back(site: Site) -> None:
+def test_a_missing_file_is_a_fault_until_it_exists_again(site: Site) -> None:
     (site.folder / "a").unlink()
     site.check(4)
     assert (site.used, site.files.failures["pair"]) == ([], 1)
@@ -106,7 +106,7 @@ def test_a_file_that_is_gone_is_a_fault_until_it_is_back(site: Site) -> None:
     assert site.used == ["v2"]
 
 
-def test_a_bug_in_a_check_does_not_end_the_watching(
+def test_an_exception_in_a_check_does_not_end_the_watching_thread(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
@@ -119,7 +119,7 @@ def test_a_bug_in_a_check_does_not_end_the_watching(
     assert site.used == ["v2"]
 
 
-def test_a_swapped_symbolic_link_as_of_kubernetes_is_noticed(tmp_path: Path) -> None:
+def test_a_replaced_symbolic_link_of_kubernetes_is_detected(tmp_path: Path) -> None:
     for version in ("v1", "v2"):
         (tmp_path / version).mkdir()
         for name in "ab":

@@ -1,4 +1,4 @@
-"""Who calls: keys, tokens and certificates, the scopes that they have, and the scopes that methods require.
+"""Authentication and authorization of callers: API keys, JWTs, client certificates and scopes.
 
-Nothing here imports gRPC, except where a call is passed in, so that the command line can use it too.
+Only the modules that handle calls use gRPC, so that the command line can use the others.
 """

@@ -1,4 +1,4 @@
-"""Finds out who makes a call, from its header ``authorization`` or from the client certificate of its connection."""
+"""Authenticates calls by the header ``authorization`` or the client certificate of the connection."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -17,21 +17,22 @@ if TYPE_CHECKING:  # the libraries for certificates and tokens take a fifth of a
 HEADER = "authorization"
 _SCHEME = "bearer "
 _MAX_CACHED = 10_000  # credentials
-_MAX_CACHED_LENGTH = 4096  # characters; a longer one is verified for each call
+_MAX_CACHED_LENGTH = 4096  # characters; longer credentials are verified for each call
 
 
 class Authentication:
     """Verifies credentials of the kinds that ``--auth`` names.
 
-    A credential that was verified is found by its text: one look-up in a dictionary. Its hash is keyed and unequal
-    texts with equal hashes are not to be had, so the time of the look-up says nothing about the texts that are in it.
+    Verified credentials are cached in a dictionary by their text. Python keys the hashes of strings with a random
+    secret (unless PYTHONHASHSEED is set), so a caller cannot construct a different text with the same hash. The time of
+    a look-up therefore reveals nothing about the cached credentials.
 
     Args:
         keys: verifies keys; None if keys are not accepted.
         tokens: verifies JWTs; None if they are not accepted.
         certificates: verifies client certificates; None if they are not accepted.
-        entries: the keys file, if there is one.
-        refetch: fetches the key set of the token issuer again; returns whether to look for a key again.
+        entries: the entries of the keys file; None if there is no keys file.
+        refetch: refreshes the key set of the token issuer; returns whether to look up the signing key again.
     """
 
     def __init__(
@@ -52,21 +53,21 @@ class Authentication:
         self._open_streams = OpenStreams(self._fault_of)
 
     def forget(self) -> None:
-        """Verifies every credential anew, because what they are verified with has changed."""
+        """Empties the cache after a change of the keys file or key set, so that each credential is verified again."""
         self._cache.clear()
 
     async def caller_of(self, call: Call) -> Caller:
-        """Returns who makes a call, and adds the name to the access log.
+        """Returns the caller of a call, and adds the kind of credential and the caller's name to the access log.
 
         Raises:
             CredentialsMissingError: the call has no credential.
-            CredentialsInvalidError: its credential is not valid.
-            AuthenticationUnavailableError: its credential cannot be verified now.
+            CredentialsInvalidError: the credential is not valid.
+            AuthenticationUnavailableError: the credential cannot be verified now.
         """
         value: str | bytes | None = None
         for name, content in call.headers:
             if name == HEADER:
-                value = content if value is None else b""  # two of them: not valid
+                value = content if value is None else b""  # two headers are not a valid credential
         caller = None if value is None else self._cache.get(value)
         if caller is None or caller.expires_at <= time.time():
             try:
@@ -79,7 +80,7 @@ class Authentication:
         return caller
 
     async def _verified(self, value: str | bytes) -> Caller:
-        self._cache.pop(value, None)  # if it is there, it has expired
+        self._cache.pop(value, None)  # if the credential is still cached, it has expired
         if not isinstance(value, str) or value[: len(_SCHEME)].lower() != _SCHEME:
             raise CredentialsInvalidError("no bearer token")
         token = value[len(_SCHEME) :]
@@ -112,7 +113,7 @@ class Authentication:
         return self._certificates.verify(call.context.auth_context(), time.time())
 
     def stream_of(self, call: Call, caller: Caller, scope: str) -> OpenStream:
-        """Returns a block in which the stream of a call runs; it ends when the credential is no longer valid."""
+        """Returns a ``with`` block that ends the stream of a call when the credential no longer permits the scope."""
         return OpenStream(self._open_streams, call, caller, scope)
 
     def _fault_of(self, caller: Caller, scope: str) -> str:

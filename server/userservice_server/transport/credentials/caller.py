@@ -1,29 +1,29 @@
-"""The caller of a call: what its credential says, and what it uses of its limits."""
+"""The caller of a call: its verified credential and the use of its rate limits."""
 
 import time
 from dataclasses import dataclass, field
 
 from userservice_server.errors import RateLimitedError
 
-_BURST_SECONDS = 1.0  # the calls of so many seconds may arrive at once
-_STREAM_RETRY_SECONDS = 1.0  # nobody knows when a stream ends
+_BURST_SECONDS = 1.0  # a burst may contain the calls of this many seconds
+_STREAM_RETRY_SECONDS = 1.0  # an estimate, because the end of the open streams is unknown
 
 
 class UnknownKeyIdError(Exception):
-    """A token names a key that the key set does not have. The issuer may have added it since."""
+    """The key set does not contain the signing key of a token. The issuer may have added the key since."""
 
 
 class Usage:
-    """What a credential uses in this process. It is kept when the keys file is reloaded."""
+    """Use of the rate limits by a credential in this process. A reload of the keys file keeps the counts."""
 
     __slots__ = ("_next", "streams")
 
     def __init__(self) -> None:
         self.streams = 0
-        self._next = 0.0  # when the next call is due, if calls came evenly (GCRA)
+        self._next = 0.0  # due time of the next call at an even rate (GCRA)
 
     def wait(self, calls_per_second: float, now: float) -> float:
-        """Counts a call; returns 0, or the seconds until there is room for one, if there is none now."""
+        """Counts a call and returns 0; above the rate limit, counts nothing and returns the seconds to wait."""
         due = max(self._next, now - _BURST_SECONDS)
         if due > now:
             return due - now
@@ -38,12 +38,12 @@ class Caller:
     Attributes:
         kind: ``key``, ``jwt`` or ``certificate``.
         name: the id of the key, the subject of the token, or the name in the certificate.
-        scopes: the scopes that it has.
-        expires_at: Unix time from which the credential is not valid.
+        scopes: the scopes of the credential.
+        expires_at: Unix time at which the credential expires.
         signed_by: identifies the key that signed a token; empty for other kinds.
-        calls_per_second: limit of calls; None: no limit.
+        calls_per_second: rate limit of calls; None: no limit.
         max_streams: limit of concurrent streams; None: no limit.
-        usage: what it uses of the limits.
+        usage: use of the limits, shared by all calls with the credential.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Caller:
             raise self._limited(text, wait, "calls_per_second")
 
     def take_stream(self) -> None:
-        """Counts a stream that starts.
+        """Counts a new stream.
 
         Raises:
             RateLimitedError: the credential has too many streams.
@@ -78,7 +78,7 @@ class Caller:
         self.usage.streams += 1
 
     def give_back_stream(self) -> None:
-        """Counts a stream that ended."""
+        """Removes an ended stream from the count."""
         self.usage.streams -= 1
 
     def _limited(self, text: str, wait: float, limit: str) -> RateLimitedError:

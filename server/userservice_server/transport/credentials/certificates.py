@@ -1,4 +1,4 @@
-"""Identifies callers by the client certificate of their connection. grpc has checked its chain at the handshake."""
+"""Identifies callers by their client certificates. grpc verifies the certificate chain during the TLS handshake."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from userservice_server.transport.credentials.caller import Caller
 from userservice_server.transport.credentials.keys import Keys
 
 _PEM = "x509_pem_cert"
-_MAX_KNOWN = 1000  # certificates; each connection has one
+_MAX_KNOWN = 1000  # parsed certificates; each connection has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +21,19 @@ class _Names:
 
 
 class Certificates:
-    """Maps certificates to callers by the keys file."""
+    """Maps client certificates to callers, by the entries of the keys file."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._known: dict[bytes, _Names] = {}
 
     def verify(self, auth_context: Mapping[str, Iterable[bytes]], now: float) -> Caller:
-        """Returns the caller with the certificate of a connection.
+        """Returns the caller that the client certificate of a connection identifies.
 
         Raises:
             CredentialsMissingError: the connection has no certificate.
-            CredentialsInvalidError: the certificate is expired, or the keys file does not have it.
+            CredentialsInvalidError: the certificate cannot be parsed, is not valid now, or is not mapped to exactly one
+                entry that is valid now.
         """
         pem = next(iter(auth_context.get(_PEM, ())), None)
         if pem is None:
@@ -61,9 +62,10 @@ class Certificates:
 
 
 def _names_in(certificate: x509.Certificate) -> frozenset[str]:
-    """Returns the URIs (SPIFFE ids) and DNS names of a certificate. The common name is not one of them (RFC 9525).
+    """Returns the URIs (SPIFFE ids) and DNS names of a certificate. The common name is ignored (RFC 9525).
 
-    DNS names with a colon and URIs without a colon are ignored, so that one kind cannot be mistaken for the other.
+    DNS names with a colon and URIs without a colon are ignored, so that a DNS name cannot be mistaken for a URI, or a
+    URI for a DNS name.
     """
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -1,4 +1,4 @@
-"""Keeps the key set of a JWKS URL up to date. A failed refresh leaves the present keys in use."""
+"""Refreshes the key set of a JWKS URL. After a failed refresh, the present keys stay in use."""
 
 import asyncio
 import logging
@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from userservice_server.transport.credentials.tokens import InvalidKeySetError, KeySet, parse_key_set
 
 _MAX_BYTES = 1 << 20
-_STEP_SECONDS = 5.0  # for connecting, and for each part of the answer
-_FETCH_SECONDS = 10.0  # for all of it
-_WAIT_SECONDS = 5.0  # that a call waits for a fetch
-_MAX_WAITING = 100  # calls; more would let anybody who invents key ids fill the memory
+_STEP_SECONDS = 5.0  # timeout for connecting and for each read of the response
+_FETCH_SECONDS = 10.0  # timeout of a fetch
+_WAIT_SECONDS = 5.0  # maximum wait of a call for a fetch
+_MAX_WAITING = 100  # waiting calls; without a limit, tokens with invented key ids could exhaust the memory
 REFRESH_SECONDS, UNKNOWN_KEY_SECONDS = 300.0, 30.0
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 1.0, 30.0
 
@@ -31,14 +31,14 @@ logger = logging.getLogger("userservice.jwks")
 
 
 class FetchError(Exception):
-    """The key set could not be fetched. The text is for the log: words of our own, no address."""
+    """The key set could not be fetched. The text is logged, so it contains no URL and no text of the response."""
 
 
 class JwksUrl:
-    """The key set of a URL.
+    """Fetches and caches the key set of a JWKS URL.
 
     Attributes:
-        key_set: the last valid one; None until the first fetch succeeds.
+        key_set: the last valid key set; None until the first fetch succeeds.
         failures: number of failed fetches by cause; made for a metric.
 
     Args:
@@ -46,7 +46,7 @@ class JwksUrl:
         changed: called after the key set has changed.
         fetch: fetches the URL.
         refresh: seconds between two fetches.
-        unknown_key_interval: least seconds between two fetches for unknown key ids.
+        unknown_key_interval: minimum seconds between two fetches for unknown key ids.
     """
 
     def __init__(
@@ -81,10 +81,11 @@ class JwksUrl:
                 retry = min(2 * retry, _LAST_RETRY_SECONDS)
 
     async def refetch(self) -> bool:
-        """Fetches the key set because a token names an unknown key; concurrent callers share one fetch.
+        """Refreshes the key set because a token has an unknown key id; concurrent calls share one fetch.
 
         Returns:
-            Whether it is worth to look for the key again.
+            Whether the call waited for a fetch, even one that failed or is still running. The call does not wait if the
+            last fetch for an unknown key id was too recent, or if too many calls wait already.
         """
         now = asyncio.get_running_loop().time()
         if self._fetching is None:
@@ -110,7 +111,7 @@ class JwksUrl:
         try:
             key_set = parse_key_set(await _in_thread(self._fetch, self._url))
         except (FetchError, InvalidKeySetError) as error:
-            self._failed(f"the answer {error}" if isinstance(error, InvalidKeySetError) else str(error))
+            self._failed(f"the response {error}" if isinstance(error, InvalidKeySetError) else str(error))
             return False
         finally:
             self._fetching = None
@@ -133,7 +134,7 @@ class JwksUrl:
 
 
 async def _in_thread(fetch: Callable[[str], bytes], url: str) -> bytes:
-    """Fetches in a thread of its own: one that hangs must not take a place of the pool that resolves names."""
+    """Fetches in a separate thread: a fetch that hangs would occupy a thread of the pool that resolves names."""
     future: Future[bytes] = Future()
 
     def run() -> None:
@@ -142,7 +143,7 @@ async def _in_thread(fetch: Callable[[str], bytes], url: str) -> bytes:
             content = fetch(url)
         except FetchError as error:
             failure = error
-        except Exception as error:  # noqa: BLE001 - from outside: whatever it is, the fetch has failed
+        except Exception as error:  # noqa: BLE001 - every exception means that the fetch failed
             failure = FetchError(type(error).__name__)
         else:
             _settle(lambda: future.set_result(content))
@@ -153,11 +154,11 @@ async def _in_thread(fetch: Callable[[str], bytes], url: str) -> bytes:
     try:
         return await asyncio.wait_for(asyncio.wrap_future(future), _FETCH_SECONDS)
     except TimeoutError:
-        raise FetchError("no complete answer in time") from None
+        raise FetchError("no complete response in time") from None
 
 
 def _settle(settle: Callable[[], object]) -> None:
-    with suppress(Exception):  # nobody waits any more: the fetch has timed out, or the loop is closed
+    with suppress(Exception):  # the result is no longer needed: the fetch timed out, or the event loop is closed
         settle()
 
 
@@ -174,10 +175,12 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_https(url: str) -> bytes:
-    """Fetches a URL. OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR; proxy variables apply, except to loopback.
+    """Fetches an https URL.
+
+    OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR. Proxy variables apply, except to loopback addresses.
 
     Raises:
-        FetchError: it cannot be fetched.
+        FetchError: the URL cannot be fetched.
     """
     handlers: list[urllib.request.BaseHandler] = [
         urllib.request.HTTPSHandler(context=ssl.create_default_context()),
@@ -192,9 +195,9 @@ def fetch_https(url: str) -> bytes:
             while part := response.read1(65536):
                 content += part
                 if len(content) > _MAX_BYTES:
-                    raise FetchError(f"the answer is larger than {_MAX_BYTES} bytes")
+                    raise FetchError(f"the response is larger than {_MAX_BYTES} bytes")
                 if time.monotonic() > end:
-                    raise FetchError("no complete answer in time")
+                    raise FetchError("no complete response in time")
             return content
     except urllib.error.HTTPError as error:
         error.close()

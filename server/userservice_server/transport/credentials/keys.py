@@ -1,4 +1,4 @@
-"""Verifies keys and certificates by the keys file."""
+"""Verifies keys and certificate names against the entries of the keys file."""
 
 import hmac
 import time
@@ -9,14 +9,14 @@ from userservice_server.transport.credentials.caller import Caller, Usage
 from userservice_server.transport.credentials.key_format import PREFIX, digest_of, key_id_in
 from userservice_server.transport.credentials.keys_file import Entry, KeysFile
 
-_NO_ENTRY = Entry(id="", name="", scopes=frozenset(), sha256=bytes(32))  # of no key
+_NO_ENTRY = Entry(id="", name="", scopes=frozenset(), sha256=bytes(32))  # the decoy if the keys file contains no key
 
 
 class Keys:
     """The entries of the keys file that are in use.
 
     Attributes:
-        content: its entries; replaced when the file changes.
+        content: the entries; replaced when the file is reloaded.
     """
 
     def __init__(self, content: KeysFile) -> None:
@@ -25,7 +25,7 @@ class Keys:
         self._usages: dict[tuple[str, str], Usage] = {}
 
     def replace(self, content: KeysFile) -> None:
-        """Uses another content from now on."""
+        """Replaces the entries; keeps the use of the limits by credentials that are still in the file."""
         self.content = content
         self._decoys = _decoys_in(content)
         ids = {("key", key_id) for key_id in content.keys} | {("certificate", name) for name in content.certificates}
@@ -33,11 +33,11 @@ class Keys:
 
     @staticmethod
     def is_key(token: str) -> bool:
-        """Whether a bearer token is meant to be a key."""
+        """Returns whether a bearer token has the prefix of a key."""
         return token.startswith(PREFIX)
 
     def verify(self, token: str) -> Caller:
-        """Returns the caller with a key.
+        """Returns the caller that a key identifies.
 
         Raises:
             CredentialsInvalidError: the key is malformed, unknown or not valid now.
@@ -46,8 +46,8 @@ class Keys:
         if key_id is None:
             raise CredentialsInvalidError("malformed key")
         entry = self.content.keys.get(key_id)
-        # An unknown id is compared too, with some other entry, so that the time does not tell it from a
-        # known id: not even by the memory that a look-up of a known one reads.
+        # For an unknown id, the digest of a decoy entry is compared, so that the time of the rejection does not reveal
+        # whether the id is known. Different unknown ids read the memory of different entries, as known ids do.
         decoy = self._decoys[hash(key_id) % len(self._decoys)]
         is_equal = hmac.compare_digest(digest_of(token), (decoy if entry is None else entry).sha256)
         if entry is None or not is_equal:
@@ -55,7 +55,7 @@ class Keys:
         return self._caller("key", entry)
 
     def verify_names(self, names: Iterable[str]) -> Caller:
-        """Returns the caller with a certificate that has these names.
+        """Returns the caller that a certificate with these names identifies.
 
         Raises:
             CredentialsInvalidError: not exactly one of the names is in the keys file, or its entry is not valid now.
@@ -79,14 +79,14 @@ class Keys:
         )
 
     def fault_of(self, caller: Caller, scope: str) -> str:
-        """Returns why a caller that was verified earlier may no longer use a scope; empty if it may."""
+        """Returns why a caller that was verified earlier no longer has a scope; empty if the caller has it."""
         entries = self.content.keys if caller.kind == "key" else self.content.certificates
         entry = entries.get(caller.name)
         if entry is None:
             return f"revoked {caller.kind}"
         if fault := entry.fault(time.time()):
             return f"{fault} {caller.kind}"
-        return "scope withdrawn" if scope and scope not in entry.scopes else ""
+        return "scope removed" if scope and scope not in entry.scopes else ""
 
 
 def _decoys_in(content: KeysFile) -> list[Entry]:

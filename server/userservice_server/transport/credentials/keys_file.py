@@ -1,4 +1,4 @@
-"""The keys file: which keys and certificates may call, with their scopes and limits, in TOML.
+"""Reads the keys file (TOML): the keys and certificates of callers, with their scopes and limits.
 
     [keys.4fTbQ0w9XyZa]
     name = "nightly export"
@@ -9,8 +9,8 @@
     [certificates."spiffe://example.org/export"]
     scopes = ["users.list"]
 
-The file contains no secret, but whoever can change it can call the service. No text of an error contains a value of
-the file, because somebody can paste a key into the wrong place.
+The file contains no secret, but a user who can change the file can add credentials. Errors contain no text of the file
+except well-formed key ids, because an operator can paste a key into the wrong place.
 """
 
 import math
@@ -41,14 +41,14 @@ class Entry:
 
     Attributes:
         id: the id of the key, or the name in the certificate.
-        name: what the operator calls it.
-        scopes: the scopes that it has.
+        name: description by the operator.
+        scopes: the scopes of the credential.
         sha256: digest of the key; empty for a certificate.
-        not_before: Unix time from which it is valid.
-        expires_at: Unix time from which it is no longer valid.
-        is_revoked: whether it is revoked.
-        calls_per_second: calls per second in each process; None: not limited.
-        max_streams: concurrent streams in each process; None: not limited.
+        not_before: Unix time at which the credential becomes valid.
+        expires_at: Unix time at which the credential expires.
+        is_revoked: whether the credential is revoked.
+        calls_per_second: maximum calls per second in each process; None: not limited.
+        max_streams: maximum concurrent streams in each process; None: not limited.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Entry:
     max_streams: int | None = None
 
     def fault(self, now: float) -> str:
-        """Returns why the entry is not valid at a time; empty if it is."""
+        """Returns why the entry is not valid at a time; empty if the entry is valid."""
         if self.is_revoked:
             return "revoked"
         if now < self.not_before:
@@ -82,13 +82,13 @@ def read_keys_file(path: Path) -> bytes:
     """Returns the bytes of a keys file.
 
     Raises:
-        ConfigError: it cannot be read, or its group or others can change it.
+        ConfigError: the file cannot be read, is too large, or its owner or mode is not safe.
     """
     return read_file(path, OPTION, is_secret=False)
 
 
 def parse_keys_file(content: bytes, path: Path) -> KeysFile:
-    """Checks the content of a keys file; the path is for the text of errors.
+    """Parses and checks the content of a keys file; errors contain the path.
 
     Raises:
         ConfigError: an entry is not valid. A keys file is accepted as a whole or not at all.
@@ -100,7 +100,7 @@ def parse_keys_file(content: bytes, path: Path) -> KeysFile:
 
 
 class _InvalidError(Exception):
-    """What is invalid, and where."""
+    """The keys file is invalid; the text contains the place and the problem."""
 
 
 def _parsed(content: bytes) -> KeysFile:
@@ -129,7 +129,7 @@ def _tables(document: dict[str, Any], kind: str) -> list[tuple[int, str, Any]]:
 
 def _key(key_id: str, number: int, table: Any) -> Entry:
     if not KEY_ID.fullmatch(key_id):
-        raise _InvalidError(f"key number {number}: the id must be 12 letters and digits; userservice keys new makes it")
+        raise _InvalidError(f"key number {number}: the id must be 12 letters and digits; use userservice keys new")
     where = f"key {key_id}"
     entry = _Fields(table, where, {"sha256"})
     sha256 = entry.text("sha256", required=True)
@@ -202,7 +202,7 @@ class _Fields:
             raise self._invalid(name, "must be a date and time with a time zone, such as 2027-01-01T00:00:00Z")
         try:
             return value.timestamp()
-        except (OverflowError, ValueError):  # a time zone moves it out of the range of years
+        except (OverflowError, ValueError):  # the time zone moves the time out of the supported years
             raise self._invalid(name, "is out of range") from None
 
     def _rate(self) -> float | None:

@@ -10,14 +10,14 @@ from userservice_server.transport.call import Call
 from userservice_server.transport.credentials.caller import Caller
 from userservice_server.wire.records import cursor_of
 
-_CHECK_SECONDS = 0.25  # with the interval of watched files and the time of an abort, below the 2 s that are promised
+_CHECK_SECONDS = 0.25  # plus the interval of watched files and the time of an abort: less than the 2 s in the docs
 
 
 class OpenStreams:
-    """The streams of a process that need a credential.
+    """Checks the credentials of the open streams of a process every 0.25 s, and ends the streams that fail the check.
 
     Args:
-        fault_of: returns why a caller may no longer use a scope; empty if it may.
+        fault_of: returns why a caller no longer has a scope; empty if the caller has it.
     """
 
     def __init__(self, fault_of: Callable[[Caller, str], str]) -> None:
@@ -26,14 +26,14 @@ class OpenStreams:
         self._has_timer = False
 
     def add(self, stream: "OpenStream") -> None:
-        """Checks a stream until it is removed."""
+        """Starts to check a stream."""
         self._streams.add(stream)
         if not self._has_timer:
             self._has_timer = True
             asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check)
 
     def remove(self, stream: "OpenStream") -> None:
-        """Checks a stream no more."""
+        """Stops checking a stream."""
         self._streams.discard(stream)
 
     def _check(self) -> None:
@@ -48,10 +48,10 @@ class OpenStreams:
 
 
 class OpenStream:
-    """A ``with`` block in which a stream runs. Counts the stream of the caller.
+    """A ``with`` block around a stream. Counts the stream against the limit of the caller.
 
     Raises:
-        CredentialsInvalidError: the credential is no longer valid; contains the cursor of the last response.
+        CredentialsInvalidError: the credential no longer permits the scope; contains the cursor of the last response.
         RateLimitedError: the caller has too many streams.
     """
 

@@ -1,4 +1,4 @@
-"""Scopes: what a credential permits, and which scope each method requires."""
+"""The scopes of credentials, and the scope that each method requires."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -20,13 +20,13 @@ SCOPES = frozenset(
         "admin",
     )
 )
-ALL_SCOPES = "*"  # in a credential: all of them
+ALL_SCOPES = "*"  # grants all scopes
 
-ANY_CREDENTIAL = ""  # a method that requires a valid credential, with whatever scopes
+ANY_CREDENTIAL = ""  # the method requires a valid credential, but no scope
 
-# Services of other projects have no options of ours. A service that is not listed is not served.
+# Services of other projects do not have our proto option. Any other service without the option prevents the start.
 _FOREIGN_SERVICES = {
-    "grpc.health.v1.Health": None,  # probes and load balancers have no credential, and the answer tells nothing
+    "grpc.health.v1.Health": None,  # probes have no credential, and the response contains only a status
     "grpc.reflection.v1.ServerReflection": ANY_CREDENTIAL,
     "grpc.reflection.v1alpha.ServerReflection": ANY_CREDENTIAL,
 }
@@ -41,7 +41,7 @@ class Method(Protocol):
 
     @property
     def service(self) -> str:
-        """Full name of its service."""
+        """Full name of the service that contains the RPC."""
 
     @property
     def options(self) -> MethodOptions:
@@ -52,7 +52,7 @@ def required_scope(method: Method) -> str | None:
     """Returns the scope that callers of a method need, ANY_CREDENTIAL, or None if they need no credential.
 
     Raises:
-        ConfigError: the proto declares no scope for the method, or an unknown one.
+        ConfigError: the proto declares no scope or an unknown scope for the method.
     """
     scope = str(method.options.Extensions[SCOPE_OPTION])
     if scope in SCOPES:
@@ -66,6 +66,6 @@ def required_scope(method: Method) -> str | None:
 
 
 def granted(scopes: Iterable[str]) -> frozenset[str]:
-    """Returns the scopes that a credential with these scopes has."""
+    """Returns the known scopes in a list of scopes; ``*`` grants all scopes."""
     named = frozenset(scopes)
     return SCOPES if ALL_SCOPES in named else named & SCOPES

@@ -1,4 +1,4 @@
-"""Verifies JWTs of one issuer. PyJWT decodes them; which algorithms and keys are accepted is decided here."""
+"""Verifies JWTs of one issuer. PyJWT decodes the tokens; this module defines the accepted algorithms and keys."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 
 
 class InvalidKeySetError(Exception):
-    """A key set that contains no usable key; the text says why, and contains nothing of it."""
+    """The content is not a JWKS, or has no usable key. The error text contains nothing of the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class VerificationKey:
     """A public key of the issuer.
 
     Attributes:
-        key_id: its ``kid``; empty if it has none.
-        algorithms: those for which it may be used.
-        key: the key.
-        thumbprint: identifies the key by its content.
+        key_id: the ``kid`` of the key; empty if there is none.
+        algorithms: the algorithms for which the key may be used.
+        key: the public key.
+        thumbprint: digest that identifies the key by its content.
     """
 
     key_id: str
@@ -55,7 +55,10 @@ class KeySet:
     keys: tuple[VerificationKey, ...]
 
     def key_for(self, key_id: str | None, algorithm: str) -> VerificationKey | None:
-        """Returns the key of a token; one without a key id needs the only key for its algorithm."""
+        """Returns the key with an id that supports an algorithm; None if there is no such key.
+
+        For a token without a key id, returns the key that supports the algorithm if there is exactly one.
+        """
         usable = [key for key in self.keys if algorithm in key.algorithms]
         if key_id is None:
             return usable[0] if len(usable) == 1 else None
@@ -63,15 +66,15 @@ class KeySet:
 
     @property
     def thumbprints(self) -> frozenset[str]:
-        """Identifies the keys."""
+        """The thumbprints of all keys."""
         return frozenset(key.thumbprint for key in self.keys)
 
 
 def parse_key_set(content: bytes) -> KeySet:
-    """Reads a JWKS; leaves out keys that are not for verifying signatures by the accepted algorithms.
+    """Parses a JWKS; skips keys that cannot verify signatures with an accepted algorithm.
 
     Raises:
-        InvalidKeySetError: it is no JWKS, or no key is usable.
+        InvalidKeySetError: the content is not a JWKS, or contains no usable key.
     """
     try:
         document = json.loads(content)
@@ -87,14 +90,14 @@ def parse_key_set(content: bytes) -> KeySet:
 
 
 def _verification_key(member: Any) -> VerificationKey | None:
-    if not isinstance(member, dict) or member.keys() & _PRIVATE:  # symmetric, or a secret that should not be here
+    if not isinstance(member, dict) or member.keys() & _PRIVATE:  # a symmetric or private key
         return None
     operations = member.get("key_ops", ["verify"])
     if member.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return None
     key_id = member.get("kid", "")
     try:
-        # Every key has the algorithms of its type. PyJWT would otherwise guess one, or fail at one that it lacks.
+        # An algorithm of the key's type. Without this argument, PyJWT guesses one, or fails at an unsupported "alg".
         key: Any = jwt.PyJWK(member, algorithm=_ALGORITHM_OF_TYPE.get(member.get("kty", ""))).key
         algorithms = _algorithms_of(key)
         if (named := member.get("alg")) is not None:
@@ -102,7 +105,7 @@ def _verification_key(member: Any) -> VerificationKey | None:
         if not algorithms or not isinstance(key_id, str):
             return None
         encoded = json.dumps([member.get(name) for name in ("kty", "crv", "n", "e", "x", "y")]).encode()
-    except Exception:  # noqa: BLE001 - from outside: whatever is wrong with it, the key is not usable
+    except Exception:  # noqa: BLE001 - every exception means that the key is not usable
         return None
     return VerificationKey(key_id, algorithms, key, hashlib.sha256(encoded).hexdigest())
 
@@ -129,7 +132,7 @@ class Tokens:
         issuer: required value of ``iss``.
         audience: required value of ``aud``, or of one of its members.
         scope_claim: name of the claim with the scopes: a string with spaces, or a list.
-        key_set: returns the key set that is in use; None if there is none yet.
+        key_set: returns the key set in use; None before the first fetch succeeds.
     """
 
     def __init__(self, issuer: str, audience: str, scope_claim: str, key_set: Callable[[], KeySet | None]) -> None:
@@ -139,11 +142,11 @@ class Tokens:
         self._key_set = key_set
 
     def verify(self, token: str) -> Caller:
-        """Returns the caller with a token.
+        """Returns the caller that a token identifies.
 
         Raises:
             CredentialsInvalidError: the token is not valid.
-            UnknownKeyIdError: the key set does not have the token's key.
+            UnknownKeyIdError: the key set does not contain the signing key of the token.
             AuthenticationUnavailableError: there is no key set yet.
         """
         key_set = self._key_set()
@@ -174,7 +177,7 @@ class Tokens:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud"]},
             )
-        except Exception as error:  # noqa: BLE001 - from outside: whatever goes wrong with it, it is not valid
+        except Exception as error:  # noqa: BLE001 - every exception means that the token is not valid
             raise CredentialsInvalidError(_CAUSES.get(type(error), "malformed token")) from None
         if not _is_time(claims["exp"]) or not isinstance(claims.get("sub", ""), str):
             raise CredentialsInvalidError("malformed token")
@@ -188,11 +191,11 @@ class Tokens:
         return granted(names)
 
     def fault_of(self, caller: Caller) -> str:
-        """Returns why a caller that was verified earlier is no longer valid; empty if it is."""
+        """Returns why a token that was verified earlier is no longer valid; empty if the token is valid."""
         if time.time() >= caller.expires_at:
             return "expired token"
         key_set = self._key_set()
-        return "" if key_set and caller.signed_by in key_set.thumbprints else "the issuer withdrew its key"
+        return "" if key_set and caller.signed_by in key_set.thumbprints else "signing key removed"
 
 
 _CAUSES = {
@@ -207,17 +210,17 @@ _CAUSES = {
 
 
 def _header(token: str) -> tuple[str, str | None]:
-    """Returns algorithm and key id of a token, unverified."""
-    if not _COMPACT.fullmatch(token):  # older versions of PyJWT skip other characters
+    """Returns the algorithm and key id of a token, before its signature is verified."""
+    if not _COMPACT.fullmatch(token):  # older versions of PyJWT ignore other characters
         raise CredentialsInvalidError("malformed token")
     try:
         header = jwt.get_unverified_header(token)
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:  # noqa: BLE001 - every exception means that the token is not valid
         raise CredentialsInvalidError("malformed token") from None
     algorithm, key_id = header.get("alg"), header.get("kid")
     if algorithm not in ALGORITHMS:
         raise CredentialsInvalidError("algorithm not accepted")
-    if "crit" in header or "b64" in header:  # extensions that this service does not know (RFC 7515)
+    if "crit" in header or "b64" in header:  # extensions that this service does not support (RFC 7515)
         raise CredentialsInvalidError("unknown extension")
     return algorithm, key_id
 
