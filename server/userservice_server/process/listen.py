@@ -48,10 +48,10 @@ def cannot_listen(listen: Listen, why: str) -> ConfigError:
 
 
 def check_exposure(config: Config) -> None:
-    """Checks that a service that other machines can reach was told how to authenticate callers.
+    """Checks that ``--auth`` is set if other machines can reach the service.
 
     Raises:
-        ConfigError: the address is not a loopback address, and ``--auth`` is not given.
+        ConfigError: the address is not a loopback address, and ``--auth`` is not set.
     """
     if config.auth.auth is None and not is_loopback(config.listen):
         raise ConfigError(
