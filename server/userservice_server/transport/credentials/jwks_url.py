@@ -205,7 +205,8 @@ def fetch_https(url: str) -> bytes:
     except (OSError, HTTPException) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise FetchError(f"the server's certificate is not trusted: {cause.verify_message}") from None
+            reason = cause.verify_message.partition(",")[0]  # without the host, which follows "Hostname mismatch"
+            raise FetchError(f"the server's certificate is not trusted: {reason}") from None
         name = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else type(cause).__name__
         raise FetchError(f"cannot connect: {name}") from None
 
