@@ -30,6 +30,7 @@ test-all: test test-long ## run all tests (at most 30 minutes)
 
 test-long: .venv/.dev .venv-servers/.done ## run only the tests that make test leaves out: long tests, and those that need toolchains of other languages
 	@tools/check-tools.sh
+	@[ -n "$(ARGS)" ] || tools/test-typescript.sh run test:long
 	$(BIN)/pytest -m long $(ARGS)
 
 # Only the tests that do not wait: instrumented servers are slow. Service, hazard and fault tests cover more code.
