@@ -11,7 +11,7 @@ from harness import forking
 from harness.programs import Program
 from harness.services import Service, clean_environment
 
-REFUSED = "ManagerUnusableError('a manager, or other asyncio gRPC, was used before the process forked: close managers, "
+REFUSED = "ManagerUnusableError('a manager or other asyncio gRPC was used before the process forked; before forking, "
 
 
 def forked(service: Service, case: str) -> Program:

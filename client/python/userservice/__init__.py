@@ -1,4 +1,4 @@
-"""The client of the User service: `UserManager` and `SessionManager`, and their blocking twins.
+"""The client of the User service: `UserManager` and `SessionManager`, and their blocking versions.
 
 from userservice import UserManager
 
@@ -141,10 +141,10 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value  # so that later uses do not come here
+    globals()[name] = value  # so that later uses do not call this function
     return value
 
 
 def __dir__() -> list[str]:
-    """Lists the public names, too, before their first use."""
+    """Lists all names, including the public names that are not imported yet."""
     return sorted({*globals(), *__all__, *_MODULES})

@@ -27,7 +27,7 @@ class Target(NamedTuple):
     """The host name or IP address without brackets; empty for a Unix socket."""
 
     every_address: bool = False
-    """Whether calls are distributed over all addresses of the name, as with `dns:`."""
+    """Whether calls are distributed over all addresses of the name, as in the form `dns:`."""
 
 
 class Address(NamedTuple):
@@ -48,9 +48,9 @@ def parse_address(address: str) -> Address:
             `host:port` (an IPv6 address in brackets);
             `http://host:port` for plain text, `https://host:port` for TLS;
             `dns:///host:port` for all addresses of a name;
-            `ipv4:address:port` or `ipv6:[address]:port`, each with further `address:port` after commas;
-            `unix:/path` or `unix-abstract:name`, always alone.
-            The forms with a host can be given several times, separated by commas.
+            `ipv4:address:port` or `ipv6:[address]:port`; further addresses with ports may follow, after commas;
+            `unix:/path` or `unix-abstract:name`, which cannot be combined with other addresses.
+            An address may contain several of the forms with a host, separated by commas.
 
     Returns:
         The parsed address.
@@ -69,7 +69,7 @@ def parse_address(address: str) -> Address:
     targets, encryptions = zip(*(_parse_one(address, item) for item in address.split(",")), strict=True)
     if len(set(encryptions)) > 1:
         raise ValueError(
-            f"the addresses in {_shown(address)} must all begin with http://, or all with https://, or none"
+            f"mixed schemes in {_shown(address)}: all addresses must begin with http://, or all with https://, or none"
         )
     return Address(targets, encryptions[0])
 
@@ -81,7 +81,7 @@ def _parse_unix(address: str) -> Target:
     if not path.strip("/") or path.startswith("//"):
         raise ValueError(f"no path in the address {_shown(address)}; expected {_FORMS}")
     if "," in path:
-        raise ValueError(f"a comma in the address {_shown(address)}: gRPC takes it for the end of a Unix socket's path")
+        raise ValueError(f"gRPC does not support a comma in the path of a Unix socket: {_shown(address)}")
     # gRPC parses the address as a URL, in which these characters have a special meaning.
     return Target(f"{scheme}:{re.sub('[%?#]', lambda found: quote(found[0]), path)}", "")
 

@@ -1,7 +1,7 @@
 """Checks responses before the caller gets them.
 
-A faulty service, or a proxy that mixes up responses, must not cause a program to use another user's record or to read
-forever. All checks raise InternalError, which is not retried. The error messages contain no field of another record.
+If a service is faulty or a proxy mixes up responses, the program must not use another user's record or read forever.
+All checks raise InternalError, which is not retried. The error messages contain no field of another record.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check_batch(users: Iterable[UserMessage], missing: Sequence[str], requested:
 
 
 def check_cursor(records: Sequence[Record[Any]], cursor: int, next_cursor: int, total_size: int) -> None:
-    """Rejects a page or chunk whose cursor goes back, so that a reader would repeat the same pages forever.
+    """Rejects a page or chunk whose next cursor is too small: a reader would repeat the same pages forever.
 
     `Record.wrap_page` checks the order of the ids.
 

@@ -48,24 +48,28 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),
     # A full batch: 1000 users of 64 KiB of metadata and less than 4 KiB for the rest. gRPC's default is 4 MiB.
     ("grpc.max_receive_message_length", 1000 * (64 + 4) * _KIB),
-    # Error details are in the trailers, twice. The service keeps them below gRPC's default of 8 KiB; proxies may add to
-    # them.
+    # The trailers contain the error details twice. The service keeps the trailers below gRPC's default limit of 8 KiB,
+    # but proxies may add trailers.
     ("grpc.max_metadata_size", 512 * _KIB),
-    # By default gRPC widens the flow-control window as fast as the server sends: with a slow reader, 4 to 6 MB of a
-    # stream waited in the client. With a fixed window of 1 MiB, the size of the largest chunk, 1 to 2 MB wait there,
-    # and a local link was not slower. The window allows 1 MiB per round trip: 10 MB/s over 100 ms.
+    # By default, gRPC enlarges the flow-control window as fast as the server sends: if the reader is slow, 4 to 6 MB of
+    # a stream are buffered in the client. With a fixed window of 1 MiB, the size of the largest chunk, the client
+    # buffers 1 to 2 MB, and a stream on the same machine was not slower. The window allows 1 MiB per round trip, which
+    # is 10 MB/s with a round trip of 100 ms.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", _KIB * _KIB),
     # Each manager has its own connections; see `Channels`.
     ("grpc.use_local_subchannel_pool", 1),
-    # The client reconnects to a restarted server within about a second. gRPC's default pauses grow to two minutes.
+    # With these pauses, the client reconnects to a restarted server within about a second. gRPC's default pauses grow
+    # to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # The time limit of one attempt to connect, not a pause: enough for a distant server with TLS.
+    # The timeout of one attempt to connect; despite its name, it is not a pause. It is sufficient for a distant server
+    # with TLS.
     ("grpc.min_reconnect_backoff_ms", 5000),
     # The service accepts a ping every 5 s. While a call runs, a ping every 20 s keeps NAT gateways and load balancers
-    # from dropping its connection. On Linux the timeout also limits how long sent bytes may stay unacknowledged: if the
-    # peer disappears, the client detects it after 4 s, in time for a retry within the default deadline.
+    # from dropping the connection. On Linux, the timeout also limits how long sent bytes may stay unacknowledged: if
+    # the server becomes unreachable, the client detects this after 4 s, early enough for a retry within the default
+    # timeout.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 4000),
 )
@@ -78,7 +82,7 @@ class Stream(NamedTuple):
     """The stream of the transport."""
 
     proxy: str
-    """Where the proxy of its connection comes from; empty if there is none."""
+    """The source of the proxy of the connection, such as `$https_proxy`; empty without a proxy."""
 
     def cancel(self) -> None:
         """Ends the RPC at once."""
@@ -131,7 +135,7 @@ class Connection:
             raise ValueError("credentials and the options ca, cert and key exclude each other")
         if tls is False and (credentials is not None or self._tls):
             named = "credentials need" if credentials is not None else "the options ca, cert and key need"
-            raise ValueError(f"{named} an encrypted connection, and {address!r} asks for a plain one")
+            raise ValueError(f"{named} an encrypted connection, but http:// in {address!r} disables encryption")
         self._connections = _check_connections(connections)
         self._timeout = check_timeout(timeout)
         self._encrypted = bool(tls) or credentials is not None or bool(self._tls)
@@ -157,9 +161,9 @@ class Connection:
 
         Raises:
             ManagerClosedError: If the connection was closed.
-            ManagerUnusableError: If gRPC cannot work here: in a process that was forked while gRPC was in use or that
-                gevent or eventlet has patched; for asyncio also without a running event loop, or in another event loop
-                than that of the first call.
+            ManagerUnusableError: If the process was forked while gRPC was in use, or if gevent or eventlet has patched
+                the process. With asyncio, also if no event loop is running, or if the running event loop is not that of
+                the first call.
         """
         return self.check_usable().pick()
 
@@ -168,7 +172,7 @@ class Connection:
 
         Raises:
             ManagerClosedError: If the connection was closed.
-            ManagerUnusableError: If gRPC cannot work here; see `connect`.
+            ManagerUnusableError: If gRPC cannot work in this process or event loop; see `connect`.
         """
         owner = current_owner()
         channels = self._channels
@@ -187,7 +191,8 @@ class Connection:
             raise ManagerClosedError("the manager is closed")
         if self._channels is None:
             forks.refuse()
-            # Checked again, because a web server that preloads the program patches after managers were created.
+            # Checked again, because a web server that preloads the program may patch the process after it has created
+            # the managers.
             reject_monkey_patching()
             self._channels, self._owner = self._open(), owner
         return self._channels
@@ -199,7 +204,7 @@ class Connection:
 
     def _renew(self, channels: Channels) -> Channels:
         """Returns new channels if a TLS file has changed. Running calls continue on the old channels."""
-        if self._channels is not channels:  # another thread was faster, or has closed the manager
+        if self._channels is not channels:  # another thread has renewed the channels or closed the manager
             return self._channels or channels
         self._next_file_check = time.monotonic() + _SECONDS_BETWEEN_FILE_CHECKS
         if self._tls.has_changed():
@@ -227,8 +232,8 @@ class Connection:
         """Makes a unary call with retries. Every attempt sends the same bytes.
 
         Raises:
-            UserServiceError: If the call failed. If the last attempt only reached the deadline, it is the error of an
-                earlier attempt.
+            UserServiceError: If the call failed. If the last attempt failed because the deadline passed, and there was
+                a previous attempt, the error of the previous attempt is raised.
         """
         encoded = request.SerializeToString()
         while True:
@@ -274,15 +279,15 @@ class Connection:
         Raises:
             UserServiceError: If the stream failed, ended, or had no message in time.
         """
-        # A message that has already arrived is returned without waiting, and then no timeout can act.
+        # gRPC returns a message that has already arrived without waiting, so the timeout of `read` has no effect on it.
         if not attempts.remaining:
-            raise DeadlineExceededError(with_proxy("no chunk came in time", stream.proxy))
+            raise DeadlineExceededError(with_proxy("no chunk arrived in time", stream.proxy))
         try:
             message = await stream.raw.read(attempts.remaining)
         except grpc.aio.AioRpcError as failure:
             raise error_from_call(failure, stream.proxy) from failure
         except TimeoutError as timeout:
-            raise DeadlineExceededError(with_proxy("no chunk came in time", stream.proxy)) from timeout
+            raise DeadlineExceededError(with_proxy("no chunk arrived in time", stream.proxy)) from timeout
         if message is None:
             raise UnavailableError("the stream ended before its last chunk")
         return message
@@ -317,7 +322,7 @@ def decode(method: Method[RequestT, ResponseT], encoded: bytes) -> ResponseT:
     """Decodes a response.
 
     Raises:
-        InternalError: If the bytes are not a message of this class, or there are none: gRPC returns None for a unary
+        InternalError: If the bytes are not a message of this class, or `encoded` is None. gRPC returns None for a unary
             call that succeeds without a message.
     """
     try:

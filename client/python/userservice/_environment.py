@@ -10,7 +10,7 @@ from userservice._token import TokenFile, bearer
 
 
 class EnvironmentOptions(TypedDict, total=False):
-    """The options of `from_env`: those of a manager that do not come from environment variables."""
+    """The options of `from_env`, in addition to the settings in environment variables."""
 
     connections: int
     timeout: float
@@ -18,11 +18,11 @@ class EnvironmentOptions(TypedDict, total=False):
     metadata: Sequence[tuple[str, str | bytes]]
     allow_insecure_token: bool
     share_reads: bool
-    """Only of the managers of users."""
+    """Only for `UserManager` and `SyncUserManager`."""
 
 
 def settings_from_environment() -> dict[str, Any]:
-    """Returns the arguments of a manager that environment variables set. An empty variable counts as absent.
+    """Returns the arguments of a manager that are set by environment variables. An empty variable is treated as absent.
 
     Raises:
         ValueError: If both USERSERVICE_TOKEN and USERSERVICE_TOKEN_FILE are set, or the token is invalid.

@@ -28,7 +28,7 @@ class UserServiceError(Exception):
             example when the service is unavailable.
         request_id: The call id in the service's log; empty if the call did not reach the service.
         retried: Whether the managers repeat a call that fails with this class of errors, until its deadline.
-        retry_delay: Seconds after which the service suggests a retry; None if it suggests none.
+        retry_delay: Seconds after which the service suggests a retry; None if the service suggests no delay.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
@@ -61,10 +61,11 @@ class UserServiceError(Exception):
 
 
 class InvalidArgumentError(UserServiceError):
-    """The request has invalid fields. Either the service rejected it, or the client rejected it before sending it.
+    """The request has invalid fields. The service rejected the request, or the client rejected it before sending it.
 
     Attributes:
-        violations: The invalid fields of the request: all of them from the client, at most 25 from the service.
+        violations: The invalid fields of the request. The client reports all invalid fields; the service reports at
+            most 25.
     """
 
     code = grpc.StatusCode.INVALID_ARGUMENT

@@ -1,4 +1,4 @@
-"""Detects processes that were forked while gRPC was in use: no call can work there."""
+"""Detects whether this process was forked while gRPC was in use: no call can work in such a process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from userservice.errors import ManagerUnusableError
 class Forks:
     """The state of this process that decides whether managers work in a forked child.
 
-    A child of a fork has gRPC's state, but not its threads: calls of `grpc.aio` would wait for ever there, past every
-    deadline, and a channel of the parent would use the parent's connection. Managers therefore reject all calls.
+    A forked child has the state of gRPC, but not its threads: in the child, calls of `grpc.aio` would wait forever,
+    even after their deadline, and a channel of the parent would use the parent's connection. Managers therefore reject
+    all calls in the child.
 
     Attributes:
         channels: The open channels of blocking managers.
@@ -24,7 +25,7 @@ class Forks:
     def __init__(self) -> None:
         # Reentrant, because a signal handler can close one manager while another manager opens its channels.
         self.starting = threading.RLock()
-        # Weak references: a channel that nothing else refers to closes its connection.
+        # Weak references, so that a channel without other references closes its connection.
         self.channels: weakref.WeakSet[object] = weakref.WeakSet()
         self.broken = False
         self._polling = False
@@ -39,8 +40,8 @@ class Forks:
         """
         if self.broken:
             raise ManagerUnusableError(
-                "a manager, or other asyncio gRPC, was used before the process forked: close managers, once their "
-                "calls have ended, before forking, or start processes by spawn"
+                "a manager or other asyncio gRPC was used before the process forked; before forking, wait for the end "
+                "of all calls and close all managers, or start processes with the method spawn"
             )
 
     def _before_fork(self) -> None:
@@ -49,7 +50,8 @@ class Forks:
 
     def _after_fork(self) -> None:
         self.broken = self.broken or self._polling or bool(self.channels)
-        # Another thread of the parent may hold the lock; that thread does not exist here.
+        # Another thread of the parent may hold the lock. That thread does not exist in the child, so the child needs a
+        # new lock.
         self.starting = threading.RLock()
 
 

@@ -1,6 +1,7 @@
-"""Gathers concurrent requests, so that they share calls. This is the asyncio version.
+"""Gathers concurrent requests into shared calls. This is the asyncio version.
 
-`_sync_gathering.py` is the blocking version with the same names; `_shared_reads.py` is written once for both.
+`_sync_gathering.py` is the blocking version with the same names. `_shared_reads.py` uses the asyncio version; its
+generated copy in `_sync/` uses the blocking version.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from userservice._gathering_limits import MOST_NAMES, MOST_RUNNING, PATIENCE
 OutcomeT = TypeVar("OutcomeT")
 
 _ROUNDING = 0.0005
-"""Seconds by which the deadline timer may be early. Timers of event loops have a resolution of 1 ms."""
+"""Seconds by which the timer may fire before a deadline, because timers of event loops have a resolution of 1 ms."""
 
 
 class _Request(Generic[OutcomeT]):
@@ -44,21 +45,22 @@ class _Call(Generic[OutcomeT]):
         self.occupies = True
 
     def leave(self) -> None:
-        """Counts a request whose caller has stopped to wait. Without callers, the call is cancelled."""
+        """Counts a caller that has stopped waiting. Cancels the call if all its callers have stopped waiting."""
         self.left += 1
         if self.left == len(self.requests) and self.task is not None:
             self.task.cancel()
 
 
 class Gathering(Generic[OutcomeT]):
-    """Sends concurrent requests for names together.
+    """Sends concurrent requests for names in shared calls.
 
-    A request never joins a call that was already sent, so its outcome is not older than the request. A request goes at
-    the next turn of the event loop, with all other requests of this turn. While calls run, requests wait for the end of
-    a call, at most `PATIENCE` long; requests that fill a call do not wait.
+    A request never joins a call that was already sent, so its outcome is not older than the request. If no call runs, a
+    call is sent at the next turn of the event loop, with all requests of the current turn. While a call runs, further
+    requests wait until the call ends, but at most `PATIENCE` seconds. If the waiting requests fill a call, they are
+    sent without waiting.
 
     Args:
-        send: Makes one call for several names within a number of seconds; returns the outcome of each name.
+        send: Makes one call for several names, with a timeout in seconds; returns the outcome of each name.
     """
 
     def __init__(self, send: Callable[[Sequence[str], float], Awaitable[Mapping[str, OutcomeT]]]) -> None:
@@ -74,10 +76,11 @@ class Gathering(Generic[OutcomeT]):
     async def outcome(self, name: str, deadline: float) -> OutcomeT:
         """Returns the outcome for a name.
 
-        Cancelling one request has no effect on the others. If all requests of a call are cancelled, so is the call.
+        Cancelling one request has no effect on other requests. If all requests of a call are cancelled or have reached
+        their deadlines, the call is cancelled.
 
         Raises:
-            TimeoutError: If there is no outcome before the deadline, a time of `time.monotonic`.
+            TimeoutError: If there is no outcome before the deadline, which is a time of `time.monotonic`.
         """
         request: _Request[OutcomeT] = _Request(name, deadline)
         self._waiting.append(request)
@@ -95,7 +98,7 @@ class Gathering(Generic[OutcomeT]):
         return outcome
 
     def _start(self) -> None:
-        """Starts the next call if requests wait and enough calls have ended."""
+        """Starts the next call if the waiting requests fill it, or fewer than `MOST_RUNNING` calls count as running."""
         if not self._waiting or self._starting is not None:
             return
         if self._running < MOST_RUNNING or len(self._waiting) >= MOST_NAMES:
@@ -105,7 +108,7 @@ class Gathering(Generic[OutcomeT]):
             self._starting.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
-        """Makes one call for the requests that wait now."""
+        """Makes one call for the requests that are waiting."""
         self._starting = None
         call = self._take()
         if not call.requests:
@@ -141,20 +144,20 @@ class Gathering(Generic[OutcomeT]):
         return call
 
     def _release(self, call: _Call[OutcomeT]) -> None:
-        """Starts the next call, because a call has ended or runs for too long."""
+        """Stops counting a call that has ended or has run for `PATIENCE` seconds, and starts the next call."""
         if call.occupies:
             call.occupies = False
             self._running -= 1
             self._start()
 
     def _stop_timer(self) -> None:
-        """Stops the timer if there are no requests. It would keep the manager in memory until the deadline."""
+        """Stops the timer if there are no requests, because a running timer keeps the manager in memory."""
         if self._timer is not None and not self._calls and not self._waiting:
             self._timer.cancel()
             self._timer = None
 
     def _expire_at(self, deadline: float) -> None:
-        """Sets the timer of the earliest deadline. One timer for all requests costs less than one for each."""
+        """Sets the timer to the earliest deadline. One timer for all requests costs less than one timer each."""
         if self._timer is not None:
             self._timer.cancel()
         delay = max(0.0, deadline - time.monotonic())
@@ -179,7 +182,7 @@ class Gathering(Generic[OutcomeT]):
 
 
 def _fail(requests: Sequence[_Request[OutcomeT]], error: BaseException) -> None:
-    """Ends requests whose call had an unexpected error, or was cancelled by the end of the event loop."""
+    """Ends the requests of a call that had an unexpected error or was cancelled when the event loop ended."""
     for request in requests:
         if request.future.done():
             continue

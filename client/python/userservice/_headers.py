@@ -15,8 +15,8 @@ _TEXT = re.compile(r"[\x20-\x7e]*")
 def check_headers(metadata: Sequence[tuple[str, str | bytes]]) -> Headers:
     """Returns the metadata as a tuple.
 
-    Without this check, gRPC would report invalid metadata only at the first call, as an unrelated error such as a
-    failed connection.
+    Without this check, invalid metadata would cause an error only at the first call, and gRPC would report it as
+    another error, such as a failed connection.
 
     Raises:
         ValueError: If a key or a value is not valid in a header. The message contains no value, because a value can be

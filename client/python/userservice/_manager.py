@@ -41,28 +41,28 @@ class Manager:
         """Creates a manager. Nothing is sent before the first call.
 
         Args:
-            address: `host:port`, `http://host:port`, `https://host:port` (encrypted), `dns:///host:port` (all
-                addresses of the name), `ipv4:address:port`, `ipv6:[address]:port`, `unix:/path` or
-                `unix-abstract:name`. Several addresses are separated by commas; calls are distributed over
-                them.
-            connections: The number of connections to each address, 1 to 100. Calls are distributed over them; a stream
-                uses one. With several connections, one busy process uses several workers of a service.
-            timeout: Seconds that each call may take, including retries, unless the call has its own timeout; for
-                `list_chunked`, seconds to the next chunk.
+            address: `host:port`, `http://host:port`, `https://host:port` (encrypted), `dns:///host:port` (all addresses
+                of the name), `ipv4:address:port`, `ipv6:[address]:port`, `unix:/path` or `unix-abstract:name`. Several
+                addresses are separated by commas; calls are distributed over all addresses.
+            connections: The number of connections to each address, 1 to 100. Calls are distributed over all
+                connections; a stream uses one connection. With several connections, one busy process can use several
+                workers of a service.
+            timeout: The default timeout of a call in seconds, including retries. For `list_chunked`, it is the timeout
+                of each chunk.
             credentials: gRPC channel credentials for TLS; use `ca`, `cert` and `key` instead if possible.
             channel_options: gRPC channel options; they override the options of the client.
             metadata: Pairs of key (lower case) and value to send with every call. Values are printable ASCII, or bytes
                 for keys that end in `-bin`.
-            token: A token that is sent with each call as `authorization: Bearer …`; a string, or a callable or async
-                callable that returns it. A callable is called for each attempt of a call, and should cache its token.
-                If the service rejects the token, the call is repeated once with a new token.
+            token: A token that is sent with each call as `authorization: Bearer …`: a string, or a callable or async
+                callable that returns the token. A callable is called for each attempt of a call, and should cache its
+                token. If the service rejects the token of a callable, the call is repeated once with a new token.
             ca: Certificates of trusted authorities in PEM form, as a path or bytes. `ca` and `cert` enable TLS for an
-                address without `http://` or `https://`. Without `ca`, gRPC's own root certificates are used. New
-                connections use changed files; a changed file causes a new connection.
+                address without `http://` or `https://`. Without `ca`, gRPC's own root certificates are used. Files are
+                checked at most once per second; after a change, new calls use new connections with the new content.
             cert: The certificate chain of the client in PEM form, as a path or bytes; needs `key`.
             key: The private key of the client in PEM form, as a path or bytes; needs `cert`.
-            allow_insecure_token: Send the token without TLS to other machines, too. Anyone on the network can then read
-                and use the token.
+            allow_insecure_token: Allow sending the token without TLS to other machines. Anyone on the network can then
+                read and use the token.
 
         Raises:
             TypeError: If the token or a TLS setting has a wrong type.
@@ -88,8 +88,9 @@ class Manager:
     def from_env(cls, **options: Unpack[EnvironmentOptions]) -> Self:
         """Creates a manager with the settings in environment variables.
 
-        The variables are USERSERVICE_ADDRESS, USERSERVICE_TOKEN or USERSERVICE_TOKEN_FILE (a path; a replaced file acts
-        at once), USERSERVICE_CA, USERSERVICE_CERT and USERSERVICE_KEY (paths). Empty variables count as absent.
+        The variables are USERSERVICE_ADDRESS, USERSERVICE_TOKEN or USERSERVICE_TOKEN_FILE (a path; the file is read for
+        each attempt of a call), USERSERVICE_CA, USERSERVICE_CERT and USERSERVICE_KEY (paths). Empty variables are
+        treated as absent.
 
         Args:
             **options: The other options of the manager.

@@ -2,10 +2,10 @@
 
 A message field and a bytes field have the same encoding: a length and the bytes. Therefore a message class whose
 metadata is declared as `bytes` can decode the service's responses. Protobuf then keeps one byte string for each user.
-Otherwise, it would build a tree of objects, which takes most of the time needed to decode a chunk.
+With the generated classes, protobuf builds a tree of objects, which takes most of the time needed to decode a chunk.
 
-These classes are created from the generated descriptors, so they always match the protos. They are in a separate
-descriptor pool, so they do not conflict with the generated classes.
+The message classes of this module are created from the generated descriptors, so they always match the protos. They are
+in a separate descriptor pool, so they do not conflict with the generated classes.
 """
 
 from __future__ import annotations

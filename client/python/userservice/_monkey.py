@@ -7,7 +7,7 @@ import sys
 from userservice.errors import ManagerUnusableError
 
 # A manager needs real threads and sockets. If gRPC's event thread is a green thread, it never yields: one call would
-# block the whole process, and the call's deadline would not end it.
+# block the whole process, even after the deadline of the call.
 _GEVENT_MODULES = ("_thread", "threading", "socket", "select", "selectors")
 _EVENTLET_MODULES = ("thread", "socket", "select")
 

@@ -1,8 +1,8 @@
 """HTTP proxies between the client and the service, which gRPC takes from environment variables.
 
-gRPC decides by itself whether a connection goes through a proxy, and its errors do not mention the proxy. This module
-repeats the decision, for two purposes: proxies are turned off for this machine's own addresses, and errors name the
-variable. The value of the variable never appears in an error, because it can contain a password.
+gRPC itself decides whether a connection goes through a proxy, and its errors do not mention the proxy. This module
+makes the same decision for two purposes: to disable proxies for addresses of this machine, and to name the variable in
+errors. The value of the variable never appears in an error, because it can contain a password.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from userservice._address import Target, is_loopback
 
-# The names in gRPC's own order. The first one that is set decides, even if it is empty; upper case does not count.
+# The names in gRPC's own order. gRPC uses the first variable that is set, even if it is empty, and no upper-case names.
 _PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _EXCEPTION_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
@@ -27,7 +27,7 @@ NO_PROXY_OPTIONS: tuple[tuple[str, Any], ...] = (
 
 
 def proxy_options(target: Target) -> tuple[tuple[str, Any], ...]:
-    """Returns the channel options that keep proxies away from targets on this machine; empty for other targets."""
+    """Returns the channel options that disable proxies for targets on this machine; empty for other targets."""
     return NO_PROXY_OPTIONS if is_loopback(target) else ()
 
 

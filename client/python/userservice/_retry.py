@@ -16,7 +16,7 @@ _DOUBLINGS = math.ceil(math.log2(_LONGEST_DELAY / _FIRST_DELAY))
 
 
 _LONGEST_TIMEOUT = 31_536_000.0
-"""Seconds in a year. gRPC treats a timeout of some hundred years as expired."""
+"""Seconds in a year. gRPC treats a timeout of several hundred years as already expired."""
 
 
 def check_timeout(timeout: float) -> float:
@@ -48,22 +48,22 @@ def worth_retrying(error: UserServiceError) -> bool:
 
 
 def _is_credential_rejected(error: UserServiceError) -> bool:
-    # Without a reason, a proxy in front of the service rejected the credential.
+    # If the error has no reason, a proxy in front of the service has rejected the credential.
     is_by_proxy = error.code is grpc.StatusCode.UNAUTHENTICATED and not error.reason
     return is_by_proxy or isinstance(error, CredentialsInvalidError)
 
 
 class Attempts:
-    """The attempts of one call: one deadline for all of them, and a random pause before each retry.
+    """The attempts of one call: one deadline for all attempts, and a random pause before each retry.
 
     The longest pause grows from 50 ms to 100 ms, 200 ms … and 1 s. The pause is random between 0 and this maximum
-    ("full jitter"), so that many clients of a restarted server do not return at the same time. If the service returned
-    a retry delay, the pause is added to it.
+    ("full jitter"), so that the clients of a restarted server do not all retry at the same time. If the service
+    returned a retry delay, the delay is added to the pause.
 
     If the service rejects a credential and the token comes from a callable, the call is repeated once without a pause.
 
     Attributes:
-        deadline: The end of the last attempt, a time of `time.monotonic`.
+        deadline: The deadline of all attempts, a time of `time.monotonic`.
     """
 
     def __init__(self, timeout: float, *, can_renew_token: bool = False) -> None:
@@ -83,7 +83,7 @@ class Attempts:
 
         Args:
             error: The error of the last attempt.
-            cause: The exception that the error was made from.
+            cause: The exception from which the error was created.
 
         Raises:
             UserServiceError: The error, if it is not retried, or if the next attempt would start after the deadline.
@@ -102,12 +102,12 @@ class Attempts:
                 raise self._final(error, cause)
             delay = error.retry_delay or 0.0
         finally:
-            # The traceback of the raised error refers to this frame. With these variables that is a reference cycle,
-            # which keeps request and response in memory until the garbage collector runs.
+            # The traceback of the raised error refers to this frame. If these variables referred to the error, there
+            # would be a reference cycle, which keeps request and response in memory until the garbage collector runs.
             del error, cause
-        # The pause never reaches past the deadline, so that the last attempt starts shortly before it.
+        # The pause never exceeds the remaining time, so that the last attempt starts shortly before the deadline.
         ceiling = min(_FIRST_DELAY * 2 ** min(self._failures - 1, _DOUBLINGS), _LONGEST_DELAY, room)
-        # Imported here because most programs never retry, and the import takes 1 ms.
+        # Imported here, because the import takes 1 ms and most programs never retry.
         from random import uniform  # noqa: PLC0415
 
         jitter = uniform(0, ceiling)  # noqa: S311 - not used for security
@@ -116,7 +116,7 @@ class Attempts:
     def _final(self, error: UserServiceError, cause: BaseException | None) -> UserServiceError:
         """Returns the error to raise."""
         if isinstance(error, DeadlineExceededError) and self._last is not None:
-            # The error of an earlier attempt says more than the fact that the deadline passed.
+            # The error of the previous attempt is more informative than a passed deadline.
             error, cause = self._last
         self._last = None
         if self._failures:

@@ -1,4 +1,4 @@
-"""Concurrent gets of a manager that share calls: the option `share_reads`."""
+"""The option `share_reads`: concurrent gets of a manager share calls."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _INVALID_NAME = re.compile(r"user_ids\[(\d+)\]")
 
 
 class _Verdict(Enum):
-    """What a shared call says about a user_id without a user."""
+    """The outcome of a shared call for a user_id for which the call returned neither a user nor an error."""
 
     MISSING = auto()
     """No user has this user_id."""
 
     ALONE = auto()
-    """The get must make its own call, which returns its own result or error."""
+    """The get must make a call of its own, which returns its result or error."""
 
     AGAIN = auto()
-    """The get can share another call, because the call failed for another user_id."""
+    """The get can share another call, because this call failed for another user_id."""
 
 
 _Outcome: TypeAlias = UserMessage | UserServiceError | _Verdict
@@ -47,8 +47,9 @@ _Outcome: TypeAlias = UserMessage | UserServiceError | _Verdict
 class _Sender:
     """Makes the calls of a gathering.
 
-    It is not a part of `SharedReads`, to which the gathering must not refer: a manager without references closes its
-    connection immediately, unless it is in a reference cycle.
+    This class is separate from `SharedReads`, so that the gathering does not refer to `SharedReads`. Such a reference
+    would be a reference cycle, and a manager in a reference cycle does not close its connection immediately when the
+    program drops the manager.
 
     Args:
         connection: The connection of the manager.
@@ -58,7 +59,7 @@ class _Sender:
         self._connection = connection
 
     async def send(self, user_ids: Sequence[str], timeout: float) -> Mapping[str, _Outcome]:  # noqa: ASYNC109
-        """Makes one call, without retries; returns what it says about each user_id."""
+        """Makes one call without retries; returns the outcome of each user_id."""
         try:
             if len(user_ids) == 1:
                 return {user_ids[0]: await self._get(user_ids[0], timeout)}
@@ -83,10 +84,10 @@ class _Sender:
 
 
 class SharedReads:
-    """Sends concurrent gets as one BatchGetUsers; a get without others is a GetUser.
+    """Sends concurrent gets as one BatchGetUsers. If there is only one get, it is sent as a GetUser.
 
     Each get has its own result, error, deadline and retries. If a shared call fails with an error that is not retried,
-    each of its gets makes its own call. So a get cannot fail because of another get.
+    each of its gets makes a call of its own. Therefore a get cannot fail because of another get.
 
     Args:
         connection: The connection of the manager.
@@ -110,7 +111,7 @@ class SharedReads:
                 await attempts.pause(self._out_of_time())
                 continue
             if isinstance(outcome, UserServiceError):
-                # Each get raises an exception of its own, because exceptions contain the traceback of their caller.
+                # Each get raises a separate exception, because an exception contains the traceback of its caller.
                 await attempts.pause(copy.copy(outcome), outcome.__cause__)
             elif outcome is _Verdict.MISSING:
                 raise UserNotFoundError("the user does not exist")
@@ -122,7 +123,7 @@ class SharedReads:
     def _gets_like_this(self) -> Gathering[_Outcome]:
         """Returns the gathering of the gets with the same token, metadata and options.
 
-        This is the only place that decides which gets may share calls. All gets of a manager are equal in this respect:
+        Only this method decides which gets may share calls. At present, all gets of a manager may share calls, because
         they differ only in user_id and deadline.
         """
         return self._gets
@@ -132,7 +133,7 @@ class SharedReads:
 
 
 def _outcomes_of_failure(error: UserServiceError, user_ids: Sequence[str]) -> Mapping[str, _Outcome]:
-    """Returns what the error of a call means for each of its user_ids."""
+    """Returns the outcome of each user_id of a call that failed."""
     if len(user_ids) == 1 or error.retried or isinstance(error, (ManagerClosedError, ManagerUnusableError)):
         return dict.fromkeys(user_ids, error)
     fields = [violation.field for violation in error.violations] if isinstance(error, InvalidArgumentError) else []

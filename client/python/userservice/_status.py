@@ -12,7 +12,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _DOMAIN = "userservice"
 
 _LONGEST_RETRY_DELAY = 86400.0
-"""One day in seconds. Longer delays are reduced to it, because no client would wait for them."""
+"""One day in seconds. A longer delay is reduced to one day, because no client would wait longer."""
 
 _CAUSED_BY_PROXIES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -73,7 +73,8 @@ def error_from_status(
         proxy: The source of the proxy of the call's connection, such as `$https_proxy`; empty if there is none.
 
     Returns:
-        An exception whose class belongs to the reason, or else to the code, or else `UserServiceError`.
+        An exception of the class of the reason; if there is none, of the class of the code; otherwise a
+        `UserServiceError`.
     """
     details = _Details()
     if encoded_details:
@@ -107,5 +108,5 @@ def error_from_call(failure: grpc.aio.AioRpcError, proxy: str = "") -> UserServi
 
 
 def with_proxy(message: str, proxy: str) -> str:
-    """Returns the message of an error that a proxy can have caused; adds the source of the proxy if there is one."""
+    """Adds the source of the proxy, if there is one, to the message of an error that a proxy may have caused."""
     return f"{message}; the connection goes via the proxy of {proxy}" if proxy else message

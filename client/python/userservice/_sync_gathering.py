@@ -1,4 +1,4 @@
-"""The blocking version of `_gathering.py`. Requests are sent in the threads of their callers."""
+"""The blocking version of `_gathering.py`. Each call is sent in the thread of one of its callers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ OutcomeT = TypeVar("OutcomeT")
 
 
 class _Request(Generic[OutcomeT]):
-    """A request of a thread, which waits for the gate: it opens at the outcome, or if the thread must send a call."""
+    """A request of a thread. Its gate opens when the request has an outcome, or when its thread must send a call."""
 
     __slots__ = ("call", "deadline", "gate", "has_left", "is_waiting", "name", "outcome")
 
     def __init__(self, name: str, deadline: float) -> None:
         self.name = name
         self.deadline = deadline
-        # A lock as a gate: a threading.Event contains a lock and costs much more.
+        # The gate is a lock, because a threading.Event contains a lock and costs much more.
         self.gate = threading.Lock()
         self.gate.acquire()
         self.is_waiting = True
@@ -31,7 +31,7 @@ class _Request(Generic[OutcomeT]):
 
 
 class _Call(Generic[OutcomeT]):
-    """A call that the thread of one of its requests sends."""
+    """A call and its requests. The thread of one of these requests sends the call."""
 
     __slots__ = ("is_over", "requests", "started")
 
@@ -42,15 +42,16 @@ class _Call(Generic[OutcomeT]):
 
 
 class Gathering(Generic[OutcomeT]):
-    """Sends concurrent requests for names together.
+    """Sends concurrent requests for names in shared calls.
 
-    A request never joins a call that was already sent, so its outcome is not older than the request. A request goes
-    immediately if no call runs. While calls run, requests wait for the end of a call, at most `PATIENCE` long; requests
-    that fill a call do not wait. No thread is started: of all requests that wait, the thread of the request with the
-    latest deadline sends the call, so that no thread waits for longer than its own deadline.
+    A request never joins a call that was already sent, so its outcome is not older than the request. If no call runs, a
+    request is sent immediately. While a call runs, further requests wait until the call ends, but at most `PATIENCE`
+    seconds. If the waiting requests fill a call, they are sent without waiting. No thread is started: the thread of the
+    request with the latest deadline sends the call of all its requests, so that no thread waits longer than its own
+    deadline.
 
     Args:
-        send: Makes one call for several names within a number of seconds; returns the outcome of each name.
+        send: Makes one call for several names, with a timeout in seconds; returns the outcome of each name.
     """
 
     def __init__(self, send: Callable[[Sequence[str], float], Mapping[str, OutcomeT]]) -> None:
@@ -66,7 +67,7 @@ class Gathering(Generic[OutcomeT]):
         An exception in one thread, such as KeyboardInterrupt, has no effect on the requests of other threads.
 
         Raises:
-            TimeoutError: If there is no outcome before the deadline, a time of `time.monotonic`.
+            TimeoutError: If there is no outcome before the deadline, which is a time of `time.monotonic`.
         """
         request: _Request[OutcomeT] = _Request(name, deadline)
         try:
@@ -92,7 +93,7 @@ class Gathering(Generic[OutcomeT]):
                 self._start()
 
     def _start(self) -> None:
-        """Forms the next calls, if requests wait and enough calls have ended or run for too long."""
+        """Forms the next calls. A running call delays them for at most `PATIENCE` seconds after its start."""
         while self._waiting and (len(self._waiting) >= MOST_NAMES or self._occupied() < MOST_RUNNING):
             call: _Call[OutcomeT] = _Call([])
             while self._waiting and len(call.requests) < MOST_NAMES:
@@ -109,7 +110,7 @@ class Gathering(Generic[OutcomeT]):
         return sum(call.started > recent for call in self._calls)
 
     def _make(self, call: _Call[OutcomeT], sender: _Request[OutcomeT]) -> None:
-        """Makes a call in the thread of one of its requests."""
+        """Makes a call in the current thread, which is the thread of one of the call's requests."""
         names = list({request.name: None for request in call.requests})
         outcomes = self._send(names, max(0.0, sender.deadline - time.monotonic()))
         for request in call.requests:
@@ -125,7 +126,7 @@ class Gathering(Generic[OutcomeT]):
             self._start()
 
     def _leave(self, request: _Request[OutcomeT]) -> None:
-        """Removes a request whose caller does not wait any more. If its thread had to send a call, another one does."""
+        """Removes a request whose caller has stopped waiting. If its thread had to send a call, another thread does."""
         with self._lock:
             request.has_left = True
             if request.is_waiting:

@@ -16,10 +16,11 @@ from userservice._watchdog import Alarm
 from userservice.errors import ManagerClosedError
 
 TokenSource = str | Callable[[], str]
-"""A token, or a callable that returns it. Several threads may call it at the same time."""
+"""A token, or a callable that returns the token. Several threads may call the callable at the same time."""
 
 TRANSPORT_OPTIONS: tuple[tuple[str, Any], ...] = (
-    # Streams are read in the thread of the caller. Otherwise gRPC starts a thread for each channel that has streams.
+    # With this option, streams are read in the thread of the caller. Without it, gRPC starts a thread for each channel
+    # that has streams.
     ("SingleThreadedUnaryStream", 1),
 )
 """gRPC channel options that only this version needs."""
@@ -30,7 +31,7 @@ sleep = time.sleep
 
 
 def opening() -> AbstractContextManager[object]:
-    """Excludes other threads while channels are opened or closed."""
+    """Returns a lock that is held while channels are opened or closed."""
     return forks.starting
 
 
@@ -42,7 +43,7 @@ def ask_token(source: TokenSource, timeout: float) -> object:  # noqa: ARG001 - 
     """
     token: object = source() if callable(source) else source
     if iscoroutine(token):
-        token.close()  # otherwise Python warns that nothing awaits it
+        token.close()  # otherwise Python warns that the coroutine was never awaited
         raise TypeError("a blocking manager needs a token callable that returns a string, not an async callable")
     return token
 
@@ -58,7 +59,7 @@ def current_owner() -> object:
 
 
 class RawStream:
-    """A running server stream of encoded messages. Only `cancel` ends its RPC before the last message.
+    """A running server stream of encoded messages. A stream that is not read to its end must be cancelled.
 
     Args:
         channel: The channel of the RPC.
@@ -94,18 +95,19 @@ class RawStream:
         finally:
             self._alarm.pause()
         self._channel.raise_if_closed()
-        # The alarm of an earlier read may ring at the moment when that read succeeds. Then this failure is retried.
+        # The alarm of an earlier read may ring just after that read has succeeded, and cancel the stream. In this case,
+        # the deadline of this read has not passed, and the failure is raised, so that the caller retries.
         if self._alarm.rang and time.monotonic() >= deadline:
             raise TimeoutError
         try:
             raise failure
         finally:
-            del failure  # its traceback refers to this frame, which is a reference cycle
+            del failure  # its traceback refers to this frame, which would be a reference cycle
 
     def cancel(self) -> None:
         """Ends the RPC immediately."""
         self._alarm.stop()
-        # In a forked child, the connection belongs to the parent.
+        # In a forked child, gRPC must not be called, because the connection belongs to the parent.
         if not forks.broken:
             self._call.cancel()
 
@@ -131,7 +133,7 @@ class RawChannel:
 
     def state(self) -> grpc.ChannelConnectivity:
         """Returns the state of the connection. Starts to connect if there is no connection."""
-        # The public way, Channel.subscribe, starts a thread for each channel that wakes up five times a second.
+        # The public method Channel.subscribe starts a thread for each channel, which wakes up five times per second.
         inner = cast("Any", self.grpc_channel)._channel  # noqa: SLF001
         return _STATES[inner.check_connectivity_state(True)]  # noqa: FBT003
 
@@ -154,7 +156,7 @@ class RawChannel:
         try:
             raise failure
         finally:
-            del failure  # its traceback refers to this frame, which is a reference cycle
+            del failure  # its traceback refers to this frame, which would be a reference cycle
 
     def stream(self, path: str, encoded: bytes, metadata: Headers) -> RawStream:
         """Starts a server stream."""
@@ -168,7 +170,7 @@ class RawChannel:
     def close(self) -> None:
         """Closes the connection. Running calls end with ManagerClosedError."""
         self._closed = True
-        # In a forked child, the connection belongs to the parent.
+        # In a forked child, gRPC must not be called, because the connection belongs to the parent.
         if not forks.broken:
             self.grpc_channel.close()
         forks.channels.discard(self)
@@ -177,8 +179,8 @@ class RawChannel:
 def _without_call(error: Any) -> grpc.aio.AioRpcError:
     """Returns the failure in the form of the asyncio stubs.
 
-    The error of a blocking stream is the call itself. Its traceback contains frames that refer to the call, which is a
-    reference cycle.
+    In blocking streams of grpcio, the error and the call are the same object. The traceback of the error contains
+    frames that refer to the call, which is a reference cycle.
     """
     error.__traceback__ = None
     trailers = grpc.aio.Metadata(*(error.trailing_metadata() or ()))

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 
 PemSource = str | os.PathLike[str] | bytes
-"""A file in PEM form, by its path, or its content. A string that contains `-----BEGIN` is content."""
+"""The path of a file in PEM form, or its content. A string that contains `-----BEGIN` is the content."""
 
 _BEGIN = "-----BEGIN"
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
@@ -17,7 +17,7 @@ _PRIVATE_KEY = b"PRIVATE KEY-----"
 
 
 class TlsSettings:
-    """Loads the credentials of encrypted channels, again when a file has changed.
+    """Loads the credentials of encrypted channels. Loads them again when a file has changed.
 
     Args:
         ca: Certificates of trusted authorities; None for those of gRPC.
@@ -26,8 +26,8 @@ class TlsSettings:
 
     Raises:
         TypeError: If a setting is not a path or bytes.
-        ValueError: If a file cannot be read or is not in PEM form, if `cert` or `key` is absent, or if the key does
-            not belong to the certificate. The message contains no key.
+        ValueError: If a file cannot be read or is not in PEM form, if only one of `cert` and `key` is given, or if the
+            key does not belong to the certificate. The message does not contain the private key.
     """
 
     def __init__(self, ca: PemSource | None, cert: PemSource | None, key: PemSource | None) -> None:
@@ -39,11 +39,11 @@ class TlsSettings:
         self._cert = _Pem("cert", cert, _CERTIFICATE)
         self._key = _Pem("key", key, _PRIVATE_KEY)
         self._pems = (self._ca, self._cert, self._key)
-        # Files are read now for an early error, and again for the first channel.
+        # Files are read now, so that an error is raised early, and again for the first channel.
         self._loaded = self._read()
 
     def load(self) -> grpc.ChannelCredentials:
-        """Returns credentials with the present content of the files, or the last content that was valid."""
+        """Returns credentials with the current content of the files; if it is invalid, with the last valid content."""
         self.has_changed()
         ca, cert, key = (content or None for content in self._loaded)
         return grpc.ssl_channel_credentials(ca, key, cert)
@@ -61,10 +61,11 @@ class TlsSettings:
         return contents
 
     def _check_pair(self) -> None:
-        # gRPC accepts any pair, and every connection would fail. During a replacement, files may not fit together yet.
+        # gRPC accepts a key that does not belong to the certificate, and every connection then fails. While the two
+        # files are being replaced, they may not belong together.
         if self._cert.path is None or self._key.path is None:
             return
-        import ssl  # noqa: PLC0415 - takes 10 ms, and most programs do not need it
+        import ssl  # noqa: PLC0415 - the import takes 10 ms, and most programs do not need it
 
         try:
             # The password prevents OpenSSL from asking for one on the terminal.

@@ -1,4 +1,4 @@
-"""The token of a manager: checks, the header that contains it, and addresses to which it is not sent."""
+"""The token of a manager: its checks, its header, and the addresses to which the token is not sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class Secret(str):
-    """A text that `repr` does not show. Tools that report local variables, or headers, use `repr`."""
+    """A text that `repr` does not show, because tools that report local variables or headers use `repr`."""
 
     __slots__ = ()
 
@@ -34,7 +34,7 @@ def bearer(token: object, source: str = "token") -> Secret:
         source: Where the token comes from, for the error message.
 
     Raises:
-        TypeError: If the token is not a string. The message contains the type only.
+        TypeError: If the token is not a string. The message contains only the type.
         ValueError: If the token is empty or not valid in a header. The message does not contain the token.
     """
     if not isinstance(token, str):
@@ -65,7 +65,7 @@ def has_credential(metadata: Headers) -> bool:
 
 
 def check_plaintext(targets: Sequence[Target]) -> None:
-    """Refuses to send a token over a connection that is not encrypted, unless it stays on this machine.
+    """Rejects a token for connections without encryption, unless they stay on this machine.
 
     Raises:
         ValueError: If a target is not a Unix socket, a literal loopback address or `localhost`.
@@ -79,11 +79,12 @@ def check_plaintext(targets: Sequence[Target]) -> None:
 
 
 def _is_surely_loopback(target: Target) -> bool:
-    # Stricter than `is_loopback`, which decides about proxies: a DNS server may resolve `a.localhost` or `127.1`.
+    # This check is stricter than `is_loopback`, which decides whether a proxy is used: a DNS server may resolve names
+    # such as `a.localhost` and `127.1` to other machines.
     if not target.host:
         return True
     if target.host.lower() == "localhost":
-        # In `dns://server/localhost:1`, the named server decides.
+        # In `dns://server/localhost:1`, the named DNS server resolves `localhost`, possibly to another machine.
         return not target.name.startswith("dns://") or target.name.startswith("dns:///")
     try:
         ip = ipaddress.ip_address(target.host)
@@ -94,7 +95,7 @@ def _is_surely_loopback(target: Target) -> bool:
 
 
 class TokenFile:
-    """Returns the token in a file. The file is read for each call, so that a replaced file acts at once.
+    """A callable that returns the token in a file. It reads the file each time, so that it returns a changed token.
 
     Args:
         path: The file. White space around the token is ignored.
@@ -118,7 +119,7 @@ class TokenFile:
         return Secret(text)
 
     def __call__(self) -> str:
-        """Returns the token. While the file is being replaced, it can be absent or empty; then the last token."""
+        """Returns the token, or the last token while the file is absent or invalid because it is being replaced."""
         with suppress(ValueError):
             self._last = self._read()
         return self._last

@@ -1,7 +1,7 @@
 """The part of the clients that differs between asyncio and blocking code: channels, streams, and waiting.
 
-This is the asyncio version. `_sync_transport.py` is the blocking version with the same names. All code above these two
-modules is written once, for asyncio; `tools/generate_sync.py` generates the blocking code from it.
+This is the asyncio version. `_sync_transport.py` is the blocking version with the same names. The code that uses these
+two modules is written once, for asyncio; `tools/generate_sync.py` generates the blocking code from it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from userservice._headers import Headers
 from userservice.errors import DeadlineExceededError, ManagerClosedError, ManagerUnusableError
 
 TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
-"""A token, or a callable or async callable that returns it."""
+"""A token, or a callable or async callable that returns the token."""
 
 TRANSPORT_OPTIONS: tuple[tuple[str, Any], ...] = ()
 """gRPC channel options that only this version needs."""
@@ -27,7 +27,7 @@ sleep = asyncio.sleep
 
 
 def opening() -> AbstractContextManager[object]:
-    """Excludes other calls while channels are opened. Does nothing here: that code contains no await."""
+    """Returns a context that does nothing: code that opens channels contains no await, so no task can interrupt it."""
     return nullcontext()
 
 
@@ -66,7 +66,7 @@ def current_owner() -> object:
 
 
 class RawStream:
-    """A running server stream of encoded messages. Only `cancel` ends its RPC before the last message.
+    """A running server stream of encoded messages. A stream that is not read to its end must be cancelled.
 
     Args:
         channel: The channel of the RPC.
@@ -104,7 +104,7 @@ class RawStream:
 
 
 class RawChannel:
-    """A gRPC channel. Messages are bytes: grpc.aio logs an exception of a deserialiser and returns None.
+    """A gRPC channel. Messages are bytes, because grpc.aio logs an exception of a deserialiser and returns None.
 
     Args:
         target: The address in gRPC's form.
@@ -147,8 +147,8 @@ class RawChannel:
     def raise_if_closed(self) -> None:
         """Raises ManagerClosedError if a CancelledError was caused by `close`.
 
-        Closing a channel cancels its calls, and grpc.aio raises CancelledError in the awaiting task, although nobody
-        cancelled the task.
+        Closing a channel cancels its calls. grpc.aio then raises CancelledError in the awaiting task, although the task
+        was not cancelled.
         """
         task = asyncio.current_task()
         if self._closed and task is not None and not task.cancelling():
@@ -157,7 +157,7 @@ class RawChannel:
     async def close(self) -> None:
         """Closes the connection. Running calls end with ManagerClosedError."""
         self._closed = True
-        # Some versions of grpc.aio do not end streams that no task is reading.
+        # In some versions of grpc.aio, closing the channel does not end streams that no task is reading.
         for call in tuple(self.calls):
             call.cancel()
         await self.grpc_channel.close()

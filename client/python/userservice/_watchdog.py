@@ -16,10 +16,10 @@ class Alarm:
     """The deadline of the reads of one stream.
 
     Args:
-        ring: Ends a blocked read. The thread of the watchdog calls it at the deadline.
+        ring: A function that ends a blocked read. The thread of the watchdog calls it at the deadline.
 
     Attributes:
-        deadline: When the alarm rings, in seconds of time.monotonic; infinite between two reads.
+        deadline: The time of `time.monotonic` at which the alarm rings; infinite between two reads.
         timeout: The timeout of the latest read.
         rang: Whether the alarm rang.
     """
@@ -34,7 +34,7 @@ class Alarm:
         """Sets the deadline of a read.
 
         Args:
-            deadline: When the alarm rings, unless `pause` or `stop` is called before.
+            deadline: The time of `time.monotonic` at which the alarm rings, unless `pause` or `stop` is called before.
             timeout: The seconds from now to the deadline.
 
         Raises:
@@ -49,16 +49,17 @@ class Alarm:
         self.deadline = math.inf
 
     def stop(self) -> None:
-        """Removes the alarm. Takes no lock, because the garbage collector can end a stream in any thread."""
+        """Removes the alarm. Uses no lock, because the garbage collector can call this method in any thread."""
         self.deadline = math.inf
         _watchdog.alarms.discard(self)
 
 
 class _Watchdog:
-    """The thread that rings alarms. There is one for all streams of the process; the first stream starts it.
+    """The thread that rings alarms. All streams of the process share one thread, which the first stream starts.
 
-    A read costs two assignments. The thread need not be woken for each read, because it checks a paused alarm once per
-    timeout of its latest read, and so never sleeps past the deadline of a later read with the same timeout.
+    Waking the thread for each read would be expensive, so a read usually only sets the two attributes of its alarm. The
+    thread sleeps at most for the timeout of the latest read of each alarm, also of a paused alarm. Therefore it wakes
+    up before the deadline of a later read that has the same timeout.
 
     Attributes:
         alarms: The alarms of all open streams.
@@ -68,12 +69,12 @@ class _Watchdog:
         self.alarms: set[Alarm] = set()
         self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
-        # A SimpleQueue is reentrant; a finaliser that reads a stream may run inside `put`.
+        # A SimpleQueue, because it is reentrant: a finaliser that reads a stream may run inside `put`.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._wakes_at = math.inf
 
     def notice(self, alarm: Alarm) -> None:
-        """Wakes the thread if it would sleep past the deadline of the alarm."""
+        """Wakes the thread if the deadline of the alarm is before the time at which the thread wakes up."""
         if alarm not in self.alarms:
             self._start()
             self.alarms.add(alarm)
@@ -84,7 +85,7 @@ class _Watchdog:
         with self._starting:
             if self._thread is not None:
                 return
-            # A daemon, because interpreter exit waits for all other threads.
+            # A daemon thread, because the interpreter waits for all other threads when it exits.
             thread = threading.Thread(target=self._serve, name="userservice-deadlines", daemon=True)
             try:
                 thread.start()
@@ -94,7 +95,7 @@ class _Watchdog:
 
     def _serve(self) -> None:
         while True:
-            # A read that begins while the deadlines are examined wakes the thread again.
+            # While this time is infinite, a read that starts during `_ring` wakes the thread for another check.
             self._wakes_at = math.inf
             due = self._ring()
             self._wakes_at = due
@@ -104,7 +105,7 @@ class _Watchdog:
                 continue
 
     def _ring(self) -> float:
-        """Rings the alarms that are due. Returns when to check again."""
+        """Rings the alarms whose deadline has passed. Returns the time of the next check."""
         now, due = time.monotonic(), math.inf
         for alarm in tuple(self.alarms):
             if alarm.deadline <= now:
@@ -119,7 +120,7 @@ _watchdog = _Watchdog()
 
 
 def _after_fork() -> None:
-    global _watchdog  # noqa: PLW0603 - the thread and the locks stayed in the parent
+    global _watchdog  # noqa: PLW0603 - the child does not have the thread of the parent, and locks may be held
     _watchdog = _Watchdog()
 
 

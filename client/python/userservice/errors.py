@@ -1,6 +1,6 @@
 """The exceptions of the client: one class for each error reason of the service, under one base class.
 
-Catch the class of the condition, or `UserServiceError` for all of them. A program that compares texts should use
+Catch the class of one condition, or `UserServiceError` for all conditions. A program that compares texts should use
 `reason`, which is part of the contract; `message` is for people and may change.
 """
 
@@ -49,7 +49,7 @@ ERROR_BY_REASON: Mapping[str, type[UserServiceError]] = {
     for error in (InvalidArgumentError, *(vars(_error_classes)[name] for name in _error_classes.__all__))
 }
 
-# For errors without a reason. gRPC itself or a proxy creates them.
+# For errors without a reason, which are created by gRPC itself or by a proxy.
 ERROR_BY_CODE: Mapping[grpc.StatusCode, type[UserServiceError]] = {
     error.code: error for error in (InvalidArgumentError, UnavailableError, DeadlineExceededError, InternalError)
 }

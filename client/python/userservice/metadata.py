@@ -47,7 +47,7 @@ def metadata_from_bytes(encoded: bytes) -> dict[str, Any]:
 
 def _to_dict(fields: Mapping[str, Value]) -> dict[str, Any]:
     # Looking up each key is faster than iterating over the items of a protobuf map. Strings, the most frequent kind,
-    # are read without another call, which saves as much time as sorting costs.
+    # are read without a call of `_to_python`, which saves as much time as sorting costs.
     plain: dict[str, Any] = {}
     for key in sorted(fields):
         value = fields[key]
@@ -182,7 +182,7 @@ class _Writer:
 
 
 def is_unicode(text: str) -> bool:
-    """Returns whether UTF-8 can encode the text: a str can contain half of a surrogate pair, which is no character."""
+    """Returns whether UTF-8 can encode the text. It cannot encode a lone surrogate (half of a surrogate pair)."""
     if text.isascii():
         return True
     try:

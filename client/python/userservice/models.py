@@ -2,8 +2,8 @@
 
 Models that come from the service are thin views of the decoded message. Reading a field costs an attribute access, and
 metadata, by far the most expensive field to decode, is decoded at its first read. A program that reads one field of a
-million users therefore pays only for that field. A view keeps its whole response in memory, up to 1 MiB for a chunk. To
-keep a few users of a long stream, keep `copy.copy(user)`, which is independent of the response.
+million users therefore spends no time on decoding metadata. A view keeps its whole response in memory, up to 1 MiB for
+a chunk. To keep a few users of a long stream, keep `copy.copy(user)`, which is independent of the response.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def _check_mode(mode: str) -> None:
 
 
 def _core_schema(kind: type[Any]) -> Any:
-    """The pydantic schema of a class with `to_dict`."""
-    # Only pydantic needs it, so it is installed.
+    """Returns the pydantic schema of a class that has `to_dict`."""
+    # Only pydantic calls this function, so pydantic_core is installed.
     from pydantic_core import core_schema  # noqa: PLC0415
 
     def to_dict(value: Any) -> dict[str, Any]:
@@ -91,9 +91,9 @@ def _read_in_c(kind: type[RecordT]) -> type[RecordT]:
 class Record(Generic[MessageT]):
     """The base class of `User` and `Session`.
 
-    The fields are read-only; `copy(**changes)` returns a changed copy. The dict in `metadata` can be changed, which
-    changes nothing in the service. The dict is part of the value: equality, copies, pickles, `to_dict` and `bytes` use
-    its current content. The order of the keys does not matter for equality.
+    The fields are read-only; `copy(**changes)` returns a changed copy. The program can change the dict in `metadata`;
+    this changes nothing in the service. Equality, copies, pickles, `to_dict` and `bytes` use the current content of the
+    dict. Equality ignores the order of the keys.
     """
 
     __slots__ = ("_message", "_metadata")
@@ -133,10 +133,10 @@ class Record(Generic[MessageT]):
         """Creates the models of a page or chunk, and checks the order of its ids. For the client's own use.
 
         Raises:
-            InternalError: If an id is not larger than the cursor and all ids before it. A reader could then receive a
+            InternalError: If an id is not larger than the cursor and all previous ids. A reader could then receive a
                 record twice.
         """
-        # Bulk readers spend a third of their time here, so the loop calls no Python function for each record.
+        # Bulk readers spend a third of their time in this method, so the loop calls no Python function for each record.
         records: list[Self] = []
         make, last = object.__new__, cursor
         for message in messages:
@@ -160,7 +160,7 @@ class Record(Generic[MessageT]):
 
     @property
     def id(self) -> int:
-        """Position in the lists, and the value of a cursor.
+        """Number that orders the records in lists. A cursor is the id of a record.
 
         A record that is added later has a larger id. An id is never reused and fits into 53 bits.
         """
@@ -178,14 +178,13 @@ class Record(Generic[MessageT]):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """JSON object with the caller's own data; empty if there are none.
+        """JSON object with the caller's own data; empty if the record has no metadata.
 
         The values are None, bool, int, float, str, list and dict. The keys are sorted by code point, at every level.
         The metadata is decoded at the first read; later reads return the same dict.
 
         Raises:
-            InternalError: If the service sent metadata that cannot be decoded, for example because the nesting is too
-                deep.
+            InternalError: If the client cannot decode the metadata, for example because its nesting is too deep.
         """
         try:
             return self._metadata
@@ -287,8 +286,8 @@ class Record(Generic[MessageT]):
         return [getattr(self._message, field) for field in self._fields if field != "metadata"]
 
     def __hash__(self) -> int:
-        # id and etag of a model never change, and every write changes the etag. Equal models therefore have equal
-        # hashes, and collisions between versions of a record are very unlikely.
+        # The id and etag of a model never change, so equal models have equal hashes. Every write changes the etag, so
+        # collisions between versions of a record are very unlikely.
         return hash((self._message.id, self._message.etag))
 
     def __reduce__(self) -> tuple[Any, tuple[type[Self], bytes, dict[str, Any] | None]]:
@@ -296,7 +295,7 @@ class Record(Generic[MessageT]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
-        """Describes the type to pydantic, so that pydantic fields and FastAPI responses can have it.
+        """Describes the type to pydantic, so that pydantic fields and FastAPI responses can have this type.
 
         pydantic accepts instances of the model, and serialises them with `to_dict(mode="json")`.
         """
@@ -448,19 +447,19 @@ AnyRecordT = TypeVar("AnyRecordT", User, Session)
 
 
 class RecordList(list[AnyRecordT]):
-    """Base class of `UserPage`, `SessionPage` and `UserBatch`: a list of models with further fields."""
+    """Base class of `UserPage`, `SessionPage` and `UserBatch`: a list of models that has further fields."""
 
     _record_class: ClassVar[type[Any]]
     _records_field: ClassVar[str]  # the name of the list in the JSON form
 
     def to_dict(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
-        """Returns the records, each as its own `to_dict` returns it, and the further fields by name.
+        """Returns a dict with a list of the records, each converted by its `to_dict`, and the further fields.
 
         Args:
-            mode: "python" or "json", as for `User.to_dict`.
+            mode: "python" or "json"; see `User.to_dict`.
 
         Raises:
-            ValueError: If the mode is neither.
+            ValueError: If the mode is neither "python" nor "json".
         """
         _check_mode(mode)
         further = {name: getattr(self, name) for name in self._further_fields()}
@@ -491,7 +490,7 @@ class UserPage(RecordList[User]):
 
     Attributes:
         next_cursor: The cursor of the next page; 0 at the end.
-        total_size: Number of all users: for a page, at the time of the call; for a chunk, at the start of its stream.
+        total_size: Number of all users. In a page, at the time of the call; in a chunk, at the start of the stream.
     """
 
     _record_class = User

@@ -22,9 +22,9 @@ RequestT = TypeVar("RequestT", bound="Message")
 
 
 MOST_ITEMS = 100_000
-"""Maximum number of items that the client reads from an iterable, so that an endless iterable is rejected.
+"""Maximum number of items that the client reads from an iterable, so that it rejects an endless iterable.
 
-A list in a valid request is shorter.
+Every list in a valid request is shorter.
 """
 
 
@@ -58,12 +58,12 @@ class AddUserOptions(TypedDict, total=False):
     request_id: str | None
     """Idempotency key of the write, a UUID; the manager generates one if it is absent.
 
-    If the same request is repeated with the same request_id within 10 minutes, it is applied once.
+    If the same request is sent again with the same request_id within 10 minutes, it is applied only once.
     """
 
 
 class AddUserFields(AddUserOptions):
-    """The fields of a request of `UserManager.add`. A field that is None counts as absent."""
+    """The fields of a request of `UserManager.add`. A field with the value None is treated as absent."""
 
     user_id: str
     """Key of the new user. Required. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white
@@ -80,7 +80,7 @@ class UpdateUserOptions(TypedDict, total=False):
     last_name: str | None
     """New family name; empty clears it."""
     metadata: Mapping[str, Any] | None
-    """Changes to the metadata, merged by RFC 7396 (JSON Merge Patch): None removes a key."""
+    """Changes to the metadata, merged by RFC 7396 (JSON Merge Patch): a key with the value None is removed."""
     update_mask: Iterable[str] | None
     """The fields to replace as a whole: `email`, `first_name`, `last_name`, `metadata`, or `*` for all of them."""
     etag: str | None
@@ -90,7 +90,7 @@ class UpdateUserOptions(TypedDict, total=False):
 
 
 class UpdateUserFields(UpdateUserOptions):
-    """The fields of a request of `UserManager.update`. Fields that are absent or None are not changed."""
+    """The fields of a request of `UserManager.update`. A field that is absent or None is not changed."""
 
     user_id: str
     """user_id of the user to update. Required."""
@@ -106,7 +106,7 @@ class AddSessionOptions(TypedDict, total=False):
 
 
 class AddSessionFields(AddSessionOptions):
-    """The fields of a request of `SessionManager.add`. A field that is None counts as absent."""
+    """The fields of a request of `SessionManager.add`. A field with the value None is treated as absent."""
 
     user_id: str
     """user_id of the user to which the session will belong. Required."""
@@ -128,7 +128,7 @@ class UpdateSessionOptions(TypedDict, total=False):
 
 
 class UpdateSessionFields(UpdateSessionOptions):
-    """The fields of a request of `SessionManager.update`. Fields that are absent or None are not changed."""
+    """The fields of a request of `SessionManager.update`. A field that is absent or None is not changed."""
 
     user_id: str
     """user_id of the user to which the session belongs. Required."""
@@ -137,7 +137,7 @@ class UpdateSessionFields(UpdateSessionOptions):
 
 
 def merge_fields(mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a request, which can be given as a mapping, as keyword arguments, or as both.
+    """Returns the fields of a request. The caller can give them as a mapping, as keyword arguments, or as both.
 
     Raises:
         TypeError: If `mapping` is not a mapping, or a field is given twice.
@@ -148,14 +148,14 @@ def merge_fields(mapping: Mapping[str, Any] | None, keywords: Mapping[str, Any])
         raise TypeError(f"expected a mapping of fields or keyword arguments, not {type(mapping).__name__}")
     twice = sorted(mapping.keys() & keywords.keys())
     if twice:
-        raise TypeError(f"given in the mapping and as a keyword argument too: {', '.join(twice)}")
+        raise TypeError(f"fields given both in the mapping and as keyword arguments: {', '.join(twice)}")
     return {**mapping, **keywords}
 
 
 def with_request_id(fields: dict[str, Any]) -> dict[str, Any]:
     """Adds a request_id to the fields of a write if the caller gave none, so that a retried write is applied once."""
     if fields.get("request_id") is None:
-        # Imported here because it also imports the module platform: 2 ms that a program that only reads does not need.
+        # Imported here, because uuid also imports platform, which takes 2 ms. A program that only reads needs neither.
         from uuid import uuid4  # noqa: PLC0415
 
         fields["request_id"] = str(uuid4())
@@ -167,7 +167,7 @@ def build_request(request: type[RequestT], fields: Mapping[str, object]) -> Requ
 
     Args:
         request: The generated class of the request.
-        fields: The fields by name. A field that is None counts as absent.
+        fields: The fields by name. A field with the value None is treated as absent.
 
     Returns:
         The message.
@@ -215,7 +215,7 @@ def _set(message: Message, field: FieldDescriptor, value: object) -> Iterable[Fi
 
 
 def _extend(target: Any, value: object, name: str) -> Iterable[FieldViolation]:
-    # A str is also iterable; it would silently become a list of its letters.
+    # A str is also iterable, and would silently become a list of its letters.
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return [FieldViolation(name, f"must be a list of strings, not {type(value).__name__}")]
     violations = []

@@ -58,13 +58,13 @@ class SessionManager(Manager):
             session: The fields by name: user_id and session_id (required), metadata, request_id. See
                 `AddSessionFields` for the limits.
             timeout: Seconds that the call may take.
-            **fields: The same fields as keyword arguments. Both forms may be combined.
+            **fields: The same fields as keyword arguments. A call may use both forms.
 
         Returns:
             The stored session.
 
         Raises:
-            InvalidArgumentError: If a field is invalid or unknown; `violations` lists all of them.
+            InvalidArgumentError: If a field is invalid or unknown; `violations` lists these fields.
             UserNotFoundError: If the user does not exist.
             SessionAlreadyExistsError: If the user has a session with this session_id.
             RequestIdReusedError: If the request_id was already used for a different request.
@@ -111,19 +111,22 @@ class SessionManager(Manager):
     async def update(
         self, session: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> Session:
-        """Updates the metadata of a session: merges it (None removes a key), or replaces it if update_mask names it.
+        """Updates the metadata of a session.
+
+        The metadata is merged: a key with the value None is removed. If update_mask contains `metadata` or `*`, the
+        metadata is replaced.
 
         Args:
             session: The fields by name: user_id and session_id (required), metadata, update_mask, etag, request_id.
                 See `UpdateSessionFields`.
             timeout: Seconds that the call may take.
-            **fields: The same fields as keyword arguments. Both forms may be combined.
+            **fields: The same fields as keyword arguments. A call may use both forms.
 
         Returns:
             The session after the update.
 
         Raises:
-            InvalidArgumentError: If a field is invalid or unknown; `violations` lists all of them.
+            InvalidArgumentError: If a field is invalid or unknown; `violations` lists these fields.
             UserNotFoundError: If the user does not exist.
             SessionNotFoundError: If the user has no session with this session_id.
             EtagMismatchError: If an etag is given and is not the current etag.
@@ -170,7 +173,7 @@ class SessionManager(Manager):
     async def list(
         self, user_id: str, limit: int = 100, cursor: int = 0, *, timeout: float | None = None
     ) -> SessionPage:
-        """Returns one page of the sessions of a user, ordered by id; `UserManager.get_sessions` returns all.
+        """Returns one page of the sessions of a user, ordered by id; `UserManager.get_sessions` returns all sessions.
 
         Args:
             user_id: The user_id of the user.

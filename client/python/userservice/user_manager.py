@@ -30,16 +30,17 @@ from userservice.requests import (
 from userservice.session_manager import get_session_page
 
 _LARGEST_PAGE = 1000
-"""The largest limit that the service uses."""
+"""The maximum limit of a page. The service reduces larger limits to it."""
 
 
 class UserManager(Manager):
     """Adds, reads, updates, deletes and lists users.
 
-    A failed call raises `UserServiceError` or a subclass. Mistakes in the calling code raise TypeError (an argument
-    that is not a mapping, a field given twice) or ValueError (an invalid timeout). Every call has a deadline and is
-    retried while the service is unavailable. Writes have a request_id, so a write whose response was lost is applied
-    once. `timeout` is in seconds and covers all attempts; the default is the timeout of the manager.
+    A failed call raises `UserServiceError` or a subclass. Errors in the calling code raise TypeError (an argument that
+    is not a mapping, or a field that is given twice) or ValueError (an invalid timeout). Every call has a deadline and
+    is retried while the service is unavailable. Every write has a request_id, so a write that is retried because its
+    response was lost is applied once. The `timeout` of a call is in seconds and includes all attempts; the default is
+    the timeout of the manager.
 
         async with UserManager("localhost:50051") as user_manager:
             user = await user_manager.get("user123")
@@ -64,10 +65,11 @@ class UserManager(Manager):
         """Creates a manager. Nothing is sent before the first call.
 
         Args:
-            address: See `SessionManager`, as for all arguments but `share_reads`.
+            address: See `SessionManager`, which describes all arguments except `share_reads`.
             share_reads: Send concurrent `get` calls as one BatchGetUsers with at most 100 user_ids. Each `get` has its
-                own result, error and deadline, and a `get` without others is a GetUser. A user keeps the response of
-                its call in memory; to keep a few users for long, keep `copy.copy(user)`.
+                own result, error and deadline. A `get` without concurrent gets is sent as a GetUser. Each user keeps
+                the whole response of the shared call in memory; to keep a few users for a long time, keep
+                `copy.copy(user)`.
             connections: See `SessionManager`.
             timeout: See `SessionManager`.
             credentials: See `SessionManager`.
@@ -126,13 +128,13 @@ class UserManager(Manager):
             user: The fields by name: user_id (required), email, first_name, last_name, metadata, request_id. See
                 `AddUserFields` for the limits.
             timeout: Seconds that the call may take.
-            **fields: The same fields as keyword arguments. Both forms may be combined.
+            **fields: The same fields as keyword arguments. A call may use both forms.
 
         Returns:
             The stored user.
 
         Raises:
-            InvalidArgumentError: If a field is invalid or unknown; `violations` lists all of them.
+            InvalidArgumentError: If a field is invalid or unknown; `violations` lists these fields.
             UserAlreadyExistsError: If a user with this user_id exists.
             RequestIdReusedError: If the request_id was already used for a different request.
             TypeError: If `user` is not a mapping, or a field is given twice.
@@ -180,19 +182,19 @@ class UserManager(Manager):
     async def update(
         self, user: Mapping[str, Any] | None = None, /, *, timeout: float | None = None, **fields: Any
     ) -> User:
-        """Updates a user. Absent fields keep their values. Metadata is merged; None removes a key.
+        """Updates a user. Absent fields keep their values. Metadata is merged: a key with the value None is removed.
 
         Args:
             user: The fields by name: user_id (required), email, first_name, last_name, metadata, update_mask, etag,
                 request_id. See `UpdateUserFields`.
             timeout: Seconds that the call may take.
-            **fields: The same fields as keyword arguments. Both forms may be combined.
+            **fields: The same fields as keyword arguments. A call may use both forms.
 
         Returns:
             The user after the update.
 
         Raises:
-            InvalidArgumentError: If a field is invalid or unknown; `violations` lists all of them.
+            InvalidArgumentError: If a field is invalid or unknown; `violations` lists these fields.
             UserNotFoundError: If no user has this user_id.
             EtagMismatchError: If an etag is given and is not the current etag.
             UpdateConflictError: If there were too many concurrent writes of the user.
@@ -251,7 +253,7 @@ class UserManager(Manager):
     async def list_chunked(
         self, chunk_size: int = 100, cursor: int = 0, *, timeout: float | None = None
     ) -> AsyncGenerator[UserPage, None]:
-        """Reads all users in the order of their ids, in chunks, up to the newest user at the start of the stream.
+        """Reads all users in chunks, ordered by id, up to the newest user at the start of the stream.
 
         Each user that exists throughout is returned exactly once, regardless of concurrent writes. After a lost
         connection or a restart of the server, the stream resumes after the last chunk. Leaving the loop cancels the
@@ -260,7 +262,7 @@ class UserManager(Manager):
         Args:
             chunk_size: The maximum number of users per chunk, at most 10 000. A chunk ends early at 1 MiB.
             cursor: The `next_cursor` of a chunk of an earlier stream; 0 starts at the beginning.
-            timeout: Seconds to wait for each chunk, including reconnecting. The time that the body of the loop takes
+            timeout: Seconds to wait for each chunk, including reconnecting. The time that the body of the loop needs
                 does not count.
 
         Yields:
@@ -276,21 +278,22 @@ class UserManager(Manager):
             while (chunk := await reader.next_chunk()) is not None:
                 yield chunk
         finally:
-            # Since grpcio 1.83, a stream that is dropped without cancelling continues to run (grpc/grpc#43462).
+            # Since grpcio 1.83, a stream that the program drops without cancelling it continues to run
+            # (grpc/grpc#43462).
             reader.cancel()
 
     async def batch_get(self, user_ids: Iterable[str], *, timeout: float | None = None) -> UserBatch:
         """Returns the users with these user_ids.
 
         Args:
-            user_ids: 1 to 1000 user_ids. A repeated user_id returns its user each time.
+            user_ids: 1 to 1000 user_ids. If a user_id is repeated, the result contains its user each time.
             timeout: Seconds that the call may take.
 
         Returns:
             A list of the existing users, in the order of the request, with `missing_user_ids`.
 
         Raises:
-            InvalidArgumentError: If there are no or too many user_ids, or one is invalid.
+            InvalidArgumentError: If there are no user_ids or more than 1000, or a user_id is invalid.
         """
         attempts = self._connection.attempts(timeout)
         request = build_request(rpc.BATCH_GET_USERS.request, {"user_ids": user_ids})
@@ -303,7 +306,7 @@ class UserManager(Manager):
 
         Args:
             user_id: The user_id of the user.
-            timeout: Seconds that all pages together may take.
+            timeout: Seconds for reading all pages.
 
         Returns:
             A list of Session, empty if the user has no sessions.

@@ -119,7 +119,7 @@ def test_loopback_addresses(address: str, expected: bool) -> None:  # noqa: FBT0
     ],
 )
 def test_an_invalid_address_is_rejected_with_an_error_that_names_it(address: str) -> None:
-    with pytest.raises(ValueError, match=r"expected host:port, http://host:port|must all begin"):
+    with pytest.raises(ValueError, match=r"expected host:port, http://host:port|all addresses must begin"):
         parse_address(address)
 
 

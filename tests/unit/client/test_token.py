@@ -114,7 +114,7 @@ def test_tls_settings_that_cannot_work_are_rejected(tmp_path: Path) -> None:
         with pytest.raises((TypeError, ValueError), match=message) as raised:
             UserManager("https://localhost:1", **settings)
         assert "PRIVATE" not in str(raised.value)
-    with pytest.raises(ValueError, match="asks for a plain one"):
+    with pytest.raises(ValueError, match="disables encryption"):
         UserManager("http://localhost:1", ca=root.cert_pem)
 
 

@@ -56,8 +56,8 @@ class Channels:
     def pick(self) -> Channel:
         """Returns the channel for the next call.
 
-        The channels are used in turn. A channel without a connection is skipped while another channel has one, because
-        the call would fail or wait; it connects in the background meanwhile.
+        The channels are used in turn. While another channel has a connection, a channel without a connection is
+        skipped, because the call would fail or wait. The skipped channel connects in the background.
         """
         if len(self._channels) == 1:
             return self._channels[0]
@@ -88,11 +88,11 @@ class Channels:
 
 
 class RetiredChannels:
-    """Channels that other channels replaced. Each closes its connection after its last running call."""
+    """Channels that were replaced by other channels. Each closes its connection after its last call has ended."""
 
     def __init__(self) -> None:
-        # The references are weak: running calls keep their channel, and gRPC closes a channel that nothing refers to
-        # (that of asyncio when Python collects reference cycles).
+        # The references are weak. A running call keeps its channel in memory. gRPC closes a channel without references:
+        # a blocking channel immediately, an asyncio channel when Python collects reference cycles.
         self._channels: weakref.WeakSet[RawChannel] = weakref.WeakSet()
 
     def add(self, channels: Channels) -> None:

@@ -15,8 +15,8 @@ from userservice.requests import build_request
 class ChunkReader:
     """Reads the chunks of one `list_chunked`.
 
-    Each `next_chunk` has its own deadline, which covers reconnecting and retries. The time between two calls does not
-    count. Chunks without users do not extend the deadline, regardless of their number.
+    Each call of `next_chunk` has its own deadline, which includes reconnecting and retries. The time between two calls
+    of `next_chunk` does not count. Chunks without users do not extend the deadline, regardless of their number.
 
     Args:
         connection: The connection to read from.
