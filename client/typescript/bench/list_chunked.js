@@ -1,9 +1,9 @@
-// How fast listChunked is, and what it holds in memory. Prints a line of JSON for each round.
+// Measures the rate and the memory of listChunked. Prints a line of JSON for each round.
 //
 //   npm run build && node --expose-gc bench/list_chunked.js ADDRESS [CHUNK_SIZE [ROUNDS [metadata]]]
 //
-// The loop reads user_id; with `metadata` it reads that too. grown_mib is the most that the heap and the buffers
-// outside of it held, after a garbage collection, above what they held before the first round.
+// The loop reads user_id and, with `metadata`, also the metadata. grown_mib is the maximum growth of the heap and the
+// external buffers since the start of the first round, measured after garbage collections.
 import { UserManager } from "userservice";
 
 const [address, chunkSize = 1000, rounds = 3, touched] = process.argv.slice(2);

@@ -1,4 +1,4 @@
-// The rate of gets and their CPU per get, with and without shareReads. Prints a line of JSON: [gets/s, µs of CPU].
+// Measures the rate of gets and the CPU time per get, with or without shareReads. Prints JSON: [gets/s, µs of CPU].
 //
 //   npm run build && node bench/shared_reads.js ADDRESS CALLERS alone|shared GETS
 //

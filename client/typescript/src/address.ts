@@ -36,9 +36,9 @@ interface Part {
  *
  * @param address - `host:port` (an IPv6 address in brackets), `http://host:port` for plain text, `https://host:port`
  *   for TLS, `dns:///host:port` for all addresses of a name, `ipv4:address:port` or `ipv6:[address]:port` (more
- *   addresses with ports can follow after commas), or `unix:/path`. The forms with a host can be given several times,
- *   separated by commas.
- * @throws TypeError if the address has none of these forms; the message lists them.
+ *   addresses with ports can follow after commas), or `unix:/path`. An address may contain several of the forms with a
+ *   host, separated by commas.
+ * @throws TypeError if the address has none of these forms; the message lists the forms.
  */
 export function parseAddress(address: string): Address {
   const parsed = typeof address === "string" ? parse(address) : undefined;

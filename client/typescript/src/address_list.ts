@@ -1,8 +1,8 @@
-/** Resolves a list of several host:port. gRPC itself supports lists of IP addresses only. */
+/** Resolves a list of several `host:port`. gRPC itself supports only lists of IP addresses. */
 
 import { type ChannelOptions, experimental } from "@grpc/grpc-js";
 
-/** The scheme of a target that consists of several host:port, separated by commas. */
+/** The scheme of a target that consists of several `host:port`, separated by commas. */
 export const LIST_SCHEME = "userservice-list";
 
 type Result = experimental.StatusOr<experimental.Endpoint[]>;

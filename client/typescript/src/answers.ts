@@ -98,7 +98,8 @@ export function checkKey<Item extends object>(record: Item, asked: Partial<Item>
  *
  * @param page - The page or chunk.
  * @param cursor - The cursor of the request.
- * @throws InternalError if not: the reader could receive a record twice or repeat the same pages forever.
+ * @throws InternalError if the page does not continue the list: a reader could receive a record twice or repeat the
+ *   same pages forever.
  */
 export function checkContinues(page: Answer<{ readonly id: number }>, cursor: number): void {
   let last = cursor;

@@ -46,8 +46,8 @@ export class ChunkReader {
    * Returns the next chunk that contains users, or undefined at the end. One deadline covers the whole call, including
    * empty chunks and retries.
    *
-   * @throws UserServiceError if the service rejected the request, or if no chunk arrived before the deadline (the last
-   *   error); the signal's reason, if the signal is aborted.
+   * @throws UserServiceError if the service rejected the request, or if no chunk arrived before the deadline; the
+   *   signal's reason, if the signal is aborted.
    */
   async next(): Promise<UserPage | undefined> {
     const attempts = this.#connection.attempts(this.#options);
@@ -61,7 +61,7 @@ export class ChunkReader {
     return undefined;
   }
 
-  /** Cancels the running RPC, if there is one. Callers that stop reading must call it; nothing else ends the RPC. */
+  /** Cancels the running RPC, if there is one. A caller that stops reading must call `cancel`, or the RPC continues. */
   cancel(): void {
     this.#rpc?.cancel(undefined);
     this.#rpc = undefined;
@@ -114,7 +114,7 @@ export class ChunkReader {
     const answer = decodeAnswer(encoded, readUser);
     checkContinues(answer, this.#cursor);
     this.#finished = answer.next_cursor === 0;
-    // The next stream starts here if this one is cut.
+    // If this stream is cut, the next stream starts at this cursor.
     this.#cursor = answer.next_cursor;
     this.#request = this.#encode();
     return new UserPage(answer.records, answer);

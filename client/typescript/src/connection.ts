@@ -1,4 +1,4 @@
-/** The connections of a manager to the service. Makes calls on them, with retries. */
+/** The connections of a manager to the service, and calls with retries. */
 
 import { ChannelCredentials, type ChannelOptions, Metadata } from "@grpc/grpc-js";
 
@@ -18,18 +18,18 @@ export interface ManagerOptions {
   /** TLS options. They also enable TLS for an address without `http://` or `https://`. */
   tls?: TlsOptions | undefined;
   /**
-   * A token that is sent with every call as `authorization: Bearer …`, or a function that returns the token or a promise
-   * of it. A function is called for each attempt of a call, and should cache its token. If the service rejects the token,
-   * the call is repeated once with a new token.
+   * A token that is sent with every call as `authorization: Bearer …`, or a function that returns the token or a
+   * promise of the token. A function is called for each attempt of a call, and should cache its token. If the service
+   * rejects the token of a function, the call is repeated once with a new token.
    */
   token?: TokenSource | undefined;
-  /** Send the token without TLS to other machines, too. Anyone on the network can then read and use the token. */
+  /** Allow sending the token without TLS to other machines. Anyone on the network can then read and use the token. */
   allowInsecureToken?: boolean | undefined;
   /** Timeout of a call in milliseconds, including retries; for a stream, the timeout of each chunk. Default: 10 000. */
   timeoutMs?: number | undefined;
   /**
-   * Number of connections, each opened at its first call; default: 1. Calls use the connections in turn, and a stream
-   * uses one connection. With several connections, a busy program can use several workers of a service.
+   * Number of connections; default: 1. Each connection is opened at its first call. Calls use the connections in turn,
+   * and a stream uses one connection. With several connections, a busy program can use several workers of a service.
    */
   connections?: number | undefined;
 }
@@ -58,11 +58,12 @@ const CHANNEL_OPTIONS: ChannelOptions = {
   // two minutes.
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 1000,
-  // The service accepts a ping every 5 s. While a call runs, a ping every 20 s keeps NAT gateways and load balancers from
-  // dropping its connection. The answer is read by the event loop of the program, which may be busy for some seconds.
+  // The service accepts a ping every 5 s. While a call runs, a ping every 20 s keeps NAT gateways and load balancers
+  // from dropping the connection. The timeout is 10 s, because the event loop of the program, which reads the response
+  // to the ping, may be busy for some seconds.
   "grpc.keepalive_time_ms": 20_000,
   "grpc.keepalive_timeout_ms": 10_000,
-  // Each manager has its own connections, and a channel that replaces a dead one must not reuse its connection.
+  // Each manager has its own connections. If a connection is dead, the new channel must not reuse that connection.
   "grpc.use_local_subchannel_pool": 1,
   // A TXT record must not change how calls are balanced.
   "grpc.service_config_disable_resolution": 1,
@@ -76,7 +77,7 @@ export interface Method {
   readonly parent: { readonly typeName: string };
 }
 
-/** One or several connections to the service. Each is opened at its first call. */
+/** One or several connections to the service. Each connection is opened at its first call. */
 export class Connection {
   readonly #metadata = new Metadata();
   /** Returns the token of a call; undefined if the token is constant or absent. */
@@ -129,7 +130,7 @@ export class Connection {
   }
 
   /**
-   * Starts the deadline of a call, and returns the attempts that share it.
+   * Returns the attempts of a call, whose deadline starts now.
    *
    * @throws RangeError if the timeout is out of range.
    */
@@ -140,8 +141,9 @@ export class Connection {
   /**
    * Makes a unary call, with retries, and returns the encoded response. Every attempt sends the same bytes.
    *
-   * @throws UserServiceError if the call failed: the error of its last attempt; the signal's reason, if the signal of
-   *   the attempts was aborted.
+   * @throws UserServiceError if the call failed. If the last attempt failed because the deadline passed, and there was
+   *   a previous attempt, the error of the previous attempt is thrown. If the signal of the attempts was aborted, the
+   *   signal's reason is thrown.
    */
   async call(method: Method, request: Buffer, attempts: Attempts): Promise<Buffer> {
     for (;;) {
@@ -173,7 +175,7 @@ export class Connection {
   /**
    * Checks that the connection is not closed.
    *
-   * @throws ManagerClosedError if it is closed.
+   * @throws ManagerClosedError if the connection is closed.
    */
   checkOpen(): void {
     if (this.#closed) {
@@ -201,7 +203,7 @@ export class Connection {
   }
 
   /**
-   * Starts an RPC. The caller must read it to its end or cancel it; it then needs no other clean-up.
+   * Starts an RPC. The caller must read the RPC to its end or cancel it; no other clean-up is necessary.
    *
    * @param metadata - The headers of the request, from `headers`.
    * @param timeoutMs - Timeout of the whole RPC in milliseconds; Infinity for none.

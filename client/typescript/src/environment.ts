@@ -5,13 +5,13 @@ import { readFileSync } from "node:fs";
 import type { ManagerOptions } from "./connection.js";
 import { bearer } from "./token.js";
 
-/** The options of `fromEnv`: those of a manager that do not come from environment variables. */
+/** The options of `fromEnv`: all options of a manager except `tls` and `token`, which environment variables set. */
 export type EnvironmentOptions<Options extends ManagerOptions = ManagerOptions> = Omit<Options, "tls" | "token">;
 
 const DEFAULT_ADDRESS = "localhost:50051";
 
 /**
- * Returns the address and options that environment variables set. An empty variable counts as absent.
+ * Returns the address and options that are set by environment variables. An empty variable is treated as absent.
  *
  * @throws TypeError if both USERSERVICE_TOKEN and USERSERVICE_TOKEN_FILE are set, or the token is invalid.
  */
@@ -38,8 +38,8 @@ export function settingsFromEnvironment(): { address: string; options: ManagerOp
 }
 
 /**
- * Returns a function that returns the token in a file. It reads the file for each call, so that a replaced file acts at
- * once. While the file is absent or empty, it returns the last token.
+ * Returns a function that returns the token in a file. The function reads the file each time, so that it returns a
+ * changed token. It returns the last token while the file is absent or invalid because it is being replaced.
  *
  * @throws TypeError if the file cannot be read, or contains no token.
  */
@@ -49,7 +49,7 @@ function tokenFile(path: string): () => string {
     try {
       last = readToken(path);
     } catch {
-      // The file is being replaced.
+      // The file may be absent or invalid while it is being replaced.
     }
     return last;
   };

@@ -13,7 +13,7 @@ export interface FieldViolation {
   readonly description: string;
 }
 
-/** Details of an error beside its message. Absent details have the defaults of the class. */
+/** Details of an error in addition to its message. Absent details have the defaults of the class. */
 export interface ErrorDetails {
   readonly code?: StatusCode;
   readonly reason?: string;
@@ -41,7 +41,7 @@ export class UserServiceError extends Error {
   readonly reason: string;
   /** The call id in the service's log; empty if the call did not reach the service. */
   readonly requestId: string;
-  /** Milliseconds after which the service suggests a retry; undefined if it suggests none. */
+  /** Milliseconds after which the service suggests a retry; undefined if the service suggests no delay. */
   readonly retryDelayMs: number | undefined;
 
   /** Whether the managers repeat a call that fails with this class of errors, until its deadline. */
@@ -59,12 +59,12 @@ export class UserServiceError extends Error {
   }
 }
 
-/** The request has invalid fields. Either the service rejected it, or the client rejected it before sending it. */
+/** The request has invalid fields. The service rejected the request, or the client rejected it before sending it. */
 export class InvalidArgumentError extends UserServiceError {
   static override readonly code = "INVALID_ARGUMENT";
   static override readonly reason = "INVALID_FIELD";
 
-  /** The invalid fields of the request: all of them from the client, at most 25 from the service. */
+  /** The invalid fields of the request. The client reports all invalid fields; the service reports at most 25. */
   readonly violations: readonly FieldViolation[];
 
   constructor(message: string, details: ErrorDetails = {}) {

@@ -1,8 +1,8 @@
 /**
  * The errors of the client: one class for each error reason of the service, under one base class.
  *
- * Catch the class of the condition, or `UserServiceError` for all of them. A program that needs a text to compare
- * should use `reason`, which is part of the contract; `message` is for people and may change.
+ * Catch the class of one condition, or `UserServiceError` for all conditions. A program that compares a text should use
+ * `reason`, which is part of the contract; `message` is for people and may change.
  */
 
 import {
@@ -27,7 +27,7 @@ export const ERROR_BY_REASON: ReadonlyMap<string, ErrorClass> = new Map(
   [InvalidArgumentError, ...Object.values(classes)].map((error): [string, ErrorClass] => [error.reason, error]),
 );
 
-/** The error class of each code, for errors without a reason. gRPC itself or a proxy creates them. */
+/** The error class of each code, for errors without a reason, which are created by gRPC itself or by a proxy. */
 export const ERROR_BY_CODE: ReadonlyMap<StatusCode, ErrorClass> = new Map(
   [InvalidArgumentError, UnavailableError, classes.DeadlineExceededError, classes.InternalError].map(
     (error): [StatusCode, ErrorClass] => [error.code, error],

@@ -1,4 +1,4 @@
-/** Gathers concurrent requests for names, so that they share calls. */
+/** Gathers concurrent requests into shared calls. */
 
 import { clearTimeout, setImmediate, setTimeout } from "node:timers";
 
@@ -7,10 +7,10 @@ import type { Attempts } from "./retry.js";
 /** Maximum number of requests that share a call. */
 const MOST_NAMES = 100;
 
-/** Number of running calls during which further requests wait. */
+/** While this number of calls runs, further requests wait. */
 const MOST_RUNNING = 1;
 
-/** Milliseconds after which a running call no longer causes requests to wait. */
+/** Milliseconds after which a running call no longer delays other requests. */
 const PATIENCE_MS = 20;
 
 /** Makes one call for several names, and returns the outcome of each name. */
@@ -29,7 +29,7 @@ interface Request<Outcome> {
   isOver: boolean;
 }
 
-/** A running call. It is cancelled when no caller waits for it any more. */
+/** A running call. The call is cancelled if all its callers have stopped waiting. */
 interface Call {
   readonly controller: AbortController;
   callers: number;
@@ -37,11 +37,12 @@ interface Call {
 }
 
 /**
- * Sends concurrent requests for names together.
+ * Sends concurrent requests for names in shared calls.
  *
- * A request never joins a call that was already sent, so its outcome is not older than the request. A request goes at
- * the end of the current turn of the event loop, with all other requests of this turn. While calls run, requests wait
- * for the end of a call, at most `PATIENCE_MS` long; requests that fill a call do not wait.
+ * A request never joins a call that was already sent, so its outcome is not older than the request. If no call runs, a
+ * call is sent at the end of the current turn of the event loop, with all requests of this turn. While a call runs,
+ * further requests wait until the call ends, but at most `PATIENCE_MS`. If the waiting requests fill a call, they are
+ * sent without waiting.
  */
 export class Gathering<Outcome> {
   #waiting: Request<Outcome>[] = [];
@@ -54,8 +55,8 @@ export class Gathering<Outcome> {
   constructor(private readonly send: Send<Outcome>) {}
 
   /**
-   * Returns the outcome for a name. Aborting one request has no effect on the others; if all requests of a call are
-   * aborted, so is the call.
+   * Returns the outcome for a name. Aborting one request has no effect on other requests. If all requests of a call are
+   * aborted or have reached their deadlines, the call is aborted.
    *
    * @param attempts - The deadline and the signal of the request.
    * @param outOfTime - Returns the error to throw at the deadline.
@@ -104,7 +105,7 @@ export class Gathering<Outcome> {
     }
   }
 
-  /** Starts the next call if requests wait and enough calls have ended. */
+  /** Starts the next call if the waiting requests fill it, or fewer than `MOST_RUNNING` calls count as running. */
   #start(): void {
     const isFull = this.#waiting.length >= MOST_NAMES;
     if (!this.#isStarting && this.#waiting.length > 0 && (isFull || this.#running < MOST_RUNNING)) {
@@ -117,7 +118,7 @@ export class Gathering<Outcome> {
     }
   }
 
-  /** Makes one call for the requests that wait now. */
+  /** Makes one call for the requests that are waiting. */
   async #run(): Promise<void> {
     const requests = this.#take();
     if (requests.length === 0) {
@@ -158,7 +159,7 @@ export class Gathering<Outcome> {
     return waiting.slice(0, MOST_NAMES);
   }
 
-  /** Starts the next call, because a call has ended or runs for too long. */
+  /** Stops counting a call that has ended or has run for `PATIENCE_MS`, and starts the next call. */
   #release(call: Call): void {
     if (call.occupies) {
       call.occupies = false;

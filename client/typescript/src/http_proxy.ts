@@ -1,9 +1,9 @@
 /**
  * Determines which proxy gRPC uses for an address, if any.
  *
- * gRPC reads proxies from environment variables, and its errors do not mention them. This module applies the rules of
- * grpc-js, so that an error names a proxy only if one is used. There is one exception: no proxy is used for addresses
- * of this machine.
+ * gRPC reads proxies from environment variables, but its errors do not mention a proxy. This module applies the rules
+ * of grpc-js, so that an error names a proxy only if a proxy is used. There is one exception: no proxy is used for
+ * addresses of this machine.
  */
 
 import { BlockList, isIP, isIPv4 } from "node:net";

@@ -11,7 +11,7 @@ const SILENCE_MS = 4000;
 /** A channel to the service. It connects at the first call. */
 export class Link {
   #channel: Channel;
-  /** When the oldest call started to which the service has sent nothing since; undefined if no call waits. */
+  /** Start of the first call since the service last sent something; undefined if no call has started since. */
   #silentSince: number | undefined;
 
   /**
@@ -36,7 +36,7 @@ export class Link {
     return this.#channel;
   }
 
-  /** Records that a call waits for the service. */
+  /** Records the start of a call. */
   asked(): void {
     this.#silentSince ??= performance.now();
   }

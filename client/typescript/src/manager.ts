@@ -39,8 +39,8 @@ export abstract class Manager implements AsyncDisposable {
   /**
    * Creates a manager, which connects at its first call.
    *
-   * @param address - `host:port`, `http://host:port`, `https://host:port`, `unix:/path`, or another form of the README.
-   * @param options - How to connect, and defaults for all calls.
+   * @param address - `host:port`, `http://host:port`, `https://host:port`, `unix:/path`, or another form in the README.
+   * @param options - The options of the connection, and defaults for all calls.
    * @throws TypeError if the address or an option is invalid; RangeError if a number is out of range.
    */
   constructor(address: string, options: ManagerOptions = {}) {
@@ -49,8 +49,8 @@ export abstract class Manager implements AsyncDisposable {
 
   /**
    * Creates a manager with the settings in environment variables: USERSERVICE_ADDRESS, USERSERVICE_TOKEN or
-   * USERSERVICE_TOKEN_FILE (a path; a replaced file acts at once), USERSERVICE_CA, USERSERVICE_CERT and USERSERVICE_KEY
-   * (paths). Empty variables count as absent.
+   * USERSERVICE_TOKEN_FILE (a path; the file is read for each attempt of a call), USERSERVICE_CA, USERSERVICE_CERT and
+   * USERSERVICE_KEY (paths). Empty variables are treated as absent.
    *
    * @param others - The other options of the manager.
    * @throws TypeError if a setting is invalid, or both variables of the token are set.
@@ -75,7 +75,7 @@ export abstract class Manager implements AsyncDisposable {
   }
 
   /**
-   * Makes a call that reads.
+   * Makes a call that changes nothing.
    *
    * @param readRecord - Decodes one record of the response.
    */
@@ -90,7 +90,7 @@ export abstract class Manager implements AsyncDisposable {
   }
 
   /**
-   * Makes a call that writes. The request contains a request_id, so that a write that is retried is applied once.
+   * Makes a call that writes. The request contains a request_id, so that a retried write is applied once.
    *
    * @param readRecord - Decodes one record of the response.
    */

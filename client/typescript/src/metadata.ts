@@ -76,7 +76,7 @@ const BOOL_VALUE = (Kind.BOOL << 3) | WireType.Varint;
 const STRUCT_VALUE = lengthDelimited(Kind.STRUCT);
 const LIST_VALUE = lengthDelimited(Kind.LIST);
 
-/** Maximum depth that is decoded. Protobuf parsers accept less, and the stack has room for much more. */
+/** Maximum depth that is decoded. Protobuf parsers accept less, and the stack is large enough for much more. */
 const DECODABLE_DEPTH = 100;
 
 function readStruct(reader: WireReader, depth: number): Metadata {
@@ -256,7 +256,7 @@ class Encoder {
     if (!this.#enter(list, path)) {
       return;
     }
-    // By index, because iteration methods would skip the holes of a sparse array.
+    // The loop uses the index, because iteration methods would skip the holes of a sparse array.
     for (let index = 0; index < list.length; index++) {
       this.#writeValue(1, list[index], `${path}[${index}]`);
     }

@@ -13,7 +13,7 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { type FieldViolation, InvalidArgumentError } from "./errors.js";
 import { type MetadataInput, nameOf, writeMetadata } from "./metadata.js";
 
-/** Request of `UserManager.add`. Undefined fields count as absent. */
+/** Request of `UserManager.add`. Undefined fields are treated as absent. */
 export interface ICreateUserRequest {
   /** Key of the new user. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white space. */
   user_id: string;
@@ -26,8 +26,8 @@ export interface ICreateUserRequest {
   /** JSON object with the caller's own data: at most 16 levels deep and 64 KiB encoded, integers within ±2^53. */
   metadata?: MetadataInput | undefined;
   /**
-   * Idempotency key of the write, a UUID; the manager generates one if it is absent. If the same request is repeated
-   * with the same request_id within 10 minutes, it is applied once.
+   * Idempotency key of the write, a UUID; the manager generates one if it is absent. If the same request is sent again
+   * with the same request_id within 10 minutes, it is applied only once.
    */
   request_id?: string | undefined;
 }
@@ -42,7 +42,7 @@ export interface IUpdateUserRequest {
   first_name?: string | undefined;
   /** New family name; empty clears it. */
   last_name?: string | undefined;
-  /** Changes to the metadata, merged by RFC 7396 (JSON Merge Patch): null removes a key. */
+  /** Changes to the metadata, merged by RFC 7396 (JSON Merge Patch): a key with the value null is removed. */
   metadata?: MetadataInput | undefined;
   /** The fields to replace as a whole: `email`, `first_name`, `last_name`, `metadata`, or `*` for all of them. */
   update_mask?: readonly string[] | undefined;
@@ -52,7 +52,7 @@ export interface IUpdateUserRequest {
   request_id?: string | undefined;
 }
 
-/** Request of `SessionManager.add`. Undefined fields count as absent. */
+/** Request of `SessionManager.add`. Undefined fields are treated as absent. */
 export interface ICreateSessionRequest {
   /** user_id of the user to which the session will belong. */
   user_id: string;
@@ -86,7 +86,7 @@ const MAX_INT32 = 2 ** 31 - 1;
  * Encodes a request.
  *
  * @param schema - The generated descriptor of the request.
- * @param fields - The fields by name. Fields that are undefined or null count as absent.
+ * @param fields - The fields by name. Fields that are undefined or null are treated as absent.
  * @throws InvalidArgumentError if a field is unknown or a value is invalid; `violations` lists all invalid fields.
  */
 export function encodeRequest(schema: DescMessage, fields: object): Buffer {

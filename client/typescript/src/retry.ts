@@ -24,12 +24,12 @@ export function checkTimeout(timeoutMs: number): number {
 }
 
 /**
- * Returns whether the same call may succeed later.
+ * Returns whether a call that failed with this error is retried.
  *
- * Every call can be repeated safely: reads change nothing, and writes carry a request_id. The class of the error says
- * whether its reason is one that the managers retry. An error without a reason does not come from the service: gRPC or
- * a proxy made it. A connection that is cut during a call can show as INTERNAL or CANCELLED (a stream reset, see gRPC's
- * HTTP/2 mapping) or as UNKNOWN with "Stream removed"; these are retried as well.
+ * Every call can be repeated safely: reads change nothing, and writes have a request_id. The class of an error defines
+ * whether its reason is retried. An error without a reason comes from gRPC or a proxy, not from the service. If a
+ * connection is cut during a call, the code can be INTERNAL or CANCELLED (a stream reset, see gRPC's HTTP/2 mapping) or
+ * UNKNOWN with "Stream removed"; these are retried too.
  */
 export function worthRetrying(error: unknown): error is UserServiceError {
   if (error instanceof UserServiceError && error.retried) {
@@ -60,7 +60,7 @@ function allowListeners(signal: AbortSignal | undefined): void {
 }
 
 function isCredentialRejected(error: unknown): error is UserServiceError {
-  // Without a reason, a proxy in front of the service rejected the credential.
+  // If the error has no reason, a proxy in front of the service has rejected the credential.
   return (
     error instanceof CredentialsInvalidError ||
     (error instanceof UserServiceError && error.code === "UNAUTHENTICATED" && error.reason === "")
@@ -68,10 +68,11 @@ function isCredentialRejected(error: unknown): error is UserServiceError {
 }
 
 /**
- * The attempts of one call: they share one deadline, and pauses between them are random and grow.
+ * The attempts of one call: one deadline for all attempts, and a random pause before each retry.
  *
- * A pause is drawn from 0 to 50 ms, 100 ms, 200 ms … up to 1 s ("full jitter"), so that the clients of a restarted
- * server do not all retry at the same time. If the service suggests a delay, the delay is added to the pause.
+ * The longest pause grows from 50 ms to 100 ms, 200 ms … and 1 s. The pause is random between 0 and this maximum ("full
+ * jitter"), so that the clients of a restarted server do not all retry at the same time. If the service suggests a
+ * delay, the delay is added to the pause.
  *
  * If the service rejects a credential and the token comes from a function, the call is repeated once without a pause.
  */
@@ -84,7 +85,7 @@ export class Attempts {
   /**
    * @param timeoutMs - Timeout of all attempts together, in milliseconds.
    * @param signal - Ends the attempts when the signal is aborted.
-   * @param canRenewToken - Whether a new token may be accepted if the token was rejected.
+   * @param canRenewToken - Whether to repeat the call once with a new token if the service rejects the token.
    * @throws RangeError if the timeout is out of range.
    */
   constructor(
@@ -97,7 +98,7 @@ export class Attempts {
     allowListeners(signal);
   }
 
-  /** Milliseconds until the deadline; 0 after it. */
+  /** Milliseconds to the deadline, never below 0. */
   get remaining(): number {
     return Math.max(0, this.#deadline - performance.now());
   }
@@ -106,8 +107,8 @@ export class Attempts {
    * Waits before the next attempt.
    *
    * @param error - The error of the last attempt.
-   * @throws The error, if a retry cannot succeed or would start after the deadline; the signal's reason, if the signal
-   *   is aborted.
+   * @throws The error, if it is not retried, or if the next attempt would start after the deadline; the signal's
+   *   reason, if the signal is aborted.
    */
   async pause(error: unknown): Promise<void> {
     if (this.#canRenewToken && isCredentialRejected(error) && this.remaining > 0) {
@@ -116,7 +117,7 @@ export class Attempts {
       return;
     }
     if (!worthRetrying(error)) {
-      // An expired deadline is less informative than the error of the earlier attempts.
+      // The error of the previous attempt is more informative than a passed deadline.
       throw error instanceof DeadlineExceededError ? (this.#last ?? error) : error;
     }
     this.#last = error;
@@ -125,7 +126,7 @@ export class Attempts {
     if (room < FIRST_DELAY_MS) {
       throw error;
     }
-    // The pause never exceeds the deadline, so that the last attempt is made close to it and not long before.
+    // The pause never exceeds the remaining time, so that the last attempt starts shortly before the deadline.
     const ceiling = Math.min(FIRST_DELAY_MS * 2 ** this.#failures, LONGEST_DELAY_MS, room);
     this.#failures += 1;
     try {

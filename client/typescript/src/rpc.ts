@@ -102,7 +102,8 @@ export class Rpc {
   }
 
   #finish(received: StatusObject): void {
-    // A call can exceed its deadline without a message from the service; every other status proves a connection.
+    // At its deadline, a call can end without anything from the service. With every other status, the service has sent
+    // something or the connection has ended.
     if (!this.#cancelled && received.code !== status.DEADLINE_EXCEEDED) {
       this.#events.heard();
     }

@@ -48,7 +48,8 @@ export class SessionManager extends Manager {
   }
 
   /**
-   * Updates a session's metadata. The metadata is merged (null removes a key), or replaced if update_mask names it.
+   * Updates a session's metadata. The metadata is merged: a key with the value null is removed. If update_mask contains
+   * `metadata` or `*`, the metadata is replaced.
    *
    * @returns The session after the update.
    * @throws InvalidArgumentError if a field is invalid or unknown; `violations` lists all such fields.

@@ -1,4 +1,4 @@
-/** Concurrent gets of a manager that share calls: the option `shareReads`. */
+/** The option `shareReads`: concurrent gets of a manager share calls. */
 
 import { checkBatch, decodeAnswer, onlyRecord } from "./answers.js";
 import type { Connection } from "./connection.js";
@@ -12,22 +12,22 @@ import type { Attempts } from "./retry.js";
 
 const { method } = UserService;
 
-/** What a shared call says about a user_id: its user, the error of the call, or what to do instead. */
+/** The outcome of a shared call for one user_id: the user, the error of the call, or the next step of the get. */
 type Outcome =
   | { readonly user: User; isTaken: boolean }
   | { readonly error: unknown }
   /** No user has this user_id. */
   | "missing"
-  /** The get must make its own call, which returns its own result or error. */
+  /** The get must make a call of its own, which returns its result or error. */
   | "alone"
-  /** The get can share another call, because the call failed for another user_id. */
+  /** The get can share another call, because this call failed for another user_id. */
   | "again";
 
 /**
- * Sends concurrent gets as one BatchGetUsers; a get without others is a GetUser.
+ * Sends concurrent gets as one BatchGetUsers. If there is only one get, it is sent as a GetUser.
  *
  * Each get has its own result, error, deadline, signal and retries. If a shared call fails with an error that is not
- * retried, each of its gets makes its own call. So a get cannot fail because of another get.
+ * retried, each of its gets makes a call of its own. Therefore a get cannot fail because of another get.
  */
 export class SharedReads {
   readonly #gets: Gathering<Outcome>;
@@ -63,7 +63,7 @@ export class SharedReads {
         const response = await this.connection.call(method.getUser, request, attempts);
         return onlyRecord(decodeAnswer(response, readUser), { user_id });
       } else if (typeof outcome === "object" && "user" in outcome) {
-        // Each caller gets an object of its own, because metadata can be changed.
+        // Each caller gets a separate object, because the caller may change the metadata.
         const user = outcome.isTaken ? outcome.user.copy() : outcome.user;
         outcome.isTaken = true;
         return user;
@@ -76,14 +76,14 @@ export class SharedReads {
   /**
    * Returns the gathering of the gets with the same token, metadata and options.
    *
-   * This is the only place that decides which gets may share calls. All gets of a manager are equal in this respect:
+   * Only this method decides which gets may share calls. At present, all gets of a manager may share calls, because
    * they differ only in user_id, deadline and signal.
    */
   #getsLikeThis(): Gathering<Outcome> {
     return this.#gets;
   }
 
-  /** Makes one call, without retries; returns what it says about each user_id. */
+  /** Makes one call without retries; returns the outcome of each user_id. */
   async #send(
     user_ids: readonly string[],
     timeoutMs: number,
@@ -112,7 +112,7 @@ export class SharedReads {
   }
 }
 
-/** Returns what the error of a call means for each of its user_ids. */
+/** Returns the outcome of each user_id of a call that failed. */
 function outcomesOfFailure(error: unknown, user_ids: readonly string[]): ReadonlyMap<string, Outcome> {
   const isShared = (error instanceof UserServiceError && error.retried) || error instanceof ManagerClosedError;
   if (user_ids.length === 1 || isShared) {

@@ -26,7 +26,7 @@ const DOMAIN = "userservice";
 /** Codes that gRPC itself sets if a call does not reach the service. If the service sets them, it adds a reason. */
 const NOT_REACHED: readonly StatusCode[] = ["UNAVAILABLE", "DEADLINE_EXCEEDED"];
 
-/** One day. Longer delays are reduced to it, because no caller would wait for them. */
+/** One day. A longer delay is reduced to one day, because no caller would wait longer. */
 const LONGEST_RETRY_DELAY_MS = 86_400_000;
 
 /**
@@ -34,7 +34,8 @@ const LONGEST_RETRY_DELAY_MS = 86_400_000;
  *
  * @param failure - The status of the call; its code is not OK.
  * @param proxy - The environment variable that configures the proxy of the connection; undefined without a proxy.
- * @returns An error whose class belongs to the reason, or else to the code, or else a `UserServiceError`.
+ * @returns An error of the class of the reason; if there is none, of the class of the code; otherwise a
+ *   `UserServiceError`.
  */
 export function errorFromStatus(failure: StatusObject, proxy?: string): UserServiceError {
   const code = ((status as Readonly<Record<number, string>>)[failure.code] as StatusCode | undefined) ?? "UNKNOWN";
@@ -50,7 +51,7 @@ export function errorFromStatus(failure: StatusObject, proxy?: string): UserServ
   return new kind(message, { reason: "", ...details, code });
 }
 
-/** Returns a text that names the proxy's variable, but not its value, which can contain a password; empty if none. */
+/** Returns a text with the name of the proxy's variable; empty without a proxy. The value may contain a password. */
 export function viaProxy(proxy: string | undefined): string {
   return proxy === undefined ? "" : ` through the proxy of the environment variable ${proxy}`;
 }

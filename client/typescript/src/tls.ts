@@ -5,13 +5,16 @@ import { readFileSync } from "node:fs";
 import { ChannelCredentials } from "@grpc/grpc-js";
 
 /**
- * A file in PEM form, by its path, or its content as bytes. A string that contains `-----BEGIN` is the content.
+ * The path of a file in PEM form, or its content as bytes. A string that contains `-----BEGIN` is the content.
  */
 export type PemSource = string | Uint8Array;
 
-/** Options of the TLS connection. New connections use changed files; a changed file causes a new connection. */
+/**
+ * Options of the TLS connection. Files are checked at most once per second; after a change, new calls use new
+ * connections with the new content.
+ */
 export interface TlsOptions {
-  /** Certificates of trusted certificate authorities; those of Node.js if absent. */
+  /** Certificates of trusted certificate authorities; default: those of Node.js. */
   ca?: PemSource | undefined;
   /** The client's certificate chain, for services that require client certificates. Requires `key`. */
   cert?: PemSource | undefined;
@@ -24,7 +27,7 @@ const MILLISECONDS_BETWEEN_CHECKS = 1000;
 
 type Name = "ca" | "cert" | "key";
 
-/** Loads the credentials of TLS connections, again when a file has changed. */
+/** Loads the credentials of TLS connections. Loads them again when a file has changed. */
 export class TlsFiles {
   readonly #options: TlsOptions;
   readonly #canChange: boolean;
@@ -33,8 +36,8 @@ export class TlsFiles {
   #checkedAt = performance.now();
 
   /**
-   * @throws TypeError if a file cannot be read, is not in PEM form, `cert` or `key` is absent, or the key does not
-   *   belong to the certificate. The message contains no key.
+   * @throws TypeError if a file cannot be read or is not in PEM form, if only one of `cert` and `key` is given, or if
+   *   the key does not belong to the certificate. The message does not contain the private key.
    */
   constructor(options: TlsOptions) {
     if (options.cert !== undefined && options.key === undefined) {
@@ -55,8 +58,8 @@ export class TlsFiles {
   }
 
   /**
-   * Checks at most once per second whether the files have new content, and loads it. Content that is not valid leaves
-   * the last credentials in use.
+   * Checks at most once per second whether the files have new content, and loads the new content. If it is invalid, the
+   * last credentials remain in use.
    */
   hasChanged(): boolean {
     if (!this.#canChange || performance.now() - this.#checkedAt < MILLISECONDS_BETWEEN_CHECKS) {
@@ -72,7 +75,7 @@ export class TlsFiles {
       this.#contents = contents;
       return true;
     } catch {
-      // The files are being replaced, and do not fit together yet.
+      // While the files are being replaced, they may be invalid or not belong together.
       return false;
     }
   }

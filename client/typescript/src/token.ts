@@ -1,10 +1,10 @@
-/** The token of a manager: checks, and addresses to which it is not sent. */
+/** The token of a manager: its checks, its header, and the addresses to which the token is not sent. */
 
 import { BlockList, isIP } from "node:net";
 
 import type { Address } from "./address.js";
 
-/** A token, or a function that returns it. */
+/** A token, or a function that returns the token or a promise of the token. */
 export type TokenSource = string | (() => string | Promise<string>);
 
 const LOOPBACK = new BlockList();
@@ -15,7 +15,8 @@ LOOPBACK.addAddress("::1", "ipv6");
  * Returns the value of the header `authorization`.
  *
  * @param source - Where the token comes from, for the error message.
- * @throws TypeError if the token is not a string, is empty or is invalid in a header. The message does not contain it.
+ * @throws TypeError if the token is not a string, is empty or is invalid in a header. The message does not contain the
+ *   token.
  */
 export function bearer(token: unknown, source = "the token"): string {
   if (typeof token !== "string") {
@@ -28,12 +29,12 @@ export function bearer(token: unknown, source = "the token"): string {
 }
 
 /**
- * Refuses to send a token over a connection that is not encrypted, unless the connection stays on this machine.
+ * Rejects a token for a connection without encryption, unless the connection stays on this machine.
  *
  * @throws TypeError if a target is not a Unix socket, a literal loopback address or `localhost`.
  */
 export function checkPlaintext({ hosts, target }: Address): void {
-  // In `dns://server/localhost:1`, the named server resolves the name.
+  // In `dns://server/localhost:1`, the named DNS server resolves `localhost`, possibly to another machine.
   const byServer = /dns:\/\/[^/]/.test(target);
   const host = hosts.find((name) => !isSurelyLoopback(name, byServer));
   if (host !== undefined) {
@@ -44,7 +45,10 @@ export function checkPlaintext({ hosts, target }: Address): void {
   }
 }
 
-/** Stricter than the rule for proxies, because a DNS server may resolve names such as `a.localhost` and `127.1`. */
+/**
+ * Returns whether a host is certainly on this machine. This check is stricter than the check that decides whether a
+ * proxy is used: a DNS server may resolve names such as `a.localhost` and `127.1` to other machines.
+ */
 function isSurelyLoopback(host: string, byServer: boolean): boolean {
   const version = host.includes("%") ? 0 : isIP(host);
   if (version === 0) {
@@ -54,8 +58,9 @@ function isSurelyLoopback(host: string, byServer: boolean): boolean {
 }
 
 /**
- * Asks for a token.
+ * Returns the token of a function.
  *
+ * @param source - The function.
  * @param timeoutMs - Timeout in milliseconds.
  * @param signal - Ends the wait when the signal is aborted.
  * @param outOfTime - Returns the error for a function that does not return in time.

@@ -19,7 +19,7 @@ const LARGEST_PAGE = 1000;
 export interface UserManagerOptions extends ManagerOptions {
   /**
    * Send concurrent `get` calls as one BatchGetUsers with at most 100 user_ids. Each `get` has its own result, error,
-   * timeout and signal, and a `get` without others is a GetUser. Default: false.
+   * timeout and signal. A `get` without concurrent gets is sent as a GetUser. Default: false.
    */
   shareReads?: boolean | undefined;
 }
@@ -28,7 +28,8 @@ export interface UserManagerOptions extends ManagerOptions {
  * Adds, gets, updates, deletes and lists users.
  *
  * If a call fails, its method throws `UserServiceError` or a subclass. Every call has a deadline and is retried while
- * the service is unavailable. Writes contain a request_id, so that a write whose response was lost is applied once.
+ * the service is unavailable. Every write has a request_id, so that a write that is retried because its response was
+ * lost is applied once.
  *
  * ```ts
  * const userManager = new UserManager("http://localhost:50051");
@@ -41,8 +42,8 @@ export class UserManager extends Manager {
   /**
    * Creates a manager, which connects at its first call.
    *
-   * @param address - `host:port`, `http://host:port`, `https://host:port`, `unix:/path`, or another form of the README.
-   * @param options - How to connect, and defaults for all calls.
+   * @param address - `host:port`, `http://host:port`, `https://host:port`, `unix:/path`, or another form in the README.
+   * @param options - The options of the connection, and defaults for all calls.
    * @throws TypeError if the address or an option is invalid; RangeError if a number is out of range.
    */
   constructor(address: string, options: UserManagerOptions = {}) {
@@ -80,7 +81,7 @@ export class UserManager extends Manager {
   }
 
   /**
-   * Updates a user. Absent fields are not changed. Metadata is merged; null removes a key.
+   * Updates a user. Absent fields are not changed. Metadata is merged: a key with the value null is removed.
    *
    * @returns The user after the update.
    * @throws InvalidArgumentError if a field is invalid or unknown; `violations` lists all such fields.
@@ -123,7 +124,7 @@ export class UserManager extends Manager {
   }
 
   /**
-   * Yields all users in chunks, ordered by id, up to the newest user at the start.
+   * Yields all users in chunks, ordered by id, up to the newest user at the start of the stream.
    *
    * Each user that exists throughout is returned exactly once, regardless of concurrent writes. If the connection is
    * lost or the server restarts, the stream resumes after the last chunk, with the same guarantee. Leaving the loop
@@ -132,7 +133,7 @@ export class UserManager extends Manager {
    * @param chunkSize - Maximum number of users in a chunk, at most 10 000. A chunk has at most 1 MiB.
    * @param cursor - The `next_cursor` of a chunk of an earlier stream; 0 for the beginning.
    * @param options - `timeoutMs` is the timeout of each chunk, including reconnection. The time that the loop's body
-   *   takes does not count.
+   *   needs does not count.
    * @returns Arrays of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`.
    * @throws InvalidArgumentError if an argument is negative or not an integer.
    * @throws UnavailableError if the service was unavailable until the timeout.
@@ -156,7 +157,7 @@ export class UserManager extends Manager {
   /**
    * Returns up to 1000 users by their user_ids.
    *
-   * @param user_ids - 1 to 1000 user_ids. The result contains a user as often as its user_id is given.
+   * @param user_ids - 1 to 1000 user_ids. If a user_id is repeated, the result contains its user each time.
    * @returns An array of the users that exist, in the order of the request, with `missing_user_ids`.
    * @throws InvalidArgumentError if there are no user_ids or more than 1000, or a user_id is invalid.
    */

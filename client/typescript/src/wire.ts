@@ -1,4 +1,4 @@
-/** A reader of the protobuf wire format that is fast for many small records. */
+/** Reads the protobuf wire format. The reader is optimised for many small records. */
 
 const BYTES_OF_A_SAFE_SUM = 8;
 const LONGEST_VARINT = 10;
@@ -210,7 +210,8 @@ function latin1(bytes: Buffer, start: number, end: number): string {
 }
 
 function decodeUtf8(bytes: Buffer, start: number, end: number): string {
-  // Much faster than TextDecoder. It replaces invalid bytes by U+FFFD, but the text may also contain a valid U+FFFD.
+  // utf8Slice is much faster than TextDecoder, but replaces invalid bytes with U+FFFD. A valid text may also contain
+  // U+FFFD, so TextDecoder checks such a text.
   const text = (bytes as Buffer & Slices).utf8Slice(start, end);
   if (text.includes("\ufffd")) {
     try {
