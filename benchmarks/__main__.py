@@ -25,11 +25,11 @@ from loadgen.errors import LoadError
 from userservice_server.config import ConfigError
 
 _MIB = 1 << 20
-_BASE_STORES = 3  # of the service, of a hash for each user, and of encoded records
+_BASE_STORES = 3  # the stores of the service, of a hash for each user, and of encoded records
 
 
 def main() -> None:
-    """Runs the benchmark. Exit codes: 0 measured, 2 cannot run."""
+    """Runs the benchmark. Exit codes: 0 success, 2 the benchmark cannot run."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measures the service and compares it with a baseline and with limits."
     )

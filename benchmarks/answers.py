@@ -1,4 +1,4 @@
-"""Correct responses, received by grpcio with status OK, for comparison with those of a load generator."""
+"""Receives correct responses with grpcio, to compare the responses to a load generator with them."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _LARGEST_DIFFERENCE = 1.15  # ratio of the sizes of responses to one request
 
 
 class ExpectedBytes:
-    """The sizes of correct responses. An error is much shorter, and h2load does not evaluate the status."""
+    """The sizes of correct responses. They detect errors, which are much shorter: h2load does not read the status."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, bytes], int] = {}

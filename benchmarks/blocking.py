@@ -1,7 +1,7 @@
 """`python -m benchmarks.blocking`: compares the blocking managers with asyncio managers on an event loop in a thread.
 
-Measures the CPU of the client process and the rate, in interleaved rounds, each figure in a process of its own. See
-docs/adr/0005-blocking-clients.md.
+Measures the CPU time of the client process and the rate in interleaved rounds. Each figure is measured in a separate
+process. See docs/adr/0005-blocking-clients.md.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _USERS = 20_000
 
 
 class Client(Protocol):
-    """A blocking client, with the methods that are measured."""
+    """The methods of a blocking client that are measured."""
 
     def get(self, user_id: str) -> User:
         """Returns a user."""
@@ -44,7 +44,7 @@ class Client(Protocol):
 
 
 class LoopManager:
-    """The asyncio manager on an event loop in a thread, for blocking code."""
+    """Makes the asyncio manager blocking, with an event loop in a thread."""
 
     def __init__(self, address: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -150,7 +150,7 @@ def main() -> None:
     if arguments.measure:
         measure(*arguments.measure)
         return
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that servers are stopped, too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the servers are stopped
     with tempfile.TemporaryDirectory(prefix="userservice-bench-") as name, stores.running(Path(name)) as store:
         store.fill(_USERS)
         with programs.service("service", store.url, Path(name)) as service:

@@ -1,7 +1,8 @@
 """`python -m benchmarks.constant RECORD USERS`: a server that sends constant bytes, to measure the limit of grpcio.
 
-RECORD is an encoded record in hexadecimal. The response of a single call is this record; a stream has chunks of copies
-of the record, USERS in total. The server has the options and the event loop of the service; it decodes only chunk_size.
+RECORD is an encoded record in hexadecimal. The response of a single call is this record. The chunks of a stream contain
+copies of the record, in total USERS copies. The server has the options and the event loop of the service, and decodes
+only chunk_size.
 """
 
 import userservice_server.cli  # noqa: F401, I001 - selects grpc's engine as the service does, before grpc is imported

@@ -1,4 +1,4 @@
-"""CPU time and memory of processes from /proc. Other processes on the machine hardly affect these figures."""
+"""Reads the CPU time and memory of processes from /proc. Other processes on the machine hardly affect these figures."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-_USER_FIELD = 11  # of /proc/PID/stat, after the name of the program: utime, followed by stime
+_USER_FIELD = 11  # the position of utime in /proc/PID/stat after the name of the program; stime follows
 
 
 class EndedError(Exception):

@@ -1,4 +1,4 @@
-"""Figures of contestants that were measured in interleaved rounds."""
+"""Measures figures of contestants in interleaved rounds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,27 +21,27 @@ class Figure:
         return median(self.values[contestant])
 
     def ratio(self, of: str, to: str) -> float:
-        """Returns the median of the ratios of each round, because a disturbance affects both sides of a round."""
+        """Returns the median of the ratios of all rounds. A disturbance affects both contestants of a round equally."""
         return median(mine / theirs for mine, theirs in zip(self.values[of], self.values[to], strict=True) if theirs)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A figure that is measured together with others: its name and unit."""
+    """The name and unit of a figure that is measured together with other figures."""
 
     name: str
     unit: str
 
 
 def measured(name: str, unit: str, rounds: int, contestants: Mapping[str, Callable[[], float]]) -> Figure:
-    """Measures the contestants in turns, so that conditions are equal; discards the first round."""
+    """Measures the contestants in turn, so that their conditions are equal. Discards the first round."""
     return Figure(name, unit, _in_turns(rounds, contestants))
 
 
 def measured_parts(
     parts: Mapping[str, Part], rounds: int, contestants: Mapping[str, Callable[[], Mapping[str, float]]]
 ) -> list[Figure]:
-    """Measures several figures at once. A contestant without a part is left out of the part's figure."""
+    """Measures several figures at once. The figure of a part contains only the contestants that have this part."""
     taken = _in_turns(rounds, contestants)
     figures = []
     for key, part in parts.items():

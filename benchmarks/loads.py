@@ -1,4 +1,4 @@
-"""Closed-loop loads on the servers of a stage: their rate, and the CPU time of server, store and load generator."""
+"""Generates closed-loop loads on servers; measures the rate, and the CPU time of server, store and load generator."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from benchmarks.stores import Store
 from loadgen import h2load, http2
 from loadgen.http2 import Request
 
-CONNECTIONS, STREAMS = 4, 16  # of loads of single calls
+CONNECTIONS, STREAMS = 4, 16  # connections, and concurrent calls on each connection, for single calls
 _RATE, _SERVER, _STORE, _GENERATOR = "rate", "server", "store", "generator"
 _MIB = 1 << 20
 _FEWEST_CALLS = 100
@@ -34,7 +34,7 @@ class Work:
 
 
 class Loads:
-    """The loads. Each takes about ``load_seconds``: the rate of one round determines the calls of the next."""
+    """Makes the loads. Each takes about ``load_seconds``: the rate of a round sets the number of calls of the next."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -52,7 +52,7 @@ class Loads:
         return measured_parts(parts, self._stage.size.rounds, contestants)
 
     def check_alike(self, method: str, request: Message, *contestants: str) -> None:
-        """Raises BenchError unless these contestants answer with messages of about the same size."""
+        """Raises BenchError unless the responses of these contestants have about the same size."""
         ports = {contestant: self._stage.programs[contestant].port for contestant in self._stage.present(*contestants)}
         self._expected.check_alike(ports, method, request)
 
@@ -152,7 +152,7 @@ def _all(port: int, requests: Sequence[Request]) -> Work:
 
 
 def _store_seconds(store: Store | None) -> float:
-    """Returns the CPU time of a store. A process that rewrites its append-only file counts only while it runs."""
+    """Returns the CPU time of a store. It includes a process that rewrites the append-only file only while it runs."""
     try:
         return cpu.cpu_seconds(store.pid) if store else 0.0
     except cpu.EndedError:

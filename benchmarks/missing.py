@@ -1,17 +1,17 @@
-"""The contestants and figures that cannot be measured on this machine. The others are measured."""
+"""Collects the contestants and figures that cannot be measured on this machine. All others are measured."""
 
 import sys
 from collections.abc import Iterator, Mapping
 
 
 class Missing(Mapping[str, str]):
-    """Reasons by the name of a contestant or a figure; each reason is printed once, in one line."""
+    """The reasons, by the name of a contestant or a figure. Each reason is printed once, in one line."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
 
     def add(self, name: str, reason: str) -> None:
-        """Records that something is not measured."""
+        """Records and prints why a contestant or a figure is not measured."""
         self._reasons[name] = reason
         sys.stderr.write(f"bench: not measured: {name}: {reason}\n")
 

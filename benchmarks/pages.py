@@ -25,19 +25,19 @@ _NOTHING = Report({}, {})
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The runs that the pages state the figures of."""
+    """The runs whose figures the pages contain."""
 
     default: Report
     full: Report = _NOTHING
 
 
 def document(size: str) -> Path:
-    """Where the figures of the run of a size are."""
+    """Returns the path of the document with the figures of a size's run."""
     return DOCS / ("performance-full.json" if size == "full" else "performance.json")
 
 
 def committed() -> Runs:
-    """The runs whose figures are in docs/."""
+    """Returns the runs whose figures are in docs/."""
     return Runs(*(_read(document(size)) for size in ("default", "full")))
 
 
@@ -71,13 +71,13 @@ def write(runs: Runs) -> None:
 
 
 def is_stale(page: Path, runs: Runs) -> bool:
-    """Whether a page states other figures than those of the runs."""
+    """Returns whether a page contains other figures than the runs."""
     text = page.read_text(encoding="utf-8")
     return filled(text, runs) != text
 
 
 def filled(text: str, runs: Runs) -> str:
-    """The text with the figures of the runs in all places.
+    """Returns the text with the figures of the runs in all places.
 
     Raises:
         BenchError: there is no figure of this name.

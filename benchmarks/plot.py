@@ -1,4 +1,4 @@
-"""Draws the plot: users/s over chunk size, and the time to the first chunk over store size."""
+"""Draws the plot: users/s by chunk size, and the time to the first chunk by store size."""
 
 from pathlib import Path
 

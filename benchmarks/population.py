@@ -1,4 +1,4 @@
-"""Generates the users of the benchmark: always the same, about 250 bytes each as records, in several scripts."""
+"""Generates the users of the benchmark: the same users in each run, about 250 bytes per record, in several scripts."""
 
 from functools import cache
 from random import Random
@@ -38,7 +38,7 @@ def _prototypes() -> list[AddUserRequest]:
 
 
 def users(count: int, start: int = 0) -> list[AddUserRequest]:
-    """Returns the requests that add ``count`` users from number ``start`` on."""
+    """Returns the requests that add ``count`` users, starting with number ``start``."""
     made = []
     prototypes = _prototypes()
     for number in range(start, start + count):

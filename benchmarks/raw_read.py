@@ -15,8 +15,8 @@ _COUNT = 1000  # records of one range
 class RawRead:
     """Reads all records of a store, with the commands that the service sends.
 
-    The commands and the lengths of the replies are computed before, so that a reading only waits for bytes and measures
-    Redis and the socket alone.
+    The commands and the lengths of the replies are computed in advance, so that the read only waits for bytes, and its
+    time is the time of Redis and the socket.
     """
 
     def __init__(self, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.readers KIND PORT`: reads all users in Python; prints their number and the seconds.
+"""`python -m benchmarks.readers KIND PORT`: reads all users in Python; prints the number of users and the seconds.
 
 The kinds ``ids`` and ``metadata`` use the client of this repository; ``dicts`` uses the generated stub and converts
 each message to a dict.

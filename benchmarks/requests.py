@@ -1,4 +1,4 @@
-"""The requests of loads that change users, encoded in advance."""
+"""Encodes the requests of loads in advance."""
 
 from random import Random
 from uuid import UUID
@@ -11,27 +11,27 @@ from loadgen.http2 import Request, header_block
 from userservice.v1 import user_service_pb2 as pb
 
 _GET, _UPDATE, _ADD = (header_block(f"UserService/{name}") for name in ("GetUser", "UpdateUser", "AddUser"))
-_GET_SHARE, _UPDATE_SHARE = 0.80, 0.15  # of the mixed load; the rest adds
-_STRIDE = 7919  # a prime: consecutive updates meet different users
+_GET_SHARE, _UPDATE_SHARE = 0.80, 0.15  # the shares in the mixed load; the remaining calls are adds
+_STRIDE = 7919  # a prime, so that consecutive updates change different users
 
 
 class Requests:
-    """Makes requests: each new user and each request_id occurs once."""
+    """Makes requests. Each new user and each request_id occurs once."""
 
     def __init__(self, users_present: int) -> None:
         self._users = users_present
         self._numbers = iter(range(users_present, 1 << 40))
 
     def adds(self, count: int) -> list[Request]:
-        """Requests that add users."""
+        """Returns requests that add users."""
         return [self._add() for _ in range(count)]
 
     def updates(self, count: int) -> list[Request]:
-        """Requests that change a name and a value of the metadata, of many users in turn."""
+        """Returns requests that change a name and a value in the metadata of many users in turn."""
         return [self._update() for _ in range(count)]
 
     def mixed(self, count: int) -> tuple[list[Request], int]:
-        """80 % GetUser, 15 % UpdateUser, 5 % AddUser in random order; and how many users they add."""
+        """Returns 80 % GetUser, 15 % UpdateUser and 5 % AddUser in random order, and the number of users they add."""
         random = Random(count)
         made, added = [], 0
         for _ in range(count):
@@ -46,13 +46,13 @@ class Requests:
         return made, added
 
     def gets(self, count: int) -> list[Request]:
-        """GetUser of users in random order."""
+        """Returns GetUser requests for random users."""
         random = Random(count)
         numbers = (random.randrange(self._users) for _ in range(count))
         return [_encoded(_GET, pb.GetUserRequest(user_id=user_id(number))) for number in numbers]
 
     def last_update(self) -> pb.UpdateUserRequest:
-        """The last request that changed a user."""
+        """Returns the last request that changed a user."""
         return self._last_update
 
     def _add(self) -> Request:

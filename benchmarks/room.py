@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-_BYTES_A_USER = 1200  # of memory, for a user in a store that rewrites its append-only file
-_BYTES_BESIDE = 1 << 30  # servers, readers, and what the plot takes
-_DISK_BYTES_A_USER = 1500  # the append-only file, and a second one while it is rewritten
+_BYTES_A_USER = 1200  # memory of a user in a store that rewrites its append-only file
+_BYTES_BESIDE = 1 << 30  # memory of servers, readers and the plot
+_DISK_BYTES_A_USER = 1500  # in the append-only file, and in a second file during its rewrite
 _GIB = 2**30
 
 
 def lack(users: int, folder: Path) -> str | None:
-    """Returns what is missing for this many more users, as one line, or None if memory and disk space are enough."""
+    """Returns what is missing for this number of additional users, in one line; None if memory and disk suffice."""
     memory, disk = users * _BYTES_A_USER + _BYTES_BESIDE, users * _DISK_BYTES_A_USER
     available, free = _available_memory(), shutil.disk_usage(folder).free
     if available is not None and available < memory:

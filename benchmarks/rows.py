@@ -82,7 +82,7 @@ class Row:
         of: the contestant.
         to: the contestant to compare with; if empty, the target is for the value itself.
         limit: the target.
-        is_most: whether the target is a maximum; else it is a minimum.
+        is_most: whether the target is a maximum; otherwise it is a minimum.
     """
 
     figure: str

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.security`: what TLS and authentication cost the server, and what rejected calls cost others.
+"""`python -m benchmarks.security`: measures the cost of TLS and authentication, and the effect of rejected calls.
 
-Costs are CPU time of the serving process, not calls per second: the load generator shares the cores, and with TLS it
-decrypts. All servers run at the same time, and are measured in turns. `abort` as an argument starts the server that
-only aborts.
+The costs are CPU time of the serving process and not calls per second, because the load generator uses the same cores
+and, with TLS, also decrypts. All servers run at the same time and are measured in turn. The argument `abort` starts the
+server that only aborts calls.
 """
 
 import argparse
@@ -46,7 +46,7 @@ _GET, _LIST = "UserService/GetUser", "UserService/ListUsersChunked"
 
 
 class Aborting(grpc.GenericRpcHandler):
-    """Rejects every call as plainly as grpcio can, with details of the usual size."""
+    """Rejects every call with grpcio's abort and nothing else, with error details of the usual size."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """Returns the handler of every method."""
@@ -142,7 +142,7 @@ def _measure(
         command = [sys.executable, "-m", "benchmarks.security", "abort"]
         abort = running.enter_context(programs.Program("abort", command, folder, engines.environment(engines.SERVICE)))
         get, listing = GetUserRequest(user_id=user_id(1)), ListUsersChunkedRequest(chunk_size=1000)
-        # A token without effect, so that all send headers of the same size.
+        # A token without effect, so that the headers of all calls have the same size.
         cases: dict[str, tuple[Any, ...]] = {
             "GetUser, a header like the key": (plain, _get(get, calls), "http", key),
             "GetUser, a header like the token": (plain, _get(get, calls), "http", token),
@@ -168,7 +168,7 @@ def _get(request: Message, calls: int) -> tuple[str, Message, int, int]:
 
 
 def _report(found: dict[str, list[tuple[float, float]]], slowdowns: dict[int, tuple[float, float, float]]) -> bool:
-    """Prints the figures; returns whether all are as they should be."""
+    """Prints the figures; returns whether all figures reach their targets."""
     cpu = {name: statistics.median(cost for cost, _ in costs) * 1e6 for name, costs in found.items()}
     for name, microseconds in cpu.items():
         wall = statistics.median(seconds for _, seconds in found[name]) * 1e6
@@ -196,7 +196,7 @@ def _report(found: dict[str, list[tuple[float, float]]], slowdowns: dict[int, tu
 
 
 def main() -> int:
-    """Returns the exit code: 0 if all figures are as they should be, else 1."""
+    """Returns the exit code: 0 if all figures reach their targets, otherwise 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.security", description=__doc__)
     parser.add_argument("server", nargs="?", choices=["abort"], help="start the server that only aborts")
     parser.add_argument("--rounds", type=int, default=5)

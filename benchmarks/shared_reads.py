@@ -1,7 +1,7 @@
 """`python -m benchmarks.shared_reads`: measures gets with and without `share_reads`.
 
-Prints the rate and the CPU per get, in the client process and in the service with its store. The rounds are
-interleaved, and each figure is measured in a client process of its own. See docs/performance.md.
+Prints the rate, and the CPU time per get in the client process and in the service with its store. The rounds are
+interleaved, and each figure is measured in a separate client process. See docs/performance.md.
 """
 
 import argparse

@@ -14,7 +14,7 @@ class Size:
         deep: number of users in the deep store.
         sweep: numbers of users in further stores, for the plot.
         chunk_sizes: chunk sizes in the plot.
-        rounds: number of measurements of each figure; the median counts.
+        rounds: number of measurements of each figure; the result is the median.
         load_seconds: approximate duration of a load of single calls.
         latency_seconds: duration of an open-loop load.
         memory_calls: number of single calls for the measurement of the server's memory.

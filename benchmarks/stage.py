@@ -1,4 +1,4 @@
-"""The servers and stores that most figures are measured on."""
+"""Runs the servers and stores for most of the figures."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,9 +17,9 @@ class Stage:
     """Runs servers and stores for the duration of the ``with`` block.
 
     Attributes:
-        size: how much is measured.
-        folder: for files of stores and servers.
-        missing: what cannot be measured.
+        size: the size of the benchmark.
+        folder: the folder for files of stores and servers.
+        missing: the contestants and figures that cannot be measured.
         programs: the servers, by contestant.
         stores: the store of each contestant that has one.
         payload: bytes of all records.
@@ -61,11 +61,11 @@ class Stage:
 
     @property
     def service(self) -> Program:
-        """The service with its defaults."""
+        """The service with its default settings."""
         return self.programs[rows.SERVICE]
 
     def filled(self, name: str, count: int, stack: ExitStack) -> Store:
-        """Starts and fills a further store."""
+        """Starts and fills another store."""
         store = stack.enter_context(stores.running(self.folder / name))
         store.fill(count)
         return store

@@ -1,4 +1,4 @@
-"""The texts with figures of a run in README.md and docs/performance.md, by the name that the pages use."""
+"""Makes the texts with a run's figures for README.md and docs/performance.md, by the names that the pages use."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

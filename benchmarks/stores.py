@@ -38,8 +38,8 @@ class Store:
 
     Attributes:
         url: its URL, in the form of redis-py.
-        redis: a connection to it.
-        pid: id of its process.
+        redis: a connection to the store.
+        pid: the id of its process.
     """
 
     def __init__(self, url: str) -> None:
@@ -107,7 +107,7 @@ class Store:
         self.redis.bgrewriteaof()
 
     def settle(self) -> None:
-        """Waits until the store has rewritten its append-only file, because the rewrite would affect measurements."""
+        """Waits until the store does not rewrite its append-only file. A rewrite would affect measurements."""
         self._settle()
 
     def records(self) -> list[bytes]:
@@ -116,7 +116,7 @@ class Store:
         return found
 
     def encoded_bytes(self) -> int:
-        """Returns the encoded size of all users without framing, in a store that ``fill`` filled."""
+        """Returns the size of all encoded users without framing, in a store that ``fill`` filled."""
         return sum(decode(User, record).ByteSize() for record in self.records())
 
     def memory_taken(self) -> int:

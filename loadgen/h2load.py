@@ -1,4 +1,4 @@
-"""Runs h2load, a client in C that costs little CPU time compared with the server."""
+"""Runs h2load, a client in C that needs little CPU time compared with the server."""
 
 import re
 import resource
@@ -78,10 +78,10 @@ def run(port: int, method: str, request: Message, *, calls: int, connections: in
 
 @contextmanager
 def in_background(port: int, method: str, request: Message, *, seconds: float) -> Iterator[None]:
-    """Repeats the call on one connection while the block runs, which must take less than ``seconds``.
+    """Repeats the call on one connection while the ``with`` block runs. The block must take less than ``seconds``.
 
     Raises:
-        LoadError: the call was never answered.
+        LoadError: no call got a response.
     """
     with tempfile.NamedTemporaryFile() as body:
         body.write(grpc_frame(request))

@@ -1,8 +1,9 @@
 """A small HTTP/2 client over plain sockets, for loads that h2load cannot generate.
 
-h2load sends the same body repeatedly, reads as fast as it can, and does not report the time to the first chunk. AddUser
-needs different bodies, and a stalled reader must not read. This client encodes all requests before the measurement and
-parses only the headers of received frames, so that a call takes a few microseconds of its CPU time.
+h2load sends the same body repeatedly, reads as fast as possible, and does not report the time to the first chunk.
+AddUser needs different bodies, and a stalled reader must not read. This client encodes all requests before the
+measurement and parses only the headers of received frames, so that a call takes a few microseconds of CPU time in the
+client.
 """
 
 import selectors
@@ -81,7 +82,7 @@ class Connection:
     Args:
         port: port of the server on 127.0.0.1.
         window: flow-control window in bytes, of the connection and of each stream.
-        stream_window: flow-control window of each stream, if different.
+        stream_window: flow-control window of each stream, if it differs from ``window``.
     """
 
     def __init__(self, port: int, window: int = LARGEST_WINDOW, stream_window: int | None = None) -> None:
@@ -133,7 +134,7 @@ class Connection:
         return frame(_RST_STREAM, 0, stream, _CANCEL.to_bytes(4, "big"))
 
     def cancel(self) -> None:
-        """Cancels the last call, and reads until the server has processed the cancellation."""
+        """Cancels the last call. Reads until the server has processed the cancellation."""
         self.socket.sendall(self.reset(self.stream) + frame(_PING, 0, 0, bytes(8)))
         while not any(frame.kind == _PING and frame.flags & _ACK for frame in list(self.frames())):
             pass
@@ -148,10 +149,10 @@ class Answers:
     """The result of many calls.
 
     Attributes:
-        calls: how many were answered.
-        seconds: from the first request to the last answer.
-        data_bytes: of all messages that were received.
-        errors: answers without a message.
+        calls: number of calls that got a response.
+        seconds: time from the first request to the last response.
+        data_bytes: size of all received messages.
+        errors: number of responses without a message, whose status is an error.
         cpu_seconds: CPU time of this process.
     """
 
@@ -203,12 +204,12 @@ def call_each(port: int, requests: Sequence[Request], *, connections: int, strea
 
 
 class AnswerReader:
-    """Sends unary calls on a connection, and counts their answers.
+    """Sends unary calls on a connection, and counts their responses.
 
     Attributes:
         connection: the connection.
-        data_bytes: of all messages that were received.
-        errors: answers without a message: their status is an error.
+        data_bytes: size of all received messages.
+        errors: number of responses without a message, whose status is an error.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -224,7 +225,7 @@ class AnswerReader:
             self.connection.socket.sendall(b"".join(frames))
 
     def read(self) -> list[int]:
-        """Reads once; returns the streams whose answers have ended."""
+        """Reads once; returns the streams whose responses have ended."""
         ended = []
         for frame in self.connection.frames():
             if frame.is_data:
@@ -255,7 +256,7 @@ def first_bytes(connection: Connection, method: str, request: Message, *, needed
 
 
 def stalled(port: int, method: str, request: Message) -> Connection:
-    """Opens a stream that nobody reads, with the default window of HTTP/2."""
+    """Opens a stream without reading it, with the default window of HTTP/2."""
     connection = Connection(port, _DEFAULT_WINDOW)
     connection.socket.sendall(connection.request(header_block(method), grpc_frame(request)))
     return connection

@@ -1,11 +1,11 @@
-"""An open-loop load generator: calls start on a schedule, whether or not earlier calls have been answered.
+"""An open-loop load generator: calls start on a schedule, even if earlier calls have no response yet.
 
-A closed loop sends the next call when an answer arrives, so it stops measuring while the server is slow (coordinated
-omission). This generator counts the latency of a call from the time at which the call was scheduled, so calls that
-were sent late, because this program or the server was busy, count in full.
+A closed loop sends the next call when a response arrives, so it measures fewer calls while the server is slow
+(coordinated omission). This generator measures the latency of a call from the time at which the call was scheduled.
+Therefore the latency includes the delay of a call that was sent late because this program or the server was busy.
 
-h2load can send at a rate, but repeats one body and counts from the actual send; ghz also counts from the actual send
-and needs more CPU per call than a Go server.
+h2load can send at a fixed rate, but repeats one body and measures from the actual send. ghz also measures from the
+actual send, and needs more CPU time per call than a Go server.
 """
 
 import gc
@@ -19,7 +19,7 @@ from random import Random
 from loadgen.errors import LoadError
 from loadgen.http2 import AnswerReader, Connection, Request
 
-_ANSWER_SECONDS = 30.0  # for the calls that are unanswered when the schedule ends
+_ANSWER_SECONDS = 30.0  # for the calls that have no response when the schedule ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Latencies:
 
     Attributes:
         seconds: latency of each call, sorted.
-        delays: seconds between schedule and send of each call, sorted: large values mean that the generator, not the
-            server, was slow.
-        errors: answers without a message.
-        data_bytes: of all messages that were received.
+        delays: seconds between schedule and send of each call, sorted. Large values mean that the generator was slow
+            and not the server.
+        errors: number of responses without a message.
+        data_bytes: size of all received messages.
         cpu_share: CPU time of this process, relative to the duration.
     """
 
@@ -58,10 +58,10 @@ def schedule(calls: int, rate: float, seed: int = 1) -> list[float]:
 
 
 def run(port: int, requests: Sequence[Request], rate: float, *, connections: int = 4) -> Latencies:
-    """Sends the requests at ``rate`` per second, over the connections in turn, and waits for all answers.
+    """Sends the requests at ``rate`` per second, over the connections in turn, and waits for all responses.
 
     Raises:
-        LoadError: calls were not answered, or a connection was closed.
+        LoadError: calls got no response, or a connection was closed.
     """
     loop = _Loop(port, requests, schedule(len(requests), rate), connections)
     gc.collect()
@@ -114,7 +114,7 @@ class _Loop:
         self._sent = sent
 
     def _read(self, started: float) -> None:
-        """Waits until the next call is due or answers arrive; select has a finer timer than epoll."""
+        """Waits until the next call is due or responses arrive. The timer of select is finer than that of epoll."""
         if self._sent < len(self._times):
             wait = max(0.0, started + self._times[self._sent] - time.perf_counter())
         else:

@@ -10,12 +10,12 @@ from benchmarks.stage import Stage
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a group measures with.
+    """The servers, stores, loads and earlier figures of a run.
 
     Attributes:
         stage: servers and stores.
-        loads: loads on them.
-        figures: what was measured before.
+        loads: loads on the servers and stores.
+        figures: the figures of the groups that were measured before.
     """
 
     stage: Stage
@@ -28,9 +28,9 @@ class Group:
     """Figures that are measured together.
 
     Attributes:
-        name: what they are about, for progress and for what is missing.
-        measure: measures them.
-        needs_h2load: whether h2load makes the load.
+        name: the subject of the figures, for progress messages and for the list of missing figures.
+        measure: measures the figures.
+        needs_h2load: whether h2load generates the load.
     """
 
     name: str

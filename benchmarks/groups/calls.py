@@ -1,4 +1,4 @@
-"""Single calls that read: GetUser by many callers and by one, and BatchGetUsers."""
+"""Measures single calls that read: GetUser by many callers and by one caller, and BatchGetUsers."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ _ONE = (rows.SERVICE, rows.SERVICE_DEFAULT_ENGINE, rows.CONSTANT, rows.CONSTANT_
 
 
 def measure(run: Run) -> Iterator[Figure]:
-    """Measures GetUser by 64 callers and by one, and BatchGetUsers."""
+    """Measures GetUser by 64 callers and by one caller, and BatchGetUsers."""
     request = pb.GetUserRequest(user_id=run.stage.probe)
     run.loads.check_alike(GET, request, *_MANY)
     many = {name: run.loads.repeated(name, GET, request) for name in run.stage.present(*_MANY)}

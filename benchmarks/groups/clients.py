@@ -1,4 +1,4 @@
-"""The clients: as readers of all users, with concurrent callers, and their import."""
+"""Measures the clients as readers of all users, with concurrent callers, and their import."""
 
 import inspect
 import os
@@ -34,7 +34,7 @@ def measure(run: Run) -> Iterator[Figure]:
 
 
 def shared_gets(run: Run) -> Iterator[Figure]:
-    """Measures GetUser by concurrent callers in one process, with and without shared reads, beside Go under h2load."""
+    """Measures GetUser by concurrent callers in one process, with and without shared reads; Go peers with h2load."""
     stage = run.stage
     can_share = "share_reads" in inspect.signature(UserManager).parameters
     contestants: dict[str, Callable[[], float]] = {}
@@ -80,7 +80,7 @@ def _read(stage: Stage, kind: str) -> float:
 
 
 def _imports(stage: Stage) -> Figure:
-    # Compiled once, as in an installation, even if the environment disables compiled files.
+    # The program is compiled once, as in an installation, even if the environment disables compiled files.
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(stage.folder / "compiled")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     contestants = {name: partial(_import_ms, text, environment) for name, text in _IMPORTS.items()}

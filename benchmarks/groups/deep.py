@@ -1,4 +1,4 @@
-"""The effect of the number of users: a large store compared with a small one, and the data of the plot."""
+"""Measures the effect of the number of users: a large store compared with a small store, and the data of the plot."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +31,8 @@ class Sweep:
     """The data of the plot.
 
     Attributes:
-        users_per_second: rate by contestant (with the size of its store) and chunk size.
-        first_chunk: seconds to the first chunk, by store size and chunk size.
+        users_per_second: the rate by contestant (with the size of its store) and chunk size.
+        first_chunk: the seconds to the first chunk, by store size and chunk size.
     """
 
     users_per_second: dict[str, dict[int, float]] = field(default_factory=dict)

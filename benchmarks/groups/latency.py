@@ -1,4 +1,4 @@
-"""Latency under an open-loop load, in which calls start on a schedule (loadgen/open_loop.py)."""
+"""Measures latency under an open-loop load, in which calls start on a schedule (loadgen/open_loop.py)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -20,7 +20,7 @@ _STREAM_MARGIN_SECONDS = 1.0
 
 
 def measure(run: Run) -> Iterator[Figure]:
-    """Measures latency at half load, for own and equal rates."""
+    """Measures latency at half of each contestant's own rate, and at half of the service's rate."""
     rates = {name: _half_rate(run, name) for name in run.stage.present(*_CONTESTANTS)}
     own = {name: _at(run, name, rate) for name, rate in rates.items()}
     yield from measured_parts(parts(rows.HALF_LOAD), run.stage.size.rounds, own)
@@ -29,7 +29,7 @@ def measure(run: Run) -> Iterator[Figure]:
 
 
 def beside_streams(run: Run) -> Iterator[Figure]:
-    """Measures GetUser while another client reads all users again and again, relative to GetUser alone."""
+    """Measures GetUser alone, and while another client repeatedly reads all users."""
     rate = max(_LOWEST_RATE, 2 * _half_rate(run, rows.SERVICE) * _BESIDE_STREAM_SHARE)
     names = run.stage.present(rows.SERVICE, rows.PLAIN, rows.ENCODED)
     contestants: dict[str, Callable[[], Mapping[str, float]]] = {}
@@ -40,7 +40,7 @@ def beside_streams(run: Run) -> Iterator[Figure]:
 
 
 def parts(name: str) -> dict[str, Part]:
-    """The figures that ``sample`` has values for."""
+    """Returns the figures for which ``sample`` returns values."""
     made = {percent: Part(rows.percentile(name, percent), "ms") for percent in PERCENTS}
     made[_RATE] = Part(rows.load_rate(name), "calls/s")
     made[_DELAY] = Part(rows.send_delay(name), "ms")
@@ -49,7 +49,7 @@ def parts(name: str) -> dict[str, Part]:
 
 
 def _half_rate(run: Run, contestant: str) -> float:
-    """Half of the rate of the closed loop, which is measured here if h2load was not there to do so."""
+    """Returns half of the rate of the closed loop. Measures the rate if it is not known, because h2load is missing."""
     if rows.GET in run.figures:
         return max(_LOWEST_RATE, run.figures[rows.GET].median(contestant) / 2)
     requests = run.loads.requests.gets(int(5000 * run.stage.size.load_seconds))
@@ -76,7 +76,7 @@ def _at(run: Run, contestant: str, rate: float, *, is_streaming: bool = False) -
 
 
 def sample(latencies: open_loop.Latencies, rate: float) -> Mapping[str, float]:
-    """The values of one round, in ms."""
+    """Returns the values of one round: latencies and delays in ms, the CPU share and the rate."""
     if latencies.errors:
         raise BenchError(f"{latencies.errors} of {len(latencies.seconds)} calls failed at {rate:.0f} calls/s")
     values = {name: latencies.percentile(percent) * 1000 for name, percent in PERCENTS.items()}

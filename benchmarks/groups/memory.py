@@ -1,4 +1,4 @@
-"""Memory of the store, and growth of the server's memory over many calls."""
+"""Measures the memory of the stores, and the growth of the server's memory during many calls."""
 
 from collections.abc import Iterator
 
@@ -14,14 +14,14 @@ _CALLS_AT_ONCE = 50_000
 
 
 def of_store(run: Run) -> Iterator[Figure]:
-    """The memory that users take in the stores."""
+    """Returns the memory that users take in the stores."""
     memory = run.stage.store_memory
     stores = (rows.SERVICE, rows.BASELINE, rows.PLAIN, rows.ENCODED)
     yield Figure(rows.STORE_MEMORY, "x", {name: [memory[name]] for name in stores if name in memory})
 
 
 def of_server(run: Run) -> Iterator[Figure]:
-    """The growth of the server's memory over many calls, after as many others."""
+    """Measures the growth of the server's memory during many calls, after the calls of the earlier groups."""
     calls, service = run.stage.size.memory_calls, run.stage.service
     requests = Requests(run.stage.size.users).gets(min(calls, _CALLS_AT_ONCE))
     before = service.memory()

@@ -1,4 +1,4 @@
-"""BENCH=full: the effect of the number of users, up to ten million."""
+"""Measures the effect of the number of users, up to ten million (BENCH=full)."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +25,13 @@ _PARTS = {
     _FIRST: Part(rows.SCALE_FIRST, "ms"),
     _STREAM: Part(rows.SCALE_STREAM, "users/s"),
 }
-_CALLS_PER_SECOND = 5000  # about; of a load
-_REWRITE_RATE_SHARE = 0.1  # of the rate of GetUser
+_CALLS_PER_SECOND = 5000  # the approximate rate of a load
+_REWRITE_RATE_SHARE = 0.1  # as a share of the rate of GetUser
 _PAGES = 200
 
 
 class Scaled:
-    """A store of some size, and the service on it."""
+    """A store with a number of users, and a service that uses this store."""
 
     def __init__(self, count: int, stage: Stage, stack: ExitStack) -> None:
         self.count = count
@@ -41,7 +41,7 @@ class Scaled:
         self._calls = int(_CALLS_PER_SECOND * stage.size.load_seconds)
 
     def round(self) -> Mapping[str, float]:
-        """Measures everything once. Adds come last: they make the store grow."""
+        """Measures each figure once. Adds are measured last, because they enlarge the store."""
         cursor = deep.cursor_of_last_page(self.store)
         return {
             _PAGE: deep.page_ms(self.program, cursor, _PAGES),
@@ -52,7 +52,7 @@ class Scaled:
         }
 
     def rate(self, requests: list[Request]) -> float:
-        """Calls per second of a closed loop."""
+        """Returns the calls per second of a closed loop."""
         answers = http2.call_each(self.program.port, requests, connections=CONNECTIONS, streams=STREAMS)
         if answers.errors:
             raise BenchError(f"{answers.errors} of {answers.calls} calls failed with {self.count} users")
@@ -60,7 +60,7 @@ class Scaled:
 
 
 def measure(run: Run) -> Iterator[Figure]:
-    """Measures stores of all sizes in interleaved rounds, then the largest one alone."""
+    """Measures stores of all sizes in interleaved rounds, and then further figures of the largest store."""
     stage = run.stage
     with ExitStack() as stack:
         scaled = []
@@ -82,7 +82,7 @@ def _name(count: int) -> str:
 
 
 def _rewriting(stage: Stage, scaled: Scaled) -> list[Figure]:
-    """Mixed calls at a tenth of the rate of GetUser, while the store rewrites its append-only file and while not."""
+    """Measures mixed calls at a tenth of the rate of GetUser, with and without a rewrite of the append-only file."""
     rate = _REWRITE_RATE_SHARE * scaled.rate(scaled.requests.gets(_CALLS_PER_SECOND))
     calls = int(rate * stage.size.latency_seconds)
 
@@ -102,7 +102,7 @@ def _rewriting(stage: Stage, scaled: Scaled) -> list[Figure]:
 
 
 def _loading(stage: Stage, count: int) -> Figure:
-    """Starts the store and a service on the files of the largest store, and waits for the first answer."""
+    """Measures the start of a store with the files of the largest store, and of a service, to the first response."""
 
     def load() -> float:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""The time from the start of a server's process to its first answer."""
+"""Measures the time from the start of a server's process to its first response."""
 
 import time
 from collections.abc import Callable, Iterator

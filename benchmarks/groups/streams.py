@@ -1,4 +1,4 @@
-"""Streams of all users."""
+"""Measures streams of all users."""
 
 from collections.abc import Iterator
 

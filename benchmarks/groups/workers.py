@@ -1,4 +1,4 @@
-"""BENCH=full: the effect of `--workers`, with processes pinned to cores, as rate and as CPU time per call."""
+"""Measures the effect of `--workers` on rate and CPU time per call, with processes pinned to cores (BENCH=full)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _CORES = 2
 
 
 def measure(run: Run) -> Iterator[Figure]:
-    """Measures GetUser with the workers on one core, the store and the load on the other one; and without pinning."""
+    """Measures GetUser with the workers on one core, and store and load on the other core; and without pinning."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < _CORES:
         run.stage.missing.add(rows.WORKERS, f"needs {_CORES} cores, there is {len(allowed)}")
@@ -33,7 +33,7 @@ def measure(run: Run) -> Iterator[Figure]:
 
 
 def _pinned(run: Run, workers: int, server: set[int], others: set[int], stack: ExitStack) -> Callable[[], Sample]:
-    """A load on a service whose processes run on the cores ``server``; store and generator run on ``others``."""
+    """Returns a load on a service whose processes run on the cores ``server``; store and load run on ``others``."""
     stage, name = run.stage, f"{workers} on {len(server)}"
     store = stage.stores[rows.SERVICE]
     with _affinity(server):
@@ -54,7 +54,7 @@ def _pinned(run: Run, workers: int, server: set[int], others: set[int], stack: E
 
 @contextmanager
 def _affinity(cores: set[int]) -> Iterator[None]:
-    """Pins this process, and the processes that it starts, as taskset does."""
+    """Pins this process, and the processes that it starts, to the cores, as ``taskset`` does."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -64,6 +64,6 @@ def _affinity(cores: set[int]) -> Iterator[None]:
 
 
 def _move(pid: int, cores: set[int]) -> None:
-    """Pins all threads of a running process, as ``taskset -ap`` does."""
+    """Pins all threads of a running process to the cores, as ``taskset -ap`` does."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cores)

@@ -1,4 +1,4 @@
-"""Single calls that write, and a mix of reads and writes. They are measured last, because they change the stores."""
+"""Measures single calls that write, and a mix of reads and writes; after reads, because writes change the stores."""
 
 from collections.abc import Iterator
 

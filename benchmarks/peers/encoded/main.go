@@ -17,7 +17,7 @@ import (
 	"userservice.bench/peers/serve"
 )
 
-const garbagePercent = 400 // the heap is small: collect it less often
+const garbagePercent = 400 // fewer garbage collections, because the heap is small
 
 func main() {
 	debug.SetGCPercent(garbagePercent)

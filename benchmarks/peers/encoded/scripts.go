@@ -26,7 +26,7 @@ redis.call('HSET', KEYS[1], ARGV[1], record)
 redis.call('ZADD', KEYS[2], id, ARGV[1])
 return record`)
 
-// replaceScript writes a new record if the old one is still there. It returns whether it did.
+// replaceScript replaces a record if its content is still the old record. It returns whether it replaced the record.
 //
 // KEYS: records. ARGV: user_id, old record, new record.
 var replaceScript = rueidis.NewLuaScript(`

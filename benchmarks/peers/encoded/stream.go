@@ -17,7 +17,7 @@ const (
 	trailingBytes = 22 // of next_cursor and total_size
 )
 
-// chunk is a response of the stream, or why there is none.
+// chunk is a response of the stream, or the error that prevented the response.
 type chunk struct {
 	response []byte
 	err      error

@@ -15,9 +15,9 @@ import (
 	"userservice.bench/peers/serve"
 )
 
-const mostAttempts = 10 // of an update that meets other writers
+const mostAttempts = 10 // the maximum number of attempts of an update that conflicts with other writers
 
-// users answers the RPCs that are measured.
+// users handles the RPCs that are measured.
 type users struct {
 	store rueidis.Client
 }

@@ -1,4 +1,4 @@
-// Package merge applies an UpdateUser request to a user, as both peers do it.
+// Package merge applies an UpdateUser request to a user, for both peers.
 package merge
 
 import (

@@ -30,7 +30,7 @@ func toHash(user *pb.User) ([]any, error) {
 	}, nil
 }
 
-// fromHash returns the user that a hash holds.
+// fromHash returns the user in a hash.
 func fromHash(fields map[string]string) (*pb.User, error) {
 	id, err := strconv.ParseInt(fields["id"], 10, 64)
 	if err != nil {

@@ -19,12 +19,12 @@ import (
 const (
 	order        = "users" // sorted set of all user_ids by id
 	lastID       = "last_id"
-	mostAttempts = 10 // of an update that meets other writers
+	mostAttempts = 10 // the maximum number of attempts of an update that conflicts with other writers
 )
 
 func key(userID string) string { return "user:" + userID }
 
-// users answers the RPCs that are measured.
+// users handles the RPCs that are measured.
 type users struct {
 	pb.UnimplementedUserServiceServer
 	redis *redis.Client

@@ -1,4 +1,4 @@
-// Package serve has what both peers need: a listener, the line that names its port, and values of new users.
+// Package serve contains the common parts of both peers: a listener, the line that names its port, values of new users.
 package serve
 
 import (
@@ -42,7 +42,7 @@ func StorePath() string {
 	return os.Args[1]
 }
 
-// NewEtag returns a random etag of the same length as those of the service.
+// NewEtag returns a random etag of the same length as the etags of the service.
 func NewEtag() string {
 	var random [9]byte
 	rand.Read(random[:]) // never returns an error
