@@ -1,4 +1,4 @@
-"""How much rejected calls delay the calls of a caller with a credential."""
+"""Measures how much rejected calls delay the calls of a caller with a credential."""
 
 import statistics
 import subprocess
