@@ -75,6 +75,7 @@ def test_the_commands_of_the_page_print_the_shown_output(tmp_path: Path) -> None
         assert service.stop() == 0
 
 
+@pytest.mark.long
 def test_the_programs_of_the_page_use_the_settings_of_the_page(tmp_path: Path) -> None:
     [settings] = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     [python] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

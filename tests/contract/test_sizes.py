@@ -86,6 +86,7 @@ async def test_chunks_of_mixed_sizes_lose_no_users(stubs: Stubs) -> None:
         assert all(len(chunk.users) <= chunk_size and chunk.ByteSize() <= MIB for chunk in chunks)
 
 
+@pytest.mark.long
 async def test_a_chunk_size_above_10_000_counts_as_10_000() -> None:
     """On one backend only, because adding many users takes long."""
     with Store() as store, Service(redis_url=store.url) as service:

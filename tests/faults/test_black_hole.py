@@ -29,6 +29,8 @@ from userservice.v1.user_service_pb2 import (
     UpdateUserRequest,
 )
 
+pytestmark = pytest.mark.long
+
 LATE = 0.1  # seconds after its deadline that a call may end
 RECOVERY = 2.0  # seconds after the return of Redis until the service is healthy
 

@@ -350,6 +350,7 @@ def test_a_service_with_a_longer_prefix_has_its_own_data(store: Store) -> None:
     assert check(store.url, "userservice:test", 5).findings == []
 
 
+@pytest.mark.long
 async def test_check_of_a_stopped_and_a_running_embedded_store(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         async with connect(service.address) as stubs:
@@ -384,6 +385,7 @@ async def test_check_reports_a_truncated_append_only_file_and_does_not_change_it
     assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 idempotency records: 0 findings\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [[], pytest.param(["--workers", "2"], marks=pytest.mark.long)])
 def test_check_reports_an_embedded_store_that_cannot_be_read(tmp_path: Path, arguments: list[str]) -> None:
     with Service(data_dir=tmp_path) as service:

@@ -15,6 +15,8 @@ from loadgen.h2load import grpc_frame
 from loadgen.http2 import Connection, frame, header_block
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 MOST_GROWTH = 100 * MIB  # a flood that has no limit takes several times as much
 STREAMS = sized(30_000, 200_000)

@@ -20,6 +20,8 @@ from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice.v1.user_service_pb2 import AddUserRequest
 from userservice_server.check import check
 
+pytestmark = pytest.mark.long
+
 METHODS = [
     (f"/{service.full_name}/{method.name}", method)
     for module, name in ((user_service_pb2, "UserService"), (session_service_pb2, "SessionService"))

@@ -21,6 +21,8 @@ from userservice.v1.user_service_pb2 import (
 )
 from userservice_server.transport.request_sizes import most_bytes
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 IDS = b"\n\0" * 520_000  # a BatchGetUsers of as many empty user_ids
 MOST_GROWTH = 48 * MIB

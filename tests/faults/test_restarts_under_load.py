@@ -14,6 +14,8 @@ from harness.stores import Store, free_port
 
 from userservice import UserManager
 
+pytestmark = pytest.mark.long
+
 USERS = 3000
 CALLERS = 8
 GRACE = 2.0

@@ -30,6 +30,8 @@ from loadgen import h2load
 from userservice import SessionManager, UserManager
 from userservice.v1 import user_service_pb2 as pb
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 USERS = 2000
 CALLS, STREAMS = sized(8000, 1_000_000), sized(1500, 100_000)

@@ -21,6 +21,8 @@ from harness.waiting import until
 from userservice import UserManager
 from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest, ListUsersChunkedResponse
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 MOST_GROWTH = 50 * MIB
 STREAMS = 100

@@ -159,6 +159,7 @@ async def test_the_stall_timeout_does_not_apply_to_a_slow_store() -> None:
             assert sorted(names(await read_chunks(stubs, chunk_size=1))) == ["ada", "bob"]
 
 
+@pytest.mark.long
 def test_connecting_and_answering_have_a_store_timeout_each() -> None:
     with Store() as store, Proxy(store.socket) as proxy:
         proxy.latency = 0.6

@@ -16,6 +16,7 @@ from userservice.v1.user_service_pb2 import ListUsersRequest
 STORE_TIMEOUT = 0.6
 
 
+@pytest.mark.long
 async def test_a_long_reply_can_take_longer_than_the_store_timeout() -> None:
     with Store() as store, Proxy(store.socket, delay=STORE_TIMEOUT / 2) as proxy:
         fill(store, (f"u{number}" for number in range(15)), [60_000] * 15)

@@ -52,6 +52,7 @@ def answers(service: Service, method: str, request: Message, calls: int) -> Coun
     return Counter(line["code"] for line in service.log_lines_with(CALL)[before:])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", CALLS)
 async def test_unread_responses_are_bounded(store: Store, kind: str) -> None:
     method, request, calls = CALLS[kind]

@@ -310,6 +310,7 @@ def test_calls_above_the_rate_wait_for_the_delay_of_the_service(site: Site, kind
     assert raised.value.retry_delay
 
 
+@pytest.mark.long
 def test_calls_wait_until_the_service_has_the_keys_of_the_issuer(store: Store, tmp_path: Path) -> None:
     issuer = Issuer()
     with JwksServer(issued(ROOT), tmp_path) as server:
@@ -397,6 +398,7 @@ def test_a_client_certificate_is_sent(mutual: tuple[Service, Path], kind: str, t
         client.call("get", "ada", timeout=0.5)
 
 
+@pytest.mark.long
 def test_changed_files_are_used_by_new_connections(kind: str, store: Store, tmp_path: Path) -> None:
     """The authority of the service and that of the client change; running calls continue."""
     new_root = authority("new root")

@@ -103,6 +103,7 @@ def test_a_service_can_start_right_after_a_kill(tmp_path: Path) -> None:
             assert second.stop() == 0
 
 
+@pytest.mark.long
 def test_a_crash_of_the_embedded_store_is_logged_and_ends_the_service(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service, connect_blocking(service.address) as stubs:
         stubs.users.AddUser(AddUserRequest(user_id="ada"))

@@ -108,6 +108,7 @@ def temporary(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.long
 def test_socket_directories_of_killed_services_are_removed_at_the_next_start(tmp_path: Path, temporary: Path) -> None:
     long = tmp_path / ("x" * 100)
     environment = {"TMPDIR": str(temporary)}

@@ -64,6 +64,7 @@ def test_workers_exit_if_their_supervisor_is_killed(tmp_path: Path) -> None:
             wait_until_gone(pid)
 
 
+@pytest.mark.long
 def test_workers_stopped_while_the_store_loads_do_not_wait_for_it() -> None:
     with Store(append_only=True) as store:
         store.restart_slowly(8)

@@ -12,7 +12,7 @@ def test_a_mutation_can_be_applied(mutation: Mutation) -> None:
 
 
 def test_the_document_lists_exactly_these_mutations() -> None:
-    rows = list(ROW.finditer(DOCUMENT.read_text()))
-    assert [row[1] for row in rows] == list(load())
-    outdated = [row[1] for row in rows if not row[0].startswith(f"| {load()[row[1]].taken_out} (")]
+    rows, mutations = list(ROW.finditer(DOCUMENT.read_text())), load()
+    assert [row[1] for row in rows] == list(mutations)
+    outdated = [row[1] for row in rows if not row[0].startswith(f"| {mutations[row[1]].taken_out} (")]
     assert outdated == [], "run make mutations ARGS=NAME"
