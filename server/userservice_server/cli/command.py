@@ -63,3 +63,5 @@ def cli() -> None:
 cli.add_command(serve)
 cli.add_command(check_command)
 cli.add_command(keys_command)
+# Listed in --help only: userservice.__main__ runs this command of the client without importing the server.
+cli.add_command(click.Command("health", help="Ask a service for its health, as a probe does."))
