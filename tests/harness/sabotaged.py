@@ -1,9 +1,11 @@
-"""The service with handlers that fail: `python sabotaged.py serve …` with CANARY, WHERE and HOW in the environment.
+"""The service with faults: `python sabotaged.py serve …` with WHERE, and CANARY and HOW, in the environment.
 
-The exceptions simulate bugs: exceptions of any kind, whose text must appear only in a debugger.
+Most faults are handlers that fail. Their exceptions simulate bugs: exceptions of any kind, whose text must appear only
+in a debugger. One blocks the event loop for HOW_LONG seconds.
 """
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -18,6 +20,7 @@ from userservice_server.transport import handlers, user_servicer
 from userservice_server.transport.call import Call
 
 CANARY = os.environ.get("CANARY", "")
+HOW_LONG = os.environ.get("HOW_LONG", "0")
 
 
 def _chained() -> Exception:
@@ -68,8 +71,16 @@ async def abort(_servicer: object, _request: object, call: Call) -> NoReturn:
     await call.context.abort(grpc.StatusCode.DATA_LOSS, "decided")
 
 
+async def block(_servicer: object, _request: object, _call: Call) -> bytes:
+    """A handler that blocks the event loop."""
+    time.sleep(float(HOW_LONG))  # noqa: ASYNC251 - on purpose
+    return b""
+
+
 def sabotage(where: str) -> None:
     match where:
+        case "event loop":
+            user_servicer.UserServicer.GetUser = block
         case "decoding":
             handlers.GetMessageClass = lambda _: type("Broken", (), {"FromString": fail})
         case "domain":
@@ -87,6 +98,8 @@ def sabotage(where: str) -> None:
             user_servicer.UserServicer.GetUser = abort
 
 
-if __name__ == "__main__":
+if __name__ in {"__main__", "__mp_main__"}:  # the service, or one of its workers
     sabotage(os.environ["WHERE"])
+
+if __name__ == "__main__":
     cli.main()

@@ -12,10 +12,11 @@ from harness.services import Service
 from harness.stores import Store
 from harness.waiting import until
 
+from userservice.cli.health import main
 from userservice.v1.user_service_pb2 import GetUserRequest
 from userservice_server.transport.descriptors import HEALTH
 
-NAMES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
+READINESS = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
 
 
 def listed(address: str) -> dict[str, int]:
@@ -29,24 +30,37 @@ def listed(address: str) -> dict[str, int]:
 
 
 def test_list_returns_the_status_of_every_service(service: Service) -> None:
-    assert listed(service.address) == dict.fromkeys(NAMES, HealthCheckResponse.SERVING)
+    assert listed(service.address) == dict.fromkeys((*READINESS, "liveness"), HealthCheckResponse.SERVING)
 
 
-async def test_watches_and_list_follow_the_store() -> None:
+async def test_watches_and_list_follow_the_store_but_liveness_does_not() -> None:
     with Store() as store, Service("--store-timeout", "0.5", redis_url=store.url) as service:
         async with connect(service.address) as stubs:
-            watches = [HealthStub(stubs.channel).Watch(HealthCheckRequest(service=name)) for name in NAMES]
-            assert [(await watch.read()).status for watch in watches] == [HealthCheckResponse.SERVING] * 3
+            names = (*READINESS, "liveness")
+            watches = [HealthStub(stubs.channel).Watch(HealthCheckRequest(service=name)) for name in names]
+            assert [(await watch.read()).status for watch in watches] == [HealthCheckResponse.SERVING] * 4
+            *readiness, liveness = watches
             store.freeze()
             try:
-                for watch in watches:
+                for watch in readiness:
                     answer = await asyncio.wait_for(watch.read(), 10)
                     assert answer.status == HealthCheckResponse.NOT_SERVING
-                assert set((await asyncio.to_thread(listed, service.address)).values()) == {2}
+                statuses = await asyncio.to_thread(listed, service.address)
+                assert statuses == {**dict.fromkeys(READINESS, 2), "liveness": 1}
+                assert await asyncio.to_thread(command, service.address) == 5
+                assert await asyncio.to_thread(command, service.address, "--service", "liveness") == 0
             finally:
                 store.thaw()
-            for watch in watches:
+            for watch in readiness:
                 assert (await asyncio.wait_for(watch.read(), 10)).status == HealthCheckResponse.SERVING
+            stopping = asyncio.create_task(asyncio.to_thread(service.stop))
+            with pytest.raises(grpc.aio.AioRpcError):  # it ends without another status
+                await liveness.read()
+            assert await stopping == 0
+
+
+def command(address: str, *arguments: str) -> int:
+    return main(["--address", address, *arguments])
 
 
 async def test_a_watch_of_an_unknown_service_reports_service_unknown_and_stays_open(service: Service) -> None:
@@ -81,7 +95,7 @@ async def test_health_is_answered_when_no_call_is_admitted() -> None:
                 [rejected], [running] = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 assert rejected.result() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert await asyncio.to_thread(health, service.address) in {"SERVING", "NOT_SERVING"}
-                assert len(await asyncio.to_thread(listed, service.address)) == len(NAMES)
+                assert len(await asyncio.to_thread(listed, service.address)) == len(READINESS) + 1
                 assert not running.done()
             finally:
                 store.thaw()

@@ -1,6 +1,8 @@
 """``userservice serve``: runs the service with the store at a URL, or with an embedded store."""
 
+import faulthandler
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from userservice_server.config import Config, ConfigError
 from userservice_server.embedded.store import EmbeddedStore, StartInterruptedError
 from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
 from userservice_server.process.listen import check_exposure, is_loopback
-from userservice_server.process.serving import ServiceEndedError, run_server
-from userservice_server.process.standard_streams import print_line
+from userservice_server.process.serving import Reports, ServiceEndedError, run_server
+from userservice_server.process.standard_streams import STDERR, print_line
 from userservice_server.process.stopping import BEYOND_GRACE_SECONDS, Stop
+from userservice_server.process.systemd import Systemd
 from userservice_server.process.workers import run_workers
 
 logger = logging.getLogger("userservice")
@@ -124,21 +127,25 @@ def serve(context: click.Context, /, **settings: Any) -> None:
         from userservice_server.process.callers import check_files  # noqa: PLC0415 - its libraries take long to import
 
         check_files(config)
+    # A watchdog ends the service by SIGABRT if an event loop is blocked. The traceback, without values, says where.
+    faulthandler.enable(STDERR)
+    systemd = Systemd.take_from(os.environ)
     stop = Stop(config.process.grace + BEYOND_GRACE_SECONDS)
+    stop.at_request(systemd.stopping)
     stop.start()
     with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
         try:
             if config.store.redis_url is not None:
-                _run(config, _announce(config, context), lambda: None, stop)
+                _run(config, _announce(config, context, systemd), lambda: None, stop, systemd)
             else:
-                _run_with_embedded_store(config, context, stop)
+                _run_with_embedded_store(config, context, stop, systemd)
         except Exception as error:
             stop.request(EXIT_ENDED if isinstance(error, ServiceEndedError) else EXIT_CANNOT_START)
             raise
 
 
-def _announce(config: Config, context: click.Context) -> Callable[[int], None]:
-    """Returns a function that prints where the service listens."""
+def _announce(config: Config, context: click.Context, systemd: Systemd) -> Callable[[int], None]:
+    """Returns a function that prints where the service listens, and reports to systemd that it serves."""
 
     def announce(port: int) -> None:
         if not print_line(f"userservice listening on {config.listen.host}:{port}"):
@@ -147,15 +154,22 @@ def _announce(config: Config, context: click.Context) -> Callable[[int], None]:
             logger.warning(URL_IS_VISIBLE)
         if config.auth.kinds and config.tls.cert is None and not is_loopback(config.listen):
             logger.warning("credentials are sent unencrypted: use --tls-cert, or a proxy on this machine with TLS")
+        systemd.ready(f"serving on {config.listen.host}:{port}")
 
     return announce
 
 
-def _run(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
-    (run_server if config.process.workers == 1 else run_workers)(config, ready, ended, stop)
+def _run(
+    config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop, systemd: Systemd
+) -> None:
+    if config.process.workers > 1:
+        run_workers(config, ready, ended, stop, systemd)
+        return
+    reports = Reports(loading=systemd.loading, beat=systemd.ping)
+    run_server(config, ready, ended, stop, reports)
 
 
-def _run_with_embedded_store(config: Config, context: click.Context, stop: Stop) -> None:
+def _run_with_embedded_store(config: Config, context: click.Context, stop: Stop, systemd: Systemd) -> None:
     is_ready = False
     store = EmbeddedStore(config.store.data_dir, config.store.fsync, is_stopping=lambda: stop.requested)
     stop.before_forced_exit(store.stop)
@@ -166,11 +180,11 @@ def _run_with_embedded_store(config: Config, context: click.Context, stop: Stop)
         logger.info("embedded store started", extra={"socket": str(store.socket)})
         if store.has_cut_its_log():
             logger.warning("removed an unfinished command from the end of the append-only file (power cut?)")
-        _announce(config, context)(port)
+        _announce(config, context, systemd)(port)
 
     try:
         with store:
-            _run(config.with_store_at(store.url), ready, store.ended, stop)
+            _run(config.with_store_at(store.url), ready, store.ended, stop, systemd)
     except StartInterruptedError:
         return
     except ServiceEndedError as error:

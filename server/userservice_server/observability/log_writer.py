@@ -22,6 +22,7 @@ _OF_EVERY_RECORD = frozenset((*logging.makeLogRecord({}).__dict__, "message", "t
 _formatter = logging.Formatter()
 _GRPC_LOGGER = "grpc._cython.cygrpc"
 
+_process_fields: dict[str, int] = {}  # fields of every line of this process
 _waiting: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX_LINES)
 
 
@@ -57,7 +58,7 @@ def add_line(created: float, level: str, logger: str, message: str, fields: dict
 
 def _encoded(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> bytes:
     at = datetime.fromtimestamp(created, UTC)
-    line = {"time": at, "level": level, "logger": logger, "message": message, **fields}
+    line = {"time": at, "level": level, "logger": logger, "message": message, **_process_fields, **fields}
     try:
         return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # orjson rejects lone surrogates and integers beyond 64 bits
@@ -103,7 +104,9 @@ def _is_no_lost_response(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def logging_to_stderr(level: str, flush_seconds: Callable[[], float] = lambda: FLUSH_SECONDS) -> Iterator[None]:
+def logging_to_stderr(
+    level: str, flush_seconds: Callable[[], float] = lambda: FLUSH_SECONDS, worker: int | None = None
+) -> Iterator[None]:
     """Logs to standard error during the block; at its end, writes the queued lines within a time limit.
 
     Use it once, before grpc starts: changing loggers later can deadlock grpc.aio (grpc/grpc#43421).
@@ -111,7 +114,10 @@ def logging_to_stderr(level: str, flush_seconds: Callable[[], float] = lambda: F
     Args:
         level: the lowest level that is logged.
         flush_seconds: called at the end; returns the limit in seconds for writing the queued lines.
+        worker: the slot of this worker process, for the field ``worker`` of all its lines.
     """
+    if worker is not None:
+        _process_fields["worker"] = worker
     ending = Event()
     writer = Thread(target=_write_until, args=(ending,), name="log", daemon=True)
     writer.start()

@@ -5,17 +5,19 @@ import gc
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from userservice_server.config import Config
 from userservice_server.observability.audit_log import AuditLog
+from userservice_server.process.loop_monitor import LoopMonitor
 from userservice_server.process.stopping import Stop
 from userservice_server.process.store_opening import open_store
 from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
 from userservice_server.store.redis_store import RedisStore
-from userservice_server.store.supervision import Supervision
+from userservice_server.store.supervision import START_SECONDS, Supervision
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.health import Health
 
@@ -39,18 +41,39 @@ class ServiceEndedError(Exception):
     """The service exited unexpectedly; the text says why."""
 
 
-def run_server(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """How a serving process reports to systemd or to the supervisor of the workers, and what it learns about others.
+
+    Attributes:
+        loading: called repeatedly while the store loads its data at the start.
+        beat: called by the event loop several times a second.
+        are_loops_running: whether the event loops of all workers run.
+        store_limit: seconds to wait at the start for a store that does not answer.
+    """
+
+    loading: Callable[[], None]
+    beat: Callable[[], None]
+    are_loops_running: Callable[[], bool] = lambda: True
+    store_limit: float = START_SECONDS
+
+
+def run_server(
+    config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop, reports: Reports
+) -> None:
     """Runs ``serve`` in a new event loop. The process must exit afterwards, because the loop is not closed."""
     loop = (_new_event_loop or asyncio.new_event_loop)()
     # asyncio.Runner and loop.close are not used: both wait for the threads of the default executor, and a thread can
     # hang in getaddrinfo while a name server does not answer.
     try:
-        loop.run_until_complete(serve(config, ready, ended, stop))
+        loop.run_until_complete(serve(config, ready, ended, stop, reports))
     finally:
         loop.run_until_complete(_cancelled(asyncio.all_tasks(loop)))
 
 
-async def serve(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
+async def serve(
+    config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop, reports: Reports
+) -> None:
     """Serves until a stop is requested, or until ``ended`` returns a reason.
 
     Args:
@@ -58,6 +81,7 @@ async def serve(config: Config, ready: Callable[[int], None], ended: Callable[[]
         ready: called with the port when the service is ready to serve.
         ended: called several times a second; returns a reason if a process that the service needs has exited.
         stop: handles SIGTERM and SIGINT, and limits the duration of the shutdown.
+        reports: how the state of this process is reported.
 
     Raises:
         ConfigError: the service cannot listen on the port or use the store.
@@ -75,11 +99,18 @@ async def serve(config: Config, ready: Callable[[int], None], ended: Callable[[]
             stop.request(1)  # so that the time limit also applies to this shutdown
         return reason
 
+    def is_over() -> bool:
+        return stopping.is_set() or bool(noticed())
+
     loop.add_reader(stop.fileno(), notice)
-    store = await open_store(config.store, lambda: stopping.is_set() or bool(noticed()))
+    monitor = LoopMonitor(reports.beat)
+    monitor.start()
+    store = await open_store(config.store, is_over, reports.loading, reports.store_limit)
     try:
-        if not stopping.is_set() and not noticed():  # a stop may have been requested before the store was open
-            await _serve_store(config, store, ready, noticed, stopping)
+        if not is_over():  # a stop may have been requested before the store was open
+            health = Health(SERVICE_NAMES)
+            monitor.add(lambda: health.show_liveness(reports.are_loops_running()))
+            await _serve_store(config, store, health, ready, noticed, stopping)
     finally:
         await _within(_CLOSE_SECONDS, store.close())
     if reason := noticed():
@@ -89,11 +120,12 @@ async def serve(config: Config, ready: Callable[[int], None], ended: Callable[[]
 async def _serve_store(
     config: Config,
     store: RedisStore,
+    health: Health,
     ready: Callable[[int], None],
     ended: Callable[[], str | None],
     stop: asyncio.Event,
 ) -> None:
-    health, drain = Health(SERVICE_NAMES), Drain()
+    drain = Drain()
     supervision = Supervision(store, health.show)
     callers = _callers(config, health)
     audit_log = AuditLog(config.observability.audit_log) if config.observability.audit_log else None

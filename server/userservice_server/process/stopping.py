@@ -36,6 +36,7 @@ class Stop:
         self._requests: SimpleQueue[int | None] = SimpleQueue()
         self._exit_code = 0
         self._deadline: float | None = None
+        self._first_actions: list[Callable[[], object]] = []
         self._last_actions: list[Callable[[], object]] = []
         self._readable, self._writable = os.pipe()
 
@@ -65,6 +66,10 @@ class Stop:
         """Returns the seconds until the forced exit, or the whole limit if no stop was requested."""
         return self._limit if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
+    def at_request(self, action: Callable[[], object]) -> None:
+        """Adds an action that runs when a stop is requested, in a separate thread; its errors are ignored."""
+        self._first_actions.append(action)
+
     def before_forced_exit(self, action: Callable[[], object]) -> None:
         """Adds an action that runs before a forced exit. Its duration does not count towards the limit."""
         self._last_actions.append(action)
@@ -79,6 +84,9 @@ class Stop:
         first = time.monotonic()
         self._deadline = first + self._limit
         os.write(self._writable, b".")
+        for action in self._first_actions:
+            with suppress(Exception):
+                action()
         message = "shutdown took too long; exiting now"
         while (left := self._deadline - _NOTICE_SECONDS - time.monotonic()) > 0:
             with suppress(Empty):

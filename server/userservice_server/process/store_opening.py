@@ -6,11 +6,15 @@ from userservice_server.config import ConfigError, Store, unreadable_redis_url
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.failures import UnsuitableStoreError, why
 from userservice_server.store.redis_store import RedisStore
-from userservice_server.store.supervision import wait_until_open
+from userservice_server.store.supervision import START_SECONDS, wait_until_open
 
 
-async def open_store(settings: Store, is_over: Callable[[], bool]) -> RedisStore:
+async def open_store(
+    settings: Store, is_over: Callable[[], bool], loading: Callable[[], None], limit: float = START_SECONDS
+) -> RedisStore:
     """Opens the store and returns it. The store is not open if ``is_over`` returned True first.
+
+    Arguments: see ``wait_until_open``.
 
     Raises:
         ConfigError: the URL is invalid, or the store does not answer or cannot be used.
@@ -20,7 +24,7 @@ async def open_store(settings: Store, is_over: Callable[[], bool]) -> RedisStore
     except ValueError:
         raise unreadable_redis_url() from None
     try:
-        await wait_until_open(store, is_over)
+        await wait_until_open(store, is_over, loading, limit)
     except (StoreUnavailableError, UnsuitableStoreError) as error:
         await store.close()
         is_unsuitable = isinstance(error, UnsuitableStoreError)

@@ -1,126 +1,159 @@
-"""Runs several serving processes on one port, and supervises them."""
+"""Runs several serving processes on one port: starts them, restarts those that exit, and stops them."""
 
-import multiprocessing
-import os
-import signal
+import logging
 import time
+from collections import deque
 from collections.abc import Callable
-from contextlib import closing, suppress
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from contextlib import closing
+from multiprocessing.connection import wait
 
 from userservice_server.config import Config, ConfigError
-from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
+from userservice_server.process.heartbeats import BLOCKED_SECONDS, Heartbeats
 from userservice_server.process.listen import reserved_port
-from userservice_server.process.serving import ServiceEndedError, run_server
-from userservice_server.process.stopping import STOP_SIGNALS, Stop
+from userservice_server.process.serving import ServiceEndedError
+from userservice_server.process.stopping import Stop
+from userservice_server.process.systemd import Systemd
+from userservice_server.process.worker import SPAWN, Failed, Loading, Ready, Worker
 
-# Seconds after --grace until a worker exits by itself, and until the supervisor kills the worker. Both are below the
-# limit of the supervisor itself, which otherwise would exit before its workers.
-_WORKER_LIMIT_SECONDS, _KILL_SECONDS = 0.7, 0.85
+MOST_RESTARTS, RESTART_PERIOD = 5, 60.0  # more restarts within this time would only hide a fault
+# A signal to the process group can end a worker before the supervisor has noticed the same signal.
+_RESTART_PAUSE = 0.2
+# Seconds after --grace until the supervisor kills a worker. Below the limit of the supervisor itself, which otherwise
+# would exit before its workers.
+_KILL_SECONDS = 0.85
 _WATCH_SECONDS = 0.2
-_SPAWN = multiprocessing.get_context("spawn")  # a forked child of a process that has run grpc can hang
+
+logger = logging.getLogger("userservice")
 
 
-def run_workers(config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop) -> None:
-    """Serves with ``config.process.workers`` processes. If one process exits, the others are stopped.
+def run_workers(
+    config: Config,
+    ready: Callable[[int], None],
+    ended: Callable[[], str | None],
+    stop: Stop,
+    systemd: Systemd,
+) -> None:
+    """Serves with ``config.process.workers`` processes.
 
-    Arguments and errors are those of ``serving.serve``.
+    Arguments and errors are those of ``serving.serve``; ``systemd`` gets reports about all workers.
     """
     with closing(reserved_port(config.listen)) as reserved:
         port = reserved.getsockname()[1]
-        config = config.with_port(port)
-        workers: list[SpawnProcess] = []
-        stop.before_forced_exit(lambda: _kill(workers))
+        supervisor = Supervisor(config.with_port(port), ended, stop, systemd)
+        stop.before_forced_exit(supervisor.kill)
         try:
-            readiness = [_started_worker(config, workers) for _ in range(config.process.workers)]
-            for connection in readiness:
-                _await_ready(connection, lambda: stop.requested or bool(ended()))
+            supervisor.start()
             if not stop.requested and not ended():
                 ready(port)
-            sentinels = [worker.sentinel for worker in workers]
-            while not ended() and not wait([stop.fileno(), *sentinels], _WATCH_SECONDS):
-                pass
-            ends = [] if stop.requested else wait(sentinels, 0)
-            lost = [worker for worker in workers if worker.sentinel in ends]
+            supervisor.watch()
         finally:
-            _end(workers, config.process.grace)
+            supervisor.end()
     if reason := ended():
         raise ServiceEndedError(reason)
-    if lost:
-        # A negative code is the number of a signal; the kernel sends -9 when memory is full.
-        reasons = [f"process {worker.pid}: exit code {worker.exitcode}" for worker in lost]
-        raise ServiceEndedError(f"a worker process exited unexpectedly ({'; '.join(reasons)})")
 
 
-def _kill(workers: list[SpawnProcess]) -> None:
-    for worker in workers:
-        worker.kill()
+class Supervisor:
+    """The worker processes; each has a slot, which a worker that replaces it takes over.
 
+    Args:
+        config: the settings, with the port.
+        ended: called several times a second; returns a reason if a process that the service needs has exited.
+        stop: whether a stop was requested.
+        systemd: gets a ping while the event loops of all workers run.
 
-def _started_worker(config: Config, workers: list[SpawnProcess]) -> "Connection[None, int | str]":
-    receiver, sender = _SPAWN.Pipe(duplex=False)
-    worker = _SPAWN.Process(target=_work, args=(config, sender), daemon=False)
-    # A worker inherits the blocked signals. SIGINT stays blocked until the worker can handle it: Ctrl-C reaches the
-    # whole process group and must not print a traceback. SIGTERM may end a worker that does not serve yet.
-    resource_tracker.ensure_running()  # unblocks both signals when it starts the tracker
-    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGINT])
-    try:
-        worker.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    workers.append(worker)
-    sender.close()
-    return receiver
+    Attributes:
+        restarts: number of restarts of workers since the start.
+    """
 
+    def __init__(self, config: Config, ended: Callable[[], str | None], stop: Stop, systemd: Systemd) -> None:
+        self._config = config
+        self._ended = ended
+        self._stop = stop
+        self._systemd = systemd
+        self._heartbeats = Heartbeats(SPAWN, config.process.workers)
+        self._workers: list[Worker] = []  # by slot
+        self._restart_times: deque[float] = deque(maxlen=MOST_RESTARTS)
+        # With a short interval of the watchdog, a heartbeat must be younger.
+        self._heartbeat_limit = min(BLOCKED_SECONDS, systemd.ping_interval or BLOCKED_SECONDS)
+        self.restarts = 0
 
-def _await_ready(connection: "Connection[None, int | str]", is_over: Callable[[], bool]) -> None:
-    """Waits until a worker is ready or ``is_over``. There is no time limit, because a store can take long to load."""
-    with closing(connection):
-        while not connection.poll(_WATCH_SECONDS):
-            if is_over():
-                return
-        try:
-            result = connection.recv()
-        except EOFError:
-            result = "a worker process exited during its start"
-    if isinstance(result, str) and not is_over():
-        raise ConfigError(result)
+    def start(self) -> None:
+        """Starts the workers and waits until all are ready. There is no limit, because a store can take long to load.
 
+        Raises:
+            ConfigError: a worker cannot start.
+        """
+        for slot in range(self._config.process.workers):
+            self._workers.append(Worker(self._config, slot, self._heartbeats, is_replacement=False))
+        while not self._is_over() and not all(worker.is_ready for worker in self._workers):
+            self._wait()
+            for worker in self._workers:
+                has_exited = worker.has_exited  # before its last reports are read
+                for report in worker.take_reports():
+                    if isinstance(report, Loading):
+                        self._systemd.loading()
+                    elif isinstance(report, Failed) and not self._is_over():
+                        raise ConfigError(report.reason)
+                if has_exited and not self._is_over():
+                    raise ConfigError(f"a worker process exited during its start ({worker.describe_exit()})")
 
-def _work(config: Config, sender: "Connection[int | str, None]") -> None:
-    """Runs a worker until a stop is requested or the supervisor exits."""
-    # A worker gets each stop signal twice: as a member of the process group and from its supervisor. To end a worker at
-    # once, the supervisor kills it.
-    stop = Stop(config.process.grace + _WORKER_LIMIT_SECONDS, repeat_ends=False)
-    stop.start()
-    supervisor = multiprocessing.parent_process()
+    def watch(self) -> None:
+        """Restarts workers that exit, until a stop is requested.
 
-    def ended() -> str | None:
-        return None if supervisor is None or supervisor.is_alive() else "the supervisor process exited"
+        Raises:
+            ServiceEndedError: workers exited too often.
+        """
+        while not self._is_over():
+            if self._heartbeats.are_recent(self._heartbeat_limit):
+                self._systemd.ping()
+            self._wait()
+            for worker in tuple(self._workers):
+                has_exited = worker.has_exited  # before its last reports are read
+                for report in worker.take_reports():
+                    if isinstance(report, Ready):
+                        logger.info("the restarted worker process is ready", extra={"slot": worker.slot})
+                if has_exited:
+                    self._restart(worker)
 
-    def report(result: int | str) -> None:
-        with suppress(OSError):  # the supervisor was stopped meanwhile and no longer reads
-            sender.send(result)
+    def end(self) -> None:
+        """Stops all workers: asks them to drain, and kills those that do not exit in time."""
+        for worker in self._workers:
+            worker.terminate()
+        deadline = time.monotonic() + self._config.process.grace + _KILL_SECONDS
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            if not worker.has_exited:
+                worker.kill()
+        for worker in self._workers:
+            worker.join(_WATCH_SECONDS)
 
-    with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
-        try:
-            run_server(config, report, ended, stop)
-        except ConfigError as error:
-            report(str(error))
-        except ServiceEndedError:
-            pass
-    os._exit(0)  # without waiting for threads
-
-
-def _end(workers: list[SpawnProcess], grace: float) -> None:
-    for worker in workers:
-        worker.terminate()
-    deadline = time.monotonic() + grace + _KILL_SECONDS
-    for worker in workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
-        if worker.is_alive():
+    def kill(self) -> None:
+        """Ends all workers at once."""
+        for worker in self._workers:
             worker.kill()
-    for worker in workers:
-        worker.join(_WATCH_SECONDS)
+
+    def _is_over(self) -> bool:
+        return self._stop.requested or bool(self._ended())
+
+    def _wait(self) -> None:
+        wait([self._stop.fileno(), *(event for worker in self._workers for event in worker.events)], _WATCH_SECONDS)
+
+    def _restart(self, worker: Worker) -> None:
+        if wait([self._stop.fileno()], _RESTART_PAUSE):
+            return
+        now, fields = time.monotonic(), {"slot": worker.slot, "reason": worker.describe_exit()}
+        if len(self._restart_times) == MOST_RESTARTS and now - self._restart_times[0] < RESTART_PERIOD:
+            raise ServiceEndedError(
+                f"a worker process exited unexpectedly ({fields['reason']}) after {MOST_RESTARTS} restarts within "
+                f"{RESTART_PERIOD:g} s"
+            )
+        logger.error("a worker process exited unexpectedly and is restarted", extra=fields)
+        self._restart_times.append(now)
+        self.restarts += 1
+        try:
+            replacement = Worker(self._config, worker.slot, self._heartbeats, is_replacement=True)
+        except OSError as error:  # no memory or no process id is left; the next attempt is a restart too
+            logger.error("cannot start a worker process", extra={"slot": worker.slot, "reason": error.strerror})  # noqa: TRY400
+            return
+        self._workers[worker.slot] = replacement
+        worker.close()

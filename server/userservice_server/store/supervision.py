@@ -16,7 +16,7 @@ from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.failures import is_final, is_loading, why
 from userservice_server.store.redis_store import RedisStore
 
-_START_SECONDS = 5.0  # limit at the start for a store that does not answer, for example because it is starting too
+START_SECONDS = 5.0  # limit at the start for a store that does not answer, for example because it is starting too
 _START_RETRY_SECONDS = 0.1
 PROBE_INTERVAL = 0.5  # seconds
 _RENEW_INTERVAL = 0.5  # seconds between attempts to make new connections while the store is unavailable
@@ -41,29 +41,35 @@ class _Outage:
         return {"since": self.since.isoformat(timespec="milliseconds")}
 
 
-async def wait_until_open(store: RedisStore, is_over: Callable[[], bool]) -> None:
-    """Opens the store: waits some seconds for a store that does not answer, and without a limit for a loading store.
+async def wait_until_open(
+    store: RedisStore, is_over: Callable[[], bool], loading: Callable[[], None], limit: float = START_SECONDS
+) -> None:
+    """Opens the store: waits ``limit`` seconds for a store that does not answer, but any time for a loading store.
 
     Args:
         store: the store.
         is_over: called repeatedly; True ends the wait without an error.
+        loading: called repeatedly while the store loads its data.
+        limit: seconds to wait for a store that does not answer.
 
     Raises:
         StoreUnavailableError: the store does not answer in time, or retrying is pointless (as with a wrong password).
         UnsuitableStoreError: the store cannot be used.
     """
-    deadline = asyncio.get_running_loop().time() + _START_SECONDS
+    deadline = asyncio.get_running_loop().time() + limit
     is_logged = False
     while not is_over():
         try:
             await store.open()
         except StoreUnavailableError as error:
-            loading = is_loading(error)
-            if is_final(error) or (not loading and asyncio.get_running_loop().time() > deadline):
+            is_store_loading = is_loading(error)
+            if is_final(error) or (not is_store_loading and asyncio.get_running_loop().time() > deadline):
                 raise
-            if loading and not is_logged:
-                is_logged = True
-                logger.info("waiting for the store, which is loading its data")
+            if is_store_loading:
+                loading()
+                if not is_logged:
+                    is_logged = True
+                    logger.info("waiting for the store, which is loading its data")
             await asyncio.sleep(_START_RETRY_SECONDS)
         else:
             return

@@ -1,4 +1,11 @@
-"""Publishes the health of the service: SERVING while the store is available and credentials can be verified."""
+"""Publishes the health of the service under several names.
+
+Readiness has the empty name and the names of the services: SERVING while the store is available and credentials can be
+verified. Liveness has a name of its own, because a restart does not help while the store is unavailable.
+
+A process with a blocked event loop answers no health check, so that a probe fails by its timeout. If there are several
+workers, most probes reach another worker; therefore each worker reports whether the event loops of all workers run.
+"""
 
 from collections.abc import Iterable
 
@@ -8,6 +15,7 @@ from userservice_server.transport.descriptors import HEALTH
 from userservice_server.transport.health_servicer import HealthServicer
 
 OVERALL = ""  # the name of the whole server in the health protocol
+LIVENESS = "liveness"
 
 
 class Health:
@@ -19,7 +27,9 @@ class Health:
 
     def __init__(self, services: Iterable[str]) -> None:
         self.servicer = HealthServicer(HEALTH)
+        self.servicer.set(LIVENESS, health_servicer.SERVING)
         self._services = (OVERALL, *services)
+        self._is_alive = True
         self._store: Availability | None = None
         self._can_authenticate = True
 
@@ -34,6 +44,12 @@ class Health:
         if self._store is not None:
             self._show()
 
+    def show_liveness(self, is_alive: bool) -> None:  # noqa: FBT001 - as a callback has it
+        """Reports as liveness whether the event loops of all workers run."""
+        if is_alive is not self._is_alive:
+            self._is_alive = is_alive
+            self.servicer.set(LIVENESS, health_servicer.SERVING if is_alive else health_servicer.NOT_SERVING)
+
     def _show(self) -> None:
         is_serving = self._store is Availability.UP and self._can_authenticate
         status = health_servicer.SERVING if is_serving else health_servicer.NOT_SERVING
@@ -41,5 +57,8 @@ class Health:
             self.servicer.set(service, status)
 
     async def end(self) -> None:
-        """Reports NOT_SERVING from now on, because the server shuts down; later states are ignored."""
-        self.servicer.end()
+        """Reports NOT_SERVING from now on, because the server shuts down; later states are ignored.
+
+        Liveness stays as it is: a process that finishes its calls must not be killed.
+        """
+        self.servicer.end(except_for=LIVENESS)

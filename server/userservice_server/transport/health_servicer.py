@@ -34,9 +34,11 @@ class HealthServicer:
             self._statuses[service] = status
             self._wake_watches()
 
-    def end(self) -> None:
-        """Sets all statuses permanently to NOT_SERVING, and ends all watches after they have sent this status."""
-        self._statuses = dict.fromkeys(self._statuses, NOT_SERVING)
+    def end(self, *, except_for: str) -> None:
+        """Sets all statuses but one permanently to NOT_SERVING, and ends all watches after they have sent it."""
+        self._statuses = {
+            service: status if service == except_for else NOT_SERVING for service, status in self._statuses.items()
+        }
         self._is_ending = True
         self._wake_watches()
 
