@@ -39,7 +39,7 @@ def run_workers(
     """
     with closing(reserved_port(config.listen)) as reserved:
         port = reserved.getsockname()[1]
-        supervisor = Supervisor(config.with_port(port), ended, stop, systemd)
+        supervisor = Supervisor(config.with_port(port), _heartbeats(config), ended, stop, systemd)
         stop.before_forced_exit(supervisor.kill)
         try:
             supervisor.start()
@@ -52,11 +52,22 @@ def run_workers(
         raise ServiceEndedError(reason)
 
 
+def _heartbeats(config: Config) -> Heartbeats:
+    try:
+        return Heartbeats(SPAWN, config.process.workers)
+    except OSError as error:
+        raise ConfigError(
+            f"--workers needs shared memory, which is not available ({error.strerror}); mount a writable /dev/shm, or "
+            "set TMPDIR to a writable directory"
+        ) from None
+
+
 class Supervisor:
     """The worker processes; each has a slot, which a worker that replaces it takes over.
 
     Args:
         config: the settings, with the port.
+        heartbeats: the heartbeats of all workers.
         ended: called several times a second; returns a reason if a process that the service needs has exited.
         stop: whether a stop was requested.
         systemd: gets a ping while the event loops of all workers run.
@@ -65,12 +76,19 @@ class Supervisor:
         restarts: number of restarts of workers since the start.
     """
 
-    def __init__(self, config: Config, ended: Callable[[], str | None], stop: Stop, systemd: Systemd) -> None:
+    def __init__(
+        self,
+        config: Config,
+        heartbeats: Heartbeats,
+        ended: Callable[[], str | None],
+        stop: Stop,
+        systemd: Systemd,
+    ) -> None:
         self._config = config
         self._ended = ended
         self._stop = stop
         self._systemd = systemd
-        self._heartbeats = Heartbeats(SPAWN, config.process.workers)
+        self._heartbeats = heartbeats
         self._workers: list[Worker] = []  # by slot
         self._restart_times: deque[float] = deque(maxlen=MOST_RESTARTS)
         # With a short interval of the watchdog, a heartbeat must be younger.
