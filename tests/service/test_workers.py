@@ -86,6 +86,7 @@ async def read_until_cancelled(manager: UserManager) -> None:
         assert (await manager.get("ada")).user_id == "ada"
 
 
+@pytest.mark.long
 def test_a_worker_that_exits_at_every_start_ends_the_service(tmp_path: Path) -> None:
     """A few restarts help against a rare fault, but more of them would hide a permanent one."""
     broken = tmp_path / "broken"
