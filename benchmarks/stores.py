@@ -58,7 +58,7 @@ class Store:
 
     def fill(self, count: int) -> None:
         """Adds users with the script of the service."""
-        keys = (_KEYS.layout, _TABLE.store_id, _TABLE.rows, _TABLE.index, _TABLE.last_id)
+        keys = (_KEYS.layout, _TABLE.store_id, _TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.session_count)
         arguments = (LAYOUT_VERSION, 1, secrets.token_hex(16), "")
         _, store_id, _ = self.redis.execute_command("EVAL", scripts.CREATE.text, len(keys), *keys, *arguments)
         self.redis.script_load(scripts.ADD.text)

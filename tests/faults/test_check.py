@@ -196,6 +196,11 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         lambda client, _: client.set(P + "request:12345678-1234-1234-1234-123456789abd", "x" * 16, ex=60),
         ["an idempotency record contains no valid outcome"],
     ),
+    "a wrong number of sessions": (
+        lambda client, _: client.hincrby(P + "session_count", "added", 1),
+        ["the session count is 5, but there are 4 sessions"],
+    ),
+    "no number of sessions": (lambda client, _: client.delete(P + "session_count"), []),
     "no store id in the partition": (
         lambda client, _: client.delete(P + "store_id"),
         ["partition 0 has no store id"],

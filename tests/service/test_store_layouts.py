@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from harness.stores import Store
 
+from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import GetUserSessionsResponse, ListUsersResponse
 from userservice_server.check import check
@@ -18,6 +19,7 @@ from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.errors import StoreChangedError
+from userservice_server.store import sizes
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.wire.records import record_id
 
@@ -119,3 +121,47 @@ async def test_a_store_without_an_id_that_replaces_a_running_store_is_rejected(
     await restarted.open()
     await Users(restarted, ReadLimit()).add("new", User(), NO_IDEMPOTENCY_KEY)
     await Users(server, ReadLimit()).add("newer", User(), NO_IDEMPOTENCY_KEY)
+
+
+async def test_several_servers_count_the_sessions_of_an_older_store_once(
+    backing: Store, opened: list[RedisStore]
+) -> None:
+    expected = sum(map(len, load(backing, "layout-1")["sessions"].values()))
+    for server in opened:
+        await server.open()
+    assert (await opened[0].sizes()).sessions is None
+    for _ in range(3):  # steps: users, the end, nothing
+        await asyncio.gather(*(server.count_more_sessions() for server in opened))
+    assert not any([await server.count_more_sessions() for server in opened])
+    assert (await opened[0].sizes()).sessions == expected > 0
+    assert check(backing.url, "userservice", 5).findings == []
+
+
+async def test_sessions_are_counted_once_while_they_change(
+    backing: Store, opened: list[RedisStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizes, "_USERS_PER_STEP", 1)
+    load(backing, "layout-1")
+    server, other, _ = opened
+    await server.open()
+    await other.open()
+    users, sessions = Users(other, ReadLimit()), Sessions(other, ReadLimit())
+    present = [user.user_id for user in ListUsersResponse.FromString(await users.list(1000, 0)).users]
+    for user_id in present:
+        for session_id in ("x", "y"):
+            await sessions.add(session_id, Session(user_id=user_id), NO_IDEMPOTENCY_KEY)
+    for counted in range(len(present) + 1):
+        for user_id in present:  # of counted users and of users that are not counted yet
+            await sessions.add(f"after {counted}", Session(user_id=user_id), NO_IDEMPOTENCY_KEY)
+        await sessions.delete(present[0], f"after {counted}", "", NO_IDEMPOTENCY_KEY)
+        if counted == 2:
+            for gone in (present.pop(0), present.pop()):
+                await users.delete(gone, "", NO_IDEMPOTENCY_KEY)
+                await users.add(gone, User(), NO_IDEMPOTENCY_KEY)  # now the newest user
+        await server.count_more_sessions()
+    while await server.count_more_sessions():
+        pass
+    with backing.client() as client:
+        expected = sum(client.zcard(key) for key in client.scan_iter(P + "sessions:*"))
+    assert (await server.sizes()).sessions == expected > 0
+    assert check(backing.url, "userservice", 5).findings == []

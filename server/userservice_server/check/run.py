@@ -12,6 +12,7 @@ from userservice_server.check.layout import check_store_ids, partitions_of
 from userservice_server.check.reading import Reader
 from userservice_server.check.report import Report
 from userservice_server.check.scan import Scan
+from userservice_server.check.session_counts import SessionCounts
 from userservice_server.check.tables import Tables
 from userservice_server.config import ConfigError, unreadable_redis_url
 from userservice_server.store.failures import why
@@ -73,6 +74,8 @@ def _run(reader: Reader, key_prefix: str) -> Report:
     report = Report()
     keys = Keys(key_prefix, partitions_of(reader, report, key_prefix))
     tables = Tables(reader, report, has_id=check_store_ids(reader, report, keys))
+    counts = SessionCounts(reader, keys)
     tables.check_users(keys)
     Scan(reader, report, keys, tables).run(key_prefix)
+    counts.check(report)
     return report

@@ -16,6 +16,7 @@ _TYPES = {
     "user_ids": b"hash",
     "last_id": b"string",
     "store_id": b"string",
+    "session_count": b"hash",
     "sessions": b"zset",
     "session_ids": b"hash",
     "request": b"string",

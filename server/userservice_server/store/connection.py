@@ -26,6 +26,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import InvalidResponse, RedisError
 
+from userservice_server.store.events import StoreEvents
 from userservice_server.store.failures import translated, unavailable
 
 Send = Callable[..., "asyncio.Future[Any]"]  # takes the parts of a command
@@ -143,6 +144,7 @@ class SharedConnection:
         quiet_turns: a batch is sent after this number of turns of the event loop without a new command.
         long_replies: whether the timeout of a reply starts again whenever bytes arrive. A store that is still sending a
             long reply, or the replies before it, is not unavailable.
+        events: observes batches and connections.
     """
 
     def __init__(
@@ -153,12 +155,15 @@ class SharedConnection:
         quiet_turns: int = QUIET_TURNS,
         *,
         long_replies: bool = False,
+        events: StoreEvents | None = None,
     ) -> None:
         self._make_connection = make_connection
         self._admit = admit
         self._timeout = timeout
         self._quiet_turns = quiet_turns
         self._long_replies = long_replies
+        self._events = events
+        self._was_connected = False
         self._loop = asyncio.get_running_loop()
         self._next: _Batch | None = None  # not sent yet
         self._unanswered: deque[_Batch] = deque()
@@ -254,6 +259,9 @@ class SharedConnection:
         else:
             if self._task is task:  # False if the connection was reset in the same turn
                 self._transport = transport
+                if self._events is not None and self._was_connected:
+                    self._events.reconnected()
+                self._was_connected = True
                 self._flush()
 
     def _send_ahead(self, transport: asyncio.WriteTransport, *command: bytes | str | int) -> "asyncio.Future[Any]":
@@ -277,6 +285,8 @@ class SharedConnection:
         if batch is None or self._transport is None or self._transport.is_closing():
             return  # if the connection is lost, _drop fails the batch
         self._next = None
+        if self._events is not None:
+            self._events.batch_sent(len(batch.futures))
         self._write(self._transport, batch)
 
     def _write(self, transport: asyncio.WriteTransport, batch: _Batch) -> None:

@@ -188,7 +188,7 @@ class StoreLayout:
         """Runs the script that creates or upgrades a store; raises LayoutError if the store is not complete."""
         keys = [self._keys.layout]
         for table in self._keys.all_users():
-            keys += [table.store_id, table.rows, table.index, table.last_id]
+            keys += [table.store_id, table.rows, table.index, table.last_id, table.session_count]
         new_id = secrets.token_hex(_ID_BYTES)
         arguments = (LAYOUT_VERSION, self._partitions, new_id, self.identity.store_id)
         script = scripts.UPGRADE if self._has_layout else scripts.CREATE

@@ -22,6 +22,7 @@ class Table:
     last_id: bytes  # newest id of the partition
     store_id: bytes  # key of the store's id in the partition; every write checks it
     layout: bytes  # key of the layout; every write checks that it exists
+    session_count: bytes  # key of the number of sessions in the partition
     request_prefix: bytes  # the start of the keys of idempotency records
     partition: int
     owner: str = ""  # the user_id, if the records are the sessions of a user
@@ -55,6 +56,7 @@ class Keys:
             last_id=users.last_id,
             store_id=users.store_id,
             layout=self.layout,
+            session_count=users.session_count,
             request_prefix=users.request_prefix,
             partition=users.partition,
             owner=user_id,
@@ -69,6 +71,7 @@ class Keys:
             last_id=f"{tag}:last_id".encode(),
             store_id=f"{tag}:store_id".encode(),
             layout=self.layout,
+            session_count=f"{tag}:session_count".encode(),
             request_prefix=f"{tag}:request:".encode(),
             partition=partition,
         )

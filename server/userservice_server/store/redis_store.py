@@ -20,6 +20,7 @@ from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, StoreId
 from userservice_server.errors import StoreChangedError, StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
 from userservice_server.store.connection import Send, SharedConnection
+from userservice_server.store.events import StoreEvents
 from userservice_server.store.failures import UnsuitableStoreError, unavailable
 from userservice_server.store.identity import (
     UNKNOWN,
@@ -33,6 +34,7 @@ from userservice_server.store.identity import (
 )
 from userservice_server.store.keys import Keys, Table
 from userservice_server.store.scripts import Script
+from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
 from userservice_server.wire.outcomes import Code, Outcome
 
 logger = logging.getLogger("userservice.store")
@@ -55,15 +57,17 @@ class RedisStore:
 
     Attributes:
         tables: the tables of records.
+        events: observes the store; None: nothing is measured.
     """
 
-    def __init__(self, url: str, *, key_prefix: str, timeout: float) -> None:
+    def __init__(self, url: str, *, key_prefix: str, timeout: float, events: StoreEvents | None = None) -> None:
         """Prepares the connections, which connect at the first call.
 
         Args:
             url: URL of Redis, in a form that redis-py accepts (redis://, rediss://, unix://).
             key_prefix: prefix of all keys.
             timeout: limit in seconds for connecting and for each reply.
+            events: observes the store.
 
         Raises:
             ValueError: the URL is invalid. The error text may contain the URL.
@@ -81,6 +85,7 @@ class RedisStore:
         except (TypeError, RedisError) as error:
             raise ValueError("the URL has an unknown option") from error
         self.tables = self._keys = Keys(key_prefix, PARTITIONS)
+        self.events = events
         # Long replies (pages, chunks, batches) use a separate connection, so that short replies need not wait.
         self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
         self._timeout = timeout
@@ -93,8 +98,10 @@ class RedisStore:
     def _pair(self) -> tuple[SharedConnection, SharedConnection]:
         """Returns two unconnected connections: one for calls and one for bulk reads."""
         return (
-            SharedConnection(self._make_connection, self._check, self._timeout),
-            SharedConnection(self._make_connection, self._check, self._timeout, quiet_turns=0, long_replies=True),
+            SharedConnection(self._make_connection, self._check, self._timeout, events=self.events),
+            SharedConnection(
+                self._make_connection, self._check, self._timeout, quiet_turns=0, long_replies=True, events=self.events
+            ),
         )
 
     async def open(self) -> None:
@@ -250,6 +257,8 @@ class RedisStore:
             raise
         old, (self._calls, self._bulk) = (self._calls, self._bulk), fresh
         for connection in old:
+            if self.events is not None:
+                self.events.reconnected()
             if task := connection.retire():
                 self._retired.add(task)
                 task.add_done_callback(self._retired.discard)
@@ -273,12 +282,21 @@ class RedisStore:
         self._calls.reset()
         self._bulk.reset()
 
+    async def sizes(self) -> Sizes:
+        """Returns the numbers of users and sessions."""
+        return await read_sizes(self._bulk.send, self._keys.all_users())
+
+    async def count_more_sessions(self) -> bool:
+        """Counts some more sessions of an older store, which has no count; returns whether more remain."""
+        send = self._bulk.send
+        return await count_sessions(send, partial(_run, send), self._keys, self.identity.store_id)
+
     async def add(
         self, table: ports.Table, key: str, head: bytes, tail: bytes, idempotency_key: IdempotencyKey
     ) -> Outcome:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``."""
         own = _own(table)
-        redis_keys = (own.rows, own.index, own.last_id, _request_key(own, idempotency_key), *_owner_key(own))
+        redis_keys = (own.rows, own.index, own.last_id, _request_key(own, idempotency_key), *_owner_keys(own))
         arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner)
         outcome = await self._write(scripts.ADD, own, redis_keys, arguments)
         if outcome.code is Code.WRONG_CLOCK:
@@ -309,8 +327,11 @@ class RedisStore:
         """Returns the records of the keys; None for a key without a record."""
         own = _own(table)
         redis_keys = (own.store_id, own.rows, own.index)
+        events, started = self.events, time.perf_counter()
         arguments: tuple[bytes | str, ...] = (_known(identity).store_id, *keys)
         records: bytes | list[bytes | None] = await _run(self._bulk.send, scripts.BATCH_GET, redis_keys, arguments)
+        if events is not None:
+            events.replied(scripts.BATCH_GET.name, time.perf_counter() - started)
         if isinstance(records, bytes):
             raise StoreChangedError.during_read()
         return records
@@ -335,8 +356,8 @@ class RedisStore:
     ) -> Outcome:
         """Removes a record, and the table ``owned`` by it, if ``old`` is empty or still the record."""
         own = _own(table)
-        owned_keys = (_own(owned).rows, _own(owned).index) if owned else ()
-        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_key(own), *owned_keys)
+        more_keys = (_own(owned).rows, _own(owned).index, own.session_count) if owned else _owner_keys(own)
+        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *more_keys)
         arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner)
         return await self._write(scripts.DELETE, own, redis_keys, arguments)
 
@@ -364,7 +385,10 @@ class RedisStore:
         ]
         if is_resumed and after <= expected.doubtful_until:
             checks.append(Check(send("ZRANGE", own.rows, after, after, "BYSCORE"), bool, foreign_cursor))
-        return checked(reply, checks)
+        records = checked(reply, checks)
+        if self.events is not None:
+            records.add_done_callback(partial(_report_range, self.events, time.perf_counter()))
+        return records
 
     def newest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the newest record: a list of one record, or an empty list."""
@@ -399,12 +423,24 @@ class RedisStore:
     async def _outcome(
         self, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
     ) -> Outcome:
+        events = self.events
+        started = time.perf_counter() if events is not None else 0.0
         reply = await _run(self._calls.send, script, redis_keys, arguments)
+        is_replay = isinstance(reply, list)
         try:
-            return Outcome.parse(reply)
+            if is_replay:  # see recorded_outcome in scripts/_outcome.lua
+                (reply,) = reply
+            outcome = Outcome.parse(reply)
         except ValueError:
             self.distrust()
             raise
+        if events is not None:
+            events.replied(script.name, time.perf_counter() - started)
+            if is_replay:
+                events.replayed()
+            elif outcome.code is Code.CONFLICT:
+                events.conflicted()
+        return outcome
 
 
 async def _run(send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Any:
@@ -413,6 +449,12 @@ async def _run(send: Send, script: Script, redis_keys: Sequence[bytes], argument
         return await send("EVALSHA", script.sha1, len(redis_keys), *redis_keys, *arguments)
     except NoScriptError:  # Redis lost its scripts (restart, failover, flush); EVAL loads the script again
         return await send("EVAL", script.text, len(redis_keys), *redis_keys, *arguments)
+
+
+def _report_range(events: StoreEvents, started: float, records: "asyncio.Future[list[bytes]]") -> None:
+    """Reports the read of a range, if it was answered."""
+    if not records.cancelled() and records.exception() is None:
+        events.replied("range", time.perf_counter() - started)
 
 
 def _own(table: ports.Table) -> Table:
@@ -435,3 +477,8 @@ def _request_key(table: Table, idempotency_key: IdempotencyKey) -> bytes:
 
 def _owner_key(table: Table) -> tuple[bytes, ...]:
     return (table.owner_index,) if table.owner else ()
+
+
+def _owner_keys(table: Table) -> tuple[bytes, ...]:
+    """Returns the keys that a change of the number of sessions needs; none for a table of users."""
+    return (table.owner_index, table.session_count) if table.owner else ()

@@ -167,4 +167,6 @@ class Supervision:
     async def _show(self, availability: Availability) -> None:
         if availability is not self._published:
             self._published = availability
+            if self._store.events is not None:
+                self._store.events.availability_changed(is_up=availability is Availability.UP)
             await self._publish(availability)

@@ -70,6 +70,13 @@ def have_keys(records: Sequence[bytes], keys: Sequence[str]) -> bool:
     return len(records) == len(keys) and all(map(bytes.startswith, records, fields, starts))
 
 
+def record_key(record: bytes) -> bytes:
+    """Returns the key of a record."""
+    _, position = read_varint(record, 1)
+    length, start = read_varint(record, position + 1)
+    return record[start : start + length]
+
+
 def record_id(record: bytes) -> int:
     """Returns the id of a record."""
     return _read_id(record)[0]

@@ -45,8 +45,9 @@ def _literal(value: int | bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the digest by which Redis finds a loaded script."""
+    """A script's name and text, and the digest by which Redis finds a loaded script."""
 
+    name: str
     text: bytes
     sha1: bytes
 
@@ -55,7 +56,8 @@ class Script:
         """Reads a script and replaces its ``--@`` lines."""
         text = _INCLUDE.sub(lambda include: _read(include[1]), _read(name))
         encoded = _CONSTANTS.sub(_define, text).encode()
-        return cls(encoded, hashlib.sha1(encoded, usedforsecurity=False).hexdigest().encode())
+        sha1 = hashlib.sha1(encoded, usedforsecurity=False).hexdigest().encode()
+        return cls(name.removesuffix(".lua"), encoded, sha1)
 
 
 ADD = Script.load("add.lua")
@@ -65,7 +67,8 @@ REPLACE = Script.load("replace.lua")
 DELETE = Script.load("delete.lua")
 PERMISSIONS = Script.load("permissions.lua")
 PROBE = Script.load("probe.lua")
+COUNT = Script.load("count.lua")
 CREATE = Script.load("create.lua")
 UPGRADE = Script.load("upgrade.lua")
 
-ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, PERMISSIONS, PROBE, CREATE, UPGRADE)
+ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, PERMISSIONS, PROBE, COUNT, CREATE, UPGRADE)

@@ -13,7 +13,8 @@
 --   WRONG_CLOCK        the store's clock is wrong; nothing was written
 
 -- Returns the outcome in the idempotency record of this request_id, or nil if the request_id is new or empty (the
--- fingerprint is then empty).
+-- fingerprint is then empty). The outcome of an earlier request is in a list of one element, by which the server
+-- recognizes it.
 local function recorded_outcome(request_key, fingerprint)
   if fingerprint == '' then
     return nil
@@ -25,7 +26,7 @@ local function recorded_outcome(request_key, fingerprint)
   if recorded:sub(1, FINGERPRINT_BYTES) ~= fingerprint then
     return REQUEST_ID_REUSED
   end
-  return recorded:sub(FINGERPRINT_BYTES + 1)
+  return { recorded:sub(FINGERPRINT_BYTES + 1) }
 end
 
 -- Writes an idempotency record of the outcome, and returns the outcome. The script that writes the data also writes

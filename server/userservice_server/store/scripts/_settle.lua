@@ -3,7 +3,7 @@
 -- get the same result.
 --
 -- KEYS[1]   layout
--- KEYS[2…]  for each partition: store id, rows, index, last id
+-- KEYS[2…]  for each partition: store id, rows, index, last id, session count
 --
 -- ARGV[1]   version of the layout
 -- ARGV[2]   number of partitions
@@ -23,14 +23,20 @@
 --   no rows      the rows or the index of a partition are missing; nothing was written
 local layout = KEYS[1]
 local version, partitions, new_id, expected = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local PARTITION_KEYS = 4
+local PARTITION_KEYS = 5
 
 local function partition_keys(partition)
   return unpack(KEYS, 2 + partition * PARTITION_KEYS, 1 + (partition + 1) * PARTITION_KEYS)
 end
 
 local function is_empty()
-  return redis.call('EXISTS', unpack(KEYS, 2)) == 0
+  for partition = 0, partitions - 1 do
+    local store_id_key, rows, index, last_id_key = partition_keys(partition)
+    if redis.call('EXISTS', store_id_key, rows, index, last_id_key) > 0 then
+      return false
+    end
+  end
+  return true
 end
 
 local function create()
@@ -40,7 +46,8 @@ local function create()
   end
   local lowest = string.format('%.0f', first + PARTITIONS)
   for partition = 0, partitions - 1 do
-    local store_id_key, _, _, last_id_key = partition_keys(partition)
+    local store_id_key, _, _, last_id_key, session_count_key = partition_keys(partition)
+    redis.call('HSET', session_count_key, 'covered', string.format('%.0f', MAX_ID), 'added', 0, 'removed', 0)
     redis.call('SET', store_id_key, new_id)
     redis.call('SET', last_id_key, string.format('%.0f', first + partition))
   end

@@ -2,6 +2,7 @@
 --@include _store.lua
 --@include _outcome.lua
 --@include _ids.lua
+--@include _sessions.lua
 --@constants FRAME_TAG ID_TAG
 -- Adds a record. Gives it the next id of the partition, which becomes part of the record between head and tail.
 --
@@ -12,6 +13,7 @@
 -- KEYS[5]  last id of the partition
 -- KEYS[6]  idempotency record
 -- KEYS[7]  index of the owner's table; left out if the records have no owner
+-- KEYS[8]  session count; left out if the records have no owner
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  key of the record: user_id or session_id
@@ -28,7 +30,7 @@
 --   REQUEST_ID_REUSED     the request_id was used for another request
 --   STORE_CHANGED         this is another store, or it has lost keys
 --   WRONG_CLOCK           the next id would be above MAX_ID
---   any outcome           that the idempotency record of this request holds
+--   {any outcome}         that the idempotency record of this request holds
 local rows, index, last_id_key, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local key, head, tail, fingerprint, partition, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
@@ -56,7 +58,8 @@ local recorded = recorded_outcome(request_key, fingerprint)
 if recorded then
   return recorded
 end
-if owner ~= '' and redis.call('HEXISTS', owner_index, owner) == 0 then
+local owner_id = owner ~= '' and redis.call('HGET', owner_index, owner)
+if owner ~= '' and not owner_id then
   return conclude(request_key, fingerprint, OWNER_NOT_FOUND)
 end
 if redis.call('HEXISTS', index, key) == 1 then
@@ -74,6 +77,9 @@ end
 local id_text = string.format('%.0f', id)
 local body = head .. ID_TAG .. varint(id) .. tail
 local record = FRAME_TAG .. varint(#body) .. body
+if owner_id then
+  count_sessions(KEYS[8], owner_id, 'added', 1)
+end
 redis.call('SET', last_id_key, id_text)
 redis.call('HSET', index, key, id_text)
 redis.call('ZADD', rows, id_text, record)

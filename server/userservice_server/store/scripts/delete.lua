@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 --@include _store.lua
 --@include _outcome.lua
+--@include _sessions.lua
 -- Removes a record and the table that it owns. Allowed if memory is full: deleting makes room.
 --
 -- KEYS[1]     store id of the partition
@@ -8,8 +9,9 @@
 -- KEYS[3]     rows of the table
 -- KEYS[4]     index of the table
 -- KEYS[5]     idempotency record
--- KEYS[6]     if the records have an owner: index of the owner's table
--- KEYS[6, 7]  if the records have no owner: rows and index of the table that the record owns
+-- KEYS[6, 7]  if the records have an owner: index of the owner's table, and session count
+-- KEYS[6…8]   if the records have no owner: rows and index of the table of sessions that the record owns, and session
+--             count
 --
 -- ARGV[1]     expected store id
 -- ARGV[2]     key of the record
@@ -26,7 +28,7 @@
 --   CONFLICT           the record is not the old one: read it and repeat
 --   REQUEST_ID_REUSED  the request_id was used for another request
 --   STORE_CHANGED      this is another store, or it has lost keys
---   any outcome        that the idempotency record of this request holds
+--   {any outcome}      that the idempotency record of this request holds
 local rows, index, request_key = KEYS[3], KEYS[4], KEYS[5]
 local key, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
@@ -48,10 +50,13 @@ if old ~= '' and tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id)
   return CONFLICT
 end
 if verdict == DONE then
+  if owner == '' then
+    count_sessions(KEYS[8], id, 'removed', redis.call('ZCARD', KEYS[6]))
+    redis.call('UNLINK', KEYS[6], KEYS[7])
+  else
+    count_sessions(KEYS[7], redis.call('HGET', KEYS[6], owner), 'removed', 1)
+  end
   redis.call('ZREMRANGEBYSCORE', rows, id, id)
   redis.call('HDEL', index, key)
-  if owner == '' then
-    redis.call('UNLINK', unpack(KEYS, 6))
-  end
 end
 return conclude(request_key, fingerprint, verdict)

@@ -8,7 +8,7 @@ local key = KEYS[1]
 local needed = {
   { 'EXISTS', key }, { 'GET', key }, { 'SET', key, '' }, { 'TIME' }, { 'UNLINK', key },
   { 'HDEL', key, '' }, { 'HEXISTS', key, '' }, { 'HGET', key, '' }, { 'HMGET', key, '' }, { 'HSET', key, '', '' },
-  { 'ZADD', key, 0, '' }, { 'ZRANGE', key, 0, 0 }, { 'ZREM', key, '' }, { 'ZREMRANGEBYSCORE', key, 0, 0 },
+  { 'ZADD', key, 0, '' }, { 'ZCARD', key }, { 'ZRANGE', key, 0, 0 }, { 'ZREM', key, '' }, { 'ZREMRANGEBYSCORE', key, 0, 0 },
   { 'ZSCORE', key, '' },
 }
 for _, command in ipairs(needed) do

@@ -24,7 +24,7 @@
 --   CONFLICT and the record  the record is not the old one: repeat with the present one
 --   REQUEST_ID_REUSED        the request_id was used for another request
 --   STORE_CHANGED            this is another store, or it has lost keys
---   any outcome              that the idempotency record of this request holds
+--   {any outcome}            that the idempotency record of this request holds
 local rows, index, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local key, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
