@@ -1,7 +1,8 @@
 #!/bin/sh
 # Generates files from the protos: the Python stubs with their types, the exception classes of both clients, and the table
-# of errors in README. Generates the blocking managers from the asyncio managers, and the reference in docs/api from the
-# docstrings and protos. Writes all of them to the repository, or to the same paths below the folder in the first argument.
+# of errors in README. Generates the blocking managers from the asyncio managers, the reference in docs/api from the
+# docstrings and protos, and docs/metrics.md from the definitions of the metrics. Writes all of them to the repository, or
+# to the same paths below the folder in the first argument.
 set -eu
 cd "$(dirname "$0")/.."
 root=${1:-.}
@@ -17,3 +18,4 @@ rm -f "$out"/userservice/v1/*_pb2*.py*
 "$python" tools/generate_sync.py "$root"
 "$python" tools/generate_python_reference.py "$root"
 "$python" tools/generate_proto_reference.py "$root"
+"$python" tools/generate_metrics.py "$root"

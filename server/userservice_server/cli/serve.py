@@ -22,6 +22,7 @@ from userservice_server.config import Config, ConfigError
 from userservice_server.embedded.store import EmbeddedStore, StartInterruptedError
 from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
 from userservice_server.process.listen import check_exposure, is_loopback
+from userservice_server.process.metrics import Metrics, serve_metrics
 from userservice_server.process.serving import Reports, ServiceEndedError, run_server
 from userservice_server.process.standard_streams import STDERR, print_line
 from userservice_server.process.stopping import BEYOND_GRACE_SECONDS, Stop
@@ -112,6 +113,11 @@ logger = logging.getLogger("userservice")
     click.Path(path_type=Path),
     "File of the audit log: one JSON line for each change of a user or session, with time, caller, method and call id.",
 )
+@setting(
+    "metrics-listen",
+    str,
+    "HOST:PORT on which to serve metrics at /metrics (Prometheus, OpenMetrics); port 0 selects a free port.",
+)
 @click.pass_context
 def serve(context: click.Context, /, **settings: Any) -> None:
     """Serve until SIGTERM or SIGINT.
@@ -135,10 +141,11 @@ def serve(context: click.Context, /, **settings: Any) -> None:
     stop.start()
     with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
         try:
+            metrics = serve_metrics(config)
             if config.store.redis_url is not None:
-                _run(config, _announce(config, context, systemd), lambda: None, stop, systemd)
+                _run(config, _announce(config, context, systemd), lambda: None, stop, systemd, metrics)
             else:
-                _run_with_embedded_store(config, context, stop, systemd)
+                _run_with_embedded_store(config, context, stop, systemd, metrics)
         except Exception as error:
             stop.request(EXIT_ENDED if isinstance(error, ServiceEndedError) else EXIT_CANNOT_START)
             raise
@@ -160,16 +167,23 @@ def _announce(config: Config, context: click.Context, systemd: Systemd) -> Calla
 
 
 def _run(
-    config: Config, ready: Callable[[int], None], ended: Callable[[], str | None], stop: Stop, systemd: Systemd
+    config: Config,
+    ready: Callable[[int], None],
+    ended: Callable[[], str | None],
+    stop: Stop,
+    systemd: Systemd,
+    metrics: Metrics | None,
 ) -> None:
     if config.process.workers > 1:
-        run_workers(config, ready, ended, stop, systemd)
+        run_workers(config, ready, ended, stop, systemd, metrics)
         return
-    reports = Reports(loading=systemd.loading, beat=systemd.ping)
+    reports = Reports(loading=systemd.loading, beat=systemd.ping, metrics=metrics.worker(0) if metrics else None)
     run_server(config, ready, ended, stop, reports)
 
 
-def _run_with_embedded_store(config: Config, context: click.Context, stop: Stop, systemd: Systemd) -> None:
+def _run_with_embedded_store(
+    config: Config, context: click.Context, stop: Stop, systemd: Systemd, metrics: Metrics | None
+) -> None:
     is_ready = False
     store = EmbeddedStore(config.store.data_dir, config.store.fsync, is_stopping=lambda: stop.requested)
     stop.before_forced_exit(store.stop)
@@ -184,7 +198,7 @@ def _run_with_embedded_store(config: Config, context: click.Context, stop: Stop,
 
     try:
         with store:
-            _run(config.with_store_at(store.url), ready, store.ended, stop, systemd)
+            _run(config.with_store_at(store.url), ready, store.ended, stop, systemd, metrics)
     except StartInterruptedError:
         return
     except ServiceEndedError as error:

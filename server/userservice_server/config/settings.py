@@ -36,9 +36,7 @@ class Listen:
 
     def __post_init__(self) -> None:
         """Checks the address."""
-        address = _LISTEN.fullmatch(self.address)
-        if address is None or int(address["port"]) > _MAX_PORT:
-            raise ConfigError(f"--listen must be HOST:PORT with a port from 0 to {_MAX_PORT}")
+        _check_address(self.address, "--listen")
 
     @property
     def host(self) -> str:
@@ -116,17 +114,24 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Observability:
-    """What the service logs.
+    """What the service logs and measures.
 
     Attributes:
         log_level: lowest level that is logged to standard error.
         access_log: whether successful calls are logged too.
         audit_log: file for the audit log; None: there is none.
+        metrics_listen: HOST:PORT of the metrics; None: there are none.
     """
 
     log_level: str = "info"
     access_log: bool = True
     audit_log: Path | None = None
+    metrics_listen: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the address of the metrics."""
+        if self.metrics_listen is not None:
+            _check_address(self.metrics_listen, "--metrics-listen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +186,12 @@ class Config:
     def with_port(self, port: int) -> Self:
         """Returns a copy of these settings with another port to listen on."""
         return replace(self, listen=replace(self.listen, address=f"{self.listen.host}:{port}"))
+
+
+def _check_address(address: str, flag: str) -> None:
+    match = _LISTEN.fullmatch(address)
+    if match is None or int(match["port"]) > _MAX_PORT:
+        raise ConfigError(f"{flag} must be HOST:PORT with a port from 0 to {_MAX_PORT}")
 
 
 def _flag(setting: "Field[Any]") -> str:

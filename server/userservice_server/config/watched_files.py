@@ -18,6 +18,10 @@ from userservice_server.config.error import ConfigError
 
 INTERVAL = 0.2  # seconds between two readings
 
+TLS_CERTIFICATES, KEYS_FILE, JWKS_FILE, JWKS_URL = "TLS certificates", "keys file", "JWKS file", "JWKS URL"
+RELOADED = (TLS_CERTIFICATES, KEYS_FILE, JWKS_FILE, JWKS_URL)
+"""The names of everything that is loaded again while the service runs, in the log and in metrics."""
+
 logger = logging.getLogger("userservice.reload")
 
 Contents = tuple[bytes, ...]
@@ -83,7 +87,7 @@ class WatchedFiles:
     """Watches files until the process ends.
 
     Attributes:
-        failures: number of failed reloads, by the name of the files; made for a metric.
+        failures: number of failed reloads, by the name of the files.
     """
 
     def __init__(self) -> None:

@@ -15,8 +15,8 @@ _TRAILER_BYTES = 32  # room for next_cursor and total_size
 _FIRST_READ = 128  # maximum records in the first read of a list; more would delay the first response
 _GROWTH = 2  # a read has at most twice the records of the previous one, because later records may be larger
 
-Page: TypeAlias = tuple[bytes, bytes]
-"""An encoded response, and its field next_cursor, which is empty at the end."""
+Page: TypeAlias = tuple[bytes, bytes, int]
+"""An encoded response, its field next_cursor, which is empty at the end, and the number of its records."""
 
 
 async def pages(
@@ -60,7 +60,7 @@ async def first_page(store: RecordStore, table: Table, size: int, cursor: int, r
     """Returns the first page that ``pages`` would yield."""
     async with reads.pages, aclosing(pages(store, table, size, cursor, reads, StreamMemory())) as ranges:
         async for found in ranges:
-            for page, _ in found:
+            for page, *_ in found:
                 return page
     raise AssertionError("a list has at least one page")
 
@@ -70,7 +70,7 @@ def _pages(records: list[bytes], stops: list[int], size_field: bytes, *, at_end:
     start = 0
     for stop in stops:
         cursor_field = b"" if at_end and stop == len(records) else id_field(records[stop - 1])
-        yield _response(records, start, stop, cursor_field + size_field), cursor_field
+        yield _response(records, start, stop, cursor_field + size_field), cursor_field, stop - start
         start = stop
 
 

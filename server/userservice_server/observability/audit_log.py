@@ -32,6 +32,9 @@ logger = logging.getLogger("userservice.audit")
 class AuditLog:
     """Appends lines to a file.
 
+    Attributes:
+        dropped: number of lines that were dropped since the process started, because too many waited.
+
     Args:
         path: the file; created if it does not exist.
 
@@ -44,7 +47,8 @@ class AuditLog:
         self._waiting: deque[dict[str, Any]] = deque()
         self._stopping = Event()
         self._is_failing = False
-        self._lost = 0
+        self.dropped = 0
+        self._reported = 0
         try:
             os.close(self._opened())
         except OSError as error:
@@ -55,7 +59,7 @@ class AuditLog:
     def add(self, fields: dict[str, Any]) -> None:
         """Adds a line with these fields and the time, without waiting; drops the line if too many lines wait."""
         if len(self._waiting) >= _MAX_LINES:
-            self._lost += 1
+            self.dropped += 1
             return
         self._waiting.append({"time": datetime.fromtimestamp(time.time(), UTC), **fields})
 
@@ -81,8 +85,8 @@ class AuditLog:
         for _ in lines:
             self._waiting.popleft()
         if self._is_failing:
-            logger.warning("the audit log can be written again", extra={"lost_lines": self._lost})
-        self._is_failing, self._lost = False, 0
+            logger.warning("the audit log can be written again", extra={"lost_lines": self.dropped - self._reported})
+        self._is_failing, self._reported = False, self.dropped
 
     def _failed(self, cause: str) -> None:
         if not self._is_failing:

@@ -27,23 +27,37 @@ _waiting: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX
 
 
 class _Dropped:
-    """Counts dropped lines until their number is logged."""
+    """Counts dropped lines.
+
+    Attributes:
+        total: number of lines since the process started.
+    """
 
     def __init__(self) -> None:
+        self.total = 0
         self._lock = Lock()
-        self._lines = 0
+        self._logged = 0
 
     def add(self, lines: int) -> None:
         with self._lock:
-            self._lines += lines
+            self.total += lines
 
-    def take(self) -> int:
-        with self._lock:
-            lines, self._lines = self._lines, 0
-            return lines
+    @property
+    def unlogged(self) -> int:
+        """The number of dropped lines that were not reported in the log yet."""
+        return self.total - self._logged
+
+    def logged(self, lines: int) -> None:
+        """Called when a log line has reported ``lines`` dropped lines."""
+        self._logged += lines
 
 
 _dropped = _Dropped()
+
+
+def dropped_lines() -> int:
+    """Returns the number of log lines that were dropped since the process started."""
+    return _dropped.total
 
 
 def add_line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> None:
@@ -80,10 +94,10 @@ def _write_lines() -> None:
         lines = [_encoded(*_waiting.popleft()) for _ in range(min(len(_waiting), _LINES_PER_WRITE))]
         if lost := _write(b"".join(lines)):
             _dropped.add(lost)
-    if dropped := _dropped.take():
+    if dropped := _dropped.unlogged:
         message = "log lines were dropped: standard error was full or was not read"
-        if _write(_encoded(time.time(), "WARNING", "userservice.log", message, {"lines": dropped})):
-            _dropped.add(dropped)
+        if not _write(_encoded(time.time(), "WARNING", "userservice.log", message, {"lines": dropped})):
+            _dropped.logged(dropped)
 
 
 def _write(lines: bytes) -> int:

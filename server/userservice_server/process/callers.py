@@ -1,13 +1,21 @@
 """Sets up TLS and the authentication of callers, and reloads their files when the files change."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from userservice_server.config import Auth, Config, ConfigError, Tls
 from userservice_server.config.secret_files import read_file
-from userservice_server.config.watched_files import Contents, Watched, WatchedFiles
+from userservice_server.config.watched_files import (
+    JWKS_FILE,
+    JWKS_URL,
+    KEYS_FILE,
+    TLS_CERTIFICATES,
+    Contents,
+    Watched,
+    WatchedFiles,
+)
 from userservice_server.transport.credentials.authentication import Authentication
 from userservice_server.transport.credentials.certificates import Certificates
 from userservice_server.transport.credentials.jwks_url import JwksUrl
@@ -77,6 +85,14 @@ class Callers:
         if self._refreshing is not None:
             self._refreshing.cancel()
 
+    def reload_failures(self) -> Mapping[str, int]:
+        """Returns how often files and the key set could not be loaded again, by their names in RELOADED."""
+        return self._files.failures | {JWKS_URL: self._jwks.failures.total() if self._jwks else 0}
+
+    def certificate_expiry(self) -> float | None:
+        """Returns the Unix time at which the certificate of the service expires; None without TLS."""
+        return self.tls.current.not_after if self.tls else None
+
     def _make_tls(self, tls: Tls) -> ServerTls:
         contents = read_certificates(tls)
         server_tls = ServerTls(
@@ -84,7 +100,7 @@ class Callers:
         )
         self._files.add(
             Watched(
-                "TLS certificates",
+                TLS_CERTIFICATES,
                 read=lambda: read_certificates(tls),
                 parse=lambda contents: parse_certificates(contents, tls),
                 use=server_tls.replace,
@@ -113,7 +129,7 @@ class Callers:
             self._authentication.forget()
 
         self._watch(
-            "keys file",
+            KEYS_FILE,
             lambda: (read_keys_file(path),),
             lambda contents: parse_keys_file(contents[0], path),
             use,
@@ -144,7 +160,7 @@ class Callers:
             self._authentication.forget()
 
         self._watch(
-            "JWKS file", lambda: (_read_jwks(path),), lambda contents: _parse_jwks(contents[0], path), use, (content,)
+            JWKS_FILE, lambda: (_read_jwks(path),), lambda contents: _parse_jwks(contents[0], path), use, (content,)
         )
 
     def _watch(

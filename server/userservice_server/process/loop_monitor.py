@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from userservice_server.process.heartbeats import BLOCKED_SECONDS
 
-_INTERVAL = 0.25  # seconds
+INTERVAL = 0.25  # seconds
 _WINDOW = 15.0  # seconds; a scrape of the metrics every 15 s misses no lag
 
 logger = logging.getLogger("userservice")
@@ -49,8 +49,8 @@ class LoopMonitor:
             logger.warning("the event loop was blocked; no call was answered", extra={"seconds": round(lag, 3)})
         for action in self._actions:
             action()
-        self._due = now + _INTERVAL
-        asyncio.get_running_loop().call_later(_INTERVAL, self._run)
+        self._due = now + INTERVAL
+        asyncio.get_running_loop().call_later(INTERVAL, self._run)
 
     def _forget(self, now: float) -> None:
         while self._lags and now - self._lags[0][0] > _WINDOW:

@@ -6,13 +6,16 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from userservice_server.config import Config
 from userservice_server.observability.audit_log import AuditLog
+from userservice_server.observability.metrics.worker import WorkerMetrics
 from userservice_server.process.loop_monitor import LoopMonitor
+from userservice_server.process.sampling import Sources, sample_process, sample_store
 from userservice_server.process.stopping import Stop
 from userservice_server.process.store_opening import open_store
 from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
@@ -50,12 +53,14 @@ class Reports:
         beat: called by the event loop several times a second.
         are_loops_running: whether the event loops of all workers run.
         store_limit: seconds to wait at the start for a store that does not answer.
+        metrics: the metrics of this process; None: nothing is measured.
     """
 
     loading: Callable[[], None]
     beat: Callable[[], None]
     are_loops_running: Callable[[], bool] = lambda: True
     store_limit: float = START_SECONDS
+    metrics: WorkerMetrics | None = None
 
 
 def run_server(
@@ -105,12 +110,13 @@ async def serve(
     loop.add_reader(stop.fileno(), notice)
     monitor = LoopMonitor(reports.beat)
     monitor.start()
-    store = await open_store(config.store, is_over, reports.loading, reports.store_limit)
+    events = reports.metrics.store if reports.metrics else None
+    store = await open_store(config.store, is_over, reports.loading, reports.store_limit, events)
     try:
         if not is_over():  # a stop may have been requested before the store was open
             health = Health(SERVICE_NAMES)
             monitor.add(lambda: health.show_liveness(reports.are_loops_running()))
-            await _serve_store(config, store, health, ready, noticed, stopping)
+            await _serve_store(config, store, health, ready, noticed, stopping, monitor, reports.metrics)
     finally:
         await _within(_CLOSE_SECONDS, store.close())
     if reason := noticed():
@@ -124,12 +130,15 @@ async def _serve_store(
     ready: Callable[[int], None],
     ended: Callable[[], str | None],
     stop: asyncio.Event,
+    monitor: LoopMonitor,
+    metrics: WorkerMetrics | None,
 ) -> None:
     drain = Drain()
     supervision = Supervision(store, health.show)
     callers = _callers(config, health)
     audit_log = AuditLog(config.observability.audit_log) if config.observability.audit_log else None
-    server = make_server(config, store, health, drain, callers.authentication if callers else None, audit_log)
+    authentication, calls = callers.authentication if callers else None, metrics.calls if metrics else None
+    server = make_server(config, store, health, drain, authentication, audit_log, calls)
     port = bind(server, config, callers.tls if callers else None)
     await supervision.check()  # before the first call: health checks fail with NOT_FOUND until then
     if callers is not None:
@@ -140,6 +149,7 @@ async def _serve_store(
     supervising = asyncio.create_task(supervision.run())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
+    sampling = _sampling(metrics, monitor, store, audit_log, callers) if metrics else None
     logger.info("serving", extra={"port": port})
 
     causes: tuple[asyncio.Task[Any], ...] = (supervising, watching, stopped)
@@ -148,7 +158,7 @@ async def _serve_store(
     await health.end()
     if callers is not None:
         callers.stop()
-    for task in causes:
+    for task in (*causes, *([sampling] if sampling else [])):
         task.cancel()
     await _drain(server, drain, config.process.grace)
     if audit_log is not None:
@@ -164,6 +174,20 @@ def _callers(config: Config, health: Health) -> "Callers | None":
     from userservice_server.process.callers import Callers  # noqa: PLC0415 - its libraries take long to import
 
     return Callers(config, health.show_authentication)
+
+
+def _sampling(
+    metrics: WorkerMetrics,
+    monitor: LoopMonitor,
+    store: RedisStore,
+    audit_log: AuditLog | None,
+    callers: "Callers | None",
+) -> "asyncio.Task[None]":
+    """Starts to sample the metrics that no call counts."""
+    reload_failures = callers.reload_failures if callers else dict
+    not_after = callers.certificate_expiry if callers else lambda: None
+    monitor.add(partial(sample_process, metrics, monitor, Sources(audit_log, reload_failures, not_after)))
+    return asyncio.create_task(sample_store(metrics, store))
 
 
 async def _drain(server: grpc.aio.Server, drain: Drain, grace: float) -> None:

@@ -4,23 +4,24 @@ from collections.abc import Callable
 
 from userservice_server.config import ConfigError, Store, unreadable_redis_url
 from userservice_server.errors import StoreUnavailableError
+from userservice_server.store.events import StoreEvents
 from userservice_server.store.failures import UnsuitableStoreError, why
 from userservice_server.store.redis_store import RedisStore
-from userservice_server.store.supervision import START_SECONDS, wait_until_open
+from userservice_server.store.supervision import wait_until_open
 
 
 async def open_store(
-    settings: Store, is_over: Callable[[], bool], loading: Callable[[], None], limit: float = START_SECONDS
+    settings: Store, is_over: Callable[[], bool], loading: Callable[[], None], limit: float, events: StoreEvents | None
 ) -> RedisStore:
     """Opens the store and returns it. The store is not open if ``is_over`` returned True first.
 
-    Arguments: see ``wait_until_open``.
+    Arguments: see ``wait_until_open``; ``events`` observes the store.
 
     Raises:
         ConfigError: the URL is invalid, or the store does not answer or cannot be used.
     """
     try:
-        store = RedisStore(settings.url, key_prefix=settings.key_prefix, timeout=settings.timeout)
+        store = RedisStore(settings.url, key_prefix=settings.key_prefix, timeout=settings.timeout, events=events)
     except ValueError:
         raise unreadable_redis_url() from None
     try:

@@ -11,6 +11,7 @@ from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.observability.audit_log import AuditLog
+from userservice_server.observability.metrics.calls import CallMetrics
 from userservice_server.process.listen import cannot_listen, grpc_address, reserved_port
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.transport import health_servicer, reflection_servicer
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 
 USER_SERVICE = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
+OWN_SERVICES = (USER_SERVICE, SESSION_SERVICE)
 SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
-_STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
+STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
 
 
 def make_server(
@@ -46,6 +48,7 @@ def make_server(
     drain: Drain,
     authentication: "Authentication | None",
     audit_log: AuditLog | None,
+    metrics: CallMetrics | None,
 ) -> grpc.aio.Server:
     """Returns a server with all services. The server is not bound to a port yet."""
     reads, deadlines = ReadLimit(), Deadlines()
@@ -64,9 +67,10 @@ def make_server(
             unread=UnreadResponses(),
             authentication=authentication,
             audit_log=audit_log,
+            metrics=metrics,
         ),
     )
-    names = (*SERVICE_NAMES, *(service.full_name for service in _STANDARD_SERVICES))
+    names = (*SERVICE_NAMES, *(service.full_name for service in STANDARD_SERVICES))
     reflected = ReflectionServicer(names, POOL, deadlines, config.limits.stall_timeout)
     server.add_generic_rpc_handlers(
         [
@@ -77,7 +81,8 @@ def make_server(
             handler(REFLECTION_V1ALPHA, reflected, loads=reflection_servicer.LOADS),
         ]
     )
-    server.add_generic_rpc_handlers([UnknownMethods()])  # last, because grpc queries the handlers in order
+    # Last, because grpc queries the handlers in order.
+    server.add_generic_rpc_handlers([UnknownMethods(metrics)])
     return server
 
 

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from userservice_server.config import Config, ConfigError
 from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
 from userservice_server.process.heartbeats import Heartbeats
+from userservice_server.process.metrics import Metrics
 from userservice_server.process.serving import Reports, ServiceEndedError, run_server
 from userservice_server.process.standard_streams import STDERR
 from userservice_server.process.stopping import STOP_SIGNALS, Stop
@@ -52,19 +53,23 @@ class Worker:
         heartbeats: the heartbeats of all workers.
         is_replacement: whether the worker replaces one that exited. It then waits for an unavailable store without a
             limit, because the other workers also serve on until the store is available again.
+        metrics: the metrics of all workers; the worker takes over those of its slot. None: nothing is measured.
 
     Attributes:
         slot: the number of the worker.
         is_ready: whether the worker has reported that it serves calls.
     """
 
-    def __init__(self, config: Config, slot: int, heartbeats: Heartbeats, *, is_replacement: bool) -> None:
+    def __init__(
+        self, config: Config, slot: int, heartbeats: Heartbeats, metrics: Metrics | None, *, is_replacement: bool
+    ) -> None:
         self.slot = slot
         self.is_ready = False
         self._fault: str | None = None
         self._reports, sender = SPAWN.Pipe(duplex=False)
         limit = inf if is_replacement else START_SECONDS
-        self._process = SPAWN.Process(target=_work, args=(config, slot, heartbeats, limit, sender), daemon=False)
+        arguments = (config, slot, heartbeats, metrics, limit, sender)
+        self._process = SPAWN.Process(target=_work, args=arguments, daemon=False)
         heartbeats.expect(slot)
         # A worker inherits the blocked signals. SIGINT stays blocked until the worker can handle it: Ctrl-C reaches the
         # whole process group and must not print a traceback. SIGTERM may end a worker that does not serve yet.
@@ -122,7 +127,12 @@ class Worker:
 
 
 def _work(
-    config: Config, slot: int, heartbeats: Heartbeats, store_limit: float, sender: "Connection[Report, None]"
+    config: Config,
+    slot: int,
+    heartbeats: Heartbeats,
+    metrics: Metrics | None,
+    store_limit: float,
+    sender: "Connection[Report, None]",
 ) -> None:
     """Runs a worker until a stop is requested or the supervisor exits."""
     faulthandler.enable(STDERR)  # see cli/serve.py
@@ -144,6 +154,7 @@ def _work(
         beat=partial(heartbeats.beat, slot),
         are_loops_running=heartbeats.are_recent,
         store_limit=store_limit,
+        metrics=metrics.worker(slot) if metrics else None,
     )
     with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2), slot):
         try:

@@ -10,6 +10,7 @@ from multiprocessing.connection import wait
 from userservice_server.config import Config, ConfigError
 from userservice_server.process.heartbeats import BLOCKED_SECONDS, Heartbeats
 from userservice_server.process.listen import reserved_port
+from userservice_server.process.metrics import Metrics
 from userservice_server.process.serving import ServiceEndedError
 from userservice_server.process.stopping import Stop
 from userservice_server.process.systemd import Systemd
@@ -32,14 +33,16 @@ def run_workers(
     ended: Callable[[], str | None],
     stop: Stop,
     systemd: Systemd,
+    metrics: Metrics | None = None,
 ) -> None:
     """Serves with ``config.process.workers`` processes.
 
-    Arguments and errors are those of ``serving.serve``; ``systemd`` gets reports about all workers.
+    Arguments and errors are those of ``serving.serve``; ``systemd`` gets reports about all workers, and ``metrics`` has
+    a slot for each worker.
     """
     with closing(reserved_port(config.listen)) as reserved:
         port = reserved.getsockname()[1]
-        supervisor = Supervisor(config.with_port(port), _heartbeats(config), ended, stop, systemd)
+        supervisor = Supervisor(config.with_port(port), _heartbeats(config), ended, stop, systemd, metrics)
         stop.before_forced_exit(supervisor.kill)
         try:
             supervisor.start()
@@ -71,9 +74,7 @@ class Supervisor:
         ended: called several times a second; returns a reason if a process that the service needs has exited.
         stop: whether a stop was requested.
         systemd: gets a ping while the event loops of all workers run.
-
-    Attributes:
-        restarts: number of restarts of workers since the start.
+        metrics: the metrics of all workers; None: nothing is measured.
     """
 
     def __init__(
@@ -83,17 +84,18 @@ class Supervisor:
         ended: Callable[[], str | None],
         stop: Stop,
         systemd: Systemd,
+        metrics: Metrics | None,
     ) -> None:
         self._config = config
         self._ended = ended
         self._stop = stop
         self._systemd = systemd
+        self._metrics = metrics
         self._heartbeats = heartbeats
         self._workers: list[Worker] = []  # by slot
         self._restart_times: deque[float] = deque(maxlen=MOST_RESTARTS)
         # With a short interval of the watchdog, a heartbeat must be younger.
         self._heartbeat_limit = min(BLOCKED_SECONDS, systemd.ping_interval or BLOCKED_SECONDS)
-        self.restarts = 0
 
     def start(self) -> None:
         """Starts the workers and waits until all are ready. There is no limit, because a store can take long to load.
@@ -102,7 +104,7 @@ class Supervisor:
             ConfigError: a worker cannot start.
         """
         for slot in range(self._config.process.workers):
-            self._workers.append(Worker(self._config, slot, self._heartbeats, is_replacement=False))
+            self._workers.append(self._started(slot, is_replacement=False))
         while not self._is_over() and not all(worker.is_ready for worker in self._workers):
             self._wait()
             for worker in self._workers:
@@ -156,6 +158,9 @@ class Supervisor:
     def _wait(self) -> None:
         wait([self._stop.fileno(), *(event for worker in self._workers for event in worker.events)], _WATCH_SECONDS)
 
+    def _started(self, slot: int, *, is_replacement: bool) -> Worker:
+        return Worker(self._config, slot, self._heartbeats, self._metrics, is_replacement=is_replacement)
+
     def _restart(self, worker: Worker) -> None:
         if wait([self._stop.fileno()], _RESTART_PAUSE):
             return
@@ -167,9 +172,10 @@ class Supervisor:
             )
         logger.error("a worker process exited unexpectedly and is restarted", extra=fields)
         self._restart_times.append(now)
-        self.restarts += 1
+        if self._metrics is not None:
+            self._metrics.count_restart()
         try:
-            replacement = Worker(self._config, worker.slot, self._heartbeats, is_replacement=True)
+            replacement = self._started(worker.slot, is_replacement=True)
         except OSError as error:  # no memory or no process id is left; the next attempt is a restart too
             logger.error("cannot start a worker process", extra={"slot": worker.slot, "reason": error.strerror})  # noqa: TRY400
             return

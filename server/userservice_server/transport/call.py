@@ -75,6 +75,7 @@ class Call:
         log_fields: fields that handlers add to the access log; no personal data.
         cursor: encoded next_cursor of the last response of a stream that has ended.
         counted: the response of a unary call, if it counts as unread (unread.py).
+        on_sent: called with the number of users in each response that a stream has sent; None: nothing is measured.
     """
 
     rpc: Rpc
@@ -84,6 +85,7 @@ class Call:
     log_fields: dict[str, Any] = field(default_factory=dict)
     cursor: bytes = b""
     counted: object = None
+    on_sent: Callable[[int], None] | None = None
     _headers: tuple[tuple[str, str | bytes], ...] | None = None
 
     @property
@@ -92,6 +94,11 @@ class Call:
         if self._headers is None:
             self._headers = tuple(self.context.invocation_metadata() or ())
         return self._headers
+
+    def count_sent(self, users: int = 0) -> None:
+        """Reports a response of a stream that was sent, with the number of users in it."""
+        if self.on_sent is not None:
+            self.on_sent(users)
 
 
 Request = TypeVar("Request")

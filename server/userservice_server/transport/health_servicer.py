@@ -9,6 +9,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from userservice_server.errors import ServerShuttingDownError
 from userservice_server.transport.call import Call, Load
+from userservice_server.transport.status import ProtocolError
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3  # HealthCheckResponse.ServingStatus
 LOADS = {"Check": Load.PROBE, "List": Load.PROBE, "Watch": Load.WATCH}
@@ -42,11 +43,11 @@ class HealthServicer:
         self._is_ending = True
         self._wake_watches()
 
-    async def Check(self, request: "Message", call: Call) -> bytes:
+    async def Check(self, request: "Message", _call: Call) -> bytes:
         status = self._statuses.get(_name_in(request))
         if status is None:
-            call.code = grpc.StatusCode.NOT_FOUND  # from the health protocol, so without an error reason
-            await call.context.abort(call.code, "unknown service; List returns the services that have a status")
+            text = "unknown service; List returns the services that have a status"
+            raise ProtocolError(grpc.StatusCode.NOT_FOUND, text)
         return self._encoded(status)
 
     async def List(self, _request: Message, _call: Call) -> bytes:
@@ -59,6 +60,7 @@ class HealthServicer:
             status = self._statuses.get(service, SERVICE_UNKNOWN)
             if status != sent:
                 await call.context.write(self._encoded(status))
+                call.count_sent()
                 sent = status
             elif self._is_ending:
                 raise ServerShuttingDownError("the server is shutting down", next_cursor=0)

@@ -26,6 +26,7 @@ from userservice_server.errors import (
 )
 from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.log_writer import add_line
+from userservice_server.observability.metrics.calls import CallMetrics
 from userservice_server.transport.admission import Admission, Budget
 from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
 from userservice_server.transport.channel_options import MAX_HEADER_BYTES
@@ -33,7 +34,8 @@ from userservice_server.transport.credentials.authentication import Authenticati
 from userservice_server.transport.credentials.scopes import required_scope
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
 from userservice_server.transport.drain import Drain
-from userservice_server.transport.status import DETAILS_KEY, encoded_status
+from userservice_server.transport.measuring import measured
+from userservice_server.transport.status import DETAILS_KEY, ProtocolError, encoded_status
 from userservice_server.transport.unread import UnreadResponses
 
 access_logger = logging.getLogger("userservice.access")
@@ -63,6 +65,7 @@ class Settings:
         unread: limits the responses of unary calls that clients have not read yet.
         authentication: verifies credentials; None: callers are not authenticated.
         audit_log: records changes of users and sessions; None: changes are not recorded.
+        metrics: counts calls; None: they are not counted.
     """
 
     call_timeout: float
@@ -74,6 +77,7 @@ class Settings:
     unread: UnreadResponses
     authentication: Authentication | None = None
     audit_log: AuditLog | None = None
+    metrics: CallMetrics | None = None
 
 
 class Interceptor(Protocol):
@@ -168,6 +172,8 @@ def errors(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler
         except grpc.aio.InternalError:
             # grpc raises this error in a write if the client has disconnected, and would log it as a bug.
             raise asyncio.CancelledError from None
+        except ProtocolError as error:
+            failure = error
         except Exception as error:  # noqa: BLE001 - no text of an exception may reach a caller
             failure = error
             _log_bug(call, error)
@@ -189,7 +195,7 @@ async def _abort(call: Call, message: str, details: bytes) -> None:
     """
     try:
         async with asyncio.timeout(_ABORT_SECONDS if call.rpc.streams_responses else None):
-            await call.context.abort(call.code, message, ((DETAILS_KEY, details),))
+            await call.context.abort(call.code, message, ((DETAILS_KEY, details),) if details else ())
     except TimeoutError:
         raise asyncio.CancelledError from None
 
@@ -199,6 +205,13 @@ def _log_bug(call: Call, error: Exception) -> None:
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     fields = {"method": call.rpc.name, "request_id": call.call_id, "exception": type(error).__name__, "frames": frames}
     error_logger.error("internal error", extra=fields)
+
+
+def metrics(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
+    """Counts and times the calls, by method and code; also rejected calls."""
+    if settings.metrics is None:
+        return handler
+    return measured(handler, rpc, settings.metrics)
 
 
 def headers(handler: Handler[Request], rpc: Rpc, _settings: Settings) -> Handler[Request]:
@@ -286,6 +299,7 @@ CHAIN: tuple[Interceptor, ...] = (
     call_id,  # before the interceptors that use the id
     access_log,  # outside errors, so that it logs the code that the caller receives
     errors,  # outside the interceptors that can fail
+    metrics,  # inside errors, which sends the status of a failed call; outside the interceptors that reject calls
     headers,  # before admission: a retry of such a call would be rejected again
     authentication,  # before admission: rejected calls do not count against the concurrency limits
     admission,  # before any work, but inside errors, so that a rejection becomes a status

@@ -62,6 +62,7 @@ class ReflectionServicer:
         try:
             with Deadline(self._deadlines, self._stall_timeout):
                 await call.context.write(answer)
+                call.count_sent()
         except DeadlinePassedError:
             raise ReaderStalledError("stream closed: the client stopped reading", next_cursor=0) from None
 

@@ -36,6 +36,19 @@ _WITH_RETRY = (errors.OverloadedError, errors.RateLimitedError)
 _WITH_OWN_DETAILS = (errors.InvalidFieldsError, *_WITH_RETRY)
 
 
+class ProtocolError(Exception):
+    """A call of a service of another project fails as its protocol says: without an error reason or details."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def reason_of(error: Exception) -> str:
+    """Returns the reason of a failure."""
+    return error.reason if isinstance(error, errors.ServiceError) else BUG
+
+
 def _metadata(error: Exception) -> dict[str, str]:
     if isinstance(error, _WITH_CURSOR) and error.next_cursor:
         return {"next_cursor": str(error.next_cursor)}
@@ -51,11 +64,13 @@ def _quota_failure(error: errors.RateLimitedError) -> QuotaFailure:
 
 
 def encoded_status(error: Exception, call_id: str) -> tuple[grpc.StatusCode, str, bytes]:
-    """Returns code and message for a failed call, and the encoded status of ``status_of``.
+    """Returns code and message for a failed call, and the encoded status of ``status_of``, empty without details.
 
     Most errors differ only in the id of the call. The rest of their status is encoded once: a call that is rejected
     should cost the server little.
     """
+    if isinstance(error, ProtocolError):
+        return error.code, str(error), b""
     if isinstance(error, errors.ServiceError) and not isinstance(error, _WITH_OWN_DETAILS) and not _metadata(error):
         code, head, tail = _fixed_parts(error.reason, str(error))
         request_info = _REQUEST_INFO_HEAD + _delimited(_delimited(call_id.encode(), 1), 2)
@@ -98,7 +113,7 @@ _REQUEST_INFO_HEAD = _packed(RequestInfo()).SerializeToString()
 
 def status_of(error: Exception, call_id: str) -> tuple[grpc.StatusCode, Status]:
     """Returns the status for a failed call. It does not contain the text of an unexpected exception."""
-    reason = error.reason if isinstance(error, errors.ServiceError) else BUG
+    reason = reason_of(error)
     rule = RULES[reason]
     details: list[Message] = [
         ErrorInfo(reason=reason, domain=DOMAIN, metadata=_metadata(error)),

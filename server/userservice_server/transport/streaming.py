@@ -11,8 +11,11 @@ from userservice_server.transport.drain import Drain
 from userservice_server.transport.started import Started
 from userservice_server.wire.records import cursor_of
 
-Responses = Iterator[tuple[bytes, bytes]]
-"""Encoded responses that are made without waiting, each with its encoded next_cursor (empty in the last response)."""
+Responses = Iterator[tuple[bytes, bytes, int]]
+"""Encoded responses that are made without waiting.
+
+Each comes with its encoded next_cursor, which is empty in the last response, and its number of users.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Streaming:
     async def _send_range(self, call: Call, responses: Responses, stall: Deadline, progress: "_Progress") -> None:
         upcoming = next(responses, None)
         while upcoming is not None:
-            response, progress.cursor = upcoming
+            response, progress.cursor, users = upcoming
             stall.restart()
             writing = Started(call.context.write(response))
             # Makes the next response while grpc writes this one: 14 % more throughput with chunks of 100.
@@ -70,6 +73,7 @@ class Streaming:
             await writing
             stall.pause()
             progress.sent += 1
+            call.count_sent(users)
             if self.drain.started and progress.cursor:
                 next_cursor = cursor_of(progress.cursor)
                 raise ServerShuttingDownError("the server is shutting down; resume the stream", next_cursor=next_cursor)

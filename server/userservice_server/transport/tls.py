@@ -36,7 +36,7 @@ class Certificates:
 
     @property
     def days_left(self) -> float:
-        """Days until the certificate of the service expires; made for a metric."""
+        """Days until the certificate of the service expires."""
         return (self.not_after - time.time()) / _DAY_SECONDS
 
 

@@ -1,0 +1,76 @@
+"""Counts and times the calls of a method, for metrics."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self, cast
+
+import grpc
+
+from userservice_server.observability.metrics.calls import CallMetrics, MethodMetrics
+from userservice_server.observability.metrics.definitions import CANCELED, OK, UNKNOWN_CODE
+from userservice_server.transport.call import Call, Handler, Request, Rpc
+from userservice_server.transport.status import RULES, ProtocolError, reason_of
+from userservice_server.transport.trace_context import sampled_trace_id
+
+
+def measured(handler: Handler[Request], rpc: Rpc, metrics: CallMetrics) -> Handler[Request]:
+    """Returns a handler that counts each call once, before its status is sent."""
+    method = metrics.method(rpc.service, rpc.name)
+
+    async def unary(call: Call, request: Request) -> bytes:
+        method.start()
+        started = time.perf_counter()
+        try:
+            response = await handler(call, request)
+        except BaseException as error:
+            method.end(_failed(error, metrics), time.perf_counter() - started, sampled_trace_id(call.headers))
+            raise
+        method.end(OK, time.perf_counter() - started, sampled_trace_id(call.headers))
+        return response
+
+    async def stream(call: Call, request: Request) -> bytes:
+        call.on_sent = method.sent
+        return await unary(call, request)
+
+    async def request_stream(call: Call, requests: Request) -> bytes:
+        counted: Any = _Counted(cast("AsyncIterator[object]", requests), method)
+        return await stream(call, counted)
+
+    if rpc.streams_requests:
+        return request_stream
+    return stream if rpc.streams_responses else unary
+
+
+def _failed(error: BaseException, metrics: CallMetrics) -> int:
+    """Counts the reason of a failed call; returns the number of the code that the link ``errors`` maps it to."""
+    if isinstance(error, ProtocolError):
+        return _number(error.code)
+    if isinstance(error, asyncio.CancelledError | grpc.aio.InternalError):  # the client has disconnected
+        return CANCELED
+    if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+        return UNKNOWN_CODE
+    reason = reason_of(error)
+    metrics.reject(reason)
+    return _number(grpc.StatusCode[RULES[reason].code])
+
+
+def _number(code: grpc.StatusCode) -> int:
+    number: int = code.value[0]
+    return number
+
+
+class _Counted:
+    """Iterates over the requests of a stream, and counts them."""
+
+    def __init__(self, requests: AsyncIterator[object], method: MethodMetrics) -> None:
+        self._requests = requests
+        self._count: Callable[[], None] = method.received
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> object:
+        request = await self._requests.__anext__()
+        self._count()
+        return request
