@@ -18,6 +18,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(_cpu_seconds(member) for member in _tree(pid))
 
 
+def cpu_nanoseconds(pid: int) -> int:
+    """Returns the CPU time of the running threads of one process, more precisely than ``cpu_seconds``."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks)
+
+
 def memory(pid: int) -> int:
     """Returns the memory in use (VmRSS) in bytes by a process and its descendants."""
     return sum(_memory(member) for member in _tree(pid))

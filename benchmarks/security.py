@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from google.protobuf.message import Message
 
 from benchmarks import engines, programs, rejections, stores
+from benchmarks.cpu import cpu_nanoseconds
 from benchmarks.population import user_id
 from loadgen import h2load
 from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest
@@ -69,12 +70,6 @@ async def _serve_aborts() -> None:
     await server.wait_for_termination()
 
 
-def _cpu(pid: int) -> float:
-    """Returns the seconds of CPU time that the threads of a process have used."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
-
-
 def _load(
     program: programs.Program, method: str, request: Message, calls: int, *, scheme: str, token: str, streams: int
 ) -> tuple[float, float]:
@@ -90,9 +85,9 @@ def _load(
         ]
         command += [part for header in headers for part in ("-H", header)]
         command.append(f"{scheme}://127.0.0.1:{program.port}/userservice.v1.{method}")
-        before, started = _cpu(program.pid), time.perf_counter()
+        before, started = cpu_nanoseconds(program.pid), time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-        seconds, cpu = time.perf_counter() - started, _cpu(program.pid) - before
+        seconds, cpu = time.perf_counter() - started, (cpu_nanoseconds(program.pid) - before) / 1e9
     if f"{calls} succeeded" not in done.stdout:
         raise SystemExit(f"h2load: {done.stdout[-300:]}")
     return cpu / calls, seconds / calls

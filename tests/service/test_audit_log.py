@@ -18,6 +18,7 @@ from harness.waiting import until
 from userservice.v1 import session_service_pb2 as sessions
 from userservice.v1 import user_service_pb2 as users
 from userservice_server.config import ConfigError
+from userservice_server.observability import audit_log
 from userservice_server.observability.audit_log import AuditLog
 
 CANARY = "canary7f3a"
@@ -109,6 +110,21 @@ def test_lines_are_kept_while_the_file_cannot_be_written(tmp_path: Path, caplog:
     log.close(1)
     assert [line["n"] for line in lines_of(path)] == [1, 2]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_lines_that_are_too_many_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_log, "_MAX_LINES", 2)
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    path.unlink()
+    path.mkdir()
+    for number in range(5):
+        log.add({"n": number})
+    assert log.dropped == 3
+    path.rmdir()
+    log.close(1)
+    assert [line["n"] for line in lines_of(path)] == [0, 1]
+    assert log.dropped == 3
 
 
 def test_adding_a_line_does_not_block(tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ def test_only_the_store_and_the_check_import_the_library_of_the_store() -> None:
         ("wire", "from userservice_server.errors import ServiceError"),
         ("wire", "from userservice_server.domain import users"),
         ("store", "import grpc"),
+        ("store", "from userservice_server.observability.metrics.store import StoreMetrics"),
         ("domain", "from ..transport import call"),
         ("domain", "from .. import store"),
         ("domain", "from userservice import UserManager"),

@@ -1,0 +1,152 @@
+"""`python -m benchmarks.metrics`: what metrics cost: CPU time of calls and streams, and the time of a scrape.
+
+Two services run on one store, one of them with metrics, and are measured in turns: each round measures both, in an
+order that changes with the round. CPU time of the serving process is less noisy than the rate; both are printed.
+"""
+
+import argparse
+import http.client
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import programs, stores
+from benchmarks.cpu import cpu_nanoseconds
+from benchmarks.population import user_id
+from loadgen import h2load
+from userservice.v1.user_service_pb2 import GetUserRequest, ListUsersChunkedRequest
+
+_MOST = {
+    "GetUser, CPU time per call": 1.03,
+    "stream of chunks of 1000, time per byte": 1.02,
+    "stream of chunks of 100, time per byte": 1.02,
+}
+_MOST_SCRAPE_SECONDS = 0.05
+_SCRAPES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What a call took.
+
+    Attributes:
+        cpu: CPU seconds of the server.
+        seconds: elapsed seconds.
+    """
+
+    cpu: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A load.
+
+    Attributes:
+        method: the method that is called.
+        request: the request.
+        calls: number of calls.
+        streams: concurrent calls on each of four connections; 1: one call at a time, on one connection.
+    """
+
+    method: str
+    request: GetUserRequest | ListUsersChunkedRequest
+    calls: int
+    streams: int
+
+    def run(self, program: programs.Program) -> _Cost:
+        """Returns the cost of one call."""
+        connections = 4 if self.streams > 1 else 1
+        before = cpu_nanoseconds(program.pid)
+        load = h2load.run(
+            program.port,
+            self.method,
+            self.request,
+            calls=self.calls,
+            connections=connections,
+            streams=self.streams,
+        )
+        return _Cost((cpu_nanoseconds(program.pid) - before) / 1e9 / self.calls, load.seconds / self.calls)
+
+
+def _cases(calls: int) -> dict[str, _Case]:
+    get, listing = "UserService/GetUser", "UserService/ListUsersChunked"
+    return {
+        "GetUser, CPU time per call": _Case(get, GetUserRequest(user_id=user_id(1)), calls, 16),
+        "stream of chunks of 1000, time per byte": _Case(listing, ListUsersChunkedRequest(chunk_size=1000), 40, 1),
+        "stream of chunks of 100, time per byte": _Case(listing, ListUsersChunkedRequest(chunk_size=100), 20, 1),
+    }
+
+
+def _measure(rounds: int, calls: int, users: int) -> tuple[dict[str, list[tuple[_Cost, _Cost]]], list[float]]:
+    """Returns for each case the costs without and with metrics in each round, and the seconds of each scrape."""
+    found: dict[str, list[tuple[_Cost, _Cost]]] = {}
+    with tempfile.TemporaryDirectory(prefix="userservice-bench-") as made, ExitStack() as running:
+        folder = Path(made)
+        store = running.enter_context(stores.running(folder / "store"))
+        store.fill(users)
+        off = running.enter_context(programs.service("off", store.url, folder))
+        on = running.enter_context(programs.service("on", store.url, folder, "--metrics-listen", "127.0.0.1:0"))
+        for number in range(rounds + 1):
+            for name, case in _cases(calls).items():
+                costs = {program: case.run(program) for program in ((off, on) if number % 2 else (on, off))}
+                if number:  # the first round warms up
+                    found.setdefault(name, []).append((costs[off], costs[on]))
+        return found, [_scrape(_metrics_port(folder / "on.log")) for _ in range(_SCRAPES)]
+
+
+def _metrics_port(log: Path) -> int:
+    [line] = [line for line in log.read_text(encoding="utf-8").splitlines() if '"serving metrics"' in line]
+    return int(line.rpartition(":")[2].rstrip('"}'))
+
+
+def _scrape(port: int) -> float:
+    started = time.perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return time.perf_counter() - started
+
+
+def _report(found: dict[str, list[tuple[_Cost, _Cost]]], scrapes: list[float]) -> bool:
+    """Prints the figures; returns whether all are as they should be."""
+    is_met = True
+    for name, rounds in found.items():
+        for what in ("cpu", "seconds"):
+            off, on = (statistics.median(getattr(cost, what) for cost in costs) for costs in zip(*rounds, strict=True))
+            ratios = sorted(getattr(with_metrics, what) / getattr(without, what) for without, with_metrics in rounds)
+            ratio = statistics.median(ratios)
+            goal = ""
+            if (what == "cpu") is name.startswith("GetUser"):
+                is_met = is_met and ratio <= _MOST[name]
+                goal = f", wanted <= {_MOST[name]:g}{'' if ratio <= _MOST[name] else ', MISSED'}"
+            sys.stdout.write(
+                f"{name} ({what}): off {off * 1e6:,.1f} us, on {on * 1e6:,.1f} us; on/off: median of rounds {ratio:.3f}"
+                f" ({ratios[0]:.3f} to {ratios[-1]:.3f}){goal}\n"
+            )
+    slowest = max(scrapes)
+    sys.stdout.write(
+        f"scrape: median {statistics.median(scrapes) * 1e3:.1f} ms, slowest {slowest * 1e3:.1f} ms of {len(scrapes)}"
+        f" (wanted <= {_MOST_SCRAPE_SECONDS * 1e3:g} ms)\n"
+    )
+    return is_met and slowest <= _MOST_SCRAPE_SECONDS
+
+
+def main() -> int:
+    """Returns the exit code: 0 if all figures are as they should be, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--calls", type=int, default=6000, help="unary calls in each round")
+    parser.add_argument("--users", type=int, default=50_000)
+    arguments = parser.parse_args()
+    return 0 if _report(*_measure(arguments.rounds, arguments.calls, arguments.users)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
