@@ -339,11 +339,11 @@ def test_a_scraper_that_hangs_is_disconnected_after_some_seconds(measured: Measu
         assert connection.recv(1) == b""
 
 
-def test_the_certificate_and_failed_reloads_are_shown(tmp_path: Path) -> None:
+def test_the_certificate_and_failed_reloads_are_shown(measured: Measured, tmp_path: Path) -> None:
     root = authority()
     leaf = issued(root)
     files = TlsFiles(tmp_path).write(leaf)
-    with Store() as store, Service(*METRICS, *files.arguments, redis_url=store.url) as service:
+    with Service(*METRICS, *files.arguments, redis_url=measured.store.url) as service:
         address = metrics_address(service)
 
         def value(name: str, **labels: str) -> float:
@@ -357,34 +357,36 @@ def test_the_certificate_and_failed_reloads_are_shown(tmp_path: Path) -> None:
         assert value("userservice_reload_failures_total") == 1
 
 
-def test_dropped_log_lines_are_counted() -> None:
-    port = free_port()
-    with Store() as store:
-        arguments = ["--listen", "127.0.0.1:0", "--redis-url", store.url, "--metrics-listen", f"127.0.0.1:{port}"]
-        with (
-            Path("/dev/full").open("wb") as full,
-            subprocess.Popen(
-                [sys.executable, "-m", "userservice", "serve", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=full,
-                env=clean_environment(),
-            ) as program,
-        ):
-            try:
-                assert program.stdout
-                program.stdout.readline()
-                dropped = "userservice_log_lines_dropped_total"
-                until(lambda: scrape(f"127.0.0.1:{port}").value(dropped) >= 2)  # "serving metrics", "serving"
-            finally:
-                program.terminate()
-                program.wait(20)
+def test_dropped_log_lines_are_counted(measured: Measured) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    arguments = ["--listen", "127.0.0.1:0", "--metrics-listen", address, "--redis-url", measured.store.url]
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen(
+            [sys.executable, "-m", "userservice", "serve", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=full,
+            env=clean_environment(),
+        ) as program,
+    ):
+        try:
+            until(lambda: accepts(address))
+            until(lambda: scrape(address).value("userservice_log_lines_dropped_total") >= 2)  # the lines of the start
+        finally:
+            program.kill()
+
+
+def accepts(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as connection:
+        return connection.connect_ex((host, int(port))) == 0
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, Store() as store:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         arguments = ("--metrics-listen", f"127.0.0.1:{port}")
-        with Service(*arguments, redis_url=store.url, wait=False) as service:
+        with Service(*arguments, redis_url="unix:///no/store", wait=False) as service:
             assert service.wait() == 2
             expected = f"cannot listen on 127.0.0.1:{port}: Address already in use (--metrics-listen)"
             assert service.stderr == [f"userservice: error: {expected}"]

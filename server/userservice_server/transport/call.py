@@ -75,6 +75,7 @@ class Call:
         log_fields: fields that handlers add to the access log; no personal data.
         cursor: encoded next_cursor of the last response of a stream that has ended.
         counted: the response of a unary call, if it counts as unread (unread.py).
+        trace_context: the caller's header ``traceparent`` (trace_context.py); empty if there is none.
         on_sent: called with the number of users in each response that a stream has sent; None: nothing is measured.
     """
 
@@ -85,6 +86,7 @@ class Call:
     log_fields: dict[str, Any] = field(default_factory=dict)
     cursor: bytes = b""
     counted: object = None
+    trace_context: str = ""
     on_sent: Callable[[int], None] | None = None
     _headers: tuple[tuple[str, str | bytes], ...] | None = None
 

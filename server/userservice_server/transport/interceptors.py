@@ -42,6 +42,7 @@ access_logger = logging.getLogger("userservice.access")
 error_logger = logging.getLogger("userservice.errors")
 
 CALL_ID_KEY = "x-request-id"
+TRACE_CONTEXT_KEY = "traceparent"
 _HEADER_OVERHEAD = 32  # per header, as HTTP/2 counts in SETTINGS_MAX_HEADER_LIST_SIZE
 _ABORT_SECONDS = 1.0
 _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
@@ -104,14 +105,18 @@ def tracking(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler
 
 
 def call_id(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler[Request]:
-    """Sets the id of the call: the caller's ``x-request-id`` if it is printable ASCII, else a generated id."""
+    """Sets the id of the call: the caller's ``x-request-id`` if it is printable ASCII, else a generated id.
+
+    Also takes the caller's trace context from the headers, because each pass over them takes time.
+    """
 
     async def named(call: Call, request: Request) -> bytes:
         for key, value in call.headers:
-            if key == CALL_ID_KEY and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
+            if key == CALL_ID_KEY and not call.call_id and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
                 call.call_id = value
-                break
-        else:
+            elif key == TRACE_CONTEXT_KEY and isinstance(value, str):
+                call.trace_context = value
+        if not call.call_id:
             call.call_id = f"{_process}-{next(_numbers)}"
         return await handler(call, request)
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, cast
 
 import grpc
 
 from userservice_server.observability.metrics.calls import CallMetrics, MethodMetrics
-from userservice_server.observability.metrics.definitions import CANCELED, OK, UNKNOWN_CODE
+from userservice_server.observability.metrics.definitions import CANCELED, HANDLING_SECONDS, OK, UNKNOWN_CODE
 from userservice_server.transport.call import Call, Handler, Request, Rpc
 from userservice_server.transport.status import RULES, ProtocolError, reason_of
 from userservice_server.transport.trace_context import sampled_trace_id
@@ -17,17 +18,25 @@ from userservice_server.transport.trace_context import sampled_trace_id
 def measured(handler: Handler[Request], rpc: Rpc, metrics: CallMetrics) -> Handler[Request]:
     """Returns a handler that counts each call once, before its status is sent."""
     method = metrics.method(rpc.service, rpc.name)
+    values, bounds, now = method.values, HANDLING_SECONDS.buckets, time.perf_counter
+    started, handled, buckets, total = method.places
 
     async def unary(call: Call, request: Request) -> bytes:
-        method.start()
-        started = time.perf_counter()
+        values[started] += 1
+        since = now()
+        code = OK
         try:
-            response = await handler(call, request)
+            return await handler(call, request)
         except BaseException as error:
-            method.end(_failed(error, metrics), time.perf_counter() - started, sampled_trace_id(call.headers))
+            code = _failed(error, metrics)
             raise
-        method.end(OK, time.perf_counter() - started, sampled_trace_id(call.headers))
-        return response
+        finally:
+            seconds = now() - since
+            values[handled + code] += 1
+            values[buckets + bisect_left(bounds, seconds)] += 1
+            values[total] += seconds
+            if call.trace_context and (trace_id := sampled_trace_id(call.trace_context)):
+                method.show_trace(trace_id, seconds)
 
     async def stream(call: Call, request: Request) -> bytes:
         call.on_sent = method.sent

@@ -1,9 +1,7 @@
 """Reads the trace context that a caller sends (W3C Trace Context, header ``traceparent``)."""
 
 import re
-from collections.abc import Iterable
 
-_HEADER = "traceparent"
 _VALUE = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?",
     re.ASCII,
@@ -12,15 +10,8 @@ _SAMPLED = 1
 _FIRST_VERSION, _INVALID_VERSION = "00", "ff"
 
 
-def sampled_trace_id(headers: Iterable[tuple[str, str | bytes]]) -> bytes:
+def sampled_trace_id(value: str) -> bytes:
     """Returns the id of the caller's trace if the caller records it, else ``b""``."""
-    for key, value in headers:
-        if key == _HEADER:
-            return _sampled(value) if isinstance(value, str) else b""
-    return b""
-
-
-def _sampled(value: str) -> bytes:
     match = _VALUE.fullmatch(value)
     if match is None or match["version"] == _INVALID_VERSION:
         return b""

@@ -9,7 +9,6 @@ import pytest
 from harness.shapes import DESCRIPTOR, chain_settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from userservice_server.observability.metrics import definitions
 from userservice_server.observability.metrics.exposition import Exposition
 from userservice_server.observability.metrics.layout import Layout, Method
 from userservice_server.observability.metrics.memory import MetricsMemory
@@ -65,9 +64,8 @@ def test_a_worker_that_takes_over_a_slot_continues_its_counters_and_resets_its_g
     process = Process()
     first = process.worker(0)
     calls = first.calls.method("s", "List")
-    for _ in range(5):
-        calls.start()
-    calls.end(definitions.OK, 0.1)
+    calls.values[calls.places.started] += 5
+    calls.values[calls.places.handled] += 1
     first.calls.reject("READER_STALLED")
     first.store.availability_changed(is_up=True)
     first.show_process(3, {"file": 2})
@@ -89,7 +87,8 @@ def test_a_worker_that_takes_over_a_slot_continues_its_counters_and_resets_its_g
 def test_counters_of_all_workers_are_summed_and_a_worker_that_is_gone_has_no_gauges() -> None:
     process = Process()
     for slot in (0, 1):
-        process.worker(slot).calls.method("s", "Get").start()
+        calls = process.worker(slot).calls.method("s", "Get")
+        calls.values[calls.places.started] += 1
     assert process.value("grpc_server_started_total", grpc_method="Get") == 2
     assert process.value("userservice_calls_in_progress") == 2
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
@@ -147,8 +146,7 @@ def test_without_metrics_the_chain_has_no_link() -> None:
         (f"00-{TRACE.upper()}-{PARENT}-01", False),
         (f"00-{TRACE}-{PARENT}", False),
         ("", False),
-        (b"\x00", False),
     ],
 )
-def test_the_trace_id_of_a_sampled_trace_is_read(value: str | bytes, is_sampled: bool) -> None:  # noqa: FBT001
-    assert sampled_trace_id([("other", "x"), ("traceparent", value)]) == (bytes.fromhex(TRACE) if is_sampled else b"")
+def test_the_trace_id_of_a_sampled_trace_is_read(value: str, is_sampled: bool) -> None:  # noqa: FBT001
+    assert sampled_trace_id(value) == (bytes.fromhex(TRACE) if is_sampled else b"")
