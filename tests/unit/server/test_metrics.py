@@ -116,9 +116,9 @@ def test_the_newest_sizes_of_the_store_are_shown_until_they_are_old(monkeypatch:
 
 def test_an_event_loop_that_is_blocked_now_shows() -> None:
     process = Process()
-    process.worker(0).show_tick(0.25, time.monotonic() + 60)
+    process.worker(0).show_loop(0.25, time.monotonic() + 60)
     assert process.value("userservice_event_loop_lag_seconds") == 0.25
-    process.worker(0).show_tick(0.25, time.monotonic() - 60)
+    process.worker(0).show_loop(0.25, time.monotonic() - 60)
     lag = process.value("userservice_event_loop_lag_seconds")
     assert lag is not None
     assert 60 <= lag < 70
