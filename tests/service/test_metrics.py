@@ -236,7 +236,8 @@ async def test_a_running_stream_is_shown(measured: Measured, stubs: Stubs) -> No
         request = AddUserRequest(user_id=user_id)
         request.metadata.update({"k": "x" * 60_000})
         await stubs.users.AddUser(request)
-    async with connect(measured.service.address, ("grpc.http2.lookahead_bytes", 65_536)) as slow:
+    window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
+    async with connect(measured.service.address, *window) as slow:
         stream = slow.users.ListUsersChunked(ListUsersChunkedRequest(chunk_size=1))
         await stream.read()
         assert measured.scrape().value("userservice_streams") == 1
@@ -417,6 +418,7 @@ async def test_sessions_of_an_older_store_are_counted_while_they_change() -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 async def test_ten_thousand_scrapes_take_no_memory(measured: Measured) -> None:
     def scrapes(count: int) -> None:
         for number in range(count):

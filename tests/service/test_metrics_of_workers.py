@@ -90,12 +90,13 @@ class Watch:
     async def run(self) -> None:
         while True:
             await asyncio.to_thread(self.look)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
 
 @pytest.mark.parametrize(
-    ("workers", "calls", "callers"), [(2, 3000, 24), pytest.param(4, 100_000, 64, marks=pytest.mark.long)]
+    ("workers", "calls", "callers"), [(2, 1500, 16), pytest.param(4, 100_000, 64, marks=pytest.mark.long)]
 )
+@pytest.mark.timeout(900)
 async def test_a_killed_worker_loses_no_counts(workers: int, calls: int, callers: int) -> None:
     with Store() as store, Service(*METRICS, "--workers", str(workers), redis_url=store.url) as service:
         watch = Watch(metrics_address(service))
@@ -126,7 +127,7 @@ async def test_a_killed_worker_loses_no_counts(workers: int, calls: int, callers
         assert all(number >= 0 for number in excess.values()), excess
         assert sum(excess.values()) <= callers
         assert len(load.ended) == 5
-        assert watch.scrapes > 5
+        assert watch.scrapes > 3
         assert after.value("userservice_store_update_retries_total") > 0, "updates on several workers meet"
         assert after.value("userservice_store_batch_size_sum") > after.value("userservice_store_batch_size_count") > 0
         until(lambda: len(watch.look().values("userservice_store_up")) == workers)

@@ -42,6 +42,11 @@ class _Slot:
         self._layout = layout
 
     @property
+    def was_used(self) -> bool:
+        """Whether the slot has belonged to a worker."""
+        return self.values[self._layout.pid] > 0
+
+    @property
     def pid(self) -> int:
         """The id of the worker's process; 0 if it is not running."""
         pid = int(self.values[self._layout.pid])
@@ -91,10 +96,20 @@ class Exposition(Collector):
         yield from self._store([slot for slot, _ in running])
         yield from self._certificate([slot for slot, _ in running])
         yield _build_info()
-        processes = [(slot.label, pid, slot.value(definitions.CPU_SECONDS)) for slot, pid in running]
+        yield self._cpu([slot for slot in slots if slot.was_used])
+        processes = [(slot.label, pid) for slot, pid in running]
         if self._is_supervisor:
-            processes.append((SUPERVISOR, os.getpid(), time.process_time()))
+            processes.append((SUPERVISOR, os.getpid()))
         yield from _processes(processes)
+
+    def _cpu(self, slots: Sequence[_Slot]) -> Family:
+        """Returns the CPU time of all slots, also of a worker that is gone, because a counter must not disappear."""
+        family = _counter(definitions.CPU_SECONDS)
+        for slot in slots:
+            family.add_metric([slot.label], slot.value(definitions.CPU_SECONDS))
+        if self._is_supervisor:
+            family.add_metric([SUPERVISOR], time.process_time())
+        return family
 
     def _gauges(self, slots: Sequence[_Slot]) -> Iterator[Family]:
         in_progress, streams = _gauge(definitions.CALLS_IN_PROGRESS), _gauge(definitions.STREAMS)
@@ -217,15 +232,12 @@ def _process(pid: int) -> Iterable[Family]:
     return ProcessCollector(pid=lambda: pid, registry=None).collect()
 
 
-def _processes(processes: Sequence[tuple[str, int, float]]) -> Iterator[Family]:
-    """Yields the metrics of processes: label, id and CPU seconds of each. Only CPU seconds without /proc."""
-    cpu = _counter(definitions.CPU_SECONDS)
+def _processes(processes: Sequence[tuple[str, int]]) -> Iterator[Family]:
+    """Yields the metrics of running processes, given by label and id. Without /proc, the metrics have no values."""
     metrics = (definitions.RESIDENT_MEMORY, definitions.OPEN_FDS, definitions.MAX_FDS, definitions.START_TIME)
     families = {metric.name: _gauge(metric) for metric in metrics}
-    for label, pid, seconds in processes:
-        cpu.add_metric([label], seconds)
+    for label, pid in processes:
         for found in _process(pid):
             if found.name in families:
                 families[found.name].add_metric([label], found.samples[0].value)
-    yield cpu
     yield from families.values()
