@@ -28,7 +28,7 @@ test: .venv/.dev ## run the tests; to run some of them: make test ARGS="tests/co
 
 test-all: test test-long ## run all tests (at most 30 minutes)
 
-test-long: .venv/.dev .venv-servers/.done ## run only the tests that make test leaves out: long tests, and those that need toolchains of other languages
+test-long: .venv/.dev .venv-servers/.done .venv-deploy/.done ## run only the tests that make test leaves out: long tests, and those that need toolchains of other languages
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh run test:long
 	$(BIN)/pytest -m long $(ARGS)
@@ -140,6 +140,11 @@ clean: ## remove environments, caches and builds, but no data
 	@echo "setting up .venv-servers (once, and when its requirements change)"
 	@tools/venv.sh .venv-servers requirements/servers.txt
 	@.venv-servers/bin/$(INSTALL_EDITABLE)
+	@touch $@
+
+.venv-deploy/.done: requirements/deploy.txt
+	@echo "setting up .venv-deploy (once, and when its requirements change)"
+	@tools/venv.sh .venv-deploy requirements/deploy.txt
 	@touch $@
 
 .venv/.bench: .venv/.dev requirements/bench.txt

@@ -7,4 +7,5 @@ $compile --custom-compile-command "make lock" pyproject.toml --extra server --ou
 $compile --custom-compile-command "make lock" pyproject.toml --extra server --group dev --output-file requirements/dev.txt
 $compile --custom-compile-command "make lock" pyproject.toml --extra server --group dev --group bench --output-file requirements/bench.txt
 $compile --custom-compile-command "make lock" pyproject.toml --group servers --output-file requirements/servers.txt
+$compile --custom-compile-command "make lock" --group deploy --output-file requirements/deploy.txt
 $compile --custom-compile-command "make lock" --group codegen --output-file requirements/codegen.txt

