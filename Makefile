@@ -79,7 +79,7 @@ format: .venv/.dev ## format Python and protos
 types: .venv/.dev ## check types in strict mode: packages, tests, tools, benchmarks, examples
 	$(BIN)/mypy
 
-generate: .venv-codegen/.done ## generate stubs, error classes, README's table of errors, the blocking managers, the Python and gRPC reference, docs/metrics.md
+generate: .venv-codegen/.done ## generate stubs, error classes, README's table of errors, the blocking managers, the Python and gRPC reference, docs/metrics.md, the dashboard
 	tools/generate.sh
 
 api: .venv-codegen/.done ## generate the API reference in docs/api from docstrings, comments and protos

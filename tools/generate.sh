@@ -1,8 +1,9 @@
 #!/bin/sh
 # Generates files from the protos: the Python stubs with their types, the exception classes of both clients, and the table
 # of errors in README. Generates the blocking managers from the asyncio managers, the reference in docs/api from the
-# docstrings and protos, and docs/metrics.md from the definitions of the metrics. Writes all of them to the repository, or
-# to the same paths below the folder in the first argument.
+# docstrings and protos, docs/metrics.md from the definitions of the metrics, the Grafana dashboard, and a copy of the alert
+# rules for the Prometheus operator. Writes all of them to the repository, or to the same paths below the folder in the first
+# argument.
 set -eu
 cd "$(dirname "$0")/.."
 root=${1:-.}
@@ -19,3 +20,4 @@ rm -f "$out"/userservice/v1/*_pb2*.py*
 "$python" tools/generate_python_reference.py "$root"
 "$python" tools/generate_proto_reference.py "$root"
 "$python" tools/generate_metrics.py "$root"
+"$python" tools/generate_dashboard.py "$root"
