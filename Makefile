@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PARALLEL ?= -n 3 --dist loadfile
 EDGE_TESTS ?= tests/unit tests/contract
 
-.PHONY: help run test test-all test-long coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo lint format types generate api check-generated breaking lock build version clean
+.PHONY: help run test test-all test-long coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo monitoring lint format types generate api check-generated breaking lock build version clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-newest: .venv-newest/.done ## run unit and contract tests on the newest ins
 
 demo: .venv/.dev ## start a service, load 100 000 users, stream them back and check each; fewer: make demo USERS=1000
 	@$(BIN)/python -m demo --users $(USERS) $(ARGS)
+
+monitoring: .venv/.bench ## run a service with load and Debian's Prometheus with the alert rules, and draw the dashboard into dashboard.png
+	@exec $(BIN)/python -m demo.monitoring --stay $(ARGS)
 
 lint: .venv/.dev ## check style and protos
 	$(BIN)/ruff check

@@ -10,7 +10,8 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from demo import population
-from demo.__main__ import DemoFailedError, check
+from demo.__main__ import check
+from demo.running import DemoFailedError
 from userservice import User
 from userservice.v1.user_pb2 import User as UserMessage
 
