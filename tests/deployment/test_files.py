@@ -13,20 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 METRICS_PAGE = ROOT / "docs" / "metrics.md"
 MANIFESTS = sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")])
-# Agreed names of metrics, until docs/metrics.md exists, which is generated from the code. Delete this list then.
-AGREED_METRICS = """
-    grpc_server_started_total grpc_server_msg_received_total grpc_server_msg_sent_total grpc_server_handled_total
-    grpc_server_handling_seconds userservice_calls_in_progress userservice_rejected_calls_total userservice_store_up
-    userservice_store_seconds userservice_store_batch_size userservice_store_reconnections_total
-    userservice_store_update_retries_total userservice_request_id_replays_total userservice_users userservice_sessions
-    userservice_streams userservice_streamed_users_total userservice_stalled_streams_total
-    userservice_event_loop_lag_seconds userservice_log_lines_dropped_total userservice_audit_lines_dropped_total
-    userservice_reload_failures_total userservice_certificate_expiry_timestamp_seconds userservice_build_info
-    userservice_worker_restarts_total process_cpu_seconds_total process_resident_memory_bytes process_open_fds
-    process_max_fds process_start_time_seconds
-"""
-# Settings that are agreed, until README's table has them. Delete this list then.
-AGREED_SETTINGS = {"USERSERVICE_METRICS_LISTEN"}
 _METRIC = re.compile(r"\b(?:grpc_server|userservice|process)_[a-z_]+\b")
 _PART_OF_HISTOGRAM = re.compile(r"_(?:bucket|sum|count)$")
 
@@ -41,9 +27,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def known_metrics() -> set[str]:
-    if METRICS_PAGE.exists():
-        return set(re.findall(r"^\| `(\w+)` \|", METRICS_PAGE.read_text(), re.MULTILINE))
-    return set(AGREED_METRICS.split())
+    return set(re.findall(r"^\| `(\w+)` \|", METRICS_PAGE.read_text(), re.MULTILINE))
 
 
 def unknown_metrics(expressions: list[str]) -> set[str]:
@@ -112,7 +96,7 @@ def test_settings_exist() -> None:
     known = set(re.findall(r"`(USERSERVICE_[A-Z_]+)`", (ROOT / "README.md").read_text()))
     of_clients = set(re.findall(r"`(USERSERVICE_[A-Z_]+)`", (ROOT / "docs" / "security.md").read_text()))
     assert "USERSERVICE_AUTH" in named
-    assert named - known - of_clients - AGREED_SETTINGS - {"USERSERVICE_"} == set()
+    assert named - known - of_clients - {"USERSERVICE_"} == set()
 
 
 def test_the_image_has_the_version_of_the_project() -> None:
