@@ -131,7 +131,8 @@ async def test_a_killed_worker_loses_no_counts(workers: int, calls: int, callers
         assert after.value("userservice_store_update_retries_total") > 0, "updates on several workers meet"
         assert after.value("userservice_store_batch_size_sum") > after.value("userservice_store_batch_size_count") > 0
         until(lambda: len(watch.look().values("userservice_store_up")) == workers)
-        assert watch.look().value("userservice_worker_restarts_total") == 1
-        labels = {sample.labels["worker"] for sample in after.samples if sample.name == "process_open_fds"}
+        restarted = watch.look()
+        assert restarted.value("userservice_worker_restarts_total") == 1
+        labels = {sample.labels["worker"] for sample in restarted.samples if sample.name == "process_open_fds"}
         assert labels == {*map(str, range(workers)), "supervisor"}
         assert service.stop() == 0
