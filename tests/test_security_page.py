@@ -28,6 +28,7 @@ VARYING = {
     r'("id": )"\d+"': r'\1"ID"',
     r'("etag": )"[^"]+"': r'\1"ETAG"',
     r'("request_id": )"[^"]+"': r'\1"REQUEST"',
+    r"(revoked )\w{12}": r"\1KEY_ID",
 }
 
 
@@ -44,7 +45,7 @@ def steady(output: str) -> str:
 
 
 def test_the_commands_of_the_page_print_the_shown_output(tmp_path: Path) -> None:
-    setup, calls = re.findall(r"^```console\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    setup, calls, revocation = re.findall(r"^```console\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     bin_folder = Path(sys.executable).parent
     path = os.pathsep.join([str(bin_folder), str(require("grpcurl").parent), os.environ["PATH"]])
     environment = clean_environment() | {"PATH": path}
@@ -69,7 +70,7 @@ def test_the_commands_of_the_page_print_the_shown_output(tmp_path: Path) -> None
     arguments = shlex.split(serve)[2:]
     options = [tmp_path / argument if (tmp_path / argument).is_file() else argument for argument in arguments]
     with Service(*options, data_dir=tmp_path / "data") as service:
-        for command, said in steps(calls):
+        for command, said in steps(calls + revocation):
             address = service.address.replace("127.0.0.1", "localhost")
             assert steady(run(command.replace(ADDRESS, address))) == steady(said), command
         assert service.stop() == 0
