@@ -127,6 +127,27 @@ def test_lines_that_are_too_many_are_dropped_and_counted(tmp_path: Path, monkeyp
     assert log.dropped == 3
 
 
+def test_a_text_that_is_not_unicode_does_not_end_the_log(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.add({"caller": "\ud800"})
+    until(lambda: lines_of(tmp_path / "audit.jsonl"))
+    log.add({"caller": "other"})
+    log.close(1)
+    assert [line["caller"] for line in lines_of(tmp_path / "audit.jsonl")] == ["\ud800", "other"]
+
+
+def test_dropped_lines_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_log, "_MAX_LINES", 1)
+    log = AuditLog(tmp_path / "audit.jsonl")
+    while not log.dropped:
+        log.add({"n": 1})
+    until(lambda: caplog.records)
+    log.close(1)
+    assert vars(caplog.records[0])["lost_lines"] > 0
+
+
 def test_adding_a_line_does_not_block(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     started = time.monotonic()

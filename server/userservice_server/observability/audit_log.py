@@ -15,9 +15,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import orjson
-
 from userservice_server.config import ConfigError
+from userservice_server.observability.json_lines import json_line
 
 _WRITE_INTERVAL = (
     0.05  # seconds; a killed process can lose the lines of this time, and more if the disk is slow or full
@@ -78,15 +77,16 @@ class AuditLog:
         if not lines:
             return
         try:
-            self._append(b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+            self._append(b"".join(json_line(line) for line in lines))
         except (OSError, ConfigError) as error:
             self._failed(os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error))
             return
         for _ in lines:
             self._waiting.popleft()
-        if self._is_failing:
-            logger.warning("the audit log can be written again", extra={"lost_lines": self.dropped - self._reported})
-        self._is_failing, self._reported = False, self.dropped
+        lost = self.dropped - self._reported
+        if self._is_failing or lost:
+            logger.warning("the audit log can be written again", extra={"lost_lines": lost})
+        self._is_failing, self._reported = False, self._reported + lost
 
     def _failed(self, cause: str) -> None:
         if not self._is_failing:

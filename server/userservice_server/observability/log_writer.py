@@ -1,6 +1,5 @@
 """Writes log lines as JSON to standard error, in a separate thread so that a slow reader never delays calls."""
 
-import json
 import logging
 import time
 from collections import deque
@@ -10,8 +9,7 @@ from datetime import UTC, datetime
 from threading import Event, Lock, Thread
 from typing import Any
 
-import orjson
-
+from userservice_server.observability.json_lines import json_line
 from userservice_server.process.standard_streams import STDERR, write_all
 
 FLUSH_SECONDS = 1.0  # limit for writing the queued lines at shutdown
@@ -72,11 +70,7 @@ def add_line(created: float, level: str, logger: str, message: str, fields: dict
 
 def _encoded(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> bytes:
     at = datetime.fromtimestamp(created, UTC)
-    line = {"time": at, "level": level, "logger": logger, "message": message, **_process_fields, **fields}
-    try:
-        return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # orjson rejects lone surrogates and integers beyond 64 bits
-        return json.dumps(line, default=str).encode() + b"\n"
+    return json_line({"time": at, "level": level, "logger": logger, "message": message, **_process_fields, **fields})
 
 
 class _Lines(logging.Handler):

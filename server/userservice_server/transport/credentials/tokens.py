@@ -22,6 +22,7 @@ _MIN_RSA_BITS = 2048
 _MAX_KEYS = 1000
 _MAX_SUBJECT_LENGTH = 256
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _PRIVATE = frozenset(("d", "p", "q", "k"))
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -179,7 +180,7 @@ class Tokens:
             )
         except Exception as error:  # noqa: BLE001 - every exception means that the token is not valid
             raise CredentialsInvalidError(_CAUSES.get(type(error), "malformed token")) from None
-        if not _is_time(claims["exp"]) or not isinstance(claims.get("sub", ""), str):
+        if not _is_time(claims["exp"]) or not _is_text(claims.get("sub", "")):
             raise CredentialsInvalidError("malformed token")
         return claims
 
@@ -226,4 +227,12 @@ def _header(token: str) -> tuple[str, str | None]:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of a float
+        return False
+
+
+def _is_text(value: Any) -> bool:
+    """Returns whether a value is a string that can be encoded: JSON can contain half of a surrogate pair."""
+    return isinstance(value, str) and not _SURROGATES.search(value)
