@@ -29,6 +29,8 @@ from harness.services import Service
 from harness.stores import Store
 from harness.waiting import until
 
+from loadgen import http2
+from loadgen.h2load import grpc_frame
 from userservice.v1.options_pb2 import required_scope
 from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice.v1.user_service_pb2 import (
@@ -231,6 +233,21 @@ def test_a_rejected_call_is_logged_with_its_reason_and_without_the_credential(si
     [line] = until(lambda: site.service.log_lines_with("rejected-1"))
     assert (line["code"], line["credential_fault"]) == ("UNAUTHENTICATED", "unknown key")
     assert key.split("_")[2] not in str(line)
+
+
+def test_a_header_that_is_not_utf_8_is_rejected_and_not_logged(site: Site) -> None:
+    key = new_key(site.keys)
+    value = f"Bearer {key}".encode() + b"\xff"
+    header = b"\x00\x0dauthorization" + bytes((len(value),)) + value
+    connection = http2.Connection(site.service.port)
+    block = http2.header_block("UserService/GetUser") + header + b"\x00\x0cx-request-id\x08not-utf8"
+    connection.socket.sendall(connection.request(block, grpc_frame(GetUserRequest())))
+    while not any(frame.ends_call for frame in connection.frames()):
+        pass
+    connection.close()
+    [line] = until(lambda: site.service.log_lines_with("not-utf8"))
+    assert (line["code"], line["credential_fault"]) == ("UNAUTHENTICATED", "malformed key")
+    assert not site.service.log_lines_with(key.split("_")[2])
 
 
 def test_the_access_log_names_the_caller(site: Site) -> None:

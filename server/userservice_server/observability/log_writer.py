@@ -106,9 +106,15 @@ def _write_until(ending: Event) -> None:
     _write_lines()
 
 
-def _is_no_lost_response(record: logging.LogRecord) -> bool:
-    """Rejects the record, with a traceback, that grpc logs for each response that a lost connection could not send."""
-    return not str(record.msg).startswith("ExecuteBatchError raised")
+_UNWANTED_OF_GRPC = (
+    "ExecuteBatchError raised",  # for each response that a lost connection could not send
+    "Invalid encoding on",  # contains a header that is not UTF-8, which can be a credential
+)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Rejects records of grpc that any caller can cause, each with a traceback."""
+    return not str(record.msg).startswith(_UNWANTED_OF_GRPC)
 
 
 @contextmanager
@@ -135,7 +141,7 @@ def logging_to_stderr(
     # Libraries log warnings and errors only, because their other lines may contain personal data.
     for library in ("asyncio", "grpc", "redis"):
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
-    logging.getLogger(_GRPC_LOGGER).addFilter(_is_no_lost_response)
+    logging.getLogger(_GRPC_LOGGER).addFilter(_is_wanted)
     try:
         yield
     finally:
