@@ -40,7 +40,7 @@ class Caller:
         name: the id of the key, the subject of the token, or the name in the certificate.
         scopes: the scopes of the credential.
         expires_at: Unix time at which the credential expires.
-        signed_by: identifies the key that signed a token; empty for other kinds.
+        verified_by: digest of the key that signed a token, or of a key of the keys file; empty for certificates.
         calls_per_second: rate limit of calls; None: no limit.
         max_streams: limit of concurrent streams; None: no limit.
         usage: use of the limits, shared by all calls with the credential.
@@ -50,7 +50,7 @@ class Caller:
     name: str
     scopes: frozenset[str]
     expires_at: float
-    signed_by: str = ""
+    verified_by: str = ""
     calls_per_second: float | None = None
     max_streams: int | None = None
     usage: Usage = field(default_factory=Usage)

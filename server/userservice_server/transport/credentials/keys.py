@@ -73,6 +73,7 @@ class Keys:
             name=entry.id,
             scopes=entry.scopes,
             expires_at=entry.expires_at,
+            verified_by=entry.sha256.hex(),
             calls_per_second=entry.calls_per_second,
             max_streams=entry.max_streams,
             usage=self._usages.setdefault((kind, entry.id), Usage()),
@@ -82,7 +83,7 @@ class Keys:
         """Returns why a caller that was verified earlier no longer has a scope; empty if the caller has it."""
         entries = self.content.keys if caller.kind == "key" else self.content.certificates
         entry = entries.get(caller.name)
-        if entry is None:
+        if entry is None or entry.sha256.hex() != caller.verified_by:  # the id can have another key now
             return f"revoked {caller.kind}"
         if fault := entry.fault(time.time()):
             return f"{fault} {caller.kind}"

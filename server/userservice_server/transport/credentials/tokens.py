@@ -164,7 +164,7 @@ class Tokens:
             name=subject[:_MAX_SUBJECT_LENGTH],
             scopes=self._scopes(claims),
             expires_at=expires_at + LEEWAY_SECONDS,
-            signed_by=key.thumbprint,
+            verified_by=key.thumbprint,
         )
 
     def _claims(self, token: str, key: VerificationKey, algorithm: str) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Tokens:
         if time.time() >= caller.expires_at:
             return "expired token"
         key_set = self._key_set()
-        return "" if key_set and caller.signed_by in key_set.thumbprints else "signing key removed"
+        return "" if key_set and caller.verified_by in key_set.thumbprints else "signing key removed"
 
 
 _CAUSES = {
