@@ -25,13 +25,15 @@ from userservice_server.cli.keys import keys_command
 ISSUER, AUDIENCE = "https://issuer.test", "userservice"
 DAY = timedelta(days=1)
 
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
 
 @dataclass(frozen=True)
 class Identity:
     """A certificate with its key, and the certificates between it and its root."""
 
     certificate: x509.Certificate
-    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    key: PrivateKey
     chain: tuple[x509.Certificate, ...] = ()
 
     @property
@@ -43,7 +45,7 @@ class Identity:
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def private_key(kind: str = "ecdsa") -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+def private_key(kind: str = "ecdsa") -> PrivateKey:
     return rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
 
 
@@ -56,11 +58,12 @@ def issued(
     names: Sequence[str] = ("localhost", "127.0.0.1"),
     *,
     kind: str = "ecdsa",
+    key: PrivateKey | None = None,
     starts: timedelta = -DAY,
     ends: timedelta = 90 * DAY,
 ) -> Identity:
     """Issues a certificate for DNS names, IP addresses and URIs."""
-    return _issued("leaf", names, issuer, kind=kind, starts=starts, ends=ends)
+    return _issued("leaf", names, issuer, key=key or private_key(kind), starts=starts, ends=ends)
 
 
 def _general_name(name: str) -> x509.GeneralName:
@@ -88,13 +91,13 @@ def _issued(
     names: Sequence[str],
     issuer: Identity | None,
     *,
-    kind: str = "ecdsa",
+    key: PrivateKey | None = None,
     is_authority: bool = False,
     starts: timedelta = -DAY,
     ends: timedelta = 90 * DAY,
 ) -> Identity:
     """Issues a certificate with the extensions of RFC 5280 that Python 3.13 and later require (VERIFY_X509_STRICT)."""
-    key, now = private_key(kind), datetime.now(UTC)
+    key, now = key or private_key(), datetime.now(UTC)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
         x509.CertificateBuilder()

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from harness.connections import OPTIONS, raw
 from harness.credentials import (
@@ -146,6 +147,7 @@ def test_an_invalid_new_pair_is_logged_and_the_last_valid_pair_stays_in_use(plai
     with Service(*files.arguments, redis_url=plain_store.url) as service:
         bad: dict[str, Callable[[], object]] = {
             "is not the key of": lambda: private(tmp_path / "tls.key", issued(ROOT).key_pem),
+            "or ECDSA P-256": lambda: files.write(issued(ROOT, key=ec.generate_private_key(ec.SECP224R1()))),
             "expired on": lambda: files.write(issued(ROOT, starts=timedelta(-9), ends=timedelta(-1))),
             "must contain certificates": lambda: private(tmp_path / "tls.crt", b"hello"),
             "other users can read": lambda: private(tmp_path / "tls.key", issued(ROOT).key_pem, 0o644),

@@ -18,6 +18,9 @@ from userservice_server.config.watched_files import Contents
 
 _DAY_SECONDS = 86400
 _WARN_DAYS = 14
+_MIN_RSA_BITS = 2048
+# With a key on another curve, grpc continues to use the previous certificate, or all handshakes fail.
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 logger = logging.getLogger("userservice.tls")
 
@@ -93,9 +96,11 @@ def _key_in(content: bytes, name: str) -> rsa.RSAPrivateKey | ec.EllipticCurvePr
         raise ConfigError(f"{name} is encrypted; use a private key without a password") from None
     except Exception:  # noqa: BLE001 - the library raises several types; their texts may contain parts of the key
         raise ConfigError(f"{name} must contain one private key in PEM form") from None
-    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{name} must be an RSA or ECDSA key")
-    return key
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= _MIN_RSA_BITS:
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
+        return key
+    raise ConfigError(f"{name} must be an RSA key of at least {_MIN_RSA_BITS} bits, or ECDSA P-256, P-384 or P-521")
 
 
 def _public(key: Any) -> bytes:
