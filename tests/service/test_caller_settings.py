@@ -6,12 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from harness.credentials import Issuer, authority, issued, jwks, jwt_arguments, new_key, private
 from harness.programs import descendants
 from harness.services import Service, clean_environment
 from harness.waiting import until
 
+from userservice_server.cli import command
 from userservice_server.config import Config, ConfigError, Listen
 from userservice_server.process.callers import check_files
 from userservice_server.process.listen import check_exposure, is_loopback
@@ -36,6 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     private(path / "early-key", early.key_pem)
     private(path / "readable-key", identity.key_pem, 0o644)
     private(path / "writable-cert", identity.cert_pem, 0o666)
+    for name, curve in (("p224", ec.SECP224R1()), ("k256", ec.SECP256K1())):
+        unfit = issued(ROOT, key=ec.generate_private_key(curve))
+        private(path / f"{name}-cert", unfit.cert_pem)
+        private(path / f"{name}-key", unfit.key_pem)
+    weak = issued(ROOT, key=rsa.generate_private_key(65537, 1024))  # noqa: S505 - rejected
+    private(path / "weak-cert", weak.cert_pem)
+    private(path / "weak-key", weak.key_pem)
     private(
         path / "locked-key",
         identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"canary7f3a")),
@@ -82,6 +91,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tls_cert=@cert tls_key=@other-key", "is not the key of the first certificate"),
         ("tls_cert=@old-cert tls_key=@old-key", "expired on"),
         ("tls_cert=@early-cert tls_key=@early-key", "is not valid before"),
+        ("tls_cert=@p224-cert tls_key=@p224-key", "or ECDSA P-256, P-384 or P-521"),
+        ("tls_cert=@k256-cert tls_key=@k256-key", "or ECDSA P-256, P-384 or P-521"),
+        ("tls_cert=@weak-cert tls_key=@weak-key", "an RSA key of at least 2048 bits"),
         ("tls_cert=@nowhere tls_key=@key", "cannot be read: No such file"),
         ("tls_cert=@cert tls_key=@readable-key", "other users can read or write it (mode 0644)"),
         ("tls_cert=@writable-cert tls_key=@key", "can be changed by its group or by others"),
@@ -132,6 +144,26 @@ def test_only_a_loopback_address_requires_no_explicit_auth(address: str, expecte
     if not expected:
         with pytest.raises(ConfigError, match="--auth keys, jwt or mtls, or --auth none"):
             check_exposure(Config.from_flags({"listen": address}))
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["keys", "check", "--keys-file", "x", "usk_canary7f3a_canary7f3a"],
+        ["keys", "eyJcanary7f3a.canary7f3a.canary7f3a"],
+        ["serve", "redis://:canary7f3a@canary7f3a@h/0"],
+        ["serve", "--workers=rediss://u:canary7f3a@h/0"],
+        ["serve", "--redis-url-file", "redis://:canary7f3a@h/0"],
+        ["serve", "--redis-url-file", "unix:///x?password=canary7f3a&db=1"],
+    ],
+)
+def test_a_secret_in_a_wrong_argument_is_not_printed(mistake: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[str] = []
+    monkeypatch.setattr(command, "print_error", printed.append)
+    monkeypatch.setattr(sys, "argv", ["userservice", *mistake])
+    assert command._exit_code() == 2
+    assert "***" in printed[0]
+    assert "canary7f3a" not in printed[0]
 
 
 def failed_start(*arguments: str | Path) -> str:

@@ -1,6 +1,7 @@
 """Runs the command ``userservice`` and exits with its exit code."""
 
 import os
+import re
 import resource
 import signal
 import sys
@@ -15,6 +16,8 @@ from userservice_server.config import ConfigError
 from userservice_server.process.serving import ServiceEndedError
 from userservice_server.process.standard_streams import OutputError, open_standard_streams, print_error
 from userservice_server.process.stopping import STOP_SIGNALS
+
+_SECRET = re.compile(r"usk_\w+|eyJ[\w-]+\.[\w.-]+|(?<=:/)/?\S*(?=@)|(?<=password=)[^\s&'\"]+")
 
 
 def main() -> None:
@@ -51,7 +54,8 @@ def _exit_code() -> int:
 
 
 def _print_failure(message: str) -> None:
-    print_error(f"userservice: error: {message}")
+    # The messages of click contain wrong arguments, such as a key or URL that belongs to another option.
+    print_error(f"userservice: error: {_SECRET.sub('***', message)}")
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

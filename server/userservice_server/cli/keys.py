@@ -130,8 +130,8 @@ def _time(text: str | None, option: str) -> datetime | None:
         return datetime.now(UTC).replace(microsecond=0) + timedelta(hours=hours)
     try:
         value = datetime.fromisoformat(text)
-    except ValueError:
-        value = None
-    if value is None or value.tzinfo is None:
-        raise ConfigError(f"{option} must be a duration such as 90d or 12h, or a time such as 2027-01-01T00:00:00Z")
-    return value.astimezone(UTC)
+        if value.tzinfo is not None:
+            return value.astimezone(UTC)
+    except (ValueError, OverflowError):  # the time zone can move the time out of the supported years
+        pass
+    raise ConfigError(f"{option} must be a duration such as 90d or 12h, or a time such as 2027-01-01T00:00:00Z")

@@ -1,5 +1,6 @@
 """Edits a keys file: keeps comments and order, and replaces the file in one step, never half-written."""
 
+import errno
 import fcntl
 import json
 import os
@@ -32,7 +33,10 @@ def changing(path: Path, *, may_be_new: bool = False) -> Iterator[Text]:
     Raises:
         ConfigError: the file is not valid, before or after the change, or cannot be read or written.
     """
-    path = path.resolve()  # replaces the target of a symbolic link, not the link
+    with suppress(RuntimeError):  # a loop of links, with Python 3.12 and older; newer versions return the path
+        path = path.resolve()  # replaces the target of a symbolic link, not the link
+    if path.is_symlink():
+        raise ConfigError(f"--keys-file {path} cannot be read: {os.strerror(errno.ELOOP)}")
     try:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -43,10 +47,18 @@ def changing(path: Path, *, may_be_new: bool = False) -> Iterator[Text]:
         parse_keys_file(content, path)
         file = Text(content.decode())
         yield file
-        parse_keys_file(file.text.encode(), path)
-        _replace(path, file.text.encode())
+        changed = _encoded(file.text)
+        parse_keys_file(changed, path)
+        _replace(path, changed)
     finally:
         os.close(directory)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("--name and --scopes must be UTF-8") from None
 
 
 def _replace(path: Path, content: bytes) -> None:

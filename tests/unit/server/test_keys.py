@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import stat
 import threading
 import time
@@ -181,6 +182,9 @@ def test_list_and_check_print_the_state_of_each_key(tmp_path: Path) -> None:
         (["new", "--name", "n", "--scopes", "users.reed"], "unknown scope"),
         (["new", "--name", "n", "--scopes", "admin", "--expires", "soon"], "--expires must be a duration"),
         (["new", "--name", "n", "--scopes", "admin", "--expires", "2027-01-01T00:00:00"], "--expires must be"),
+        (["new", "--name", "n", "--scopes", "admin", "--expires", "0001-01-01T00:00:00+14:00"], "--expires must be"),
+        (["new", "--name", "n", "--scopes", "admin", "--not-before", "9999-12-31T23:00:00-14:00"], "--not-before must"),
+        (["new", "--name", "n\udcff", "--scopes", "admin"], "must be UTF-8"),
         (["new", "--name", "n\x7f", "--scopes", "admin"], "not valid TOML"),
         (["new", "--name", "n", "--scopes", "admin", "--calls-per-second", "0"], "calls_per_second must be"),
         (["revoke", "abcdefghijkx"], "no key with this id"),
@@ -192,6 +196,28 @@ def test_an_invalid_change_leaves_the_file_unchanged(tmp_path: Path, arguments: 
     assert code == 2
     assert expected in output
     assert path.read_text() == ENTRY
+
+
+def test_a_loop_of_symbolic_links_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    code, output = run("new", "--keys-file", tmp_path / "one", "--name", "n", "--scopes", "admin")
+    assert (code, "Too many levels of symbolic links" in output) == (2, True)
+    assert (tmp_path / "one").is_symlink()
+
+
+def test_another_secret_with_the_same_id_ends_the_streams_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    key = new_key(path)
+    keys = Keys(parse_keys_file(read_keys_file(path), path))
+    caller = keys.verify(key)
+    assert keys.fault_of(caller, "") == ""
+    private(
+        path,
+        re.sub('sha256 = ".', lambda found: found[0][:-1] + ("1" if found[0][-1] == "0" else "0"), path.read_text()),
+    )
+    keys.replace(parse_keys_file(read_keys_file(path), path))
+    assert keys.fault_of(caller, "") == "revoked key"
 
 
 def test_revoking_a_key_in_an_inline_table_is_rejected(tmp_path: Path) -> None:
