@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from userservice._token import TokenFile, bearer
+from userservice._token import TokenFile, bearer, hidden
 
 
 class EnvironmentOptions(TypedDict, total=False):
@@ -33,8 +33,8 @@ def settings_from_environment() -> dict[str, Any]:
     if token and path:
         raise ValueError("USERSERVICE_TOKEN and USERSERVICE_TOKEN_FILE exclude each other")
     if token:
+        settings["token"] = token = hidden(token)
         bearer(token, "USERSERVICE_TOKEN")
-        settings["token"] = token
     elif path:
         settings["token"] = TokenFile(path)
     return settings

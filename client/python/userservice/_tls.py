@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ PemSource = str | os.PathLike[str] | bytes
 """The path of a file in PEM form, or its content. A string that contains `-----BEGIN` is the content."""
 
 _BEGIN = "-----BEGIN"
+_LIKE_CONTENT = re.compile(r"[A-Za-z0-9+/=\s]{120,}")  # base64, such as that of a private key
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY = b"PRIVATE KEY-----"
 
@@ -109,6 +111,8 @@ class _Pem:
             try:
                 content = self.path.read_bytes()
             except OSError as error:
+                if _LIKE_CONTENT.fullmatch(str(self.path)):
+                    source = f"{self._name}: its content needs the line -----BEGIN; as a path"
                 raise ValueError(f"cannot read {source}: {error.strerror}") from None
         if self._marker not in content:
             kind = "private key" if self._marker == _PRIVATE_KEY else "certificate"

@@ -8,12 +8,18 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar, cast
+
+import grpc
 
 from userservice._address import Target
 from userservice._headers import Headers
 
 AUTHORIZATION = "authorization"
 
+Source = TypeVar("Source")
+
+_LIKE_TOKEN = re.compile("usk_|eyJ")  # the beginning of a key or a JWT
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -24,6 +30,11 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'***'"
+
+
+def hidden(token: Source) -> Source:
+    """Returns a string token in a form that `repr` does not show; returns other sources unchanged."""
+    return cast(Source, Secret(token)) if isinstance(token, str) else token
 
 
 def bearer(token: object, source: str = "token") -> Secret:
@@ -37,6 +48,7 @@ def bearer(token: object, source: str = "token") -> Secret:
         TypeError: If the token is not a string. The message contains only the type.
         ValueError: If the token is empty or not valid in a header. The message does not contain the token.
     """
+    token = hidden(token)
     if not isinstance(token, str):
         raise TypeError(f"{source} must be a string, not {type(token).__name__}")
     if _TOKEN.fullmatch(token) is None:
@@ -62,6 +74,11 @@ def check_token(token: object, metadata: Headers) -> None:
 def has_credential(metadata: Headers) -> bool:
     """Returns whether the metadata contains the header `authorization`."""
     return any(key == AUTHORIZATION for key, _ in metadata)
+
+
+def is_insecure(credentials: grpc.ChannelCredentials | None) -> bool:
+    """Returns whether channel credentials do not encrypt, as those of `grpc.experimental`."""
+    return type(getattr(credentials, "_credentials", None)).__name__ == "InsecureChannelCredentials"
 
 
 def check_plaintext(targets: Sequence[Target]) -> None:
@@ -114,7 +131,9 @@ class TokenFile:
         except UnicodeDecodeError:
             raise ValueError(f"the token file {self._path} is not a text file") from None
         except OSError as error:
-            raise ValueError(f"cannot read the token file {self._path}: {error.strerror}") from None
+            # The setting may contain the token instead of the path.
+            name = "" if _LIKE_TOKEN.match(str(self._path)) else f" {self._path}"
+            raise ValueError(f"cannot read the token file{name}: {error.strerror}") from None
         bearer(text, f"the token in {self._path}")
         return Secret(text)
 

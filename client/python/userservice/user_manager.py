@@ -15,6 +15,7 @@ from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._manager import Manager
 from userservice._shared_reads import SharedReads
 from userservice._tls import PemSource
+from userservice._token import hidden
 from userservice._transport import TokenSource
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
@@ -86,6 +87,7 @@ class UserManager(Manager):
             ValueError: If an argument is invalid; see `SessionManager`.
             ManagerUnusableError: If gevent or eventlet has patched the process.
         """
+        token = hidden(token)  # as in the base class
         super().__init__(
             address,
             connections=connections,

@@ -1,9 +1,11 @@
 """Tokens and TLS settings: what managers reject when they are created, and where secrets are not shown."""
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc.experimental
 import pytest
 from harness.credentials import authority, issued, private
 
@@ -90,6 +92,40 @@ def test_a_token_is_not_shown() -> None:
     for manager in MANAGERS:
         made = manager(token="secret")
         assert "secret" not in repr(made) + repr(vars(made)) + repr(vars(made._connection))
+
+
+@pytest.mark.parametrize("manager", MANAGERS)
+def test_local_variables_of_an_error_do_not_contain_the_token(
+    manager: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_all(monkeypatch, TOKEN="canary" + "7f3a", ADDRESS="users.example:7")
+    for make in (lambda: manager("users.example:7", token="canary" + "7f3a"), manager.from_env):
+        with pytest.raises(ValueError, match="without TLS") as raised:
+            make()
+        assert raised.value.__traceback__
+        own = raised.value.__traceback__.tb_next  # without this function
+        report = traceback.TracebackException(ValueError, raised.value, own, capture_locals=True)
+        assert "users.example" in "".join(report.format())
+        assert "canary7f3a" not in "".join(report.format())
+
+
+def test_a_token_is_not_sent_with_credentials_that_do_not_encrypt() -> None:
+    insecure: grpc.ChannelCredentials = grpc.experimental.insecure_channel_credentials()  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match="without TLS"):
+        UserManager("users.example:7", token="secret", credentials=insecure)
+    UserManager("localhost:7", token="secret", credentials=insecure)
+
+
+def test_a_secret_in_the_place_of_a_path_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for token in ("usk_canary7f3a", "eyJcanary7f3a"):
+        set_all(monkeypatch, TOKEN_FILE=token)
+        with pytest.raises(ValueError, match="cannot read the token file: No such file") as raised:
+            UserManager.from_env()
+        assert "canary7f3a" not in str(raised.value)
+    for key in ("canary7f3a" * 14, "canary7f3a" * 200):
+        with pytest.raises(ValueError, match="its content needs the line -----BEGIN") as raised:
+            UserManager(cert=authority().cert_pem, key=key)
+        assert "canary7f3a" not in str(raised.value)
 
 
 def test_tls_settings_that_cannot_work_are_rejected(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from userservice._monkey import reject_monkey_patching
 from userservice._sync._retry import Attempts, check_timeout
 from userservice._status import error_from_call, with_proxy
 from userservice._tls import PemSource, TlsSettings
-from userservice._token import AUTHORIZATION, bearer, check_plaintext, check_token, has_credential
+from userservice._token import AUTHORIZATION, bearer, check_plaintext, check_token, has_credential, hidden, is_insecure
 from userservice._sync_transport import TRANSPORT_OPTIONS, RawStream, TokenSource, ask_token, current_owner, opening
 from userservice.errors import (
     DeadlineExceededError,
@@ -149,7 +149,8 @@ class Connection:
         if isinstance(token, str):
             self._metadata = (*self._metadata, (AUTHORIZATION, bearer(token)))
         has_token = self._ask is not None or has_credential(self._metadata)
-        if has_token and not self._encrypted and not allow_insecure_token:
+        is_plaintext = not self._encrypted or is_insecure(credentials)
+        if has_token and is_plaintext and not allow_insecure_token:
             check_plaintext(self._targets)
         self._channels: Channels | None = None
         self._retired = RetiredChannels()
@@ -226,7 +227,7 @@ class Connection:
         """
         if self._ask is None:
             return self._metadata
-        token = ask_token(self._ask, timeout)
+        token = hidden(ask_token(self._ask, timeout))
         return (*self._metadata, (AUTHORIZATION, bearer(token, "the result of the callable token")))
 
     def call(self, method: Method[RequestT, ResponseT], request: RequestT, attempts: Attempts) -> ResponseT:

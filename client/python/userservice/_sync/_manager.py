@@ -12,6 +12,7 @@ import grpc
 from userservice._sync._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
 from userservice._environment import EnvironmentOptions, settings_from_environment
 from userservice._tls import PemSource
+from userservice._token import hidden
 from userservice._sync_transport import TokenSource
 
 
@@ -73,6 +74,7 @@ class SyncManager:
                 to an address that is not loopback.
             ManagerUnusableError: If gevent or eventlet has patched the process.
         """
+        token = hidden(token)  # so that a report of an error with local variables does not show the token
         self._connection = Connection(
             address,
             connections=connections,
@@ -121,4 +123,5 @@ class SyncManager:
         self._connection.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._connection.address}>"
+        connection = getattr(self, "_connection", None)  # absent while the constructor runs
+        return f"<{type(self).__name__} {connection.address if connection else ''}>"

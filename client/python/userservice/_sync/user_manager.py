@@ -16,6 +16,7 @@ from userservice._sync._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._sync._manager import SyncManager
 from userservice._sync._shared_reads import SharedReads
 from userservice._tls import PemSource
+from userservice._token import hidden
 from userservice._sync_transport import TokenSource
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
@@ -87,6 +88,7 @@ class SyncUserManager(SyncManager):
             ValueError: If an argument is invalid; see `SyncSessionManager`.
             ManagerUnusableError: If gevent or eventlet has patched the process.
         """
+        token = hidden(token)  # as in the base class
         super().__init__(
             address,
             connections=connections,
