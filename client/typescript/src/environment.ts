@@ -9,6 +9,8 @@ import { bearer } from "./token.js";
 export type EnvironmentOptions<Options extends ManagerOptions = ManagerOptions> = Omit<Options, "tls" | "token">;
 
 const DEFAULT_ADDRESS = "localhost:50051";
+/** The beginning of a key or a JWT, which a mistaken setting may contain instead of the path of a file. */
+const LIKE_TOKEN = /^(usk_|eyJ)/;
 
 /**
  * Returns the address and options that are set by environment variables. An empty variable is treated as absent.
@@ -61,6 +63,10 @@ function readToken(path: string): string {
     text = readFileSync(path, "utf8").trim();
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? "unknown error";
+    if (LIKE_TOKEN.test(path)) {
+      // eslint-disable-next-line preserve-caught-error -- the text of the error contains the path
+      throw new TypeError(`cannot read the token file: ${code}`);
+    }
     throw new TypeError(`cannot read the token file ${path}: ${code}`, { cause: error });
   }
   bearer(text, `the token in ${path}`);

@@ -23,6 +23,8 @@ export interface TlsOptions {
 }
 
 const BEGIN = "-----BEGIN";
+/** Base64, such as that of a private key. */
+const LIKE_CONTENT = /^[A-Za-z0-9+/=\s]{120,}$/;
 const MILLISECONDS_BETWEEN_CHECKS = 1000;
 
 type Name = "ca" | "cert" | "key";
@@ -118,6 +120,10 @@ function readFile(name: Name, path: string): Buffer {
     return readFileSync(path);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? "unknown error";
+    if (LIKE_CONTENT.test(path)) {
+      // eslint-disable-next-line preserve-caught-error -- the text of the error contains the content
+      throw new TypeError(`cannot read tls.${name}: its content needs the line ${BEGIN}; as a path: ${code}`);
+    }
     throw new TypeError(`cannot read tls.${name} ${path}: ${code}`, { cause: error });
   }
 }

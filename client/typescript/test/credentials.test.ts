@@ -300,6 +300,8 @@ describe("credentials", () => {
       remove();
     }
     for (const [variables, message] of [
+      [{ TOKEN_FILE: "usk_secret" }, /^TypeError: cannot read the token file: ENOENT$/],
+      [{ CERT: ca, KEY: "secret".repeat(30) }, /^TypeError: cannot read tls.key: its content .*: ENOENT$/],
       [{ TOKEN: "secret", TOKEN_FILE: token }, /TOKEN and USERSERVICE_TOKEN_FILE exclude each other/],
       [{ TOKEN: "sec ret" }, /USERSERVICE_TOKEN is empty or contains/],
       [{ TOKEN: "secret", ADDRESS: "users.example:1" }, /without TLS/],
