@@ -20,6 +20,7 @@ from userservice_server.transport.credentials.key_format import digest_of, key_i
 from userservice_server.transport.credentials.key_format import new_key as made
 from userservice_server.transport.credentials.keys import Keys
 from userservice_server.transport.credentials.keys_file import parse_keys_file, read_keys_file
+from userservice_server.transport.status import encoded_status
 
 ENTRY = f'[keys.abcdefghijkl]\nsha256 = "{"0" * 64}"\nscopes = ["users.read"]\n'
 
@@ -52,7 +53,8 @@ def test_every_changed_character_of_a_key_is_detected_by_the_checksum() -> None:
         (ENTRY + "expires_at = 2027-01-01T00:00:00", "expires_at must be a date and time with a time zone"),
         (ENTRY + "expires_at = 2027-01-01", "expires_at must be"),
         (ENTRY + "expires_at = '2027-01-01T00:00:00Z'", "expires_at must be"),
-        (ENTRY + "calls_per_second = 0", "calls_per_second must be a number above 0"),
+        (ENTRY + "calls_per_second = 0", "calls_per_second must be a number from 0.000001 to 1000000"),
+        (ENTRY + "calls_per_second = 1e-310", "calls_per_second must be"),
         (ENTRY + "calls_per_second = nan", "calls_per_second must be"),
         (ENTRY + "calls_per_second = true", "calls_per_second must be"),
         (ENTRY + "max_streams = -1", "max_streams must be a whole number"),
@@ -257,6 +259,16 @@ def test_the_error_above_the_limits_contains_the_time_to_wait() -> None:
     assert 0 < raised.value.retry_after <= 1
     with pytest.raises(RateLimitedError, match="streams"):
         caller.take_stream()
+
+
+def test_the_time_to_wait_at_the_lowest_rate_fits_into_the_error() -> None:
+    path = Path("keys.toml")
+    entry = parse_keys_file(f"{ENTRY}calls_per_second = 0.000001".encode(), path).keys["abcdefghijkl"]
+    caller = Caller("key", "id", frozenset(), math.inf, calls_per_second=entry.calls_per_second)
+    caller.take_call()
+    with pytest.raises(RateLimitedError) as raised:
+        caller.take_call()
+    assert encoded_status(raised.value, "call")[0].name == "RESOURCE_EXHAUSTED"
 
 
 def test_a_reload_of_the_file_keeps_the_use_of_the_limits(tmp_path: Path) -> None:

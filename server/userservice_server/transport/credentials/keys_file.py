@@ -28,6 +28,7 @@ from userservice_server.transport.credentials.key_format import KEY_ID
 from userservice_server.transport.credentials.scopes import ALL_SCOPES, SCOPES, granted
 
 _MAX_NAME_LENGTH, _MAX_IDENTITY_LENGTH, _MAX_RATE, _MAX_STREAMS = 256, 2048, 1_000_000, 1_000_000
+_MIN_RATE = 1e-6  # with a much lower rate, the time to wait would be too long for RetryInfo
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _POSITION = re.compile(r"\(at (?:line \d+, column \d+|end of document)\)")
 OPTION = "--keys-file"
@@ -210,8 +211,8 @@ class _Fields:
         if value is None:
             return None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 < value <= _MAX_RATE:
-            raise self._invalid("calls_per_second", f"must be a number above 0 and at most {_MAX_RATE}")
+        if not is_number or not _MIN_RATE <= value <= _MAX_RATE:
+            raise self._invalid("calls_per_second", f"must be a number from {_MIN_RATE:f} to {_MAX_RATE}")
         return float(value)
 
     def _max_streams(self) -> int | None:
