@@ -17,6 +17,7 @@ SERVER_MODULES = frozenset(
         "hiredis",
         "jwt",
         "orjson",
+        "prometheus_client",
         "redis",
         "userservice_server",
         "uuid_utils",
