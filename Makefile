@@ -52,7 +52,7 @@ test-typescript: .venv/.dev ## run only the tests of the TypeScript client
 check-typescript: .venv/.dev ## check types, style and generated code of the TypeScript client
 	@tools/test-typescript.sh run check
 
-bench: .venv/.bench ## measure the service, Python and Go servers, and the limits of Redis and grpcio; BENCH=full for 10 million users
+bench: .venv/.bench ## measure the service, Python and Go servers, and the limits of Redis and grpcio; BENCH=scale for 10 million users
 	@tools/test-typescript.sh run --silent build
 	@$(BIN)/python -m benchmarks $(ARGS)
 

@@ -62,6 +62,17 @@ def _size(name: str) -> Size:
 
 
 def _groups(size: Size, sweep: Sweep) -> Iterator[Group]:
+    if not size.only_scale:
+        yield from _comparing(sweep)
+    if size.scale:
+        yield Group("workers", workers.measure)
+    if not size.only_scale:
+        yield Group("writes", writes.measure, needs_h2load=False)
+    if size.scale:
+        yield Group("scale", scale.measure)
+
+
+def _comparing(sweep: Sweep) -> Iterator[Group]:
     yield Group("memory of the store", memory.of_store, needs_h2load=False)
     yield Group("streams", streams.measure)
     yield Group("single calls that read", calls.measure)
@@ -72,11 +83,6 @@ def _groups(size: Size, sweep: Sweep) -> Iterator[Group]:
     yield Group("latency", latency.measure, needs_h2load=False)
     yield Group("latency beside streams", latency.beside_streams)
     yield Group("deep stores", Deep(sweep).measure)
-    if size.scale:
-        yield Group("workers", workers.measure)
-    yield Group("writes", writes.measure, needs_h2load=False)
-    if size.scale:
-        yield Group("scale", scale.measure)
 
 
 def _run(size: Size, folder: Path, output: Path, port: int) -> None:

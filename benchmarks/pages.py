@@ -1,6 +1,6 @@
 """`python -m benchmarks.pages [--check]`: writes the figures in docs/ into the pages that state them.
 
-The figures are in performance.json, and those of BENCH=full in performance-full.json.
+The figures are in performance.json, and those of BENCH=full or BENCH=scale in performance-full.json.
 
 A page contains a figure between `<!-- bench:NAME -->` and `<!-- /bench -->`, within a line or as lines of their own.
 """
@@ -33,7 +33,7 @@ class Runs:
 
 def document(size: str) -> Path:
     """Returns the path of the document with the figures of a size's run."""
-    return DOCS / ("performance-full.json" if size == "full" else "performance.json")
+    return DOCS / ("performance-full.json" if size in {"full", "scale"} else "performance.json")
 
 
 def committed() -> Runs:

@@ -146,7 +146,7 @@ def table_of_sizes(report: Report) -> str:
     """Returns a table of the figures by store size, with a column for each size."""
     figures = [report.figures[name] for name in rows.BY_SIZE if name in report.figures]
     if not figures:
-        return "Not measured yet: run `make bench BENCH=full`."
+        return "Not measured yet: run `make bench BENCH=scale`."
     sizes = list(figures[0].values)
     lines = [f"| figure | {' | '.join(sizes)} |", f"|---|{'---:|' * len(sizes)}"]
     for figure in figures:
@@ -159,7 +159,7 @@ def table_of(prefix: str, report: Report) -> str:
     """Returns a table of the medians of all figures with this prefix, with a column for each figure."""
     figures = [figure for name, figure in report.figures.items() if name.startswith(prefix)]
     if not figures:
-        return "Not measured yet: run `make bench BENCH=full`."
+        return "Not measured yet: run `make bench BENCH=scale`."
     heads = [f"{figure.name.removeprefix(prefix).lstrip(':, ') or 'rate'}, {figure.unit}" for figure in figures]
     lines = [f"| {prefix} | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for contestant in figures[0].values:
