@@ -10,7 +10,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 # Several tests run at once: most of them wait for processes and stores, not for the CPU.
-PARALLEL ?= -n 3 --dist worksteal
+PARALLEL ?= -n 4 --dist worksteal
 EDGE_TESTS ?= tests/unit tests/contract
 
 .PHONY: help run test test-all test-long coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo monitoring lint format types generate api check-generated breaking lock build version clean

@@ -143,7 +143,7 @@ def test_health_can_be_checked(grpcurl: Grpcurl, name: str) -> None:
 
 
 def test_health_of_all_services_can_be_listed(grpcurl: Grpcurl) -> None:
-    statuses = {name: {"status": "SERVING"} for name in ("", USERS, SESSIONS)}
+    statuses = {name: {"status": "SERVING"} for name in ("", USERS, SESSIONS, "liveness")}
     assert grpcurl.call("grpc.health.v1.Health/List") == {"statuses": statuses}
 
 
