@@ -5,6 +5,7 @@ A client that sends its request slowly, or does not read the response, keeps one
 
 import logging
 import socket
+import sys
 import time
 from collections.abc import Callable
 from http import HTTPStatus
@@ -98,8 +99,11 @@ class _Server(ThreadingMixIn, TCPServer):
         self._open.pop(request, None)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Called if a client disconnects, instead of printing a traceback."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as in the base class
+        """Called in the thread of a connection that an exception has ended; logs a fault of the service."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):  # else the client has disconnected, or was disconnected
+            logger.error("the metrics cannot be shown", extra={"cause": type(error).__name__})
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -74,6 +74,7 @@ class Exposition(Collector):
         self._layout = layout
         self._memory = memory
         self._is_supervisor = is_supervisor
+        self._build_info = _build_info()  # read once, because an upgrade of the installed package replaces these files
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._rendering = Lock()  # one scrape after the other, so that many of them do not take the interpreter's lock
@@ -95,7 +96,7 @@ class Exposition(Collector):
         yield from self._gauges([slot for slot, _ in running])
         yield from self._store([slot for slot, _ in running])
         yield from self._certificate([slot for slot, _ in running])
-        yield _build_info()
+        yield self._build_info
         yield self._cpu([slot for slot in slots if slot.was_used])
         processes = [(slot.label, pid) for slot, pid in running]
         if self._is_supervisor:
