@@ -9,8 +9,8 @@ export PYTHON
 # Tests start many Python processes, which start faster from compiled files.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Several tests run at once: most of them wait for processes and stores, not for the CPU.
-PARALLEL ?= -n 4 --dist worksteal
+# Several test files run at once: most tests wait for processes and stores, not for the CPU.
+PARALLEL ?= -n 3 --dist loadfile
 EDGE_TESTS ?= tests/unit tests/contract
 
 .PHONY: help run test test-all test-long coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo monitoring lint format types generate api check-generated breaking lock build version clean

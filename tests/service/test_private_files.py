@@ -159,7 +159,10 @@ def test_the_embedded_store_inherits_no_settings_and_no_secrets(tmp_path: Path) 
     with Service(data_dir=tmp_path, environment=environment, wait=False) as service:
 
         def inherited() -> bytes:
-            found = [(Path("/proc") / str(pid) / "environ").read_bytes() for pid in descendants(service.pid)]
+            processes = [Path("/proc") / str(pid) for pid in descendants(service.pid)]
+            # Between fork and exec, a child has the program and the environment of its parent.
+            stores = [process for process in processes if "valkey" in (process / "exe").readlink().name]
+            found = [process.joinpath("environ").read_bytes() for process in stores]
             return b"".join(environ for environ in found if b"\0" in environ)
 
         seen = until(inherited, within=60, every=0.001)

@@ -148,6 +148,8 @@ def test_the_command_line_takes_precedence_and_two_sources_there_are_refused(
     locked_store: Store, tmp_path: Path
 ) -> None:
     file, other = written(tmp_path / "url", url_of(locked_store)), "redis://127.0.0.1:1/0"
+    with Service(redis_url=url_of(locked_store)) as service:  # creates the store, which check reads
+        assert service.stop() == 0
     assert run("check", "--redis-url-file", file, USERSERVICE_REDIS_URL=other)[0] == 0
     assert run("check", "--redis-url", url_of(locked_store), USERSERVICE_REDIS_URL_FILE=str(tmp_path / "no"))[0] == 0
     code, _, error = run("check", "--redis-url-file", file, "--redis-url", other)
