@@ -106,6 +106,7 @@ async def cancel_a_watch(stubs: Stubs) -> None:
     watch = HealthStub(stubs.channel).Watch(HealthCheckRequest())
     await watch.read()
     watch.cancel()
+    assert await watch.code() is grpc.StatusCode.CANCELLED
 
 
 async def read_a_stream(stubs: Stubs) -> None:
@@ -175,7 +176,8 @@ CASES: list[tuple[Callable[[Stubs], Awaitable[None]], Changes]] = [
         | replied("range", 2)
         | {"userservice_streamed_users_total": ({}, 10)},
     ),
-    (cancel_a_watch, handled(WATCH, "Canceled", sent=1) | NO_REJECTION),
+    # The messages are not compared: the cancellation can arrive before the server has counted the message.
+    (cancel_a_watch, handled(WATCH, "Canceled") | NO_REJECTION),
     (repeat_a_write, {"userservice_request_id_replays_total": ({}, 1)} | replied("add", 2)),
     (
         call_unknown_methods,
@@ -203,7 +205,7 @@ async def test_an_event_is_counted_once_and_before_its_caller_sees_it(
 
     expected = {name: number for name, (_, number) in changes.items()}
     if action is cancel_a_watch:  # its caller does not wait for the end of the call
-        until(lambda: grown() == expected)
+        await asyncio.to_thread(until, lambda: grown() == expected)
     assert grown() == expected
 
 
@@ -218,15 +220,15 @@ async def test_gauges_show_what_runs_and_what_is_stored(measured: Measured, stub
     assert shown("userservice_calls_in_progress", 1)
     assert shown("userservice_streams", 0), "a health watch is no stream of the service"
     watch.cancel()
-    until(lambda: shown("userservice_calls_in_progress", 0))
+    await asyncio.to_thread(until, lambda: shown("userservice_calls_in_progress", 0))
     for number in range(3):
         await add_session(stubs, "u1", f"s{number}")
     await add_session(stubs, "u2", "s")
-    until(lambda: shown("userservice_sessions", 4))
+    await asyncio.to_thread(until, lambda: shown("userservice_sessions", 4))
     await stubs.sessions.DeleteSession(DeleteSessionRequest(user_id="u1", session_id="s0"))
-    until(lambda: shown("userservice_sessions", 3))
+    await asyncio.to_thread(until, lambda: shown("userservice_sessions", 3))
     await stubs.users.DeleteUser(DeleteUserRequest(user_id="u1"))
-    until(lambda: shown("userservice_sessions", 1))
+    await asyncio.to_thread(until, lambda: shown("userservice_sessions", 1))
     await stubs.users.AddUser(AddUserRequest(user_id="u1"))
 
 
@@ -242,7 +244,7 @@ async def test_a_running_stream_is_shown(measured: Measured, stubs: Stubs) -> No
         await stream.read()
         assert measured.scrape().value("userservice_streams") == 1
         stream.cancel()
-    until(lambda: measured.scrape().value("userservice_streams") == 0)
+    await asyncio.to_thread(until, lambda: measured.scrape().value("userservice_streams") == 0)
     for user_id in big:
         await stubs.users.DeleteUser(DeleteUserRequest(user_id=user_id))
 
@@ -263,13 +265,13 @@ async def test_connections_to_the_store_and_its_loss_are_shown(measured: Measure
     def reconnected() -> float:
         return measured.scrape().value("userservice_store_reconnections_total") - before
 
-    until(lambda: reconnected() >= 2)
+    await asyncio.to_thread(until, lambda: reconnected() >= 2)
     await get_a_user(stubs)
     with measured.store.client() as client:
         client.config_set("min-replicas-to-write", 1)
-        until(lambda: measured.scrape().value("userservice_store_up") == 0)
+        await asyncio.to_thread(until, lambda: measured.scrape().value("userservice_store_up") == 0)
         client.config_set("min-replicas-to-write", 0)
-    until(lambda: measured.scrape().value("userservice_store_up") == 1)
+    await asyncio.to_thread(until, lambda: measured.scrape().value("userservice_store_up") == 1)
 
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -414,7 +416,7 @@ async def test_sessions_of_an_older_store_are_counted_while_they_change() -> Non
                     await stubs.users.DeleteUser(DeleteUserRequest(user_id=f"u{number + 1}"))
             with store.client() as client:
                 rows = sum(client.zcard(key) for key in client.scan_iter("userservice:{0}:sessions:*"))
-            until(lambda: scrape(address).values("userservice_sessions") == [rows])
+            await asyncio.to_thread(until, lambda: scrape(address).values("userservice_sessions") == [rows])
 
 
 @pytest.mark.long
