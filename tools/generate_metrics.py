@@ -19,18 +19,18 @@ edit. -->
 
 # Metrics
 
-[operations.md](operations.md#metrics) says how to turn the metrics on. `GET /metrics` returns them in the Prometheus
-text format, or as OpenMetrics if the header `Accept` asks for it. This page is generated from the definitions in the
-code.
+[operations.md](operations.md#metrics) describes how to enable metrics. `GET /metrics` returns them in the Prometheus
+text format, or in the OpenMetrics format if the header `Accept` requests it. This page is generated from the
+definitions in the code.
 
-- With `--workers`, one endpoint returns the metrics of all workers. Counters and histograms are sums over the workers.
-  Gauges that each worker has for itself have the label `worker`: the number of its slot, from 0, and `supervisor` for
-  the process that starts the workers.
-- A counter does not fall when a worker is killed or started again, only when the whole service is started again.
+- With `--workers`, one endpoint returns the metrics of all workers. Counters and histograms are sums over the
+  workers. Gauges and `process_cpu_seconds_total` have the label `worker` if each process has its own value: the slot of
+  the worker, from 0, or `supervisor` for the process that starts the workers.
+- A counter does not fall when a worker is killed or restarted, only when the whole service is restarted.
 - All values of all labels are known at the start, so the number of time series is bounded, and each counter exists with
   the value 0 before its first event. Calls of methods that the service does not have share the labels
   `grpc_service="unknown"`, `grpc_method="unknown"`.
-- Calls that grpc itself rejects, such as headers above its limit, are not counted.
+- Other calls that grpc itself rejects, for example because their headers exceed its limit, are not counted.
 - No metric contains personal data.
 
 """

@@ -1,4 +1,4 @@
-"""Checks that the number of sessions, which the scripts keep for metrics, is the number of sessions in the store."""
+"""Checks the session count, which the scripts keep for metrics, against the sessions in the store."""
 
 from userservice_server.check.reading import Reader, number
 from userservice_server.check.report import Report
@@ -24,7 +24,8 @@ class SessionCounts:
     def check(self, report: Report) -> None:
         """Compares the counts with the sessions that were found, if no session was added or removed meanwhile.
 
-        Other faults, such as sessions without their user, explain a difference; so it is reported only without them.
+        A difference is reported only if nothing else was found: other faults, such as sessions without their user, can
+        cause it.
         """
         counts = self._read()
         if counts != self._at_start or report.findings:

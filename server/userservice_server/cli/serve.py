@@ -133,7 +133,7 @@ def serve(context: click.Context, /, **settings: Any) -> None:
         from userservice_server.process.callers import check_files  # noqa: PLC0415 - its libraries take long to import
 
         check_files(config)
-    # A watchdog ends the service by SIGABRT if an event loop is blocked. The traceback, without values, says where.
+    # A watchdog ends the service by SIGABRT if an event loop is blocked. The traceback, without values, shows where.
     faulthandler.enable(STDERR)
     systemd = Systemd.take_from(os.environ)
     stop = Stop(config.process.grace + BEYOND_GRACE_SECONDS)

@@ -1,8 +1,8 @@
 """Selects the faster network layer of grpc, by an internal setting of grpc, in the versions that were measured.
 
 grpc has two implementations of a listening socket: the older one polls in the thread that reads the completion queue;
-the event engine has a thread pool of its own and wakes more threads for each call. With the older one, bare grpcio
-needs about 15 to 26 % less CPU per call (docs/performance.md). The names of these settings may change in any version
+the event engine has a thread pool of its own and wakes more threads for each call. With the event engine, bare grpcio
+needs about 15 to 26 % more CPU per call (docs/performance.md). The names of these settings may change in any version
 of grpc, so other versions keep the default of grpc.
 """
 

@@ -28,10 +28,10 @@ class Heartbeats:
         self._times[slot] = time.monotonic() + _START_SECONDS
 
     def beat(self, slot: int) -> None:
-        """Notes that the event loop of a worker runs."""
+        """Records that the event loop of a worker runs now."""
         self._times[slot] = time.monotonic()
 
     def are_recent(self, seconds: float = BLOCKED_SECONDS) -> bool:
-        """Returns whether each event loop ran within the last ``seconds``."""
+        """Returns whether the event loops of all workers ran within the last ``seconds``."""
         oldest: float = min(self._times)
         return time.monotonic() - oldest <= seconds

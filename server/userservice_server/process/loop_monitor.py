@@ -36,7 +36,7 @@ class LoopMonitor:
         self._actions.append(action)
 
     def largest_lag(self) -> float:
-        """Returns by how many seconds the loop was late at most within the last 15 s."""
+        """Returns the largest lag of the last 15 s, in seconds."""
         self._forget(time.monotonic())
         return max((lag for _, lag in self._lags), default=0.0)
 

@@ -24,24 +24,24 @@ class Metrics:
     memory: MetricsMemory
 
     def worker(self, slot: int) -> WorkerMetrics:
-        """Returns the metrics of a worker, which this process is. Slots count from 0."""
+        """Returns the metrics of the worker that runs in this process. The first slot is 0."""
         return WorkerMetrics(layout(), self.memory.slot(slot))
 
     def count_restart(self) -> None:
-        """Counts a worker that exited and is started again. To be called by the supervisor."""
+        """Counts a restart of a worker. Only the supervisor may call it."""
         values = self.memory.slot(self.memory.slots - 1)[: layout().exemplars_start].cast("d")
         values[layout().place(definitions.WORKER_RESTARTS)] += 1
 
 
 def serve_metrics(config: Config) -> Metrics | None:
-    """Makes the memory and starts the endpoint; returns None if there is none.
+    """Creates the shared memory and starts the endpoint; returns None without ``--metrics-listen``.
 
     Raises:
-        ConfigError: the endpoint cannot listen on its address, or there is no memory that processes can share.
+        ConfigError: the endpoint cannot listen on its address, or shared memory is not available.
     """
     if config.observability.metrics_listen is None:
         return None
-    # Not imported without metrics: these take a twentieth of a second.
+    # Imported only with --metrics-listen, because the import takes about 50 ms.
     from userservice_server.observability.metrics.endpoint import MetricsEndpoint  # noqa: PLC0415
     from userservice_server.observability.metrics.exposition import Exposition  # noqa: PLC0415
 

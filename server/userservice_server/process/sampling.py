@@ -1,4 +1,4 @@
-"""Samples the metrics of a worker that no call counts: the event loop, the process, the certificate, the store."""
+"""Samples metrics of a worker at intervals: those of the event loop, the process, the certificate and the store."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ logger = logging.getLogger("userservice.metrics")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the samples of a process come from.
+    """The sources of the samples of a process.
 
     Attributes:
         audit_log: the audit log, if there is one.
@@ -42,7 +42,7 @@ def sample_process(metrics: WorkerMetrics, monitor: LoopMonitor, sources: Source
 
 
 async def sample_store(metrics: WorkerMetrics, store: RedisStore) -> None:
-    """Samples the size of the store until cancelled. Also counts the sessions of a store that has no count of them."""
+    """Samples the size of the store until cancelled. Also counts the sessions of a store without a session count."""
     is_failing = False
     while True:
         pause = _STORE_INTERVAL

@@ -46,12 +46,12 @@ class ServiceEndedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """How a serving process reports to systemd or to the supervisor of the workers, and what it learns about others.
+    """Callbacks that connect a serving process with systemd or with the supervisor of the workers.
 
     Attributes:
         loading: called repeatedly while the store loads its data at the start.
         beat: called by the event loop several times a second.
-        are_loops_running: whether the event loops of all workers run.
+        are_loops_running: returns whether the event loops of all workers run.
         store_limit: seconds to wait at the start for a store that does not answer.
         metrics: the metrics of this process; None: nothing is measured.
     """
@@ -86,7 +86,7 @@ async def serve(
         ready: called with the port when the service is ready to serve.
         ended: called several times a second; returns a reason if a process that the service needs has exited.
         stop: handles SIGTERM and SIGINT, and limits the duration of the shutdown.
-        reports: how the state of this process is reported.
+        reports: the callbacks that report the state of this process.
 
     Raises:
         ConfigError: the service cannot listen on the port or use the store.
@@ -183,7 +183,7 @@ def _sampling(
     audit_log: AuditLog | None,
     callers: "Callers | None",
 ) -> "asyncio.Task[None]":
-    """Starts to sample the metrics that no call counts."""
+    """Starts to sample the metrics that are not counted for each call."""
     reload_failures = callers.reload_failures if callers else dict
     not_after = callers.certificate_expiry if callers else lambda: None
     monitor.add(partial(sample_process, metrics, monitor, Sources(audit_log, reload_failures, not_after)))

@@ -19,7 +19,7 @@ class Systemd:
 
     Args:
         address: a path, or ``@`` and the name of an abstract socket; empty: there is no service manager.
-        watchdog_seconds: time after which the service manager ends a service that sent no ping; 0: it expects none.
+        watchdog_seconds: time after which the service manager ends a service that sent no ping; 0: no watchdog.
     """
 
     def __init__(self, address: str = "", watchdog_seconds: float = 0.0) -> None:
@@ -38,7 +38,7 @@ class Systemd:
         """Reads the variables of systemd and removes them, so that child processes do not inherit them."""
         address = environment.pop("NOTIFY_SOCKET", "")
         microseconds = environment.pop("WATCHDOG_USEC", "")
-        process = environment.pop("WATCHDOG_PID", str(os.getpid()))  # another process than this one may be watched
+        process = environment.pop("WATCHDOG_PID", str(os.getpid()))  # systemd may watch another process
         if not address.startswith(("/", "@")):
             return cls()
         is_watched = microseconds.isdecimal() and process == str(os.getpid())
@@ -46,7 +46,7 @@ class Systemd:
 
     @property
     def ping_interval(self) -> float:
-        """Seconds between two pings; 0 if the service manager expects none."""
+        """Seconds between two pings; 0 without a watchdog."""
         return self._interval
 
     def loading(self) -> None:
@@ -81,7 +81,7 @@ class Systemd:
             while True:
                 try:
                     self._socket.sendto(message.encode(), self._address)
-                except BlockingIOError:  # its queue is full
+                except BlockingIOError:  # the queue of the socket is full
                     if time.monotonic() >= deadline:
                         return
                     time.sleep(_RETRY_SECONDS)

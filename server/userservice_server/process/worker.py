@@ -1,4 +1,4 @@
-"""One worker process: what runs in it, and how its supervisor sees it."""
+"""A worker process: the code that runs in the process, and the object by which the supervisor controls it."""
 
 import faulthandler
 import os
@@ -21,7 +21,7 @@ from userservice_server.process.stopping import STOP_SIGNALS, Stop
 from userservice_server.store.supervision import START_SECONDS
 
 SPAWN = get_context("spawn")  # a forked child of a process that has run grpc can hang
-_LIMIT_SECONDS = 0.7  # from the end of --grace until a worker exits by itself; below the limit of the supervisor
+_LIMIT_SECONDS = 0.7  # from the end of --grace until a worker forces its own exit; below the limit of the supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ Report = Ready | Loading | Failed
 
 
 class Worker:
-    """A worker process, which starts when the object is made.
+    """A worker process, which starts when the object is created.
 
     Args:
         config: the settings.
         slot: the number of the worker, from 0. A worker that replaces another one has the same slot.
         heartbeats: the heartbeats of all workers.
         is_replacement: whether the worker replaces one that exited. It then waits for an unavailable store without a
-            limit, because the other workers also serve on until the store is available again.
+            limit, because the other workers also stay until the store is available again.
         metrics: the metrics of all workers; the worker takes over those of its slot. None: nothing is measured.
 
     Attributes:
@@ -83,7 +83,7 @@ class Worker:
 
     @property
     def events(self) -> "list[int | Connection[None, Report]]":
-        """What becomes readable when the worker exits or reports something."""
+        """Objects that become readable when the worker exits or sends a report."""
         return [self._process.sentinel] if self._reports.closed else [self._process.sentinel, self._reports]
 
     @property

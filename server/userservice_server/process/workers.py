@@ -37,8 +37,8 @@ def run_workers(
 ) -> None:
     """Serves with ``config.process.workers`` processes.
 
-    Arguments and errors are those of ``serving.serve``; ``systemd`` gets reports about all workers, and ``metrics`` has
-    a slot for each worker.
+    Arguments and errors are those of ``serving.serve``; ``systemd`` receives reports about all workers, and ``metrics``
+    has a slot for each worker.
     """
     with closing(reserved_port(config.listen)) as reserved:
         port = reserved.getsockname()[1]
@@ -66,14 +66,14 @@ def _heartbeats(config: Config) -> Heartbeats:
 
 
 class Supervisor:
-    """The worker processes; each has a slot, which a worker that replaces it takes over.
+    """Starts, restarts and stops the worker processes. A replacement has the slot of the worker that it replaces.
 
     Args:
         config: the settings, with the port.
         heartbeats: the heartbeats of all workers.
         ended: called several times a second; returns a reason if a process that the service needs has exited.
-        stop: whether a stop was requested.
-        systemd: gets a ping while the event loops of all workers run.
+        stop: shows whether a stop was requested.
+        systemd: receives pings while the event loops of all workers run.
         metrics: the metrics of all workers; None: nothing is measured.
     """
 
@@ -94,11 +94,11 @@ class Supervisor:
         self._heartbeats = heartbeats
         self._workers: list[Worker] = []  # by slot
         self._restart_times: deque[float] = deque(maxlen=MOST_RESTARTS)
-        # With a short interval of the watchdog, a heartbeat must be younger.
+        # A short watchdog interval requires a lower limit.
         self._heartbeat_limit = min(BLOCKED_SECONDS, systemd.ping_interval or BLOCKED_SECONDS)
 
     def start(self) -> None:
-        """Starts the workers and waits until all are ready. There is no limit, because a store can take long to load.
+        """Starts the workers and waits until all are ready. There is no time limit, because a store can load for long.
 
         Raises:
             ConfigError: a worker cannot start.
@@ -108,7 +108,7 @@ class Supervisor:
         while not self._is_over() and not all(worker.is_ready for worker in self._workers):
             self._wait()
             for worker in self._workers:
-                has_exited = worker.has_exited  # before its last reports are read
+                has_exited = worker.has_exited  # first, because a worker can send reports until it exits
                 for report in worker.take_reports():
                     if isinstance(report, Loading):
                         self._systemd.loading()
@@ -128,7 +128,7 @@ class Supervisor:
                 self._systemd.ping()
             self._wait()
             for worker in tuple(self._workers):
-                has_exited = worker.has_exited  # before its last reports are read
+                has_exited = worker.has_exited  # first, because a worker can send reports until it exits
                 for report in worker.take_reports():
                     if isinstance(report, Ready):
                         logger.info("the restarted worker process is ready", extra={"slot": worker.slot})

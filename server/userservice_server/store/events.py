@@ -1,12 +1,12 @@
-"""The events of the store that others can observe, such as metrics and traces. The store itself does not know them.
+"""Defines the events of the store, so that the store does not depend on its observer, the metrics.
 
-A store without an observer has ``None`` in its place and measures nothing.
+A store without an observer measures nothing.
 """
 
 from typing import Protocol
 
 MEASURED = ("add", "get", "batch_get", "replace", "delete", "range")
-"""What ``replied`` reports: the scripts of calls, and ``range`` for the read of a range of records."""
+"""Values of ``script`` in ``replied``: the scripts of calls, and ``range`` for the read of a range of records."""
 
 
 class StoreEvents(Protocol):
@@ -16,8 +16,8 @@ class StoreEvents(Protocol):
         """A script was answered.
 
         Args:
-            script: its name, one of MEASURED.
-            seconds: the time from the command to its reply, the time in the batch included.
+            script: the name of the script, one of MEASURED.
+            seconds: the time from the command to its reply, including the time that the command waited for its batch.
         """
 
     def batch_sent(self, commands: int) -> None:
@@ -27,7 +27,7 @@ class StoreEvents(Protocol):
         """A connection has replaced another one."""
 
     def conflicted(self) -> None:
-        """A compare-and-set met another record than expected; the write is repeated."""
+        """A compare-and-set found another record than expected; the write is repeated."""
 
     def replayed(self) -> None:
         """A write was answered from the idempotency record of an earlier request."""

@@ -287,7 +287,7 @@ class RedisStore:
         return await read_sizes(self._bulk.send, self._keys.all_users())
 
     async def count_more_sessions(self) -> bool:
-        """Counts some more sessions of an older store, which has no count; returns whether more remain."""
+        """Counts the sessions of the next users of a store without a session count; returns whether users remain."""
         send = self._bulk.send
         return await count_sessions(send, partial(_run, send), self._keys, self.identity.store_id)
 

@@ -1,8 +1,8 @@
 """The numbers of users and sessions in the store.
 
-Users are the rows of their tables. Sessions have a table for each user, so the scripts keep their number in a key of
-each partition (scripts/_sessions.lua). A store of an earlier release has no such key: a server with metrics counts its
-sessions once, in steps of some users, while all servers continue to write.
+The number of users is the number of rows in their tables. Each user has a separate table of sessions, so the scripts
+keep the number of sessions in a key of each partition (scripts/_sessions.lua). A store of an earlier release has no
+such key: a server with metrics counts the sessions once, in steps of 100 users, while all servers continue to write.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Sizes:
 
     Attributes:
         users: number of users.
-        sessions: number of sessions; None: they are not all counted yet.
+        sessions: number of sessions; None: not all sessions are counted yet.
     """
 
     users: int

@@ -59,6 +59,6 @@ class Health:
     async def end(self) -> None:
         """Reports NOT_SERVING from now on, because the server shuts down; later states are ignored.
 
-        Liveness stays as it is: a process that finishes its calls must not be killed.
+        Liveness does not change: a process that finishes its calls must not be killed.
         """
         self.servicer.end(except_for=LIVENESS)

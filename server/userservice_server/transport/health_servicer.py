@@ -36,7 +36,7 @@ class HealthServicer:
             self._wake_watches()
 
     def end(self, *, except_for: str) -> None:
-        """Sets all statuses but one permanently to NOT_SERVING, and ends all watches after they have sent it."""
+        """Sets all statuses but one permanently to NOT_SERVING; ends all watches after they have sent their status."""
         self._statuses = {
             service: status if service == except_for else NOT_SERVING for service, status in self._statuses.items()
         }

@@ -213,7 +213,7 @@ def _log_bug(call: Call, error: Exception) -> None:
 
 
 def metrics(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
-    """Counts and times the calls, by method and code; also rejected calls."""
+    """Counts and times all calls, including rejected calls, by method and code."""
     if settings.metrics is None:
         return handler
     return measured(handler, rpc, settings.metrics)

@@ -52,7 +52,7 @@ def measured(handler: Handler[Request], rpc: Rpc, metrics: CallMetrics) -> Handl
 
 
 def _failed(error: BaseException, metrics: CallMetrics) -> int:
-    """Counts the reason of a failed call; returns the number of the code that the link ``errors`` maps it to."""
+    """Counts the reason of a failed call; returns the number of the code that the interceptor ``errors`` sends."""
     if isinstance(error, ProtocolError):
         return _number(error.code)
     if isinstance(error, asyncio.CancelledError | grpc.aio.InternalError):  # the client has disconnected

@@ -37,7 +37,7 @@ _WITH_OWN_DETAILS = (errors.InvalidFieldsError, *_WITH_RETRY)
 
 
 class ProtocolError(Exception):
-    """A call of a service of another project fails as its protocol says: without an error reason or details."""
+    """A failure that the health protocol defines; it has no error reason and no details."""
 
     def __init__(self, code: grpc.StatusCode, text: str) -> None:
         super().__init__(text)
@@ -45,7 +45,7 @@ class ProtocolError(Exception):
 
 
 def reason_of(error: Exception) -> str:
-    """Returns the reason of a failure."""
+    """Returns the error reason of an exception; for an unexpected exception, that of a bug."""
     return error.reason if isinstance(error, errors.ServiceError) else BUG
 
 
@@ -64,7 +64,7 @@ def _quota_failure(error: errors.RateLimitedError) -> QuotaFailure:
 
 
 def encoded_status(error: Exception, call_id: str) -> tuple[grpc.StatusCode, str, bytes]:
-    """Returns code and message for a failed call, and the encoded status of ``status_of``, empty without details.
+    """Returns code and message for a failed call, and the encoded status of ``status_of`` (empty: no details).
 
     Most errors differ only in the id of the call. The rest of their status is encoded once: a call that is rejected
     should cost the server little.

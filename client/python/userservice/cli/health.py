@@ -1,6 +1,6 @@
 """``userservice health``: asks a service for its health, as a probe of Kubernetes, Docker or systemd.
 
-A probe starts the command every few seconds, so that the command imports as little as possible.
+Probes start the command every few seconds, so the command imports as little as possible.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="userservice health",
         description="Ask a service for its health, as a probe does. Exit codes: 0 serving; 5 not serving or no answer; "
-        "3 the service has no health of this name; 4 the credentials are rejected; 2 usage.",
+        "3 the service has no health status with this name; 4 the credentials are rejected; 2 usage.",
     )
     parser.add_argument(
         "--address",
         default=_variable("ADDRESS") or _variable("LISTEN") or DEFAULT_ADDRESS,
-        help="HOST:PORT, unix:/PATH, or another address that the clients accept; https:// asks for TLS. Default: "
+        help="HOST:PORT, unix:/PATH, or another address that the clients accept; https:// selects TLS. Default: "
         f"USERSERVICE_ADDRESS, else USERSERVICE_LISTEN (where serve listens), else {DEFAULT_ADDRESS}.",
     )
     parser.add_argument(
         "--service",
         default="",
         metavar="NAME",
-        help="Name of the health: empty (the default) or the full name of a service for readiness, liveness for "
-        "liveness.",
+        help="Name of the health status: empty (the default) or the full name of a service selects readiness; "
+        "liveness selects liveness.",
     )
     parser.add_argument(
         "--timeout",

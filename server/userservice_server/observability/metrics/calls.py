@@ -28,12 +28,12 @@ class Places(NamedTuple):
 class MethodMetrics:
     """Counts the calls of one method. Only the thread of the event loop may use it.
 
-    The numbers of messages of unary requests and responses, and of running calls, are not counted here: they follow
-    from the numbers of calls (exposition.py).
+    The numbers of unary requests and responses, and of running calls, are not counted here: exposition.py computes them
+    from the numbers of calls.
 
     Attributes:
-        values: the values of the worker. For each call, transport/measuring.py writes to them itself, which takes half
-            the time of two methods.
+        values: the values of the worker. For each call, transport/measuring.py writes to them directly, which takes
+            half the time of two method calls.
         places: the places of these values.
     """
 
@@ -64,7 +64,7 @@ class MethodMetrics:
         self._streamed_users = layout.place(definitions.STREAMED_USERS)
 
     def show_trace(self, trace_id: bytes, seconds: float) -> None:
-        """Makes a call of a trace the exemplar of its bucket."""
+        """Records a traced call as the exemplar of its bucket."""
         place = self._exemplar + bisect_left(HANDLING_SECONDS.buckets, seconds) * EXEMPLAR.size
         EXEMPLAR.pack_into(self._exemplars, place, trace_id, seconds, time.time())
 
@@ -93,7 +93,7 @@ class CallMetrics:
         self._stalled = layout.place(definitions.STALLED_STREAMS)
 
     def method(self, service: str, name: str) -> MethodMetrics:
-        """Returns what counts the calls of a method."""
+        """Returns the counters of a method."""
         return self._methods[service, name]
 
     def reject(self, reason: str) -> None:
@@ -103,7 +103,7 @@ class CallMetrics:
             self._values[self._stalled] += 1
 
     def reject_unknown(self) -> None:
-        """Counts a call of a method that the service does not have, which grpc rejects."""
+        """Counts a call of an unknown method, which grpc rejects."""
         places = self._unknown.places
         for place in (places.started, places.handled + UNIMPLEMENTED, places.seconds):
             self._values[place] += 1

@@ -23,11 +23,11 @@ class Metric:
     Attributes:
         name: full name of its samples. The samples of a histogram add ``_bucket``, ``_count`` and ``_sum``.
         kind: its type.
-        help: what a value is; part of every scrape.
+        help: meaning of a value; part of every scrape.
         labels: names of the labels.
-        unit: ``seconds`` or ``bytes``, which the name contains; empty if the values are numbers of things.
+        unit: ``seconds`` or ``bytes``, which the name contains; empty for plain numbers.
         buckets: upper bounds of the buckets of a histogram, without +Inf.
-        note: what a reader needs to know beyond ``help``; only in the documentation.
+        note: further text for the documentation only.
     """
 
     name: str
@@ -134,7 +134,7 @@ SESSIONS = Metric(
     "userservice_sessions",
     Kind.GAUGE,
     "Sessions in the store.",
-    note="As userservice_users. Also absent while the sessions of an older store are counted for the first time.",
+    note="Read like userservice_users. Also absent while the sessions of an older store are counted the first time.",
 )
 STREAMS = Metric(
     "userservice_streams",
@@ -146,7 +146,7 @@ STREAMED_USERS = Metric("userservice_streamed_users_total", Kind.COUNTER, "Users
 STALLED_STREAMS = Metric(
     "userservice_stalled_streams_total",
     Kind.COUNTER,
-    "Streams that were ended because their client did not read or send for --stall-timeout.",
+    "Streams that the service closed because their client did not read or send for --stall-timeout.",
 )
 EVENT_LOOP_LAG = Metric(
     "userservice_event_loop_lag_seconds",
@@ -168,16 +168,16 @@ AUDIT_LINES_DROPPED = Metric(
 RELOAD_FAILURES = Metric(
     "userservice_reload_failures_total",
     Kind.COUNTER,
-    "Changed files that could not be used; the last valid version stays in use.",
+    "Failed reloads of files and of the JWKS URL; the last valid version stays in use.",
     ("file",),
-    note="`file` has the values of the field `file` in the log. Each worker reads the files and counts its failures.",
+    note="`file` is a value of the log field `file`, or `JWKS URL`. Each worker counts its own failures.",
 )
 CERTIFICATE_EXPIRY = Metric(
     "userservice_certificate_expiry_timestamp_seconds",
     Kind.GAUGE,
     "Unix time at which the certificate of the service expires.",
     unit="seconds",
-    note="Absent without TLS. If the workers use different certificates, the time of the one that expires first.",
+    note="Absent without TLS. If the workers use different certificates, the value is the earliest time.",
 )
 BUILD_INFO = Metric(
     "userservice_build_info",

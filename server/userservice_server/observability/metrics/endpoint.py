@@ -1,6 +1,6 @@
-"""The HTTP server of ``--metrics-listen``. It answers GET /metrics, in threads of its own.
+"""The HTTP server of ``--metrics-listen``. It answers GET /metrics, each connection in a separate thread.
 
-A client that sends its request slowly, or does not read the response, keeps one of a few places, for a few seconds.
+A client that sends its request slowly, or does not read the response, occupies one of 16 connections for at most 5 s.
 """
 
 import logging
@@ -18,7 +18,7 @@ from userservice_server.config import ConfigError
 
 PATH = "/metrics"
 MAX_CONNECTIONS = 16  # if there are more, the oldest one is closed
-MAX_SECONDS = 5.0  # of a connection, from its start to its end
+MAX_SECONDS = 5.0  # maximum duration of a connection
 _POLL_SECONDS = 0.5
 
 logger = logging.getLogger("userservice.metrics")
@@ -33,7 +33,7 @@ class MetricsEndpoint:
     Args:
         host: the host to listen on.
         port: the port to listen on; 0 selects a free port.
-        render: makes the responses.
+        render: returns the body and content type of a response.
 
     Raises:
         ConfigError: the address cannot be used.
@@ -81,18 +81,18 @@ class _Server(ThreadingMixIn, TCPServer):
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Called in the thread of the server, at least every _POLL_SECONDS: ends the connections that last too long."""
+        """Called in the thread of the server, at least every _POLL_SECONDS: ends connections that last too long."""
         for request, since in list(self._open.items()):
             if time.monotonic() > since + MAX_SECONDS:
                 self._end(request)
 
     def _end(self, request: socket.socket) -> None:
-        """Makes the thread of a connection end it: its reads and writes return at once from now on."""
+        """Shuts a socket down: reads and writes of its thread return at once, and the thread closes the connection."""
         self._open.pop(request, None)
         try:
             request.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # it has ended meanwhile
+            return  # the connection has ended meanwhile
 
     def shutdown_request(self, request: Any) -> None:
         """Called in the thread of a connection at its end."""

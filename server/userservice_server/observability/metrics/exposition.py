@@ -67,7 +67,7 @@ class Exposition(Collector):
     Args:
         layout: the places of the values in a slot.
         memory: the slots, of which the last one belongs to the supervisor.
-        is_supervisor: whether this process is the supervisor of the workers, not a worker itself.
+        is_supervisor: whether this process is the supervisor of the workers; False: it is the only worker.
     """
 
     def __init__(self, layout: Layout, memory: MetricsMemory, *, is_supervisor: bool) -> None:
@@ -77,7 +77,7 @@ class Exposition(Collector):
         self._build_info = _build_info()  # read once, because an upgrade of the installed package replaces these files
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._rendering = Lock()  # one scrape after the other, so that many of them do not take the interpreter's lock
+        self._rendering = Lock()  # one scrape at a time, so that concurrent scrapes do not delay calls (GIL)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Returns a scrape and its content type, in the format that the header Accept prefers."""
@@ -104,7 +104,7 @@ class Exposition(Collector):
         yield from _processes(processes)
 
     def _cpu(self, slots: Sequence[_Slot]) -> Family:
-        """Returns the CPU time of all slots, also of a worker that is gone, because a counter must not disappear."""
+        """Returns the CPU time of all slots, also of workers that have exited, because a counter must not disappear."""
         family = _counter(definitions.CPU_SECONDS)
         for slot in slots:
             family.add_metric([slot.label], slot.value(definitions.CPU_SECONDS))
@@ -122,7 +122,7 @@ class Exposition(Collector):
             streams.add_metric([slot.label], sum(own))
             up.add_metric([slot.label], slot.value(definitions.STORE_UP))
             due = slot.values[self._layout.tick_due]
-            overdue = time.monotonic() - due if due else 0.0  # an event loop that is blocked now has not measured it
+            overdue = time.monotonic() - due if due else 0.0  # a blocked event loop cannot measure its lag
             lag.add_metric([slot.label], max(slot.value(definitions.EVENT_LOOP_LAG), overdue))
         yield from (in_progress, streams, up, lag)
 
@@ -165,7 +165,7 @@ class _Totals:
         self._derive()
 
     def _derive(self) -> None:
-        """Adds the messages that need no counter: a unary request is a call, a unary response is a call with OK."""
+        """Adds the numbers of unary requests, one for each call, and of unary responses, one for each call with OK."""
         places = (definitions.STARTED, definitions.MESSAGES_RECEIVED, definitions.MESSAGES_SENT)
         started, received, sent = (self._layout.series[metric].start for metric in places)
         for position, method in enumerate(self._layout.methods[:-1]):  # a request of an unknown method is not read

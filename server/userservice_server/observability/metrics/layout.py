@@ -1,4 +1,4 @@
-"""Computes where each value of a worker is in the memory that it shares with the supervisor.
+"""Computes the place of each value of a worker in the memory that the worker shares with the supervisor.
 
 All label values are known at the start, so every counter and every bucket has a fixed place. The supervisor and its
 workers run the same code and compute the same layout.
@@ -22,7 +22,7 @@ EXEMPLAR = struct.Struct("=16sdd")  # trace id, seconds, Unix time
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method, as the labels describe it.
+    """A method of a gRPC service, with the properties from which its labels are computed.
 
     Attributes:
         service: full name of the service.
@@ -90,10 +90,10 @@ class Layout:
     Attributes:
         methods: the methods, UNKNOWN included.
         series: the places of each metric that workers count or set.
-        pid: place of the id of the worker's process; 0 before the slot was used.
-        tick_due: place of the monotonic time at which the event loop is to run the sampling the next time; 0 before.
-        counted_at: place of the Unix time at which users and sessions were counted; 0 before.
-        abandoned: places, by method, of the calls that ended with an earlier process of this slot.
+        pid: place of the worker's process id; the value is 0 before a worker uses the slot.
+        tick_due: place of the monotonic time at which the event loop should take the next sample; 0 before the first.
+        counted_at: place of the Unix time at which the sizes of the store were last read; 0 before the first reading.
+        abandoned: first place of the numbers, by method, of calls that were lost with an earlier process of this slot.
         size: number of values.
         slot_bytes: size of a slot.
     """

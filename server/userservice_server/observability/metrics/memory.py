@@ -1,4 +1,4 @@
-"""Memory that the supervisor and its workers share. A worker that is killed loses nothing that it has counted."""
+"""Memory that the supervisor and its workers share, so that the counts of a killed worker are not lost."""
 
 import mmap
 import os
@@ -15,7 +15,7 @@ class MetricsMemory:
     Args:
         slots: number of slots.
         slot_bytes: size of a slot.
-        descriptor: the file of existing memory; None: makes memory.
+        descriptor: the file of existing memory; None: new memory is created.
     """
 
     def __init__(self, slots: int, slot_bytes: int, descriptor: int | None = None) -> None:
@@ -38,7 +38,7 @@ def _inherited(slots: int, slot_bytes: int, descriptor: Any) -> MetricsMemory:
 
 
 def _anonymous_file(size: int) -> int:
-    """Returns the descriptor of a file that has no name and is in memory where the platform has such files."""
+    """Returns the descriptor of a file without a name; on Linux, the file is in memory."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("userservice-metrics")
     else:

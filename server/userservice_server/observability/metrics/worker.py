@@ -21,7 +21,7 @@ _GAUGES = (
 
 
 class WorkerMetrics:
-    """Takes over a slot: continues its counters and resets its gauges.
+    """The metrics of this process. A new worker continues the counters of its slot and resets the gauges.
 
     Attributes:
         calls: counts calls.
@@ -63,7 +63,7 @@ class WorkerMetrics:
 
         Args:
             users: number of users.
-            sessions: number of sessions; None: it is not known yet.
+            sessions: number of sessions; None: the number is not known yet.
         """
         self._values[self._layout.place(definitions.USERS)] = users
         self._values[self._layout.place(definitions.SESSIONS)] = -1 if sessions is None else sessions
@@ -74,7 +74,7 @@ class WorkerMetrics:
         self._values[self._layout.place(definitions.CERTIFICATE_EXPIRY)] = not_after
 
     def show_process(self, audit_lines_dropped: int, reload_failures: Mapping[str, int]) -> None:
-        """Takes over what other threads of this process have counted since its start."""
+        """Updates the counters whose values are kept elsewhere in this process since its start."""
         self._continue(definitions.CPU_SECONDS, time.process_time())
         self._continue(definitions.LOG_LINES_DROPPED, dropped_lines())
         self._continue(definitions.AUDIT_LINES_DROPPED, audit_lines_dropped)

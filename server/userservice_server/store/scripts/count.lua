@@ -19,7 +19,7 @@
 --
 -- Returns:
 --   1  the sessions of these users are counted; without users, the count is complete
---   0  nothing was changed: another server has counted meanwhile, there are users again, or the store is another one
+--   0  nothing was changed: another server has counted meanwhile, users were added, or the store was replaced
 local rows, index, count_key = KEYS[3], KEYS[4], KEYS[5]
 local FIRST_TABLE, FIRST_USER = 6, 3
 
