@@ -15,8 +15,8 @@ from harness.waiting import until
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns the environment without the service's own settings, which would otherwise leak into a test."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("USERSERVICE_")}
+    """Returns the environment without settings of the service and its traces, which would leak into a test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("USERSERVICE_", "OTEL_"))}
 
 
 class Service(Program):

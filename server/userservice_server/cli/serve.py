@@ -27,6 +27,7 @@ from userservice_server.process.serving import Reports, ServiceEndedError, run_s
 from userservice_server.process.standard_streams import STDERR, print_line
 from userservice_server.process.stopping import BEYOND_GRACE_SECONDS, Stop
 from userservice_server.process.systemd import Systemd
+from userservice_server.process.tracing import check_tracing
 from userservice_server.process.workers import run_workers
 
 logger = logging.getLogger("userservice")
@@ -133,6 +134,7 @@ def serve(context: click.Context, /, **settings: Any) -> None:
         from userservice_server.process.callers import check_files  # noqa: PLC0415 - its libraries take long to import
 
         check_files(config)
+    check_tracing()
     # A watchdog ends the service by SIGABRT if an event loop is blocked. The traceback, without values, shows where.
     faulthandler.enable(STDERR)
     systemd = Systemd.take_from(os.environ)

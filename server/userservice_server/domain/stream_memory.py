@@ -4,6 +4,7 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from itertools import accumulate
 from types import TracebackType
@@ -53,6 +54,7 @@ class _Waiting:
     plan: Callable[[], Plan]
     send: Callable[[int], "asyncio.Future[list[bytes]]"]
     reply: "asyncio.Future[Read]"
+    context: Context
 
 
 class ReadLimit:
@@ -88,7 +90,7 @@ class ReadLimit:
             send: sends the command that reads up to a number of records.
         """
         reply: asyncio.Future[Read] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(plan, send, reply))
+        self._waiting.append(_Waiting(plan, send, reply, copy_context()))
         self._admit()
         return reply
 
@@ -107,7 +109,9 @@ class ReadLimit:
 
     def _run(self, waiting: _Waiting, plan: Plan) -> None:
         try:
-            sent = waiting.send(plan.records)
+            # In the context of its list: the end of another list's read can start this one, and the store reports reads
+            # to the trace in the present context.
+            sent = waiting.context.run(waiting.send, plan.records)
         except Exception as error:  # noqa: BLE001 - the error of the waiting list, not of the caller
             waiting.reply.set_exception(error)
             return

@@ -25,18 +25,21 @@ class Sources:
     Attributes:
         audit_log: the audit log, if there is one.
         reload_failures: returns the number of failed reloads, by the name of the files.
+        spans_dropped: returns the number of dropped spans.
         not_after: returns the Unix time at which the certificate expires; None without TLS.
     """
 
     audit_log: AuditLog | None
     reload_failures: Callable[[], Mapping[str, int]]
     not_after: Callable[[], float | None]
+    spans_dropped: Callable[[], int]
 
 
 def sample_process(metrics: WorkerMetrics, monitor: LoopMonitor, sources: Sources) -> None:
     """Takes one sample of the event loop, the process and the certificate. An action of the monitor."""
     metrics.show_loop(monitor.largest_lag(), time.monotonic() + INTERVAL)
-    metrics.show_process(sources.audit_log.dropped if sources.audit_log else 0, sources.reload_failures())
+    dropped = sources.audit_log.dropped if sources.audit_log else 0
+    metrics.show_process(dropped, sources.spans_dropped(), sources.reload_failures())
     if (not_after := sources.not_after()) is not None:
         metrics.show_certificate(not_after)
 

@@ -18,17 +18,21 @@ from userservice_server.process.loop_monitor import LoopMonitor
 from userservice_server.process.sampling import Sources, sample_process, sample_store
 from userservice_server.process.stopping import Stop
 from userservice_server.process.store_opening import open_store
+from userservice_server.process.tracing import start_tracing
 from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
+from userservice_server.store.events import combined
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.store.supervision import START_SECONDS, Supervision
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.health import Health
 
 if TYPE_CHECKING:
+    from userservice_server.observability.tracing.export import Tracing
     from userservice_server.process.callers import Callers
 
 _WATCH_SECONDS = 0.2
 _SETTLE_SECONDS = 0.5  # for calls that the grace period does not wait for: health watches, reflection
+_FLUSH_SECONDS = 1.0  # for the export of the last spans
 _CLOSE_SECONDS = 0.1  # limit of each later step of the shutdown, because no step may wait for a peer
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -110,15 +114,18 @@ async def serve(
     loop.add_reader(stop.fileno(), notice)
     monitor = LoopMonitor(reports.beat)
     monitor.start()
-    events = reports.metrics.store if reports.metrics else None
+    tracing = start_tracing()
+    events = combined([observers.store for observers in (reports.metrics, tracing) if observers is not None])
     store = await open_store(config.store, is_over, reports.loading, reports.store_limit, events)
     try:
         if not is_over():  # a stop may have been requested before the store was open
             health = Health(SERVICE_NAMES)
             monitor.add(lambda: health.show_liveness(reports.are_loops_running()))
-            await _serve_store(config, store, health, ready, noticed, stopping, monitor, reports.metrics)
+            await _serve_store(config, store, health, ready, noticed, stopping, monitor, reports.metrics, tracing)
     finally:
         await _within(_CLOSE_SECONDS, store.close())
+        if tracing is not None:
+            tracing.close(min(_FLUSH_SECONDS, stop.remaining() / 2))
     if reason := noticed():
         raise ServiceEndedError(reason)
 
@@ -132,13 +139,15 @@ async def _serve_store(
     stop: asyncio.Event,
     monitor: LoopMonitor,
     metrics: WorkerMetrics | None,
+    tracing: "Tracing | None",
 ) -> None:
     drain = Drain()
     supervision = Supervision(store, health.show)
     callers = _callers(config, health)
     audit_log = AuditLog(config.observability.audit_log) if config.observability.audit_log else None
     authentication, calls = callers.authentication if callers else None, metrics.calls if metrics else None
-    server = make_server(config, store, health, drain, authentication, audit_log, calls)
+    spans = tracing.calls if tracing else None
+    server = make_server(config, store, health, drain, authentication, audit_log, calls, spans)
     port = bind(server, config, callers.tls if callers else None)
     await supervision.check()  # before the first call: health checks fail with NOT_FOUND until then
     if callers is not None:
@@ -149,7 +158,7 @@ async def _serve_store(
     supervising = asyncio.create_task(supervision.run())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
-    sampling = _sampling(metrics, monitor, store, audit_log, callers) if metrics else None
+    sampling = _sampling(metrics, monitor, store, audit_log, callers, tracing) if metrics else None
     logger.info("serving", extra={"port": port})
 
     causes: tuple[asyncio.Task[Any], ...] = (supervising, watching, stopped)
@@ -182,11 +191,13 @@ def _sampling(
     store: RedisStore,
     audit_log: AuditLog | None,
     callers: "Callers | None",
+    tracing: "Tracing | None",
 ) -> "asyncio.Task[None]":
     """Starts to sample the metrics that are not counted for each call."""
     reload_failures = callers.reload_failures if callers else dict
     not_after = callers.certificate_expiry if callers else lambda: None
-    monitor.add(partial(sample_process, metrics, monitor, Sources(audit_log, reload_failures, not_after)))
+    sources = Sources(audit_log, reload_failures, not_after, lambda: tracing.dropped if tracing else 0)
+    monitor.add(partial(sample_process, metrics, monitor, sources))
     return asyncio.create_task(sample_store(metrics, store))
 
 

@@ -31,6 +31,7 @@ from userservice_server.transport.unread import UnreadResponses
 from userservice_server.transport.user_servicer import UserServicer
 
 if TYPE_CHECKING:
+    from userservice_server.observability.tracing.spans import CallSpans
     from userservice_server.transport.credentials.authentication import Authentication
     from userservice_server.transport.tls import ServerTls
 
@@ -49,6 +50,7 @@ def make_server(
     authentication: "Authentication | None",
     audit_log: AuditLog | None,
     metrics: CallMetrics | None,
+    tracing: "CallSpans | None" = None,
 ) -> grpc.aio.Server:
     """Returns a server with all services. The server is not bound to a port yet."""
     reads, deadlines = ReadLimit(), Deadlines()
@@ -68,6 +70,7 @@ def make_server(
             authentication=authentication,
             audit_log=audit_log,
             metrics=metrics,
+            tracing=tracing,
         ),
     )
     names = (*SERVICE_NAMES, *(service.full_name for service in STANDARD_SERVICES))
@@ -82,7 +85,7 @@ def make_server(
         ]
     )
     # Last, because grpc queries the handlers in order.
-    server.add_generic_rpc_handlers([UnknownMethods(metrics)])
+    server.add_generic_rpc_handlers([UnknownMethods(metrics, tracing)])
     return server
 
 

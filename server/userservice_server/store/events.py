@@ -3,6 +3,7 @@
 A store without an observer measures nothing.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 MEASURED = ("add", "get", "batch_get", "replace", "delete", "range")
@@ -20,6 +21,15 @@ class StoreEvents(Protocol):
             seconds: the time from the command to its reply, including the time that the command waited for its batch.
         """
 
+    def failed(self, script: str, seconds: float, error: BaseException) -> None:
+        """A script was not answered: it failed, or its caller was cancelled.
+
+        Args:
+            script: its name, one of MEASURED.
+            seconds: the time since the command.
+            error: the reason.
+        """
+
     def batch_sent(self, commands: int) -> None:
         """A batch of commands was sent in one write."""
 
@@ -34,3 +44,42 @@ class StoreEvents(Protocol):
 
     def availability_changed(self, *, is_up: bool) -> None:
         """The store became available, or unavailable."""
+
+
+def combined(observers: Sequence[StoreEvents]) -> StoreEvents | None:
+    """Returns an observer that passes each event to all of ``observers``; None if there are none."""
+    if not observers:
+        return None
+    return observers[0] if len(observers) == 1 else _Combined(observers)
+
+
+class _Combined:
+    def __init__(self, observers: Sequence[StoreEvents]) -> None:
+        self._observers = observers
+
+    def _tell(self, tell: Callable[[StoreEvents], None]) -> None:
+        for observer in self._observers:
+            tell(observer)
+
+    def replied(self, script: str, seconds: float) -> None:
+        for observer in self._observers:
+            observer.replied(script, seconds)
+
+    def failed(self, script: str, seconds: float, error: BaseException) -> None:
+        self._tell(lambda observer: observer.failed(script, seconds, error))
+
+    def batch_sent(self, commands: int) -> None:
+        for observer in self._observers:
+            observer.batch_sent(commands)
+
+    def reconnected(self) -> None:
+        self._tell(lambda observer: observer.reconnected())
+
+    def conflicted(self) -> None:
+        self._tell(lambda observer: observer.conflicted())
+
+    def replayed(self) -> None:
+        self._tell(lambda observer: observer.replayed())
+
+    def availability_changed(self, *, is_up: bool) -> None:
+        self._tell(lambda observer: observer.availability_changed(is_up=is_up))

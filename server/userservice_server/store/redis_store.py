@@ -329,7 +329,12 @@ class RedisStore:
         redis_keys = (own.store_id, own.rows, own.index)
         events, started = self.events, time.perf_counter()
         arguments: tuple[bytes | str, ...] = (_known(identity).store_id, *keys)
-        records: bytes | list[bytes | None] = await _run(self._bulk.send, scripts.BATCH_GET, redis_keys, arguments)
+        try:
+            records: bytes | list[bytes | None] = await _run(self._bulk.send, scripts.BATCH_GET, redis_keys, arguments)
+        except BaseException as error:
+            if events is not None:
+                events.failed(scripts.BATCH_GET.name, time.perf_counter() - started, error)
+            raise
         if events is not None:
             events.replied(scripts.BATCH_GET.name, time.perf_counter() - started)
         if isinstance(records, bytes):
@@ -425,7 +430,12 @@ class RedisStore:
     ) -> Outcome:
         events = self.events
         started = time.perf_counter() if events is not None else 0.0
-        reply = await _run(self._calls.send, script, redis_keys, arguments)
+        try:
+            reply = await _run(self._calls.send, script, redis_keys, arguments)
+        except BaseException as error:
+            if events is not None:
+                events.failed(script.name, time.perf_counter() - started, error)
+            raise
         is_replay = isinstance(reply, list)
         try:
             if is_replay:  # see recorded_outcome in scripts/_outcome.lua
@@ -452,9 +462,14 @@ async def _run(send: Send, script: Script, redis_keys: Sequence[bytes], argument
 
 
 def _report_range(events: StoreEvents, started: float, records: "asyncio.Future[list[bytes]]") -> None:
-    """Reports the read of a range, if it was answered."""
-    if not records.cancelled() and records.exception() is None:
-        events.replied("range", time.perf_counter() - started)
+    """Reports the read of a range, unless its list has ended before the reply."""
+    if records.cancelled():
+        return
+    seconds, error = time.perf_counter() - started, records.exception()
+    if error is None:
+        events.replied("range", seconds)
+    else:
+        events.failed("range", seconds, error)
 
 
 def _own(table: ports.Table) -> Table:

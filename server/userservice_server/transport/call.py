@@ -9,6 +9,8 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
+from userservice_server.observability.trace_context import TraceContext
+
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -75,7 +77,7 @@ class Call:
         log_fields: fields that handlers add to the access log; no personal data.
         cursor: encoded next_cursor of the last response of a stream that has ended.
         counted: the response of a unary call, if it counts as unread (unread.py).
-        trace_context: the caller's header ``traceparent`` (trace_context.py); empty if there is none.
+        trace: the span of the call; while the call is not traced, the span of its caller. None if there is none.
         on_sent: called with the number of users in each response that a stream has sent; None: nothing is measured.
     """
 
@@ -86,7 +88,7 @@ class Call:
     log_fields: dict[str, Any] = field(default_factory=dict)
     cursor: bytes = b""
     counted: object = None
-    trace_context: str = ""
+    trace: TraceContext | None = None
     on_sent: Callable[[int], None] | None = None
     _headers: tuple[tuple[str, str | bytes], ...] | None = None
 

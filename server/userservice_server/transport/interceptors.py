@@ -11,7 +11,7 @@ import secrets
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
@@ -27,6 +27,7 @@ from userservice_server.errors import (
 from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.log_writer import add_line
 from userservice_server.observability.metrics.calls import CallMetrics
+from userservice_server.observability.trace_context import HEADER, parsed
 from userservice_server.transport.admission import Admission, Budget
 from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
 from userservice_server.transport.channel_options import MAX_HEADER_BYTES
@@ -36,13 +37,16 @@ from userservice_server.transport.deadlines import Deadline, DeadlinePassedError
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.measuring import measured
 from userservice_server.transport.status import DETAILS_KEY, ProtocolError, encoded_status
+from userservice_server.transport.tracing import traced
 from userservice_server.transport.unread import UnreadResponses
+
+if TYPE_CHECKING:
+    from userservice_server.observability.tracing.spans import CallSpans
 
 access_logger = logging.getLogger("userservice.access")
 error_logger = logging.getLogger("userservice.errors")
 
 CALL_ID_KEY = "x-request-id"
-TRACE_CONTEXT_KEY = "traceparent"
 _HEADER_OVERHEAD = 32  # per header, as HTTP/2 counts in SETTINGS_MAX_HEADER_LIST_SIZE
 _ABORT_SECONDS = 1.0
 _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
@@ -67,6 +71,7 @@ class Settings:
         authentication: verifies credentials; None: callers are not authenticated.
         audit_log: records changes of users and sessions; None: changes are not recorded.
         metrics: counts calls; None: they are not counted.
+        tracing: creates the spans of calls; None: they are not traced.
     """
 
     call_timeout: float
@@ -79,6 +84,7 @@ class Settings:
     authentication: Authentication | None = None
     audit_log: AuditLog | None = None
     metrics: CallMetrics | None = None
+    tracing: "CallSpans | None" = None
 
 
 class Interceptor(Protocol):
@@ -114,8 +120,8 @@ def call_id(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handle
         for key, value in call.headers:
             if key == CALL_ID_KEY and not call.call_id and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
                 call.call_id = value
-            elif key == TRACE_CONTEXT_KEY and isinstance(value, str):
-                call.trace_context = value
+            elif key == HEADER and isinstance(value, str):
+                call.trace = parsed(value)
         if not call.call_id:
             call.call_id = f"{_process}-{next(_numbers)}"
         return await handler(call, request)
@@ -156,6 +162,8 @@ def _log_call(call: Call, started: float) -> None:
         "duration_ms": round((time.perf_counter() - started) * 1000, 3),
         **call.log_fields,
     }
+    if call.trace is not None:
+        fields["trace_id"] = call.trace.trace_id
     add_line(time.time(), "INFO", access_logger.name, "call", fields)
 
 
@@ -209,7 +217,16 @@ def _log_bug(call: Call, error: Exception) -> None:
     # Without the texts of the exception and its causes, which can contain personal data and secrets.
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     fields = {"method": call.rpc.name, "request_id": call.call_id, "exception": type(error).__name__, "frames": frames}
+    if call.trace is not None:
+        fields["trace_id"] = call.trace.trace_id
     error_logger.error("internal error", extra=fields)
+
+
+def tracing(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
+    """Records a span for each call whose trace is sampled; also for rejected calls."""
+    if settings.tracing is None:
+        return handler
+    return traced(handler, rpc, settings.tracing)
 
 
 def metrics(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
@@ -304,6 +321,7 @@ CHAIN: tuple[Interceptor, ...] = (
     call_id,  # before the interceptors that use the id
     access_log,  # outside errors, so that it logs the code that the caller receives
     errors,  # outside the interceptors that can fail
+    tracing,  # as metrics, next to it
     metrics,  # inside errors, which sends the status of a failed call; outside the interceptors that reject calls
     headers,  # before admission: a retry of such a call would be rejected again
     authentication,  # before admission: rejected calls do not count against the concurrency limits

@@ -1,18 +1,14 @@
 """Counts and times the calls of a method, for metrics."""
 
-import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, cast
 
-import grpc
-
 from userservice_server.observability.metrics.calls import CallMetrics, MethodMetrics
-from userservice_server.observability.metrics.definitions import CANCELED, HANDLING_SECONDS, OK, UNKNOWN_CODE
+from userservice_server.observability.metrics.definitions import HANDLING_SECONDS, OK
 from userservice_server.transport.call import Call, Handler, Request, Rpc
-from userservice_server.transport.status import RULES, ProtocolError, reason_of
-from userservice_server.transport.trace_context import sampled_trace_id
+from userservice_server.transport.status import outcome_of
 
 
 def measured(handler: Handler[Request], rpc: Rpc, metrics: CallMetrics) -> Handler[Request]:
@@ -35,8 +31,8 @@ def measured(handler: Handler[Request], rpc: Rpc, metrics: CallMetrics) -> Handl
             values[handled + code] += 1
             values[buckets + bisect_left(bounds, seconds)] += 1
             values[total] += seconds
-            if call.trace_context and (trace_id := sampled_trace_id(call.trace_context)):
-                method.show_trace(trace_id, seconds)
+            if call.trace is not None and call.trace.is_sampled:
+                method.show_trace(bytes.fromhex(call.trace.trace_id), seconds)
 
     async def stream(call: Call, request: Request) -> bytes:
         call.on_sent = method.sent
@@ -53,18 +49,9 @@ def measured(handler: Handler[Request], rpc: Rpc, metrics: CallMetrics) -> Handl
 
 def _failed(error: BaseException, metrics: CallMetrics) -> int:
     """Counts the reason of a failed call; returns the number of the code that the interceptor ``errors`` sends."""
-    if isinstance(error, ProtocolError):
-        return _number(error.code)
-    if isinstance(error, asyncio.CancelledError | grpc.aio.InternalError):  # the client has disconnected
-        return CANCELED
-    if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
-        return UNKNOWN_CODE
-    reason = reason_of(error)
-    metrics.reject(reason)
-    return _number(grpc.StatusCode[RULES[reason].code])
-
-
-def _number(code: grpc.StatusCode) -> int:
+    code, reason = outcome_of(error)
+    if reason:
+        metrics.reject(reason)
     number: int = code.value[0]
     return number
 

@@ -1,5 +1,6 @@
 """Maps failures to google.rpc.Status with details (AIP-193), by the rules of the proto enum ErrorReason."""
 
+import asyncio
 from functools import lru_cache
 
 import grpc
@@ -47,6 +48,18 @@ class ProtocolError(Exception):
 def reason_of(error: Exception) -> str:
     """Returns the error reason of an exception; for an unexpected exception, that of a bug."""
     return error.reason if isinstance(error, errors.ServiceError) else BUG
+
+
+def outcome_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """Returns the code that the link ``errors`` maps a failure to, and the reason of an error of the service."""
+    if isinstance(error, ProtocolError):
+        return error.code, ""
+    if isinstance(error, asyncio.CancelledError | grpc.aio.InternalError):  # the client has disconnected
+        return grpc.StatusCode.CANCELLED, ""
+    if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
+        return grpc.StatusCode.UNKNOWN, ""
+    reason = reason_of(error)
+    return grpc.StatusCode[RULES[reason].code], reason
 
 
 def _metadata(error: Exception) -> dict[str, str]:

@@ -13,10 +13,10 @@ from userservice_server.observability.metrics.exposition import Exposition
 from userservice_server.observability.metrics.layout import Layout, Method
 from userservice_server.observability.metrics.memory import MetricsMemory
 from userservice_server.observability.metrics.worker import WorkerMetrics
+from userservice_server.observability.trace_context import parsed
 from userservice_server.process.metrics import layout
 from userservice_server.transport.call import Call, Rpc
 from userservice_server.transport.interceptors import metrics
-from userservice_server.transport.trace_context import sampled_trace_id
 
 SMALL = Layout(
     [Method("s", "Get", is_own=True), Method("s", "List", streams_responses=True, is_own=True)],
@@ -68,11 +68,11 @@ def test_a_worker_that_takes_over_a_slot_continues_its_counters_and_resets_its_g
     calls.values[calls.places.handled] += 1
     first.calls.reject("READER_STALLED")
     first.store.availability_changed(is_up=True)
-    first.show_process(3, {"file": 2})
+    first.show_process(3, 0, {"file": 2})
     first.show_certificate(7.0)
     assert process.value("userservice_streams", worker="0") == 4
     second = process.worker(0)
-    second.show_process(10, {"file": 1})
+    second.show_process(10, 0, {"file": 1})
     assert process.value("grpc_server_started_total", grpc_method="List") == 5
     assert process.value("grpc_server_handled_total", grpc_method="List") == 1
     assert process.value("userservice_stalled_streams_total") == 1
@@ -149,4 +149,5 @@ def test_without_metrics_the_chain_has_no_link() -> None:
     ],
 )
 def test_the_trace_id_of_a_sampled_trace_is_read(value: str, is_sampled: bool) -> None:  # noqa: FBT001
-    assert sampled_trace_id(value) == (bytes.fromhex(TRACE) if is_sampled else b"")
+    context = parsed(value)
+    assert (context is not None and context.is_sampled and context.trace_id == TRACE) == is_sampled

@@ -1,6 +1,7 @@
 """The limit on concurrent reads of the store, and on the size of their replies."""
 
 import asyncio
+from contextvars import ContextVar
 from functools import partial
 
 import pytest
@@ -63,6 +64,27 @@ async def test_a_cancelled_read_counts_until_its_reply_arrives() -> None:
     assert len(store.running) == 1  # the third: the second was never sent
     await store.reply([b"x"])
     assert (await third).records == [b"x"]
+
+
+async def test_a_read_that_has_waited_is_sent_in_the_context_of_its_list() -> None:
+    limit, store, context, seen = ReadLimit(), Store(), ContextVar("list", default=""), []
+
+    def send(count: int) -> "asyncio.Future[list[bytes]]":
+        seen.append(context.get())
+        return store.send(count)
+
+    async def read(name: str) -> None:
+        context.set(name)
+        await limit.start(partial(Plan, MAX_READ, 1, MIB), send)
+
+    lists = [asyncio.create_task(read(name)) for name in "abc"]
+    while len(seen) < 3:
+        await asyncio.sleep(0.001)
+        if store.running:
+            await store.reply([])
+    assert seen == ["a", "b", "c"]
+    await store.reply([])
+    await asyncio.gather(*lists)
 
 
 async def test_a_failed_read_raises_in_its_list_and_frees_its_memory() -> None:

@@ -83,8 +83,8 @@ HANDLING_SECONDS = Metric(
     _OF_METHOD,
     unit="seconds",
     buckets=_CALL_SECONDS,
-    note="In the OpenMetrics format, a bucket has the trace id of its last call whose header `traceparent` has the "
-    "sampled flag (exemplar).",
+    note="In the OpenMetrics format, a bucket has the trace id of its last call whose trace is recorded: whose "
+    "header `traceparent` has the sampled flag, or that the service traces itself (exemplar).",
 )
 CALLS_IN_PROGRESS = Metric("userservice_calls_in_progress", Kind.GAUGE, "Running calls, streams included.", _OF_WORKER)
 REJECTED_CALLS = Metric(
@@ -165,6 +165,11 @@ AUDIT_LINES_DROPPED = Metric(
     Kind.COUNTER,
     "Lines of the audit log that were dropped because its file could not be written.",
 )
+SPANS_DROPPED = Metric(
+    "userservice_spans_dropped_total",
+    Kind.COUNTER,
+    "Spans that were dropped because their queue was full or the OTLP endpoint did not accept them.",
+)
 RELOAD_FAILURES = Metric(
     "userservice_reload_failures_total",
     Kind.COUNTER,
@@ -228,6 +233,7 @@ METRICS = (
     EVENT_LOOP_LAG,
     LOG_LINES_DROPPED,
     AUDIT_LINES_DROPPED,
+    SPANS_DROPPED,
     RELOAD_FAILURES,
     CERTIFICATE_EXPIRY,
     BUILD_INFO,

@@ -157,6 +157,7 @@ _WITHOUT_LABELS = (
     definitions.EVENT_LOOP_LAG,
     definitions.LOG_LINES_DROPPED,
     definitions.AUDIT_LINES_DROPPED,
+    definitions.SPANS_DROPPED,
     definitions.CERTIFICATE_EXPIRY,
     definitions.WORKER_RESTARTS,
     definitions.CPU_SECONDS,

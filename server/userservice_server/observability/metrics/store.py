@@ -27,6 +27,9 @@ class StoreMetrics:
         values[start + bisect_left(STORE_SECONDS.buckets, seconds)] += 1
         values[start + self._sum] += seconds
 
+    def failed(self, script: str, seconds: float, error: BaseException) -> None:
+        """Counts nothing: the histogram contains only answered scripts."""
+
     def batch_sent(self, commands: int) -> None:
         """Counts a batch of commands."""
         values = self._values

@@ -73,11 +73,12 @@ class WorkerMetrics:
         """Sets the time at which the certificate of the service expires."""
         self._values[self._layout.place(definitions.CERTIFICATE_EXPIRY)] = not_after
 
-    def show_process(self, audit_lines_dropped: int, reload_failures: Mapping[str, int]) -> None:
+    def show_process(self, audit_lines_dropped: int, spans_dropped: int, reload_failures: Mapping[str, int]) -> None:
         """Updates the counters whose values are kept elsewhere in this process since its start."""
         self._continue(definitions.CPU_SECONDS, time.process_time())
         self._continue(definitions.LOG_LINES_DROPPED, dropped_lines())
         self._continue(definitions.AUDIT_LINES_DROPPED, audit_lines_dropped)
+        self._continue(definitions.SPANS_DROPPED, spans_dropped)
         for (file,) in self._layout.series[definitions.RELOAD_FAILURES].rows:
             self._continue(definitions.RELOAD_FAILURES, reload_failures.get(file, 0), file)
 
