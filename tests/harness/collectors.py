@@ -35,9 +35,14 @@ class Span:
     kind: str
     is_error: bool
     text: str
-    seconds: float
+    start: int  # nanoseconds, as its end
+    end: int
     attributes: dict[str, Any]
     resource: dict[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.start) / 1e9
 
 
 class Collector:
@@ -170,7 +175,8 @@ def _span(span: SpanMessage, resource: dict[str, Any]) -> Span:
         kind=SpanMessage.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
         is_error=span.status.code == Status.STATUS_CODE_ERROR,
         text=str(span),
-        seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
+        start=span.start_time_unix_nano,
+        end=span.end_time_unix_nano,
         attributes=_values(span.attributes),
         resource=resource,
     )

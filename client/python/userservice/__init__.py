@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         UserNotFoundError,
         UserServiceError,
     )
+    from userservice.hooks import CallAttempt
     from userservice.models import Session, SessionPage, User, UserBatch, UserPage
     from userservice.requests import (
         AddSessionFields,
@@ -55,6 +56,7 @@ __all__ = [
     "AddSessionFields",
     "AddUserFields",
     "AuthenticationUnavailableError",
+    "CallAttempt",
     "CredentialsInvalidError",
     "CredentialsMissingError",
     "DeadlineExceededError",
@@ -125,11 +127,13 @@ _MODULES = {
         "UserNotFoundError",
         "UserServiceError",
     ),
+    "hooks": ("CallAttempt",),
     "models": ("Session", "SessionPage", "User", "UserBatch", "UserPage"),
     "session_manager": ("SessionManager",),
     "sync": ("SyncSessionManager", "SyncUserManager"),
     "user_manager": ("UserManager",),
     "metadata": (),
+    "opentelemetry": (),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -124,6 +125,15 @@ def _shown(address: str) -> str:
 
 def _join(host: str, port: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@lru_cache(maxsize=16)
+def server_of(address: str) -> tuple[str, int | None]:
+    """Returns host and port of the address of a manager; the whole address and None if it names several servers."""
+    match = re.fullmatch(rf"(https?://|dns:///)?{_HOST_PORT}", address)
+    if match is None:
+        return address.removeprefix("unix:"), None
+    return match["host"].strip("[]"), int(match["port"])
 
 
 def is_loopback(target: Target) -> bool:

@@ -15,6 +15,7 @@ from userservice._forks import forks
 from userservice._headers import Headers, check_headers
 from userservice._methods import Method
 from userservice._monkey import reject_monkey_patching
+from userservice._observed import Observed
 from userservice._retry import Attempts, check_timeout
 from userservice._status import error_from_call, with_proxy
 from userservice._tls import PemSource, TlsSettings
@@ -27,6 +28,7 @@ from userservice.errors import (
     ManagerUnusableError,
     UnavailableError,
 )
+from userservice.hooks import OnCall
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")
@@ -84,9 +86,13 @@ class Stream(NamedTuple):
     proxy: str
     """The source of the proxy of the connection, such as `$https_proxy`; empty without a proxy."""
 
+    observed: Observed
+    """Reports the end of the stream to the hook."""
+
     def cancel(self) -> None:
         """Ends the RPC at once."""
         self.raw.cancel()
+        self.observed.end(grpc.StatusCode.CANCELLED)
 
 
 class Connection:
@@ -104,6 +110,7 @@ class Connection:
         cert: The certificate chain of the client.
         key: The private key of the client.
         allow_insecure_token: Allow a token over plain text to other machines.
+        on_call: The hook that observes the attempts of calls.
 
     Raises:
         TypeError: If the token or a TLS setting has a wrong type.
@@ -126,6 +133,7 @@ class Connection:
         cert: PemSource | None = None,
         key: PemSource | None = None,
         allow_insecure_token: bool = False,
+        on_call: OnCall | None = None,
     ) -> None:
         reject_monkey_patching()
         self.address = address
@@ -151,6 +159,9 @@ class Connection:
         is_plaintext = not self._encrypted or is_insecure(credentials)
         if has_token and is_plaintext and not allow_insecure_token:
             check_plaintext(self._targets)
+        if on_call is not None and not callable(on_call):
+            raise TypeError(f"on_call must be callable, not {type(on_call).__name__}")
+        self._on_call = on_call
         self._channels: Channels | None = None
         self._retired = RetiredChannels()
         self._next_file_check = 0.0
@@ -241,7 +252,7 @@ class Connection:
             headers = await self._headers(attempts.remaining)
             channel = self.connect()
             try:
-                response = await channel.raw.unary(method.path, encoded, attempts.remaining, headers)
+                response = await self._unary(channel, method.path, encoded, attempts.remaining, headers)
                 return decode(method, response)
             except grpc.aio.AioRpcError as failure:
                 await attempts.pause(error_from_call(failure, channel.proxy), failure)
@@ -262,17 +273,39 @@ class Connection:
         remaining = max(0.0, deadline - time.monotonic())
         channel = self.connect()
         try:
-            response = await channel.raw.unary(method.path, request.SerializeToString(), remaining, headers)
+            response = await self._unary(channel, method.path, request.SerializeToString(), remaining, headers)
         except grpc.aio.AioRpcError as failure:
             raise error_from_call(failure, channel.proxy) from failure
         return decode(method, response)
+
+    async def _unary(
+        self,
+        channel: Channel,
+        path: str,
+        encoded: bytes,
+        timeout: float,  # noqa: ASYNC109 - as above
+        headers: Headers,
+    ) -> bytes:
+        """Makes one attempt of a unary call, and reports it to the hook."""
+        observed = Observed(self._on_call, path, self.address, headers)
+        try:
+            response = await channel.raw.unary(path, encoded, timeout, observed.headers)
+        except grpc.aio.AioRpcError as failure:
+            observed.end(failure.code())
+            raise
+        except BaseException:  # cancelled, interrupted, or the manager was closed
+            observed.end(grpc.StatusCode.CANCELLED)
+            raise
+        observed.end(grpc.StatusCode.OK)
+        return response
 
     async def open_stream(self, method: Method[RequestT, ResponseT], request: RequestT, attempts: Attempts) -> Stream:
         """Starts a server stream of encoded messages for `read`. The caller must cancel the stream at the end."""
         headers = await self._headers(attempts.remaining)
         channel = self.connect()
-        raw = channel.raw.stream(method.path, request.SerializeToString(), headers)
-        return Stream(raw, channel.proxy)
+        observed = Observed(self._on_call, method.path, self.address, headers)
+        raw = channel.raw.stream(method.path, request.SerializeToString(), observed.headers)
+        return Stream(raw, channel.proxy, observed)
 
     async def read(self, stream: Stream, attempts: Attempts) -> bytes:
         """Reads the next message of a stream.
@@ -282,14 +315,18 @@ class Connection:
         """
         # gRPC returns a message that has already arrived without waiting, so the timeout of `read` has no effect on it.
         if not attempts.remaining:
+            stream.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
             raise DeadlineExceededError(with_proxy("no chunk arrived in time", stream.proxy))
         try:
             message = await stream.raw.read(attempts.remaining)
         except grpc.aio.AioRpcError as failure:
+            stream.observed.end(failure.code())
             raise error_from_call(failure, stream.proxy) from failure
         except TimeoutError as timeout:
+            stream.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
             raise DeadlineExceededError(with_proxy("no chunk arrived in time", stream.proxy)) from timeout
         if message is None:
+            stream.observed.end(grpc.StatusCode.OK)
             raise UnavailableError("the stream ended before its last chunk")
         return message
 
@@ -302,6 +339,8 @@ class Connection:
             await stream.raw.read(_STATUS_SECONDS)
         except (grpc.aio.AioRpcError, TimeoutError, ManagerClosedError):
             return
+        finally:
+            stream.observed.end(grpc.StatusCode.OK)
 
     async def close(self) -> None:
         """Closes the channels and ends their running calls with ManagerClosedError. Safe to call twice."""

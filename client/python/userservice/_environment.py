@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from userservice._token import TokenFile, bearer, hidden
+from userservice.hooks import OnCall
 
 
 class EnvironmentOptions(TypedDict, total=False):
@@ -17,6 +18,7 @@ class EnvironmentOptions(TypedDict, total=False):
     channel_options: Sequence[tuple[str, Any]]
     metadata: Sequence[tuple[str, str | bytes]]
     allow_insecure_token: bool
+    on_call: OnCall
     share_reads: bool
     """Only for `UserManager` and `SyncUserManager`."""
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import copy_context
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -24,13 +25,14 @@ _ROUNDING = 0.0005
 class _Request(Generic[OutcomeT]):
     """A request that waits for its outcome. An outcome of None means that the deadline has passed."""
 
-    __slots__ = ("call", "deadline", "future", "name")
+    __slots__ = ("call", "context", "deadline", "future", "name")
 
     def __init__(self, name: str, deadline: float) -> None:
         self.name = name
         self.deadline = deadline
         self.future: asyncio.Future[OutcomeT | None] = asyncio.get_running_loop().create_future()
         self.call: _Call[OutcomeT] | None = None
+        self.context = copy_context()
 
 
 class _Call(Generic[OutcomeT]):
@@ -102,7 +104,9 @@ class Gathering(Generic[OutcomeT]):
         if not self._waiting or self._starting is not None:
             return
         if self._running < MOST_RUNNING or len(self._waiting) >= MOST_NAMES:
-            self._starting = asyncio.get_running_loop().create_task(self._run())
+            # In the context of one of its requests, so that a trace contains the call; not in that of an earlier call.
+            context = self._waiting[0].context
+            self._starting = asyncio.get_running_loop().create_task(self._run(), context=context)
             # The event loop keeps only weak references to its tasks.
             self._tasks.add(self._starting)
             self._starting.add_done_callback(self._tasks.discard)

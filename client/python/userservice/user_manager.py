@@ -17,6 +17,7 @@ from userservice._shared_reads import SharedReads
 from userservice._tls import PemSource
 from userservice._token import hidden
 from userservice._transport import TokenSource
+from userservice.hooks import OnCall
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
     AddUserFields,
@@ -62,6 +63,7 @@ class UserManager(Manager):
         cert: PemSource | None = None,
         key: PemSource | None = None,
         allow_insecure_token: bool = False,
+        on_call: OnCall | None = None,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -81,6 +83,7 @@ class UserManager(Manager):
             cert: See `SessionManager`.
             key: See `SessionManager`.
             allow_insecure_token: See `SessionManager`.
+            on_call: See `SessionManager`.
 
         Raises:
             TypeError: If an argument has a wrong type; see `SessionManager`.
@@ -100,6 +103,7 @@ class UserManager(Manager):
             cert=cert,
             key=key,
             allow_insecure_token=allow_insecure_token,
+            on_call=on_call,
         )
         self._shared_reads = SharedReads(self._connection) if share_reads else None
 

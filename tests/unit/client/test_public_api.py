@@ -19,6 +19,7 @@ NAMES = [
     "AddSessionFields",
     "AddUserFields",
     "AuthenticationUnavailableError",
+    "CallAttempt",
     "CredentialsInvalidError",
     "CredentialsMissingError",
     "DeadlineExceededError",

@@ -14,6 +14,7 @@ from userservice._environment import EnvironmentOptions, settings_from_environme
 from userservice._tls import PemSource
 from userservice._token import hidden
 from userservice._sync_transport import TokenSource
+from userservice.hooks import OnCall
 
 
 class SyncManager:
@@ -41,6 +42,7 @@ class SyncManager:
         cert: PemSource | None = None,
         key: PemSource | None = None,
         allow_insecure_token: bool = False,
+        on_call: OnCall | None = None,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -67,6 +69,10 @@ class SyncManager:
             key: The private key of the client in PEM form, as a path or bytes; needs `cert`.
             allow_insecure_token: Allow sending the token without TLS to other machines. Anyone on the network can then
                 read and use the token.
+            on_call: A function that is called with a `CallAttempt` before each attempt of a call. It can add headers,
+                and can return a function that is called at the end of the attempt with its status code
+                (`grpc.StatusCode`) and its duration in seconds. Both must be fast and must not raise.
+                `userservice.opentelemetry.trace_calls()` returns such a function, which creates spans.
 
         Raises:
             TypeError: If the token or a TLS setting has a wrong type.
@@ -87,6 +93,7 @@ class SyncManager:
             cert=cert,
             key=key,
             allow_insecure_token=allow_insecure_token,
+            on_call=on_call,
         )
 
     @classmethod

@@ -18,6 +18,7 @@ from userservice._sync._shared_reads import SharedReads
 from userservice._tls import PemSource
 from userservice._token import hidden
 from userservice._sync_transport import TokenSource
+from userservice.hooks import OnCall
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
     AddUserFields,
@@ -63,6 +64,7 @@ class SyncUserManager(SyncManager):
         cert: PemSource | None = None,
         key: PemSource | None = None,
         allow_insecure_token: bool = False,
+        on_call: OnCall | None = None,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -82,6 +84,7 @@ class SyncUserManager(SyncManager):
             cert: See `SyncSessionManager`.
             key: See `SyncSessionManager`.
             allow_insecure_token: See `SyncSessionManager`.
+            on_call: See `SyncSessionManager`.
 
         Raises:
             TypeError: If an argument has a wrong type; see `SyncSessionManager`.
@@ -101,6 +104,7 @@ class SyncUserManager(SyncManager):
             cert=cert,
             key=key,
             allow_insecure_token=allow_insecure_token,
+            on_call=on_call,
         )
         self._shared_reads = SharedReads(self._connection) if share_reads else None
 
