@@ -4,7 +4,9 @@ import { ChannelCredentials, type ChannelOptions, Metadata } from "@grpc/grpc-js
 
 import { parseAddress } from "./address.js";
 import { registerListResolver } from "./address_list.js";
+import type { StatusCode } from "./error_base.js";
 import { DeadlineExceededError, InternalError, ManagerClosedError } from "./errors.js";
+import type { OnCall } from "./hooks.js";
 import { proxyVariable } from "./http_proxy.js";
 import { Link } from "./link.js";
 import { Attempts, checkTimeout } from "./retry.js";
@@ -32,6 +34,12 @@ export interface ManagerOptions {
    * and a stream uses one connection. With several connections, a busy program can use several workers of a service.
    */
   connections?: number | undefined;
+  /**
+   * A function that is called before each attempt of a call. It can add headers, and can return a function that is called
+   * at the end of the attempt with its status code and its duration in milliseconds. Both must be fast and must not throw.
+   * `traceCalls()` of `userservice/opentelemetry` returns such a function, which creates spans.
+   */
+  onCall?: OnCall | undefined;
 }
 
 /** Options of one call. */
@@ -88,6 +96,8 @@ export class Connection {
   readonly #links: readonly Link[];
   /** The environment variable that configures the proxy of the connection; undefined without a proxy. */
   readonly #proxy: string | undefined;
+  readonly #address: string;
+  readonly #onCall: OnCall | undefined;
   #turn = 0;
   #closed = false;
 
@@ -97,7 +107,7 @@ export class Connection {
    * @throws TypeError if the address or an option is invalid; RangeError if a number is out of range.
    */
   constructor(address: string, options: ManagerOptions) {
-    const { tls, token, allowInsecureToken = false, timeoutMs = DEFAULT_TIMEOUT_MS, connections = 1 } = options;
+    const { tls, token, allowInsecureToken = false, timeoutMs = DEFAULT_TIMEOUT_MS, connections = 1, onCall } = options;
     const parsed = parseAddress(address);
     if (tls && parsed.tls === false) {
       throw new TypeError(
@@ -105,6 +115,11 @@ export class Connection {
       );
     }
     this.#timeoutMs = checkTimeout(timeoutMs);
+    if (onCall !== undefined && typeof onCall !== "function") {
+      throw new TypeError("onCall must be a function");
+    }
+    this.#address = address;
+    this.#onCall = onCall;
     if (!Number.isInteger(connections) || connections < 1 || connections > MOST_CONNECTIONS) {
       throw new RangeError(`connections must be a whole number from 1 to ${MOST_CONNECTIONS}, not ${connections}`);
     }
@@ -218,13 +233,15 @@ export class Connection {
     };
     signal?.addEventListener("abort", abort);
     const link = this.#nextLink();
-    const path = `/${method.parent.typeName}/${method.name}`;
-    const rpc = new Rpc(link.channel, path, request, metadata, timeoutMs, {
+    const name = `${method.parent.typeName}/${method.name}`;
+    const { headers, end } = this.#observe(name, metadata);
+    const rpc = new Rpc(link.channel, `/${name}`, request, headers, timeoutMs, {
       heard: () => {
         link.heard();
       },
       failed: (failure) => errorFromStatus(failure, this.#proxy),
-      ended: (error) => {
+      ended: (error, code) => {
+        end(code);
         this.#running.delete(rpc);
         signal?.removeEventListener("abort", abort);
         if (error !== undefined && !this.#closed) {
@@ -235,6 +252,21 @@ export class Connection {
     this.#running.add(rpc);
     link.asked();
     return rpc;
+  }
+
+  /** Calls the hook; returns the headers with those that the hook added, and a function for the end of the attempt. */
+  #observe(method: string, metadata: Metadata): { headers: Metadata; end: (code: StatusCode) => void } {
+    if (this.#onCall === undefined) {
+      return { headers: metadata, end: () => undefined };
+    }
+    const added: Record<string, string> = {};
+    const started = performance.now();
+    const ended = this.#onCall({ method, address: this.#address, headers: added });
+    const headers = metadata.clone();
+    for (const [name, value] of Object.entries(added)) {
+      headers.set(name, value);
+    }
+    return { headers, end: (code) => ended?.(code, performance.now() - started) };
   }
 
   #nextLink(): Link {

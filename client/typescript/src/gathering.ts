@@ -1,5 +1,6 @@
 /** Gathers concurrent requests into shared calls. */
 
+import { AsyncResource } from "node:async_hooks";
 import { clearTimeout, setImmediate, setTimeout } from "node:timers";
 
 import type { Attempts } from "./retry.js";
@@ -25,6 +26,8 @@ interface Request<Outcome> {
   readonly attempts: Attempts;
   readonly resolve: (outcome: Outcome) => void;
   readonly reject: (error: unknown) => void;
+  /** The asynchronous context of the caller, such as its trace. */
+  readonly context: AsyncResource;
   call: Call | undefined;
   isOver: boolean;
 }
@@ -84,6 +87,7 @@ export class Gathering<Outcome> {
         },
         call: undefined,
         isOver: false,
+        context: new AsyncResource("userservice.get"),
       };
       const abort = (): void => {
         this.#leave(request, signal?.reason);
@@ -112,7 +116,8 @@ export class Gathering<Outcome> {
       this.#isStarting = true;
       setImmediate(() => {
         this.#isStarting = false;
-        void this.#run();
+        // In the context of one of its requests, so that a trace contains the call; not in that of an earlier call.
+        void this.#waiting[0]?.context.runInAsyncScope(() => this.#run());
         this.#start();
       });
     }

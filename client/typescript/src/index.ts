@@ -5,6 +5,7 @@ export type { EnvironmentOptions } from "./environment.js";
 export * from "./error_base.js";
 export * from "./error_classes.js";
 export { ManagerClosedError } from "./errors.js";
+export type { CallAttempt, CallEnd, OnCall } from "./hooks.js";
 export type { ConditionalWriteOptions, WriteOptions } from "./manager.js";
 export type { Metadata, MetadataInput, MetadataValue } from "./metadata.js";
 export {

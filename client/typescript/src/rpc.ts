@@ -2,6 +2,9 @@
 
 import { type Channel, type Metadata, status, type StatusObject } from "@grpc/grpc-js";
 
+import { type StatusCode, UserServiceError } from "./error_base.js";
+import { codeName } from "./status.js";
+
 /** Callbacks of an RPC. */
 export interface RpcEvents {
   /** Called when the service sent something, or the connection ended. */
@@ -9,7 +12,7 @@ export interface RpcEvents {
   /** Returns the error for a status other than OK. */
   readonly failed: (failure: StatusObject) => unknown;
   /** Called once when the RPC has ended; the error is undefined if the RPC succeeded. */
-  readonly ended: (error: unknown) => void;
+  readonly ended: (error: unknown, code: StatusCode) => void;
 }
 
 interface Settle {
@@ -109,7 +112,15 @@ export class Rpc {
     }
     this.#end = this.#cancelled ?? { error: received.code === status.OK ? undefined : this.#events.failed(received) };
     this.#settleEnd();
-    this.#events.ended(this.#end.error);
+    this.#events.ended(this.#end.error, this.#code(received));
+  }
+
+  /** Returns the code with which the RPC ended; that of the error, if the client cancelled the RPC with an error. */
+  #code(received: StatusObject): StatusCode {
+    if (this.#cancelled?.error instanceof UserServiceError) {
+      return this.#cancelled.error.code;
+    }
+    return this.#cancelled ? "CANCELLED" : codeName(received.code);
   }
 
   #settleEnd(): void {

@@ -38,7 +38,7 @@ const LONGEST_RETRY_DELAY_MS = 86_400_000;
  *   `UserServiceError`.
  */
 export function errorFromStatus(failure: StatusObject, proxy?: string): UserServiceError {
-  const code = ((status as Readonly<Record<number, string>>)[failure.code] as StatusCode | undefined) ?? "UNKNOWN";
+  const code = codeName(failure.code);
   const [encoded] = failure.metadata.get(DETAILS_KEY);
   const details = encoded instanceof Uint8Array ? readDetails(encoded) : {};
   const kind = ERROR_BY_REASON.get(details.reason ?? "") ?? ERROR_BY_CODE.get(code) ?? UserServiceError;
@@ -82,4 +82,9 @@ function readDetails(encoded: Uint8Array): ErrorDetails {
     // If the details cannot be decoded, the caller still gets the error with its code and message.
   }
   return read;
+}
+
+/** Returns the name of a status code; UNKNOWN, if the number has none. */
+export function codeName(code: number): StatusCode {
+  return ((status as Readonly<Record<number, string>>)[code] as StatusCode | undefined) ?? "UNKNOWN";
 }

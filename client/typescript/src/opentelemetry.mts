@@ -1,0 +1,3 @@
+/** The entry point of the adapter for OpenTelemetry for ES modules; see `index.mts`. */
+
+export * from "./opentelemetry.js";
