@@ -76,11 +76,17 @@ class Program:
 
 
 def service(
-    name: str, redis_url: str, folder: Path, *options: str, port: int = 0, engine: str = engines.SERVICE
+    name: str,
+    redis_url: str,
+    folder: Path,
+    *options: str,
+    port: int = 0,
+    engine: str = engines.SERVICE,
+    variables: Mapping[str, str] | None = None,
 ) -> Program:
-    """Returns the service, run by ``userservice serve``."""
+    """Returns the service, run by ``userservice serve`` with additional environment variables."""
     command = [sys.executable, "-m", "userservice", "serve", "--listen", f"127.0.0.1:{port}", "--redis-url", redis_url]
-    return Program(name, [*command, *options], folder, engines.environment(engine))
+    return Program(name, [*command, *options], folder, {**engines.environment(engine), **(variables or {})})
 
 
 def baseline(redis_url: str, folder: Path) -> Program:

@@ -5,7 +5,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil
@@ -57,8 +57,17 @@ def grpc_frame(message: Message) -> bytes:
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
-def run(port: int, method: str, request: Message, *, calls: int, connections: int = 1, streams: int = 1) -> Load:
-    """Makes the same call ``calls`` times.
+def run(
+    port: int,
+    method: str,
+    request: Message,
+    *,
+    calls: int,
+    connections: int = 1,
+    streams: int = 1,
+    headers: Sequence[str] = (),
+) -> Load:
+    """Makes the same call ``calls`` times, with ``headers`` in the form ``name: value``.
 
     Raises:
         LoadError: h2load failed, or a call got no response. A response with an error status is not detected, because
@@ -67,7 +76,10 @@ def run(port: int, method: str, request: Message, *, calls: int, connections: in
     with tempfile.NamedTemporaryFile() as body:
         body.write(grpc_frame(request))
         body.flush()
-        command = _command(port, method, body.name, "-n", str(calls), "-c", str(connections), "-m", str(streams))
+        options = ["-n", str(calls), "-c", str(connections), "-m", str(streams)]
+        for header in headers:
+            options += ["-H", header]
+        command = _command(port, method, body.name, *options)
         before = _cpu_seconds_of_children()
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
