@@ -223,10 +223,11 @@ ROWS: dict[str, tuple[Shown, ...]] = {
         graph(
             "Restarts, lost lines, files",
             "short",
-            "Worker restarts, dropped lines of log and audit log, and failed reloads of files, per minute.",
+            "Worker restarts, dropped lines of log and audit log, dropped spans, and failed reloads, per minute.",
             (f"60 * {total('userservice_worker_restarts_total')}", "worker restarts"),
             (f"60 * {total('userservice_log_lines_dropped_total')}", "dropped log lines"),
             (f"60 * {total('userservice_audit_lines_dropped_total')}", "dropped audit lines"),
+            (f"60 * {total('userservice_spans_dropped_total')}", "dropped spans"),
             (
                 "60 * sum by (file) (rate(userservice_reload_failures_total{$S}[$__rate_interval]))",
                 "failed reloads: {{file}}",
