@@ -169,6 +169,7 @@ async def test_only_faults_of_the_server_are_errors(traced: Traced, kind: Kind, 
     assert client.is_error == (code == "UNAVAILABLE")
 
 
+@pytest.mark.long
 async def test_a_shared_call_belongs_to_the_trace_of_one_of_its_gets(traced: Traced) -> None:
     tracer, on_call = traced.provider.get_tracer("test"), trace_calls(traced.provider)
 

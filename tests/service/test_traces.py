@@ -160,6 +160,7 @@ async def test_only_faults_of_the_server_are_errors(traced: Traced, stubs: Stubs
         assert "error.type" not in span.attributes
 
 
+@pytest.mark.long
 async def test_a_fault_is_an_error_and_the_last_spans_are_exported_over_grpc_too() -> None:
     trace = new_trace()
     with (
@@ -179,6 +180,7 @@ async def test_a_fault_is_an_error_and_the_last_spans_are_exported_over_grpc_too
     assert "error.type" in child.attributes
 
 
+@pytest.mark.long
 async def test_spans_that_the_collector_refuses_are_counted() -> None:
     with Collector() as collector, Store() as store:
         collector.refused = True
@@ -197,6 +199,7 @@ async def test_spans_that_the_collector_refuses_are_counted() -> None:
             assert service.stop() == 0
 
 
+@pytest.mark.long
 async def test_without_a_collector_calls_succeed_and_the_service_stops_in_time(tmp_path: Path) -> None:
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
