@@ -20,7 +20,7 @@ SECTIONS = {
     "Managers for blocking programs": ("_sync",),
     "Hooks": ("hooks",),
     "Models": ("models",),
-    "Fields of writes": ("requests",),
+    "Fields and options": ("requests",),
     "Exceptions": ("_error_base", "errors", "_error_classes"),
 }
 
@@ -50,9 +50,16 @@ def reference(package: griffe.Module) -> Iterator[str]:
         names = [name for module in modules for name in sorted(places) if places[name] == module]
         yield from (f"## {title}", "", ", ".join(f"[{name}](#{name.lower()})" for name in names), "")
         for name in names:
-            yield from class_reference(left.pop(name))
+            described = left.pop(name)
+            yield from type_reference(described) if described.is_attribute else class_reference(described)
     if left:
         raise SystemExit(f"generate_python_reference: no section for {', '.join(left)}")
+
+
+def type_reference(alias: griffe.Object | griffe.Alias) -> Iterator[str]:
+    """Yields the lines about a name for a type."""
+    yield from (f"### {alias.name}", "", code(alias.value), "")
+    yield from documentation(alias.docstring)
 
 
 def class_reference(kind: griffe.Class) -> Iterator[str]:

@@ -110,6 +110,8 @@ def _wire_value(key: str, value: Any) -> Any:
         return metadata
     if key == "update_mask":
         return FieldMask(paths=value)
+    if key == "view":
+        return f"VIEW_{value}"
     return value
 
 

@@ -118,6 +118,20 @@ async def test_exactly_one_of_concurrent_updates_with_one_etag_succeeds(stubs: S
     assert reasons(outcomes) == {"": 1, "ETAG_MISMATCH": WRITERS - 1}
 
 
+async def test_updates_with_allow_missing_always_succeed(stubs: Stubs) -> None:
+    """Also if the user is added or deleted between the read and the write of the update."""
+    for _ in range(20):
+        calls: list[Awaitable[Message]] = []
+        for n in range(4):
+            request = UpdateUserRequest(user_id="ada", email=str(n), allow_missing=True, request_id=str(uuid4()))
+            calls.append(stubs.users.AddUser(AddUserRequest(user_id="ada")))
+            calls.append(stubs.users.UpdateUser(request))
+            calls.append(stubs.users.DeleteUser(DeleteUserRequest(user_id="ada")))
+        outcomes = await asyncio.gather(*map(attempt, calls))
+        assert reasons(outcomes[1::3]) == {"": 4}
+        assert set(reasons(outcomes)) <= {"", "USER_ALREADY_EXISTS", "USER_NOT_FOUND"}
+
+
 async def test_exactly_one_of_concurrent_deletes_succeeds(stubs: Stubs) -> None:
     await add_users(stubs, ["ada"])
 

@@ -64,7 +64,8 @@ class Reader:
         return await asyncio.gather(*map(self.get, user_ids), return_exceptions=True)
 
     async def until_waiting(self, count: int) -> None:
-        await eventually(lambda: len(self.manager._shared_reads._gets._waiting) == count)
+        gatherings = self.manager._shared_reads._gets.values()
+        await eventually(lambda: sum(len(each._waiting) for each in gatherings) == count)
 
     async def close(self) -> None:
         if self._threads is None:
@@ -377,6 +378,21 @@ async def test_results_and_errors_of_the_real_service(kind: str, service: Servic
         made = until(lambda: calls(service)[before:])
         assert until(lambda: [method for method in calls(service)[before:] if "BatchGetUsers" in method])
         assert len(made) < 50
+    finally:
+        await reader.close()
+
+
+async def test_gets_of_different_views_share_no_call(kind: str, service: Service) -> None:
+    reader = Reader(kind, service.address)
+    try:
+        async with UserManager(service.address) as writer:
+            for name in ("ada", "bob"):
+                await writer.add(user_id=name, email="e", metadata={"k": 1})
+        views = [None, "FULL", "BASIC", "ID"] * 10
+        gets = [reader.get(name, view=view) for view in views for name in ("ada", "bob")]
+        found = [(user.user_id, user.email, user.metadata) for user in await asyncio.gather(*gets)]
+        full = [("ada", "e", {"k": 1}), ("bob", "e", {"k": 1})]
+        assert found == [*full, *full, ("ada", "e", {}), ("bob", "e", {}), ("ada", "", {}), ("bob", "", {})] * 10
     finally:
         await reader.close()
 

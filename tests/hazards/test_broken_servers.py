@@ -46,6 +46,15 @@ async def outcome(method: str, response: Message, call: Call) -> Any:
     ("method", "response", "call"),
     [
         ("GetUser", messages.GetUserResponse(user=BOB), lambda u, _: u.get("ada")),
+        ("ListUsers", messages.ListUsersResponse(users=[ADA, ADA]), lambda u, _: u.list(order_by="id desc")),
+        ("ListUsers", messages.ListUsersResponse(users=[ADA, BOB]), lambda u, _: u.list(order_by="id desc")),
+        ("ListUsers", messages.ListUsersResponse(users=[BOB]), lambda u, _: u.list(cursor=6, order_by="id desc")),
+        (
+            "ListUsers",
+            messages.ListUsersResponse(users=[BOB, ADA], next_cursor=6),
+            lambda u, _: u.list(order_by="id desc"),
+        ),
+        ("ListUsers", messages.ListUsersResponse(next_cursor=6), lambda u, _: u.list(cursor=6, order_by="id desc")),
         ("GetUser", messages.GetUserResponse(), lambda u, _: u.get("ada")),
         ("AddUser", messages.AddUserResponse(user=BOB), lambda u, _: u.add(user_id="ada")),
         ("UpdateUser", messages.UpdateUserResponse(user=BOB), lambda u, _: u.update(user_id="ada")),

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -66,7 +67,7 @@ async def ended(call: Awaitable[object]) -> str:
     return "OK"
 
 
-async def read_one(stubs: Stubs, **fields: int) -> object:
+async def read_one(stubs: Stubs, **fields: Any) -> object:
     """Reads the first chunk of a stream, and abandons the stream."""
     stream = stubs.users.ListUsersChunked(users.ListUsersChunkedRequest(**fields))
     return await stream.read()

@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     from userservice.requests import (
         AddSessionFields,
         AddUserFields,
+        OrderBy,
         UpdateSessionFields,
         UpdateUserFields,
+        View,
     )
     from userservice.session_manager import SessionManager
     from userservice.sync import SyncSessionManager, SyncUserManager
@@ -66,6 +68,7 @@ __all__ = [
     "InvalidArgumentError",
     "ManagerClosedError",
     "ManagerUnusableError",
+    "OrderBy",
     "OverloadedError",
     "RateLimitedError",
     "ReaderStalledError",
@@ -93,12 +96,20 @@ __all__ = [
     "UserNotFoundError",
     "UserPage",
     "UserServiceError",
+    "View",
 ]
 
 # Imported at the first use. The server imports the generated code in `userservice.v1` and therefore this module, but
 # needs neither managers nor channels.
 _MODULES = {
-    "requests": ("AddSessionFields", "AddUserFields", "UpdateSessionFields", "UpdateUserFields"),
+    "requests": (
+        "AddSessionFields",
+        "AddUserFields",
+        "OrderBy",
+        "UpdateSessionFields",
+        "UpdateUserFields",
+        "View",
+    ),
     "errors": (
         "AuthenticationUnavailableError",
         "CredentialsInvalidError",

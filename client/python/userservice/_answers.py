@@ -56,5 +56,22 @@ def check_cursor(records: Sequence[Record[Any]], cursor: int, next_cursor: int, 
     earliest = records[-1].id if records else cursor + 1
     if next_cursor and next_cursor < earliest:
         raise InternalError(f"the service returned next_cursor {next_cursor}, which must be at least {earliest}")
+    _check_total_size(total_size)
+
+
+def check_descending(records: Sequence[Record[Any]], cursor: int, next_cursor: int, total_size: int) -> None:
+    """Does for a page in descending order what `check_cursor` and `Record.wrap_page` do in ascending order."""
+    last = cursor
+    for record in records:
+        if not 0 < record.id < (last or record.id + 1):
+            raise InternalError(f"the service returned ids that do not decrease from the cursor {cursor}")
+        last = record.id
+    latest = last - (not records) if last else next_cursor
+    if not 0 <= next_cursor <= latest:
+        raise InternalError(f"the service returned next_cursor {next_cursor}, which must be at most {latest}")
+    _check_total_size(total_size)
+
+
+def _check_total_size(total_size: int) -> None:
     if total_size < 0:
         raise InternalError(f"the service returned the negative total_size {total_size}")

@@ -8,9 +8,9 @@ implemented once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias, TypedDict, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
@@ -39,6 +39,17 @@ class Unchecked:
 
 UncheckedFields: TypeAlias = Mapping[str, Unchecked]
 """Fields by name that type checkers cannot check, such as a `dict[str, Any]`."""
+
+
+View: TypeAlias = Literal["FULL", "BASIC", "ID"]
+"""The fields that a read returns: FULL: all fields (the default). BASIC: all except metadata. ID: only keys and id.
+
+Fields that are not in the view are empty in the models; times are 1970.
+"""
+
+
+OrderBy: TypeAlias = Literal["id", "id desc"]
+"""The order of a list of users: "id" is the order of creation, and "id desc" lists the newest users first."""
 
 
 class AddUserOptions(TypedDict, total=False):
@@ -87,6 +98,11 @@ class UpdateUserOptions(TypedDict, total=False):
     """The etag that the caller expects. If the user has another etag, the write is rejected."""
     request_id: str | None
     """Idempotency key of the write, a UUID; see `AddUserOptions.request_id`."""
+    allow_missing: bool | None
+    """Whether to add the user if it does not exist. The new user gets all fields of the request.
+
+    With an etag, a missing user is an error.
+    """
 
 
 class UpdateUserFields(UpdateUserOptions):
@@ -204,13 +220,30 @@ def _set(message: Message, field: FieldDescriptor, value: object) -> Iterable[Fi
         raise TypeError(f"{field.full_name} is of a type that requests do not have")
     if field.is_repeated:
         return _extend(getattr(message, name), value, name)
+    if field.enum_type is not None:
+        return _set_enum(message, field, field.enum_type, value)
     if field.type == field.TYPE_STRING:
         wrong = _wrong_text(value)
+    elif field.type == field.TYPE_BOOL:
+        wrong = "" if isinstance(value, bool) else f"must be a bool, not {type(value).__name__}"
     else:
         wrong = _wrong_integer(value, 32 if field.type == field.TYPE_INT32 else 64)
     if wrong:
         return [FieldViolation(name, wrong)]
     setattr(message, name, value)
+    return ()
+
+
+def _set_enum(
+    message: Message, field: FieldDescriptor, kind: EnumDescriptor, value: object
+) -> Iterable[FieldViolation]:
+    """Sets an enum by the name of a value without the prefix that the name of the enum adds, such as `BASIC`."""
+    prefix = f"{kind.name.upper()}_"
+    names = {each.name.removeprefix(prefix): each.number for each in kind.values if each.number}
+    if not isinstance(value, str) or value not in names:
+        given = repr(value) if isinstance(value, str) else type(value).__name__
+        return [FieldViolation(field.name, f"must be one of {', '.join(names)}, not {printable(given)}")]
+    setattr(message, field.name, names[value])
     return ()
 
 

@@ -18,6 +18,7 @@ from userservice.requests import (
     UncheckedFields,
     UpdateSessionFields,
     UpdateSessionOptions,
+    View,
     build_request,
     merge_fields,
     with_request_id,
@@ -76,8 +77,16 @@ class SessionManager(Manager):
         check_session(message, request.user_id, request.session_id)
         return Session.wrap(message)
 
-    async def get(self, user_id: str, session_id: str, *, timeout: float | None = None) -> Session:
+    async def get(
+        self, user_id: str, session_id: str, *, view: View | None = None, timeout: float | None = None
+    ) -> Session:
         """Returns a session.
+
+        Args:
+            user_id: The user_id of the session's user.
+            session_id: The session_id of the session.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (keys and id).
+            timeout: Seconds that the call may take.
 
         Raises:
             UserNotFoundError: If the user does not exist.
@@ -85,7 +94,8 @@ class SessionManager(Manager):
             InvalidArgumentError: If an argument is invalid.
         """
         attempts = self._connection.attempts(timeout)
-        request = build_request(rpc.GET_SESSION.request, {"user_id": user_id, "session_id": session_id})
+        fields = {"user_id": user_id, "session_id": session_id, "view": view}
+        request = build_request(rpc.GET_SESSION.request, fields)
         message = (await self._connection.call(rpc.GET_SESSION, request, attempts)).session
         check_session(message, request.user_id, request.session_id)
         return Session.wrap(message)
@@ -171,7 +181,13 @@ class SessionManager(Manager):
         await self._connection.call(rpc.DELETE_SESSION, build_request(rpc.DELETE_SESSION.request, fields), attempts)
 
     async def list(
-        self, user_id: str, limit: int = 100, cursor: int = 0, *, timeout: float | None = None
+        self,
+        user_id: str,
+        limit: int = 100,
+        cursor: int = 0,
+        *,
+        view: View | None = None,
+        timeout: float | None = None,
     ) -> SessionPage:
         """Returns one page of the sessions of a user, ordered by id; `UserManager.get_sessions` returns all sessions.
 
@@ -179,6 +195,7 @@ class SessionManager(Manager):
             user_id: The user_id of the user.
             limit: The maximum number of sessions, at most 1000. A page ends early at 1 MiB.
             cursor: The `next_cursor` of an earlier page; 0 starts at the beginning.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (keys and id).
             timeout: Seconds that the call may take.
 
         Returns:
@@ -188,14 +205,19 @@ class SessionManager(Manager):
             UserNotFoundError: If the user does not exist.
             InvalidArgumentError: If an argument is invalid.
         """
-        return await get_session_page(self._connection, user_id, limit, cursor, self._connection.attempts(timeout))
+        attempts = self._connection.attempts(timeout)
+        fields = {"user_id": user_id, "limit": limit, "cursor": cursor, "view": view}
+        return await get_session_page(self._connection, fields, attempts)
 
 
-async def get_session_page(
-    connection: Connection, user_id: str, limit: int, cursor: int, attempts: Attempts
-) -> SessionPage:
-    """Fetches one page of the sessions of a user; see `SessionManager.list`."""
-    fields = {"user_id": user_id, "limit": limit, "cursor": cursor}
+async def get_session_page(connection: Connection, fields: Mapping[str, object], attempts: Attempts) -> SessionPage:
+    """Fetches one page of the sessions of a user; see `SessionManager.list`.
+
+    Args:
+        connection: The connection of the manager.
+        fields: The fields of the request by name.
+        attempts: The attempts of the call.
+    """
     request = build_request(rpc.GET_USER_SESSIONS.request, fields)
     page = await connection.call(rpc.GET_USER_SESSIONS, request, attempts)
     check_owner(page.sessions, request.user_id)

@@ -9,7 +9,7 @@ from typing import Any, Unpack, overload
 import grpc
 
 from userservice import _methods as rpc
-from userservice._answers import check_batch, check_cursor, check_user
+from userservice._answers import check_batch, check_cursor, check_descending, check_user
 from userservice._chunks import ChunkReader
 from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
 from userservice._manager import Manager
@@ -22,9 +22,11 @@ from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
     AddUserFields,
     AddUserOptions,
+    OrderBy,
     UncheckedFields,
     UpdateUserFields,
     UpdateUserOptions,
+    View,
     build_request,
     merge_fields,
     with_request_id,
@@ -151,15 +153,20 @@ class UserManager(Manager):
         check_user(message, request.user_id)
         return User.wrap(message)
 
-    async def get(self, user_id: str, *, timeout: float | None = None) -> User:
+    async def get(self, user_id: str, *, view: View | None = None, timeout: float | None = None) -> User:
         """Returns a user.
+
+        Args:
+            user_id: The user_id of the user.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
+            timeout: Seconds that the call may take.
 
         Raises:
             UserNotFoundError: If no user has this user_id.
-            InvalidArgumentError: If the user_id is invalid.
+            InvalidArgumentError: If the user_id or the view is invalid.
         """
         attempts = self._connection.attempts(timeout)
-        request = build_request(rpc.GET_USER.request, {"user_id": user_id})
+        request = build_request(rpc.GET_USER.request, {"user_id": user_id, "view": view})
         if self._shared_reads is None:
             message = (await self._connection.call(rpc.GET_USER, request, attempts)).user
         else:
@@ -192,7 +199,7 @@ class UserManager(Manager):
 
         Args:
             user: The fields by name: user_id (required), email, first_name, last_name, metadata, update_mask, etag,
-                request_id. See `UpdateUserFields`.
+                request_id, allow_missing. See `UpdateUserFields`.
             timeout: Seconds that the call may take.
             **fields: The same fields as keyword arguments. A call may use both forms.
 
@@ -201,7 +208,7 @@ class UserManager(Manager):
 
         Raises:
             InvalidArgumentError: If a field is invalid or unknown; `violations` lists these fields.
-            UserNotFoundError: If no user has this user_id.
+            UserNotFoundError: If no user has this user_id, and `allow_missing` is not set.
             EtagMismatchError: If an etag is given and is not the current etag.
             UpdateConflictError: If there were too many concurrent writes of the user.
             RequestIdReusedError: If the request_id was already used for a different request.
@@ -235,29 +242,44 @@ class UserManager(Manager):
         fields = with_request_id({"user_id": user_id, "etag": etag, "request_id": request_id})
         await self._connection.call(rpc.DELETE_USER, build_request(rpc.DELETE_USER.request, fields), attempts)
 
-    async def list(self, limit: int = 100, cursor: int = 0, *, timeout: float | None = None) -> UserPage:
+    async def list(
+        self,
+        limit: int = 100,
+        cursor: int = 0,
+        *,
+        order_by: OrderBy | None = None,
+        view: View | None = None,
+        timeout: float | None = None,
+    ) -> UserPage:
         """Returns one page of users in the order of their ids.
 
         Args:
             limit: The maximum number of users, at most 1000. A page ends early at 1 MiB.
-            cursor: The `next_cursor` of an earlier page; 0 starts at the beginning.
+            cursor: The `next_cursor` of an earlier page in the same order; 0 starts at the beginning.
+            order_by: "id" (the default), or "id desc": the newest users first.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
             timeout: Seconds that the call may take.
 
         Returns:
             A list of User with `next_cursor`, which is 0 at the end, and `total_size`.
 
         Raises:
-            InvalidArgumentError: If an argument is negative or not an integer.
+            InvalidArgumentError: If an argument is invalid.
         """
         attempts = self._connection.attempts(timeout)
-        request = build_request(rpc.LIST_USERS.request, {"limit": limit, "cursor": cursor})
+        fields = {"limit": limit, "cursor": cursor, "view": view, "order_by": order_by}
+        request = build_request(rpc.LIST_USERS.request, fields)
         page = await self._connection.call(rpc.LIST_USERS, request, attempts)
-        users = User.wrap_page(page.users, request.cursor)
-        check_cursor(users, request.cursor, page.next_cursor, page.total_size)
+        if request.order_by.split() == ["id", "desc"]:
+            users = User.wrap_all(page.users)
+            check_descending(users, request.cursor, page.next_cursor, page.total_size)
+        else:
+            users = User.wrap_page(page.users, request.cursor)
+            check_cursor(users, request.cursor, page.next_cursor, page.total_size)
         return UserPage(users, next_cursor=page.next_cursor, total_size=page.total_size)
 
     async def list_chunked(
-        self, chunk_size: int = 100, cursor: int = 0, *, timeout: float | None = None
+        self, chunk_size: int = 100, cursor: int = 0, *, view: View | None = None, timeout: float | None = None
     ) -> AsyncGenerator[UserPage, None]:
         """Reads all users in chunks, ordered by id, up to the newest user at the start of the stream.
 
@@ -268,6 +290,7 @@ class UserManager(Manager):
         Args:
             chunk_size: The maximum number of users per chunk, at most 10 000. A chunk ends early at 1 MiB.
             cursor: The `next_cursor` of a chunk of an earlier stream; 0 starts at the beginning.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
             timeout: Seconds to wait for each chunk, including reconnecting. The time that the body of the loop needs
                 does not count.
 
@@ -275,11 +298,12 @@ class UserManager(Manager):
             Lists of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`.
 
         Raises:
-            InvalidArgumentError: If an argument is negative or not an integer.
+            InvalidArgumentError: If an argument is invalid.
             UnavailableError: If the service was unavailable for the whole timeout.
             DeadlineExceededError: If the service was available, but no chunk arrived.
         """
-        reader = ChunkReader(self._connection, chunk_size, cursor, timeout)
+        fields = {"chunk_size": chunk_size, "cursor": cursor, "view": view}
+        reader = ChunkReader(self._connection, fields, timeout)
         try:
             while (chunk := await reader.next_chunk()) is not None:
                 yield chunk
@@ -288,30 +312,36 @@ class UserManager(Manager):
             # (grpc/grpc#43462).
             reader.cancel()
 
-    async def batch_get(self, user_ids: Iterable[str], *, timeout: float | None = None) -> UserBatch:
+    async def batch_get(
+        self, user_ids: Iterable[str], *, view: View | None = None, timeout: float | None = None
+    ) -> UserBatch:
         """Returns the users with these user_ids.
 
         Args:
             user_ids: 1 to 1000 user_ids. If a user_id is repeated, the result contains its user each time.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
             timeout: Seconds that the call may take.
 
         Returns:
             A list of the existing users, in the order of the request, with `missing_user_ids`.
 
         Raises:
-            InvalidArgumentError: If there are no user_ids or more than 1000, or a user_id is invalid.
+            InvalidArgumentError: If there are no user_ids or more than 1000, or a user_id or the view is invalid.
         """
         attempts = self._connection.attempts(timeout)
-        request = build_request(rpc.BATCH_GET_USERS.request, {"user_ids": user_ids})
+        request = build_request(rpc.BATCH_GET_USERS.request, {"user_ids": user_ids, "view": view})
         found = await self._connection.call(rpc.BATCH_GET_USERS, request, attempts)
         check_batch(found.users, found.missing_user_ids, request.user_ids)
         return UserBatch(User.wrap_all(found.users), missing_user_ids=found.missing_user_ids)
 
-    async def get_sessions(self, user_id: str, *, timeout: float | None = None) -> SessionPage:
+    async def get_sessions(
+        self, user_id: str, *, view: View | None = None, timeout: float | None = None
+    ) -> SessionPage:
         """Returns all sessions of a user in the order of their ids. Reads as many pages as needed.
 
         Args:
             user_id: The user_id of the user.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (keys and id).
             timeout: Seconds for reading all pages.
 
         Returns:
@@ -319,13 +349,14 @@ class UserManager(Manager):
 
         Raises:
             UserNotFoundError: If no user has this user_id.
-            InvalidArgumentError: If the user_id is invalid.
+            InvalidArgumentError: If the user_id or the view is invalid.
         """
         attempts = self._connection.attempts(timeout)
         sessions = SessionPage()
         cursor = 0
         while True:
-            page = await get_session_page(self._connection, user_id, _LARGEST_PAGE, cursor, attempts)
+            fields = {"user_id": user_id, "limit": _LARGEST_PAGE, "cursor": cursor, "view": view}
+            page = await get_session_page(self._connection, fields, attempts)
             sessions += page
             if not page.next_cursor:
                 sessions.total_size = len(sessions)
@@ -339,10 +370,11 @@ class UserManager(Manager):
         chunkSize: int = 100,  # noqa: N803
         cursor: int = 0,
         *,
+        view: View | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[UserPage, None]:
         """The same as `list_chunked`."""
-        return self.list_chunked(chunkSize, cursor, timeout=timeout)
+        return self.list_chunked(chunkSize, cursor, view=view, timeout=timeout)
 
     batchGet = batch_get  # noqa: N815
     getSessions = get_sessions  # noqa: N815

@@ -117,6 +117,29 @@ export function checkContinues(page: Answer<{ readonly id: number }>, cursor: nu
 }
 
 /**
+ * Checks that a page in descending order continues a list: all ids are smaller than the cursor of the request and
+ * decrease, and the next cursor is not larger than the ids.
+ *
+ * @param page - The page.
+ * @param cursor - The cursor of the request; 0 for the beginning.
+ * @throws InternalError if the page does not continue the list.
+ */
+export function checkDescending(page: Answer<{ readonly id: number }>, cursor: number): void {
+  let last = cursor === 0 ? Infinity : cursor;
+  for (const { id } of page.records) {
+    if (id >= last) {
+      throw new InternalError(`the service returned id ${id} after ${last}; ids must decrease`);
+    }
+    last = id;
+  }
+  if (page.next_cursor > last || (page.records.length === 0 && page.next_cursor === cursor && cursor !== 0)) {
+    throw new InternalError(
+      `the service returned next_cursor ${page.next_cursor} for a page that starts before ${cursor}`,
+    );
+  }
+}
+
+/**
  * Checks that a batch contains each requested user_id, in the order of the request, as a user or as missing.
  *
  * @throws InternalError if a user_id is absent, in another place, or was not requested.

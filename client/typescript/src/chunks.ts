@@ -6,11 +6,18 @@ import { UnavailableError } from "./errors.js";
 import { ListUsersChunkedRequestSchema, UserService } from "./gen/userservice/v1/user_service_pb.js";
 import { UserPage } from "./models.js";
 import { readUser } from "./records.js";
-import { encodeRequest } from "./requests.js";
+import { encodeRequest, type View } from "./requests.js";
 import type { Attempts } from "./retry.js";
 import type { Rpc } from "./rpc.js";
 
 const STATUS_TIMEOUT_MS = 500;
+
+/** The fields of a request of ListUsersChunked. */
+interface ChunkFields {
+  readonly chunk_size: number;
+  readonly cursor: number;
+  readonly view: View | undefined;
+}
 
 /**
  * Reads the chunks of one `listChunked` call, one at a time.
@@ -20,7 +27,7 @@ const STATUS_TIMEOUT_MS = 500;
  */
 export class ChunkReader {
   readonly #connection: Connection;
-  readonly #chunkSize: number;
+  readonly #fields: ChunkFields;
   readonly #options: CallOptions;
   #request: Buffer;
   #cursor: number;
@@ -29,16 +36,15 @@ export class ChunkReader {
 
   /**
    * @param connection - The connection to read from.
-   * @param chunkSize - Maximum number of users in a chunk.
-   * @param cursor - The cursor after which the stream starts; 0 for the beginning.
+   * @param fields - The fields of the request by name. The cursor is the id after which the stream starts.
    * @param options - The timeout of each chunk, and the signal that ends the stream.
-   * @throws InvalidArgumentError if chunkSize or cursor is not an integer.
+   * @throws InvalidArgumentError if a field has a wrong type.
    */
-  constructor(connection: Connection, chunkSize: number, cursor: number, options: CallOptions) {
+  constructor(connection: Connection, fields: ChunkFields, options: CallOptions) {
     this.#connection = connection;
-    this.#chunkSize = chunkSize;
+    this.#fields = fields;
     this.#options = options;
-    this.#cursor = cursor;
+    this.#cursor = fields.cursor;
     this.#request = this.#encode();
   }
 
@@ -121,7 +127,7 @@ export class ChunkReader {
   }
 
   #encode(): Buffer {
-    return encodeRequest(ListUsersChunkedRequestSchema, { chunk_size: this.#chunkSize, cursor: this.#cursor });
+    return encodeRequest(ListUsersChunkedRequestSchema, { ...this.#fields, cursor: this.#cursor });
   }
 
   async #readInTime(rpc: Rpc, timeoutMs: number): Promise<Buffer> {

@@ -6,7 +6,7 @@ export * from "./error_base.js";
 export * from "./error_classes.js";
 export { ManagerClosedError } from "./errors.js";
 export type { CallAttempt, CallEnd, OnCall } from "./hooks.js";
-export type { ConditionalWriteOptions, WriteOptions } from "./manager.js";
+export type { ConditionalWriteOptions, ReadOptions, WriteOptions } from "./manager.js";
 export type { Metadata, MetadataInput, MetadataValue } from "./metadata.js";
 export {
   type Page,
@@ -25,8 +25,10 @@ export type {
   ICreateUserRequest,
   IUpdateSessionRequest,
   IUpdateUserRequest,
+  OrderBy,
+  View,
 } from "./requests.js";
 export { SessionManager } from "./session_manager.js";
 export type { PemSource, TlsOptions } from "./tls.js";
 export type { TokenSource } from "./token.js";
-export { UserManager, type UserManagerOptions } from "./user_manager.js";
+export { type ListOptions, UserManager, type UserManagerOptions } from "./user_manager.js";

@@ -8,8 +8,14 @@ import { type Answer, decodeAnswer } from "./answers.js";
 import { type CallOptions, Connection, type ManagerOptions, type Method } from "./connection.js";
 import { type EnvironmentOptions, settingsFromEnvironment } from "./environment.js";
 import type { ReadRecord } from "./records.js";
-import { encodeRequest } from "./requests.js";
+import { encodeRequest, type View } from "./requests.js";
 import type { Attempts } from "./retry.js";
+
+/** Options of one read. */
+export interface ReadOptions extends CallOptions {
+  /** The fields to return; default: `FULL`. */
+  view?: View | undefined;
+}
 
 /** Options of one write. */
 export interface WriteOptions extends CallOptions {

@@ -13,6 +13,15 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { type FieldViolation, InvalidArgumentError } from "./errors.js";
 import { type MetadataInput, nameOf, writeMetadata } from "./metadata.js";
 
+/**
+ * The fields that a read returns. `FULL`: all fields. `BASIC`: all fields except metadata. `ID`: the keys and the id.
+ * Fields that are not in the view are empty in the models; times are 1970.
+ */
+export type View = "FULL" | "BASIC" | "ID";
+
+/** The order of a list of users: `id` is the order of creation, and `id desc` lists the newest users first. */
+export type OrderBy = "id" | "id desc";
+
 /** Request of `UserManager.add`. Undefined fields are treated as absent. */
 export interface ICreateUserRequest {
   /** Key of the new user. 1 to 256 bytes of UTF-8, no control characters, no leading or trailing white space. */
@@ -50,6 +59,11 @@ export interface IUpdateUserRequest {
   etag?: string | undefined;
   /** Idempotency key of the write, a UUID; see `ICreateUserRequest.request_id`. */
   request_id?: string | undefined;
+  /**
+   * Whether to add the user if it does not exist. The new user gets all fields of the request. With an etag, a missing
+   * user is an error.
+   */
+  allow_missing?: boolean | undefined;
 }
 
 /** Request of `SessionManager.add`. Undefined fields are treated as absent. */
@@ -81,6 +95,8 @@ export interface IUpdateSessionRequest {
 }
 
 const MAX_INT32 = 2 ** 31 - 1;
+
+type EnumField = DescField & { readonly fieldKind: "enum" };
 
 /**
  * Encodes a request.
@@ -132,10 +148,31 @@ function writeField(writer: BinaryWriter, field: DescField, value: unknown): rea
   if (field.fieldKind === "list") {
     return writeTexts(writer, number, value, name);
   }
+  if (field.fieldKind === "enum") {
+    return writeEnum(writer, field, value);
+  }
   if (field.scalar === ScalarType.STRING) {
     return writeText(writer, number, value, name);
   }
+  if (field.scalar === ScalarType.BOOL) {
+    return writeBoolean(writer, number, value, name);
+  }
   return writeInteger(writer, number, value, name, field.scalar === ScalarType.INT32);
+}
+
+/** Writes an enum by the name of a value without the prefix that the name of the enum adds, such as `BASIC`. */
+function writeEnum(writer: BinaryWriter, { name, number, enum: kind }: EnumField, value: unknown): FieldViolation[] {
+  const prefix = `${kind.name.toUpperCase()}_`;
+  const names = new Map(
+    kind.values.filter((each) => each.number !== 0).map((each) => [each.name.replace(prefix, ""), each.number]),
+  );
+  const chosen = typeof value === "string" ? names.get(value) : undefined;
+  if (chosen === undefined) {
+    const given = typeof value === "string" ? JSON.stringify(value) : nameOf(value);
+    return [{ field: name, description: `must be one of ${[...names.keys()].join(", ")}, not ${given}` }];
+  }
+  writer.tag(number, WireType.Varint).int32(chosen);
+  return [];
 }
 
 /** Returns whether the value is a list. Strings are iterable, but would silently become lists of their letters. */
@@ -158,6 +195,14 @@ function writeText(writer: BinaryWriter, number: number, value: unknown, name: s
     return [{ field: name, description: "has a lone surrogate, which UTF-8 cannot encode" }];
   }
   writer.tag(number, WireType.LengthDelimited).string(value);
+  return [];
+}
+
+function writeBoolean(writer: BinaryWriter, number: number, value: unknown, name: string): FieldViolation[] {
+  if (typeof value !== "boolean") {
+    return [{ field: name, description: `must be a boolean, not ${nameOf(value)}` }];
+  }
+  writer.tag(number, WireType.Varint).bool(value);
   return [];
 }
 

@@ -1,10 +1,9 @@
 /** `SessionManager` manages the sessions of users. */
 
 import { onlyRecord } from "./answers.js";
-import type { CallOptions } from "./connection.js";
 import { SessionService } from "./gen/userservice/v1/session_service_pb.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
-import { type ConditionalWriteOptions, Manager, type WriteOptions } from "./manager.js";
+import { type ConditionalWriteOptions, Manager, type ReadOptions, type WriteOptions } from "./manager.js";
 import { type Session, SessionPage } from "./models.js";
 import { readSession } from "./records.js";
 import type { ICreateSessionRequest, IUpdateSessionRequest } from "./requests.js";
@@ -41,10 +40,10 @@ export class SessionManager extends Manager {
    * @throws SessionNotFoundError if the user has no session with this session_id.
    * @throws InvalidArgumentError if an argument is invalid.
    */
-  async get(user_id: string, session_id: string, options: CallOptions = {}): Promise<Session> {
+  async get(user_id: string, session_id: string, { view, ...options }: ReadOptions = {}): Promise<Session> {
     const attempts = this.connection.attempts(options);
     const asked = { user_id, session_id };
-    return onlyRecord(await this.read(method.getSession, asked, attempts, readSession), asked);
+    return onlyRecord(await this.read(method.getSession, { ...asked, view }, attempts, readSession), asked);
   }
 
   /**
@@ -89,9 +88,9 @@ export class SessionManager extends Manager {
    * @throws UserNotFoundError if the user does not exist.
    * @throws InvalidArgumentError if an argument is invalid.
    */
-  async list(user_id: string, limit = 100, cursor = 0, options: CallOptions = {}): Promise<SessionPage> {
+  async list(user_id: string, limit = 100, cursor = 0, { view, ...options }: ReadOptions = {}): Promise<SessionPage> {
     const attempts = this.connection.attempts(options);
-    const fields = { user_id, limit, cursor };
+    const fields = { user_id, limit, cursor, view };
     const answer = await this.read(UserService.method.getUserSessions, fields, attempts, readSession);
     checkSessions(answer, user_id, cursor);
     return new SessionPage(answer.records, answer);

@@ -7,7 +7,7 @@ import { Gathering } from "./gathering.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
 import type { User } from "./models.js";
 import { readUser } from "./records.js";
-import { encodeRequest } from "./requests.js";
+import { encodeRequest, type View } from "./requests.js";
 import type { Attempts } from "./retry.js";
 
 const { method } = UserService;
@@ -30,13 +30,19 @@ type Outcome =
  * retried, each of its gets makes a call of its own. Therefore a get cannot fail because of another get.
  */
 export class SharedReads {
-  readonly #gets: Gathering<Outcome>;
+  /**
+   * The gets that may share calls, by their view. All gets of a manager with the same view may share calls, because they
+   * differ only in user_id, deadline and signal.
+   */
+  readonly #gets: Readonly<Record<View, Gathering<Outcome>>>;
 
   /**
    * @param connection - The connection of the manager.
    */
   constructor(private readonly connection: Connection) {
-    this.#gets = new Gathering((user_ids, timeoutMs, signal) => this.#send(user_ids, timeoutMs, signal));
+    const gathering = (view: View | undefined): Gathering<Outcome> =>
+      new Gathering((user_ids, timeoutMs, signal) => this.#send(user_ids, view, timeoutMs, signal));
+    this.#gets = { FULL: gathering(undefined), BASIC: gathering("BASIC"), ID: gathering("ID") };
   }
 
   /**
@@ -44,14 +50,14 @@ export class SharedReads {
    *
    * @throws UserServiceError if the get failed; the signal's reason, if the signal of the attempts was aborted.
    */
-  async get(user_id: string, attempts: Attempts): Promise<User> {
-    const request = encodeRequest(method.getUser.input, { user_id });
+  async get(user_id: string, view: View, attempts: Attempts): Promise<User> {
+    const request = encodeRequest(method.getUser.input, { user_id, view });
     for (;;) {
       this.connection.checkOpen();
       attempts.signal?.throwIfAborted();
       let outcome: Outcome;
       try {
-        outcome = await this.#getsLikeThis().outcome(user_id, attempts, () =>
+        outcome = await this.#gets[view].outcome(user_id, attempts, () =>
           this.connection.outOfTime("Deadline exceeded"),
         );
       } catch (error) {
@@ -73,31 +79,22 @@ export class SharedReads {
     }
   }
 
-  /**
-   * Returns the gathering of the gets with the same token, metadata and options.
-   *
-   * Only this method decides which gets may share calls. At present, all gets of a manager may share calls, because
-   * they differ only in user_id, deadline and signal.
-   */
-  #getsLikeThis(): Gathering<Outcome> {
-    return this.#gets;
-  }
-
   /** Makes one call without retries; returns the outcome of each user_id. */
   async #send(
     user_ids: readonly string[],
+    view: View | undefined,
     timeoutMs: number,
     signal: AbortSignal,
   ): Promise<ReadonlyMap<string, Outcome>> {
     try {
       const [user_id] = user_ids;
       if (user_id !== undefined && user_ids.length === 1) {
-        const request = encodeRequest(method.getUser.input, { user_id });
+        const request = encodeRequest(method.getUser.input, { user_id, view });
         const response = await this.connection.callOnce(method.getUser, request, timeoutMs, signal);
         const user = onlyRecord(decodeAnswer(response, readUser), { user_id });
         return new Map([[user_id, { user, isTaken: false }]]);
       }
-      const request = encodeRequest(method.batchGetUsers.input, { user_ids });
+      const request = encodeRequest(method.batchGetUsers.input, { user_ids, view });
       const response = await this.connection.callOnce(method.batchGetUsers, request, timeoutMs, signal);
       const found = decodeAnswer(response, readUser);
       checkBatch(found, user_ids);

@@ -1,19 +1,25 @@
 /** `UserManager` manages users and lists their sessions. */
 
-import { type Answer, checkBatch, checkContinues, checkKey, onlyRecord } from "./answers.js";
+import { type Answer, checkBatch, checkContinues, checkDescending, checkKey, onlyRecord } from "./answers.js";
 import { ChunkReader } from "./chunks.js";
-import type { CallOptions, ManagerOptions } from "./connection.js";
+import type { ManagerOptions } from "./connection.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
-import { type ConditionalWriteOptions, Manager, type WriteOptions } from "./manager.js";
+import { type ConditionalWriteOptions, Manager, type ReadOptions, type WriteOptions } from "./manager.js";
 import { type Session, SessionPage, type User, UserBatch, UserPage } from "./models.js";
 import { readSession, readUser } from "./records.js";
-import { type ICreateUserRequest, isList, type IUpdateUserRequest } from "./requests.js";
+import { type ICreateUserRequest, isList, type IUpdateUserRequest, type OrderBy } from "./requests.js";
 import { SharedReads } from "./shared_reads.js";
 
 const { method } = UserService;
 
 /** The maximum limit of a page. The service reduces larger limits to it. */
 const LARGEST_PAGE = 1000;
+
+/** Options of `UserManager.list`. */
+export interface ListOptions extends ReadOptions {
+  /** The order of the users: `id` (the default), or `id desc` for the newest users first. */
+  orderBy?: OrderBy | undefined;
+}
 
 /** Options of a `UserManager`. */
 export interface UserManagerOptions extends ManagerOptions {
@@ -70,14 +76,14 @@ export class UserManager extends Manager {
    * Returns a user.
    *
    * @throws UserNotFoundError if the user does not exist.
-   * @throws InvalidArgumentError if the user_id is invalid.
+   * @throws InvalidArgumentError if the user_id or the view is invalid.
    */
-  async get(user_id: string, options: CallOptions = {}): Promise<User> {
+  async get(user_id: string, { view, ...options }: ReadOptions = {}): Promise<User> {
     const attempts = this.connection.attempts(options);
     if (this.#sharedReads) {
-      return this.#sharedReads.get(user_id, attempts);
+      return this.#sharedReads.get(user_id, view ?? "FULL", attempts);
     }
-    return onlyRecord(await this.read(method.getUser, { user_id }, attempts, readUser), { user_id });
+    return onlyRecord(await this.read(method.getUser, { user_id, view }, attempts, readUser), { user_id });
   }
 
   /**
@@ -85,7 +91,7 @@ export class UserManager extends Manager {
    *
    * @returns The user after the update.
    * @throws InvalidArgumentError if a field is invalid or unknown; `violations` lists all such fields.
-   * @throws UserNotFoundError if the user does not exist.
+   * @throws UserNotFoundError if the user does not exist and `allow_missing` is not set.
    * @throws EtagMismatchError if the given etag is not the current etag.
    * @throws UpdateConflictError if too many concurrent writes changed the user; nothing was changed.
    * @throws RequestIdReusedError if the request_id was used for a different request.
@@ -112,14 +118,15 @@ export class UserManager extends Manager {
    * Returns one page of users, ordered by id.
    *
    * @param limit - Maximum number of users in the page, at most 1000. A page has at most 1 MiB.
-   * @param cursor - The `next_cursor` of an earlier page; 0 for the beginning.
+   * @param cursor - The `next_cursor` of an earlier page in the same order; 0 for the beginning.
    * @returns An array of User with `next_cursor`, which is 0 in the last page, and `total_size`.
-   * @throws InvalidArgumentError if an argument is negative or not an integer.
+   * @throws InvalidArgumentError if an argument is invalid.
    */
-  async list(limit = 100, cursor = 0, options: CallOptions = {}): Promise<UserPage> {
+  async list(limit = 100, cursor = 0, { view, orderBy, ...options }: ListOptions = {}): Promise<UserPage> {
     const attempts = this.connection.attempts(options);
-    const answer = await this.read(method.listUsers, { limit, cursor }, attempts, readUser);
-    checkContinues(answer, cursor);
+    const fields = { limit, cursor, view, order_by: orderBy };
+    const answer = await this.read(method.listUsers, fields, attempts, readUser);
+    (orderBy?.trim().endsWith("desc") ? checkDescending : checkContinues)(answer, cursor);
     return new UserPage(answer.records, answer);
   }
 
@@ -135,16 +142,16 @@ export class UserManager extends Manager {
    * @param options - `timeoutMs` is the timeout of each chunk, including reconnection. The time that the loop's body
    *   needs does not count.
    * @returns Arrays of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`.
-   * @throws InvalidArgumentError if an argument is negative or not an integer.
+   * @throws InvalidArgumentError if an argument is invalid.
    * @throws UnavailableError if the service was unavailable until the timeout.
    * @throws DeadlineExceededError if the service was available but sent no chunk before the timeout.
    */
   async *listChunked(
     chunkSize = 100,
     cursor = 0,
-    options: CallOptions = {},
+    { view, ...options }: ReadOptions = {},
   ): AsyncGenerator<UserPage, void, undefined> {
-    const reader = new ChunkReader(this.connection, chunkSize, cursor, options);
+    const reader = new ChunkReader(this.connection, { chunk_size: chunkSize, cursor, view }, options);
     try {
       for (let chunk = await reader.next(); chunk; chunk = await reader.next()) {
         yield chunk;
@@ -159,13 +166,13 @@ export class UserManager extends Manager {
    *
    * @param user_ids - 1 to 1000 user_ids. If a user_id is repeated, the result contains its user each time.
    * @returns An array of the users that exist, in the order of the request, with `missing_user_ids`.
-   * @throws InvalidArgumentError if there are no user_ids or more than 1000, or a user_id is invalid.
+   * @throws InvalidArgumentError if there are no user_ids or more than 1000, or a user_id or the view is invalid.
    */
-  async batchGet(user_ids: Iterable<string>, options: CallOptions = {}): Promise<UserBatch> {
+  async batchGet(user_ids: Iterable<string>, { view, ...options }: ReadOptions = {}): Promise<UserBatch> {
     const attempts = this.connection.attempts(options);
     // The user_ids are needed twice, but some iterables can be read only once. encodeRequest rejects other values.
     const requested: unknown = isList(user_ids) ? Array.from(user_ids) : user_ids;
-    const answer = await this.read(method.batchGetUsers, { user_ids: requested }, attempts, readUser);
+    const answer = await this.read(method.batchGetUsers, { user_ids: requested, view }, attempts, readUser);
     checkBatch(answer, requested as string[]);
     return new UserBatch(answer.records, answer);
   }
@@ -177,14 +184,14 @@ export class UserManager extends Manager {
    * @param options - `timeoutMs` is the timeout of all pages together.
    * @returns An array of Session; empty if the user has no sessions.
    * @throws UserNotFoundError if the user does not exist.
-   * @throws InvalidArgumentError if the user_id is invalid.
+   * @throws InvalidArgumentError if the user_id or the view is invalid.
    */
-  async getSessions(user_id: string, options: CallOptions = {}): Promise<SessionPage> {
+  async getSessions(user_id: string, { view, ...options }: ReadOptions = {}): Promise<SessionPage> {
     const attempts = this.connection.attempts(options);
     const sessions: Session[] = [];
     let cursor = 0;
     do {
-      const fields = { user_id, limit: LARGEST_PAGE, cursor };
+      const fields = { user_id, limit: LARGEST_PAGE, cursor, view };
       const answer = await this.read(method.getUserSessions, fields, attempts, readSession);
       checkSessions(answer, user_id, cursor);
       sessions.push(...answer.records);

@@ -6,6 +6,7 @@ import { inspect } from "node:util";
 
 import {
   InvalidArgumentError,
+  type OrderBy,
   type Session,
   SessionManager,
   type SessionPage,
@@ -13,6 +14,7 @@ import {
   UserManager,
   type UserPage,
   UserServiceError,
+  type View,
 } from "userservice";
 
 import { loadCases, match, matchError, Scope, type Step } from "./harness/case_language.js";
@@ -28,6 +30,8 @@ interface Args {
   cursor?: number;
   chunk_size?: number;
   user_ids: string[];
+  view?: View;
+  order_by?: OrderBy;
 }
 
 /** Formats a time in ISO 8601 with microseconds, as in the cases. */
@@ -67,32 +71,34 @@ class Driver {
 
   readonly calls: Readonly<Record<string, (args: Args) => Promise<unknown>>> = {
     "users.add": async (args) => readRecord(await this.users.add(args)),
-    "users.get": async (args) => readRecord(await this.users.get(args.user_id)),
+    "users.get": async (args) => readRecord(await this.users.get(args.user_id, { view: args.view })),
     "users.update": async (args) => readRecord(await this.users.update(args)),
     "users.delete": async ({ user_id, etag, request_id: requestId, ...others }) => {
       assert.deepEqual(others, {});
       await this.users.delete(user_id, { etag, requestId });
       return {};
     },
-    "users.list": async ({ limit, cursor }) => readUsers(await this.users.list(limit, cursor)),
-    "users.list_chunked": async ({ chunk_size, cursor }) => {
+    "users.list": async ({ limit, cursor, view, order_by: orderBy }) =>
+      readUsers(await this.users.list(limit, cursor, { view, orderBy })),
+    "users.list_chunked": async ({ chunk_size, cursor, view }) => {
       const chunks = [];
-      for await (const chunk of this.users.listChunked(chunk_size, cursor)) {
+      for await (const chunk of this.users.listChunked(chunk_size, cursor, { view })) {
         chunks.push(readUsers(chunk));
       }
       return { chunks, users: chunks.flatMap(({ users }) => users) };
     },
-    "users.batch_get": async ({ user_ids }) => {
-      const batch = await this.users.batchGet(user_ids);
+    "users.batch_get": async ({ user_ids, view }) => {
+      const batch = await this.users.batchGet(user_ids, { view });
       return { users: batch.map(readRecord), missing_user_ids: batch.missing_user_ids };
     },
-    "users.get_sessions": async ({ user_id }) => ({
-      sessions: (await this.users.getSessions(user_id)).map(readRecord),
+    "users.get_sessions": async ({ user_id, view }) => ({
+      sessions: (await this.users.getSessions(user_id, { view })).map(readRecord),
     }),
-    "users.list_sessions": async ({ user_id, limit, cursor }) =>
-      readSessions(await this.sessions.list(user_id, limit, cursor)),
+    "users.list_sessions": async ({ user_id, limit, cursor, view }) =>
+      readSessions(await this.sessions.list(user_id, limit, cursor, { view })),
     "sessions.add": async (args) => readRecord(await this.sessions.add(args)),
-    "sessions.get": async (args) => readRecord(await this.sessions.get(args.user_id, args.session_id)),
+    "sessions.get": async (args) =>
+      readRecord(await this.sessions.get(args.user_id, args.session_id, { view: args.view })),
     "sessions.update": async (args) => readRecord(await this.sessions.update(args)),
     "sessions.delete": async ({ user_id, session_id, etag, request_id: requestId, ...others }) => {
       assert.deepEqual(others, {});

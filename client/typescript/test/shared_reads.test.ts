@@ -231,6 +231,21 @@ describe("shared reads", () => {
     }
   });
 
+  it("share no call with gets of another view", async () => {
+    await using service = await Service.start();
+    await service.seed(3);
+    await using manager = new UserManager(service.address, { shareReads: true });
+    const views = [undefined, "FULL", "BASIC", "ID"] as const;
+    const gets = views.flatMap((view) => ["user-0", "user-1"].map((name) => manager.get(name, { view })));
+    const full = (await manager.get("user-0")).metadata;
+    assert.notDeepEqual(full, {});
+    for (const [index, user] of (await Promise.all(gets)).entries()) {
+      assert.equal(user.user_id, `user-${index % 2}`);
+      assert.equal(Object.keys(user.metadata).length > 0, index < 4, inspect(user.toJSON()));
+      assert.equal(user.etag === "", index >= 6, inspect(user.toJSON()));
+    }
+  });
+
   it("have the results and errors of single gets, and continue after a restart", async () => {
     await using service = await Service.start();
     await service.seed(50);

@@ -12,6 +12,7 @@ from typing import Generic, NoReturn
 import uuid_utils
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from userservice.v1.view_pb2 import View
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.ports import IdempotencyKey, RecordStore, Table
 from userservice_server.domain.turns import Turns
@@ -25,6 +26,7 @@ from userservice_server.errors import (
     UserNotFoundError,
 )
 from userservice_server.wire.outcomes import Code, Outcome
+from userservice_server.wire.projection import cut_of
 from userservice_server.wire.records import (
     CorruptRecordError,
     Entity,
@@ -52,44 +54,73 @@ class Entities(Generic[Entity]):
 
     async def add(self, table: Table, key: str, new: Entity, idempotency_key: IdempotencyKey) -> bytes:
         """Adds ``new``, whose key and id are still empty, under ``key``; returns the record. Changes ``new``."""
-        now = _now()
-        new.uuid = str(uuid_utils.uuid7())
-        new.created_at.CopyFrom(now)
-        new.updated_at.CopyFrom(now)
-        new.etag = _new_etag()
+        _stamp(new)
         outcome = await self.store.add(table, key, key_field(key), new.SerializeToString(), idempotency_key)
         return self._record(table, key, outcome)
 
-    async def get(self, table: Table, key: str) -> bytes:
-        """Returns the record with this key."""
-        return self._record(table, key, await self.store.get(table, key))
+    async def get(self, table: Table, key: str, view: "View.ValueType" = View.VIEW_FULL) -> bytes:
+        """Returns a view of the record with this key."""
+        record = self._record(table, key, await self.store.get(table, key))
+        cut = cut_of(self.entity, view)
+        return record if cut is None else cut((record,))[0]
 
     async def update(
-        self, table: Table, key: str, etag: str, patch: Patch[Entity], idempotency_key: IdempotencyKey
+        self,
+        table: Table,
+        key: str,
+        etag: str,
+        patch: Patch[Entity],
+        idempotency_key: IdempotencyKey,
+        *,
+        allow_missing: bool = False,
     ) -> bytes:
-        """Applies ``patch`` to the entity with this key; returns the new record."""
+        """Applies ``patch`` to the entity with this key; returns the new record.
+
+        If ``allow_missing``, an entity that does not exist is added, unless an etag is expected.
+        """
         place, record = (table, key), b""
         known = await self.turns.take(place)
         try:
-            record = await self._update(table, key, etag, patch, idempotency_key, known)
+            adds = allow_missing and not etag
+            record = await self._update(table, key, etag, patch, idempotency_key, known, adds=adds)
         finally:
             self.turns.pass_on(place, record)
         return record
 
     async def _update(
-        self, table: Table, key: str, etag: str, patch: Patch[Entity], idempotency_key: IdempotencyKey, known: bytes
+        self,
+        table: Table,
+        key: str,
+        etag: str,
+        patch: Patch[Entity],
+        idempotency_key: IdempotencyKey,
+        known: bytes,
+        *,
+        adds: bool,
     ) -> bytes:
         # The known record may be out of date; the compare-and-set then fails and returns the current record.
         current = Outcome(Code.DONE, known)
         for _ in range(MAX_ROUNDS):
             if not current.payload:
                 current = await self.store.get(table, key)
-            verdict = self._changed(table, key, current, etag, patch)
-            outcome = await self.store.replace(table, key, current.payload, verdict, idempotency_key)
+            if adds and current.code is Code.NOT_FOUND:
+                outcome = await self._add_missing(table, key, patch, idempotency_key)
+            else:
+                verdict = self._changed(table, key, current, etag, patch)
+                outcome = await self.store.replace(table, key, current.payload, verdict, idempotency_key)
             if outcome.code is not Code.CONFLICT:
                 return self._record(table, key, outcome)
             current = Outcome(Code.DONE, outcome.payload)
         raise _conflict()
+
+    async def _add_missing(
+        self, table: Table, key: str, patch: Patch[Entity], idempotency_key: IdempotencyKey
+    ) -> Outcome:
+        """Adds the entity of an update; returns CONFLICT if the entity was added meanwhile."""
+        new = patch.added()
+        _stamp(new)
+        encoded = new.SerializeToString()
+        return await self.store.add(table, key, key_field(key), encoded, idempotency_key, is_update=True)
 
     async def delete(
         self, table: Table, key: str, etag: str, idempotency_key: IdempotencyKey, owned: Table | None = None
@@ -186,6 +217,15 @@ class Entities(Generic[Entity]):
 
 def _conflict() -> UpdateConflictError:
     return UpdateConflictError("too many concurrent writes; nothing was changed, retry")
+
+
+def _stamp(new: Entity) -> None:
+    """Sets the fields that the server generates for a new entity, except its id."""
+    now = _now()
+    new.uuid = str(uuid_utils.uuid7())
+    new.created_at.CopyFrom(now)
+    new.updated_at.CopyFrom(now)
+    new.etag = _new_etag()
 
 
 def _now() -> Timestamp:

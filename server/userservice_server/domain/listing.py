@@ -9,24 +9,35 @@ from typing import TypeAlias
 
 from userservice_server.domain.ports import RecordStore, Table
 from userservice_server.domain.stream_memory import MAX_READ, Plan, Read, ReadLimit, StreamMemory
+from userservice_server.wire.projection import Cut
 from userservice_server.wire.records import id_field, record_id, total_size_field
 
 _TRAILER_BYTES = 32  # room for next_cursor and total_size
 _FIRST_READ = 128  # maximum records in the first read of a list; more would delay the first response
 _GROWTH = 2  # a read has at most twice the records of the previous one, because later records may be larger
+_MOST_READ_BYTES = 16 << 20  # stored bytes for one response: with a view, a small response may need many of them
 
 Page: TypeAlias = tuple[bytes, bytes, int]
 """An encoded response, its field next_cursor, which is empty at the end, and the number of its records."""
 
 
 async def pages(
-    store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
+    store: RecordStore,
+    table: Table,
+    size: int,
+    cursor: int,
+    reads: ReadLimit,
+    memory: StreamMemory,
+    cut: Cut | None = None,
+    *,
+    descending: bool = False,
 ) -> AsyncGenerator[Iterator[Page]]:
-    """Yields an iterator over pages for each range that is read, up to the record that was the newest at the start.
+    """Yields an iterator over pages for each range that is read, up to the record that was the last one at the start.
 
     The pages of a range are made without waiting. The caller must exhaust them before it requests the next range. A
-    page contains ``size`` records, or fewer if another record would exceed ``memory.response_bytes`` or if it is the
-    last page. Only the last page has no next_cursor, and a list always has at least one page.
+    page contains ``size`` records, or fewer if another record would exceed ``memory.response_bytes``, if 16 MiB were
+    read for it, or if it is the last page. Only the last page has no next_cursor, and a list always has at least one
+    page.
 
     Reading in the order of the ids returns each record that exists throughout exactly once, because ids never change
     and a replaced record keeps its id.
@@ -38,17 +49,27 @@ async def pages(
         cursor: the list starts after this id.
         reads: schedules the reads.
         memory: limits the size of responses and reads.
+        cut: cuts the view out of the records; None: the pages contain whole records.
+        descending: whether the newest records come first.
     """
     total = store.size(table)
-    ranges = _ranges(_Reader(store, table, size, cursor, reads, memory))
+    ranges = _ranges(_Reader(store, table, size, cursor, reads, memory, descending=descending))
     with memory:
         async with aclosing(ranges):
             waiting: list[bytes] = []
+            read_bytes = 0  # for the records that wait
             async for records, records_bytes, at_end in ranges:
-                waiting_bytes = sum(map(len, waiting)) + records_bytes
+                read_bytes += records_bytes
+                waiting_bytes = sum(map(len, waiting))
+                if cut is not None:
+                    records = cut(records)  # noqa: PLW2901
+                    records_bytes = sum(map(len, records))  # noqa: PLW2901
                 waiting += records
                 records.clear()  # sent records must not stay in memory
-                stops = _stops(waiting, waiting_bytes, size, memory.response_bytes, at_end=at_end)
+                closes = at_end or read_bytes >= _MOST_READ_BYTES
+                stops = _stops(waiting, waiting_bytes + records_bytes, size, memory.response_bytes, closes=closes)
+                if stops:
+                    read_bytes = 0
                 found = _pages(waiting, stops, total_size_field(await total), at_end=at_end)
                 yield found
                 if next(found, None) is not None:
@@ -56,9 +77,19 @@ async def pages(
                 del waiting[: stops[-1] if stops else 0]
 
 
-async def first_page(store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit) -> bytes:
+async def first_page(
+    store: RecordStore,
+    table: Table,
+    size: int,
+    cursor: int,
+    reads: ReadLimit,
+    cut: Cut | None = None,
+    *,
+    descending: bool = False,
+) -> bytes:
     """Returns the first page that ``pages`` would yield."""
-    async with reads.pages, aclosing(pages(store, table, size, cursor, reads, StreamMemory())) as ranges:
+    reading = pages(store, table, size, cursor, reads, StreamMemory(), cut, descending=descending)
+    async with reads.pages, aclosing(reading) as ranges:
         async for found in ranges:
             for page, *_ in found:
                 return page
@@ -78,15 +109,25 @@ class _Reader:
     """Reads one list from the store; each read starts after the last record of the previous read.
 
     Attributes:
-        newest: the newest record at the start of the list, as a list of one or no record; None before the first read.
+        last: the last record of the list at its start, as a list of one or no record; None before the first read.
+        descending: whether the newest records come first.
     """
 
-    newest: "asyncio.Future[list[bytes]] | None"
+    last: "asyncio.Future[list[bytes]] | None"
 
     def __init__(
-        self, store: RecordStore, table: Table, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
+        self,
+        store: RecordStore,
+        table: Table,
+        size: int,
+        cursor: int,
+        reads: ReadLimit,
+        memory: StreamMemory,
+        *,
+        descending: bool,
     ) -> None:
-        self.newest = None
+        self.last = None
+        self.descending = descending
         self._store = store
         self._table = table
         self._identity = store.identity
@@ -110,10 +151,21 @@ class _Reader:
         return Plan(count, min(count * average, most_bytes), most_bytes * 3 // 2)
 
     def _send(self, count: int) -> "asyncio.Future[list[bytes]]":
-        if self.newest is None:
+        if self.last is None:
             # The store executes both commands in this order, so records that are added later do not prolong the list.
-            self.newest = self._store.newest(self._table)
-        return self._store.range(self._table, self._cursor, count, self._identity, is_resumed=self._is_resumed)
+            self.last = (self._store.oldest if self.descending else self._store.newest)(self._table)
+        return self._store.range(
+            self._table,
+            self._cursor,
+            count,
+            self._identity,
+            is_resumed=self._is_resumed,
+            descending=self.descending,
+        )
+
+    def is_at_end(self, record: bytes, last_id: int) -> bool:
+        """Returns whether the list ends with this record or before it."""
+        return record_id(record) <= last_id if self.descending else record_id(record) >= last_id
 
     def advance(self, records: list[bytes], records_bytes: int) -> None:
         """Makes the next read start after these records."""
@@ -130,16 +182,16 @@ class _Reader:
 
 
 async def _ranges(reader: _Reader) -> AsyncGenerator[tuple[list[bytes], int, bool]]:
-    """Yields ranges up to the newest record at the start: records, their size in bytes, whether the list ends."""
+    """Yields ranges up to the last record at the start: records, their size in bytes, whether the list ends."""
     reading: asyncio.Future[Read] | None = reader.start()
-    newest_id = None
+    last_id = None
     try:
         while True:
             records, records_bytes, is_last = await (reading or reader.start())
-            if newest_id is None and reader.newest is not None:
-                newest_id = max(map(record_id, await reader.newest), default=0)
-            if is_last or record_id(records[-1]) >= (newest_id or 0):
-                while records and record_id(records[-1]) > (newest_id or 0):
+            if last_id is None and reader.last is not None:
+                last_id = max(map(record_id, await reader.last), default=0)
+            if is_last or reader.is_at_end(records[-1], last_id or 0):
+                while records and not reader.descending and record_id(records[-1]) > (last_id or 0):
                     records.pop()  # added since the start
                 yield records, sum(map(len, records)), True
                 return
@@ -152,11 +204,11 @@ async def _ranges(reader: _Reader) -> AsyncGenerator[tuple[list[bytes], int, boo
         del reader, reading  # breaks a cycle: a failed future keeps its exception, which keeps this frame
 
 
-def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int, *, at_end: bool) -> list[int]:
+def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int, *, closes: bool) -> list[int]:
     """Returns the position after the last record of each response that can be made from ``records``.
 
     A response is full if it has ``size`` records, or if another record would exceed ``most_bytes``. Records that do not
-    fill a response stay for the next range. At the end of the list, they form the last response, which may be empty.
+    fill a response stay for the next range; if ``closes``, they form the last response, which may be empty.
     """
     most_bytes -= _TRAILER_BYTES
     if records_bytes <= most_bytes:  # the usual case; the sizes of single records are not needed
@@ -171,7 +223,7 @@ def _stops(records: list[bytes], records_bytes: int, size: int, most_bytes: int,
                 break
             stops.append(stop)
             start = stop
-    if at_end and (not stops or stops[-1] < len(records)):
+    if closes and (not stops or stops[-1] < len(records)):
         stops.append(len(records))
     return stops
 

@@ -40,6 +40,16 @@ class Patch(Generic[Entity]):
         metadata_rules.merge(entity.metadata, self.values.metadata)
         return list(dict.fromkeys(metadata_rules.violations(entity.metadata, "metadata")))
 
+    def added(self) -> Entity:
+        """Returns the entity that an update adds if there is none: it has all values of the request."""
+        new = type(self.values)()
+        new.CopyFrom(self.values)
+        if not self.whole and self.values.HasField("metadata"):
+            new.ClearField("metadata")
+            new.metadata.SetInParent()
+            metadata_rules.merge(new.metadata, self.values.metadata)
+        return new
+
 
 def values_of(entity: type[Entity], request: Message, fields: Iterable[str]) -> Entity:
     """Returns an entity that has the values of these fields of a request."""

@@ -81,10 +81,20 @@ class RecordStore(Protocol):
     def identity(self) -> StoreIdentity:
         """The store that the server expects. A read of several steps uses one identity from start to end."""
 
-    async def add(self, table: Table, key: str, head: bytes, tail: bytes, idempotency_key: IdempotencyKey) -> Outcome:
+    async def add(
+        self,
+        table: Table,
+        key: str,
+        head: bytes,
+        tail: bytes,
+        idempotency_key: IdempotencyKey,
+        *,
+        is_update: bool = False,
+    ) -> Outcome:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``.
 
-        Returns DONE with the record, EXISTS or OWNER_NOT_FOUND.
+        Returns DONE with the record, EXISTS or OWNER_NOT_FOUND; if ``is_update``, CONFLICT with the present record
+        instead of EXISTS.
         """
 
     async def get(self, table: Table, key: str) -> Outcome:
@@ -102,7 +112,7 @@ class RecordStore(Protocol):
         """Applies ``verdict`` if ``old`` is still the record of this key (compare-and-set).
 
         A verdict DONE carries the new record; any other verdict rejects the request. Returns the verdict, NOT_FOUND,
-        OWNER_NOT_FOUND, or CONFLICT with the present record.
+        OWNER_NOT_FOUND, or CONFLICT with the present record, if there is one.
         """
 
     async def delete(
@@ -121,9 +131,18 @@ class RecordStore(Protocol):
         """
 
     def range(
-        self, table: Table, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool = False
+        self,
+        table: Table,
+        after: int,
+        count: int,
+        identity: StoreIdentity,
+        *,
+        is_resumed: bool = False,
+        descending: bool = False,
     ) -> "Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
+
+        If ``descending``, it reads ids below ``after`` instead, the largest first; 0 starts at the newest record.
 
         Raises StoreChangedError, or sets it in the future, if the store is not the one of ``identity``, or if
         ``is_resumed`` and ``after`` is a cursor of another store.
@@ -131,6 +150,9 @@ class RecordStore(Protocol):
 
     def newest(self, table: Table) -> "Future[list[bytes]]":
         """Starts to read the newest record. Returns a list of one record, or an empty list."""
+
+    def oldest(self, table: Table) -> "Future[list[bytes]]":
+        """Starts to read the oldest record. Returns a list of one record, or an empty list."""
 
     def size(self, table: Table) -> "Future[int]":
         """Starts to count the records."""

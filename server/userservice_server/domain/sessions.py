@@ -4,12 +4,14 @@ from functools import partial
 
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_service_pb2 import GetUserSessionsResponse
+from userservice.v1.view_pb2 import View
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import first_page
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.ports import IdempotencyKey, RecordStore
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.errors import SessionAlreadyExistsError, SessionNotFoundError, UserNotFoundError
+from userservice_server.wire.projection import cut_of
 from userservice_server.wire.records import CorruptRecordError
 
 MUTABLE_FIELDS = ("metadata",)
@@ -29,9 +31,9 @@ class Sessions:
             self._store.tables.sessions(session.user_id), session_id, session, idempotency_key
         )
 
-    async def get(self, user_id: str, session_id: str) -> bytes:
-        """Returns the record of a session."""
-        return await self._sessions.get(self._store.tables.sessions(user_id), session_id)
+    async def get(self, user_id: str, session_id: str, view: "View.ValueType") -> bytes:
+        """Returns a view of the record of a session."""
+        return await self._sessions.get(self._store.tables.sessions(user_id), session_id, view)
 
     async def update(
         self, user_id: str, session_id: str, patch: Patch[Session], etag: str, idempotency_key: IdempotencyKey
@@ -45,16 +47,16 @@ class Sessions:
         """Removes a session."""
         await self._sessions.delete(self._store.tables.sessions(user_id), session_id, etag, idempotency_key)
 
-    async def list(self, user_id: str, limit: int, cursor: int) -> bytes:
+    async def list(self, user_id: str, limit: int, cursor: int, view: "View.ValueType" = View.VIEW_FULL) -> bytes:
         """Returns one page of the sessions of a user as an encoded GetUserSessionsResponse."""
-        read = partial(self._page, user_id, limit, cursor)
+        read = partial(self._page, user_id, limit, cursor, view)
         return await (read() if cursor else self._store.reread(read))
 
-    async def _page(self, user_id: str, limit: int, cursor: int) -> bytes:
+    async def _page(self, user_id: str, limit: int, cursor: int, view: "View.ValueType") -> bytes:
         table = self._store.tables.sessions(user_id)
         owner = self._store.has_owner(table)
         try:
-            page = await first_page(self._store, table, limit, cursor, self._reads)
+            page = await first_page(self._store, table, limit, cursor, self._reads, cut_of(Session, view))
             owner_exists = await owner
         finally:
             del owner  # breaks a cycle: a failed future keeps its exception, which keeps this frame

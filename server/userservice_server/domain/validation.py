@@ -9,6 +9,7 @@ from typing import Self
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
 
+from userservice.v1.view_pb2 import View
 from userservice_server.domain import metadata as metadata_rules
 from userservice_server.errors import InvalidFieldsError, Violation
 
@@ -22,6 +23,9 @@ MAX_CHUNK_SIZE = 10_000
 MAX_BATCH = 1000
 REQUEST_ID_BYTES = 36  # of a UUID in text form
 
+_DESCENDING = "id desc"
+_ORDERS = ("", "id", _DESCENDING)
+_VIEWS = frozenset(View.values())
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 _PLAIN_KEY = re.compile(r"[!-~]{1,256}", re.ASCII)  # most keys match this and need no further check
 
@@ -114,6 +118,19 @@ class Checker:
         if value and not _UUID.fullmatch(value):
             self.refuse("request_id", "must be a UUID in text form, 36 characters (RFC 9562)")
         return value.lower()
+
+    def view(self, value: "View.ValueType") -> "View.ValueType":
+        """Checks the view of a read."""
+        if value not in _VIEWS:
+            self.refuse("view", f"must be one of {', '.join(View.keys())}, is {value}")
+        return value
+
+    def is_descending(self, order_by: str) -> bool:
+        """Checks the order of a list; returns whether it is descending."""
+        order = " ".join(order_by.split())
+        if order not in _ORDERS:
+            self.refuse("order_by", "must be id or id desc")
+        return order == _DESCENDING
 
     def limit(self, value: int) -> int:
         """Checks the limit of a page."""

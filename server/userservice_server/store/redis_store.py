@@ -292,12 +292,19 @@ class RedisStore:
         return await count_sessions(send, partial(_run, send), self._keys, self.identity.store_id)
 
     async def add(
-        self, table: ports.Table, key: str, head: bytes, tail: bytes, idempotency_key: IdempotencyKey
+        self,
+        table: ports.Table,
+        key: str,
+        head: bytes,
+        tail: bytes,
+        idempotency_key: IdempotencyKey,
+        *,
+        is_update: bool = False,
     ) -> Outcome:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``."""
         own = _own(table)
         redis_keys = (own.rows, own.index, own.last_id, _request_key(own, idempotency_key), *_owner_keys(own))
-        arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner)
+        arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner, int(is_update))
         outcome = await self._write(scripts.ADD, own, redis_keys, arguments)
         if outcome.code is Code.WRONG_CLOCK:
             raise self._wrong_clock()
@@ -367,7 +374,14 @@ class RedisStore:
         return await self._write(scripts.DELETE, own, redis_keys, arguments)
 
     def range(
-        self, table: ports.Table, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool = False
+        self,
+        table: ports.Table,
+        after: int,
+        count: int,
+        identity: StoreIdentity,
+        *,
+        is_resumed: bool = False,
+        descending: bool = False,
     ) -> "asyncio.Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
 
@@ -377,12 +391,17 @@ class RedisStore:
             count: maximum number of records.
             identity: the store that these records, and all replies to earlier commands, must come from.
             is_resumed: whether ``after`` is a cursor that a caller sent, perhaps of another store.
+            descending: whether to read ids below ``after`` instead, the largest first; 0 starts at the newest record.
         """
         own, expected = _own(table), _known(identity)
         if is_resumed:
             expected.check_cursor(after)
         send = self._bulk.send
-        reply = send("ZRANGE", own.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
+        if descending:
+            start = f"({after}" if after else "+inf"
+            reply = send("ZRANGE", own.rows, start, "-inf", "BYSCORE", "REV", "LIMIT", 0, count)
+        else:
+            reply = send("ZRANGE", own.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
         checks = [
             Check(send("GET", own.store_id), partial(eq, expected.store_id), StoreChangedError.during_read),
             # Scripts always write both keys. If the rows were lost, a store with users would look empty.
@@ -398,6 +417,10 @@ class RedisStore:
     def newest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the newest record: a list of one record, or an empty list."""
         return self._bulk.send("ZRANGE", _own(table).rows, -1, -1)
+
+    def oldest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
+        """Starts to read the oldest record: a list of one record, or an empty list."""
+        return self._bulk.send("ZRANGE", _own(table).rows, 0, 0)
 
     def size(self, table: ports.Table) -> "asyncio.Future[int]":
         """Starts to count the records."""

@@ -15,6 +15,8 @@ _MASK_PATHS = 16  # an update_mask has at most four different paths; some client
 _MASK_PATH_BYTES = 32
 _ETAG_BYTES = 64  # an etag has 12 bytes; a longer etag is valid but matches nothing
 
+_ORDER_BYTES = 16  # "id desc", and some white space
+
 # The maximum size of each field, without tag and length. A field name means the same in all requests.
 _FIELD_BYTES = {
     "user_id": validation.MAX_KEY_BYTES,
@@ -30,6 +32,9 @@ _FIELD_BYTES = {
     "limit": _VARINT_BYTES,
     "chunk_size": _VARINT_BYTES,
     "cursor": _VARINT_BYTES,
+    "view": _VARINT_BYTES,
+    "order_by": _ORDER_BYTES,
+    "allow_missing": _VARINT_BYTES,
 }
 _MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH}
 

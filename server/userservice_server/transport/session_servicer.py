@@ -29,7 +29,8 @@ class SessionServicer:
         with Checker() as check:
             user_id = check.key("user_id", request.user_id)
             session_id = check.key("session_id", request.session_id)
-        return await self._sessions.get(user_id, session_id)
+            view = check.view(request.view)
+        return await self._sessions.get(user_id, session_id, view)
 
     async def UpdateSession(self, request: pb.UpdateSessionRequest, _call: Call) -> bytes:
         with Checker() as check:

@@ -30,7 +30,8 @@ class UserServicer:
     async def GetUser(self, request: pb.GetUserRequest, _call: Call) -> bytes:
         with Checker() as check:
             user_id = check.key("user_id", request.user_id)
-        return await self._users.get(user_id)
+            view = check.view(request.view)
+        return await self._users.get(user_id, view)
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, _call: Call) -> bytes:
         with Checker() as check:
@@ -40,7 +41,9 @@ class UserServicer:
             mask = check.mask(request.update_mask, MUTABLE_FIELDS)
             idempotency_key = idempotency_key_of(check, request, request.request_id)
         patch = patch_of(User, request, MUTABLE_FIELDS, mask)
-        return await self._users.update(user_id, patch, request.etag, idempotency_key)
+        return await self._users.update(
+            user_id, patch, request.etag, idempotency_key, allow_missing=request.allow_missing
+        )
 
     async def DeleteUser(self, request: pb.DeleteUserRequest, _call: Call) -> bytes:
         with Checker() as check:
@@ -53,23 +56,28 @@ class UserServicer:
         with Checker() as check:
             limit = check.limit(request.limit)
             cursor = check.cursor(request.cursor)
-        return await self._users.list(limit, cursor)
+            view = check.view(request.view)
+            descending = check.is_descending(request.order_by)
+        return await self._users.list(limit, cursor, view, descending=descending)
 
     async def ListUsersChunked(self, request: pb.ListUsersChunkedRequest, call: Call) -> bytes:
         with Checker() as check:
             chunk_size = check.chunk_size(request.chunk_size)
             cursor = check.cursor(request.cursor)
-        await self._streaming.send(call, self._users.stream(chunk_size, cursor))
+            view = check.view(request.view)
+        await self._streaming.send(call, self._users.stream(chunk_size, cursor, view))
         return b""
 
     async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, _call: Call) -> bytes:
         with Checker() as check:
             user_ids = check.keys("user_ids", request.user_ids)
-        return await self._users.get_many(user_ids)
+            view = check.view(request.view)
+        return await self._users.get_many(user_ids, view)
 
     async def GetUserSessions(self, request: pb.GetUserSessionsRequest, _call: Call) -> bytes:
         with Checker() as check:
             user_id = check.key("user_id", request.user_id)
             limit = check.limit(request.limit)
             cursor = check.cursor(request.cursor)
-        return await self._sessions.list(user_id, limit, cursor)
+            view = check.view(request.view)
+        return await self._sessions.list(user_id, limit, cursor, view)

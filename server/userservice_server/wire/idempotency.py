@@ -22,9 +22,9 @@ def fingerprint(request: Message) -> bytes:
     digest, tag = _start(request.DESCRIPTOR)
     digest = digest.copy()
     own = _encoded_request_id(request, tag)
-    if encoded.endswith(own):  # request_id has the largest number, and fields are encoded by number
+    if encoded.endswith(own):  # usual: request_id has the largest number of the fields that are present
         digest.update(encoded[: -len(own)])
-    else:  # unknown fields follow
+    else:  # other fields follow
         start, end = _request_id_span(encoded, tag)
         digest.update(encoded[:start])
         digest.update(encoded[end:])
@@ -45,7 +45,7 @@ def _encoded_request_id(request: Message, tag: int) -> bytes:
 
 
 def _request_id_span(encoded: bytes, tag: int) -> tuple[int, int]:
-    """Returns where the field request_id starts and ends in an encoded request that ends with unknown fields.
+    """Returns where the field request_id starts and ends in an encoded request that ends with other fields.
 
     Known fields are encoded in the order of their numbers; request_id and all fields before it are length-delimited and
     have a tag of one byte.

@@ -63,11 +63,15 @@ def has_key(record: bytes, key: str, owner: str) -> bool:
 def have_keys(records: Sequence[bytes], keys: Sequence[str]) -> bool:
     """Returns whether each record has the key at the same position of ``keys``; takes a fifth of the time of has_key.
 
-    The start of a record's content follows from the size of the record, and C functions compare all of them.
+    C functions compare all records.
     """
     fields = [_KEY_HEADS[len(key)] + key for key in map(str.encode, keys)]
-    starts = [2 if size <= _SHORT else 3 if size <= _MIDDLE else 4 for size in map(len, records)]
-    return len(records) == len(keys) and all(map(bytes.startswith, records, fields, starts))
+    return len(records) == len(keys) and all(map(bytes.startswith, records, fields, starts_of(records)))
+
+
+def starts_of(records: Sequence[bytes]) -> list[int]:
+    """Returns where the content of each record starts, after the frame. It follows from the size of the record."""
+    return [2 if size <= _SHORT else 3 if size <= _MIDDLE else 4 for size in map(len, records)]
 
 
 def record_key(record: bytes) -> bytes:
@@ -80,6 +84,11 @@ def record_key(record: bytes) -> bytes:
 def record_id(record: bytes) -> int:
     """Returns the id of a record."""
     return _read_id(record)[0]
+
+
+def id_end(record: bytes) -> int:
+    """Returns the position after the id of a record."""
+    return _read_id(record)[1]
 
 
 def _read_id(record: bytes) -> tuple[int, int]:

@@ -108,7 +108,7 @@ def chunk(*ids: int, next_cursor: int) -> bytes:
 
 async def read_all(cursor: int, *stream: bytes) -> list[UserPage]:
     connection: Connection = Recorder(*stream)  # type: ignore[assignment]
-    reader = ChunkReader(connection, 100, cursor, None)
+    reader = ChunkReader(connection, {"chunk_size": 100, "cursor": cursor}, None)
     pages = []
     while (page := await reader.next_chunk()) is not None:
         pages.append(page)

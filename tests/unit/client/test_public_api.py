@@ -29,6 +29,7 @@ NAMES = [
     "InvalidArgumentError",
     "ManagerClosedError",
     "ManagerUnusableError",
+    "OrderBy",
     "OverloadedError",
     "RateLimitedError",
     "ReaderStalledError",
@@ -56,6 +57,7 @@ NAMES = [
     "UserNotFoundError",
     "UserPage",
     "UserServiceError",
+    "View",
 ]
 
 TWINS = [(UserManager, SyncUserManager), (SessionManager, SyncSessionManager)]
@@ -90,7 +92,8 @@ def test_the_blocking_managers_have_the_same_methods(manager: type[Any], twin: t
 def test_all_documented_names_exist(manager: type[Any]) -> None:
     assert manager.getSessions is manager.get_sessions
     assert manager.batchGet is manager.batch_get
-    assert list(inspect.signature(manager.listChunked).parameters) == ["self", "chunkSize", "cursor", "timeout"]
+    parameters = list(inspect.signature(manager.list_chunked).parameters)
+    assert list(inspect.signature(manager.listChunked).parameters) == ["self", "chunkSize", *parameters[2:]]
 
 
 def test_the_import_loads_only_modules_that_every_program_needs() -> None:

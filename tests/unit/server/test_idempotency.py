@@ -43,6 +43,8 @@ def test_a_fingerprint_ignores_the_request_id(kind: Any, data: st.DataObject) ->
             request.metadata.update(data.draw(st.dictionaries(texts, texts, max_size=4)))
         elif field.name == "update_mask":
             request.update_mask.paths.extend(data.draw(st.lists(texts, max_size=3)))
+        elif field.type == FieldDescriptor.TYPE_BOOL:
+            setattr(request, field.name, data.draw(st.booleans()))
         elif field.type == FieldDescriptor.TYPE_STRING and field.name != "request_id" and data.draw(st.booleans()):
             setattr(request, field.name, data.draw(texts))
     request.MergeFromString(b"\xfa\x7f\x06canary")  # an unknown field
@@ -61,9 +63,15 @@ def test_request_id_and_all_fields_before_it_can_be_skipped(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.DESCRIPTOR.name)
-def test_an_encoded_request_ends_with_its_request_id(kind: Any) -> None:
-    numbers = {field.name: field.number for field in kind.DESCRIPTOR.fields}
-    assert max(numbers.values()) == numbers["request_id"]
+def test_no_field_after_the_request_id_can_end_like_a_request_id(kind: Any) -> None:
+    """A request that ends with the bytes of its request_id field then ends with this field."""
+    after = [
+        field for field in kind.DESCRIPTOR.fields if field.number > kind.DESCRIPTOR.fields_by_name["request_id"].number
+    ]
+    assert [
+        field.name for field in after if field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+    ] == []
+    assert {field.message_type.name for field in after if field.message_type} <= {"Timestamp", "Duration"}
 
 
 @pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.DESCRIPTOR.name)

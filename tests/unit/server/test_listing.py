@@ -12,8 +12,8 @@ records = st.lists(st.integers(1, 700).map(bytes), max_size=40)
 
 
 @given(records, sizes, st.booleans())
-def test_responses_hold_as_many_records_as_fit(records: list[bytes], size: int, at_end: bool) -> None:  # noqa: FBT001
-    stops = listing._stops(records, sum(map(len, records)), size, MOST, at_end=at_end)
+def test_responses_hold_as_many_records_as_fit(records: list[bytes], size: int, closes: bool) -> None:  # noqa: FBT001
+    stops = listing._stops(records, sum(map(len, records)), size, MOST, closes=closes)
     room = MOST - listing._TRAILER_BYTES
     for start, stop in zip([0, *stops], stops, strict=False):
         held = records[start:stop]
@@ -24,7 +24,7 @@ def test_responses_hold_as_many_records_as_fit(records: list[bytes], size: int, 
         if stop < len(records):
             assert len(held) == size or sum(map(len, records[start : stop + 1])) > room, "closed too early"
     left = records[stops[-1] if stops else 0 :]
-    if at_end:
+    if closes:
         assert stops
         assert not left
     else:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from userservice._answers import check_cursor
 from userservice._sync._connection import Connection, Stream, decode
 from userservice._methods import LIST_USERS_CHUNKED
@@ -20,19 +22,18 @@ class ChunkReader:
 
     Args:
         connection: The connection to read from.
-        chunk_size: The maximum number of users per chunk.
-        cursor: The id after which to start.
+        fields: The fields of the request by name. The cursor is the id after which to start.
         timeout: Seconds to wait for a chunk; None means the timeout of the connection.
 
     Raises:
-        InvalidArgumentError: If chunk_size or cursor is not an integer.
+        InvalidArgumentError: If a field has a wrong type.
         ValueError: If the timeout is invalid.
     """
 
-    def __init__(self, connection: Connection, chunk_size: int, cursor: int, timeout: float | None) -> None:
+    def __init__(self, connection: Connection, fields: Mapping[str, object], timeout: float | None) -> None:
         self._connection = connection
         self._timeout = timeout
-        self._request = build_request(LIST_USERS_CHUNKED.request, {"chunk_size": chunk_size, "cursor": cursor})
+        self._request = build_request(LIST_USERS_CHUNKED.request, fields)
         self._stream: Stream | None = None
         self._finished = False
         connection.attempts(timeout)

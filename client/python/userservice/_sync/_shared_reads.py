@@ -25,6 +25,7 @@ from userservice.errors import (
 )
 from userservice.v1.user_pb2 import User as UserMessage
 from userservice.v1.user_service_pb2 import GetUserRequest
+from userservice.v1.view_pb2 import View
 
 _INVALID_NAME = re.compile(r"user_ids\[(\d+)\]")
 
@@ -54,10 +55,12 @@ class _Sender:
 
     Args:
         connection: The connection of the manager.
+        view: The view of all requests of the gathering.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, view: View.ValueType) -> None:
         self._connection = connection
+        self._view = view
 
     def send(self, user_ids: Sequence[str], timeout: float) -> Mapping[str, _Outcome]:  # noqa: ASYNC109
         """Makes one call without retries; returns the outcome of each user_id."""
@@ -69,13 +72,13 @@ class _Sender:
             return _outcomes_of_failure(error, user_ids)
 
     def _get(self, user_id: str, timeout: float) -> UserMessage:  # noqa: ASYNC109
-        request = rpc.GET_USER.request(user_id=user_id)
+        request = rpc.GET_USER.request(user_id=user_id, view=self._view)
         user = (self._connection.call_once(rpc.GET_USER, request, timeout)).user
         check_user(user, user_id)
         return user
 
     def _get_batch(self, user_ids: Sequence[str], timeout: float) -> Mapping[str, _Outcome]:  # noqa: ASYNC109
-        request = rpc.BATCH_GET_USERS.request(user_ids=user_ids)
+        request = rpc.BATCH_GET_USERS.request(user_ids=user_ids, view=self._view)
         found = self._connection.call_once(rpc.BATCH_GET_USERS, request, timeout)
         check_batch(found.users, found.missing_user_ids, user_ids)
         outcomes: dict[str, _Outcome] = dict.fromkeys(found.missing_user_ids, _Verdict.MISSING)
@@ -96,7 +99,10 @@ class SharedReads:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._gets: Gathering[_Outcome] = Gathering(_Sender(connection).send)
+        self._gets: Mapping[int, Gathering[_Outcome]] = {
+            view: Gathering(_Sender(connection, view).send)
+            for view in (View.VIEW_UNSPECIFIED, View.VIEW_BASIC, View.VIEW_ID)
+        }
 
     def get(self, request: GetUserRequest, attempts: Attempts) -> UserMessage:
         """Returns a user.
@@ -107,7 +113,7 @@ class SharedReads:
         while True:
             self._connection.check_usable()
             try:
-                outcome = self._gets_like_this().outcome(request.user_id, attempts.deadline)
+                outcome = self._gets_like(request).outcome(request.user_id, attempts.deadline)
             except TimeoutError:
                 attempts.pause(self._out_of_time())
                 continue
@@ -121,13 +127,13 @@ class SharedReads:
             elif not isinstance(outcome, _Verdict):
                 return outcome
 
-    def _gets_like_this(self) -> Gathering[_Outcome]:
+    def _gets_like(self, request: GetUserRequest) -> Gathering[_Outcome]:
         """Returns the gathering of the gets with the same token, metadata and options.
 
-        Only this method decides which gets may share calls. At present, all gets of a manager may share calls, because
-        they differ only in user_id and deadline.
+        Only this method decides which gets may share calls. At present, all gets of a manager with the same view may
+        share calls, because they differ only in user_id and deadline.
         """
-        return self._gets
+        return self._gets[View.VIEW_UNSPECIFIED if request.view == View.VIEW_FULL else request.view]
 
     def _out_of_time(self) -> DeadlineExceededError:
         return DeadlineExceededError(with_proxy("Deadline Exceeded", self._connection.connect().proxy))

@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from userservice.v1 import session_pb2 as _session_pb2
 from userservice.v1 import user_pb2 as _user_pb2
+from userservice.v1 import view_pb2 as _view_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -100,16 +101,20 @@ class GetUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """user_id of the user. Required. Limits: see User.user_id."""
+    view: _view_pb2.View.ValueType
+    """The fields to return. Optional; all fields by default."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
+        view: _view_pb2.View.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,6 +158,7 @@ class UpdateUserRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ALLOW_MISSING_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """user_id of the user to update. Required. Limits: see User.user_id."""
     email: _builtins.str
@@ -165,6 +171,11 @@ class UpdateUserRequest(_message.Message):
     """The etag that the caller expects. Optional. If the user has another etag, the write is rejected."""
     request_id: _builtins.str
     """Idempotency key, a UUID. Optional. See AddUserRequest.request_id."""
+    allow_missing: _builtins.bool
+    """Whether to add the user if it does not exist (AIP-134). Optional. The new user gets all fields of the request, also
+    those that update_mask does not name. If the request contains an etag, a missing user is an error as without
+    allow_missing.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Changes to the metadata. Optional; if absent, metadata is not changed. The server merges the changes by RFC 7396
@@ -190,10 +201,11 @@ class UpdateUserRequest(_message.Message):
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        allow_missing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "email", b"email", "etag", b"etag", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "request_id", b"request_id", "update_mask", b"update_mask", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "allow_missing", b"allow_missing", "email", b"email", "etag", b"etag", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "request_id", b"request_id", "update_mask", b"update_mask", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__email: _TypeAlias = _typing.Literal["email"]  # noqa: Y015
     _WhichOneofArgType__email: _TypeAlias = _typing.Literal["_email", b"_email"]  # noqa: Y015
@@ -289,6 +301,8 @@ class ListUsersRequest(_message.Message):
 
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Maximum number of users in the page. Optional. 0 means 100; values above 1000 mean 1000; negative values are an
     error. A page has fewer users at the end of the list, or if more users would exceed 1 MiB.
@@ -297,15 +311,25 @@ class ListUsersRequest(_message.Message):
     """Where the page starts: the next_cursor of the previous page, or the id of the last user that the caller received.
     Optional; 0 means the beginning; negative values are an error.
     """
+    view: _view_pb2.View.ValueType
+    """The fields to return. Optional; all fields by default. With another view, a page also ends after 16 MiB of stored
+    users.
+    """
+    order_by: _builtins.str
+    """The order of the users: "id" (the default) or "id desc", which lists the newest users first (AIP-132). Optional. A
+    cursor continues a list in the order of the request.
+    """
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
         cursor: _builtins.int = ...,
+        view: _view_pb2.View.ValueType = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "order_by", b"order_by", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -351,6 +375,7 @@ class ListUsersChunkedRequest(_message.Message):
 
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
     """Maximum number of users in one message. Optional. 0 means 100; values above 10 000 mean 10 000; negative values are
     an error. A message has fewer users if one more user would exceed 1 MiB, or a smaller limit while many streams run.
@@ -359,15 +384,20 @@ class ListUsersChunkedRequest(_message.Message):
     """Where the stream starts: the next_cursor of a message of an earlier stream, or the id of the last user that the
     caller received. Optional; 0 means the beginning; negative values are an error.
     """
+    view: _view_pb2.View.ValueType
+    """The fields to return. Optional; all fields by default. With another view, a message also ends after 16 MiB of
+    stored users.
+    """
     def __init__(
         self,
         *,
         chunk_size: _builtins.int = ...,
         cursor: _builtins.int = ...,
+        view: _view_pb2.View.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,6 +442,9 @@ class BatchGetUsersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_IDS_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    view: _view_pb2.View.ValueType
+    """The fields to return. Optional; all fields by default."""
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """user_ids of 1 to 1000 users. Required. Limits of each user_id: see User.user_id. The response contains a user as
@@ -422,10 +455,11 @@ class BatchGetUsersRequest(_message.Message):
         self,
         *,
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        view: _view_pb2.View.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_ids", b"user_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_ids", b"user_ids", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,6 +506,7 @@ class GetUserSessionsRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """user_id of the user. Required. Limits: see User.user_id."""
     limit: _builtins.int
@@ -482,16 +517,19 @@ class GetUserSessionsRequest(_message.Message):
     """Where the page starts: the next_cursor of the previous page, or the id of the last session that the caller
     received. Optional; 0 means the beginning; negative values are an error.
     """
+    view: _view_pb2.View.ValueType
+    """The fields to return. Optional; all fields by default."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         limit: _builtins.int = ...,
         cursor: _builtins.int = ...,
+        view: _view_pb2.View.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

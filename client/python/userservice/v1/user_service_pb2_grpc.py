@@ -132,7 +132,7 @@ class UserServiceServicer(object):
 
     def UpdateUser(self, request, context):
         """Updates a user. Absent fields are not changed, unless update_mask names them. Concurrent updates of different
-        fields of one user are all kept.
+        fields of one user are all kept. With allow_missing, a user that does not exist is added.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
         ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -152,7 +152,7 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListUsers(self, request, context):
-        """Returns one page of users, ordered by id.
+        """Returns one page of users, ordered by id, ascending or descending.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD.
         """

@@ -62,7 +62,7 @@ class UserServiceStub:
     """
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_service_pb2.UpdateUserResponse]
     """Updates a user. Absent fields are not changed, unless update_mask names them. Concurrent updates of different
-    fields of one user are all kept.
+    fields of one user are all kept. With allow_missing, a user that does not exist is added.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
     ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -74,7 +74,7 @@ class UserServiceStub:
     ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
     """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]
-    """Returns one page of users, ordered by id.
+    """Returns one page of users, ordered by id, ascending or descending.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD.
     """
@@ -136,7 +136,7 @@ class UserServiceAsyncStub(UserServiceStub):
     """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_service_pb2.UpdateUserResponse]  # type: ignore[assignment]
     """Updates a user. Absent fields are not changed, unless update_mask names them. Concurrent updates of different
-    fields of one user are all kept.
+    fields of one user are all kept. With allow_missing, a user that does not exist is added.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
     ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -148,7 +148,7 @@ class UserServiceAsyncStub(UserServiceStub):
     ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
     """
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]  # type: ignore[assignment]
-    """Returns one page of users, ordered by id.
+    """Returns one page of users, ordered by id, ascending or descending.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD.
     """
@@ -225,7 +225,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.UpdateUserResponse, _abc.Awaitable[_user_service_pb2.UpdateUserResponse]]:
         """Updates a user. Absent fields are not changed, unless update_mask names them. Concurrent updates of different
-        fields of one user are all kept.
+        fields of one user are all kept. With allow_missing, a user that does not exist is added.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
         ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -249,7 +249,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.ListUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.ListUsersResponse, _abc.Awaitable[_user_service_pb2.ListUsersResponse]]:
-        """Returns one page of users, ordered by id.
+        """Returns one page of users, ordered by id, ascending or descending.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD.
         """

@@ -22,15 +22,17 @@
 -- ARGV[5]  fingerprint of the request; empty without a request_id
 -- ARGV[6]  number of the partition
 -- ARGV[7]  owner: user_id of the user to whom the record belongs; empty if the records have no owner
+-- ARGV[8]  1: the record is added because an update found none; if there is one now, the update must be repeated
 --
 -- Returns:
---   DONE and the record   the record was added
---   EXISTS                there is a record with this key
---   OWNER_NOT_FOUND       the owner does not exist
---   REQUEST_ID_REUSED     the request_id was used for another request
---   STORE_CHANGED         this is another store, or it has lost keys
---   WRONG_CLOCK           the next id would be above MAX_ID
---   {any outcome}         that the idempotency record of this request holds
+--   DONE and the record      the record was added
+--   EXISTS                   there is a record with this key
+--   CONFLICT and the record  the same, for an update
+--   OWNER_NOT_FOUND          the owner does not exist
+--   REQUEST_ID_REUSED        the request_id was used for another request
+--   STORE_CHANGED            this is another store, or it has lost keys
+--   WRONG_CLOCK              the next id would be above MAX_ID
+--   {any outcome}            that the idempotency record of this request holds
 local rows, index, last_id_key, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local key, head, tail, fingerprint, partition, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
@@ -62,8 +64,13 @@ local owner_id = owner ~= '' and redis.call('HGET', owner_index, owner)
 if owner ~= '' and not owner_id then
   return conclude(request_key, fingerprint, OWNER_NOT_FOUND)
 end
-if redis.call('HEXISTS', index, key) == 1 then
-  return conclude(request_key, fingerprint, EXISTS)
+local present_id = redis.call('HGET', index, key)
+if present_id then
+  if ARGV[8] ~= '1' then
+    return conclude(request_key, fingerprint, EXISTS)
+  end
+  local present = redis.call('ZRANGE', rows, present_id, present_id, 'BYSCORE')[1]
+  return present and CONFLICT .. present or STORE_CHANGED -- no present record: data was lost
 end
 
 local last = tonumber(redis.call('GET', last_id_key) or '')

@@ -22,6 +22,7 @@
 --   NOT_FOUND                there is no record with this key
 --   OWNER_NOT_FOUND          the owner does not exist
 --   CONFLICT and the record  the record is not the old one: repeat with the present one
+--   CONFLICT                 the old record was removed: repeat without it
 --   REQUEST_ID_REUSED        the request_id was used for another request
 --   STORE_CHANGED            this is another store, or it has lost keys
 --   {any outcome}            that the idempotency record of this request holds
@@ -37,6 +38,9 @@ if recorded then
 end
 local id = redis.call('HGET', index, key)
 if not id then
+  if old ~= '' then
+    return CONFLICT -- an update with allow_missing adds the record; other updates then return NOT_FOUND
+  end
   return conclude(request_key, fingerprint, missing(owner_index, owner))
 end
 if old == '' or tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id) then

@@ -11,13 +11,15 @@ import type { Session } from "./session_pb.js";
 import { file_userservice_v1_session } from "./session_pb.js";
 import type { User } from "./user_pb.js";
 import { file_userservice_v1_user } from "./user_pb.js";
+import type { View } from "./view_pb.js";
+import { file_userservice_v1_view } from "./view_pb.js";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file userservice/v1/user_service.proto.
  */
 export const file_userservice_v1_user_service: GenFile = /*@__PURE__*/
-  fileDesc("CiF1c2Vyc2VydmljZS92MS91c2VyX3NlcnZpY2UucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIpYBCg5BZGRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhIKCmZpcnN0X25hbWUYAyABKAkSEQoJbGFzdF9uYW1lGAQgASgJEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBISCgpyZXF1ZXN0X2lkGAYgASgJIjUKD0FkZFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciIhCg5HZXRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJIjUKD0dldFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciKOAgoRVXBkYXRlVXNlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgVlbWFpbBgCIAEoCUgAiAEBEhcKCmZpcnN0X25hbWUYAyABKAlIAYgBARIWCglsYXN0X25hbWUYBCABKAlIAogBARIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLdXBkYXRlX21hc2sYBiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBGV0YWcYByABKAkSEgoKcmVxdWVzdF9pZBgIIAEoCUIICgZfZW1haWxCDQoLX2ZpcnN0X25hbWVCDAoKX2xhc3RfbmFtZSI4ChJVcGRhdGVVc2VyUmVzcG9uc2USIgoEdXNlchgBIAEoCzIULnVzZXJzZXJ2aWNlLnYxLlVzZXIiRgoRRGVsZXRlVXNlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRIMCgRldGFnGAIgASgJEhIKCnJlcXVlc3RfaWQYAyABKAkiFAoSRGVsZXRlVXNlclJlc3BvbnNlIjEKEExpc3RVc2Vyc1JlcXVlc3QSDQoFbGltaXQYASABKAUSDgoGY3Vyc29yGAIgASgDImEKEUxpc3RVc2Vyc1Jlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlcnNlcnZpY2UudjEuVXNlchITCgtuZXh0X2N1cnNvchgCIAEoAxISCgp0b3RhbF9zaXplGAMgASgDIj0KF0xpc3RVc2Vyc0NodW5rZWRSZXF1ZXN0EhIKCmNodW5rX3NpemUYASABKAUSDgoGY3Vyc29yGAIgASgDImgKGExpc3RVc2Vyc0NodW5rZWRSZXNwb25zZRIjCgV1c2VycxgBIAMoCzIULnVzZXJzZXJ2aWNlLnYxLlVzZXISEwoLbmV4dF9jdXJzb3IYAiABKAMSEgoKdG90YWxfc2l6ZRgDIAEoAyIoChRCYXRjaEdldFVzZXJzUmVxdWVzdBIQCgh1c2VyX2lkcxgBIAMoCSJWChVCYXRjaEdldFVzZXJzUmVzcG9uc2USIwoFdXNlcnMYASADKAsyFC51c2Vyc2VydmljZS52MS5Vc2VyEhgKEG1pc3NpbmdfdXNlcl9pZHMYAiADKAkiSAoWR2V0VXNlclNlc3Npb25zUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEg0KBWxpbWl0GAIgASgFEg4KBmN1cnNvchgDIAEoAyJtChdHZXRVc2VyU2Vzc2lvbnNSZXNwb25zZRIpCghzZXNzaW9ucxgBIAMoCzIXLnVzZXJzZXJ2aWNlLnYxLlNlc3Npb24SEwoLbmV4dF9jdXJzb3IYAiABKAMSEgoKdG90YWxfc2l6ZRgDIAEoAzLSBgoLVXNlclNlcnZpY2USWwoHQWRkVXNlchIeLnVzZXJzZXJ2aWNlLnYxLkFkZFVzZXJSZXF1ZXN0Gh8udXNlcnNlcnZpY2UudjEuQWRkVXNlclJlc3BvbnNlIg+iuBgLdXNlcnMud3JpdGUSWgoHR2V0VXNlchIeLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJSZXF1ZXN0Gh8udXNlcnNlcnZpY2UudjEuR2V0VXNlclJlc3BvbnNlIg6iuBgKdXNlcnMucmVhZBJkCgpVcGRhdGVVc2VyEiEudXNlcnNlcnZpY2UudjEuVXBkYXRlVXNlclJlcXVlc3QaIi51c2Vyc2VydmljZS52MS5VcGRhdGVVc2VyUmVzcG9uc2UiD6K4GAt1c2Vycy53cml0ZRJkCgpEZWxldGVVc2VyEiEudXNlcnNlcnZpY2UudjEuRGVsZXRlVXNlclJlcXVlc3QaIi51c2Vyc2VydmljZS52MS5EZWxldGVVc2VyUmVzcG9uc2UiD6K4GAt1c2Vycy53cml0ZRJgCglMaXN0VXNlcnMSIC51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNSZXF1ZXN0GiEudXNlcnNlcnZpY2UudjEuTGlzdFVzZXJzUmVzcG9uc2UiDqK4GAp1c2Vycy5saXN0EncKEExpc3RVc2Vyc0NodW5rZWQSJy51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNDaHVua2VkUmVxdWVzdBooLnVzZXJzZXJ2aWNlLnYxLkxpc3RVc2Vyc0NodW5rZWRSZXNwb25zZSIOorgYCnVzZXJzLmxpc3QwARJsCg1CYXRjaEdldFVzZXJzEiQudXNlcnNlcnZpY2UudjEuQmF0Y2hHZXRVc2Vyc1JlcXVlc3QaJS51c2Vyc2VydmljZS52MS5CYXRjaEdldFVzZXJzUmVzcG9uc2UiDqK4GAp1c2Vycy5yZWFkEnUKD0dldFVzZXJTZXNzaW9ucxImLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJTZXNzaW9uc1JlcXVlc3QaJy51c2Vyc2VydmljZS52MS5HZXRVc2VyU2Vzc2lvbnNSZXNwb25zZSIRorgYDXNlc3Npb25zLnJlYWRCdgoOdXNlcnNlcnZpY2UudjFCEFVzZXJTZXJ2aWNlUHJvdG9QAVocdXNlcnNlcnZpY2UvdjE7dXNlcnNlcnZpY2V2MaoCDlVzZXJzZXJ2aWNlLlYxygIOVXNlcnNlcnZpY2VcVjHqAg9Vc2Vyc2VydmljZTo6VjFiBnByb3RvMw", [file_google_protobuf_field_mask, file_google_protobuf_struct, file_userservice_v1_options, file_userservice_v1_session, file_userservice_v1_user]);
+  fileDesc("CiF1c2Vyc2VydmljZS92MS91c2VyX3NlcnZpY2UucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIpYBCg5BZGRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhIKCmZpcnN0X25hbWUYAyABKAkSEQoJbGFzdF9uYW1lGAQgASgJEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBISCgpyZXF1ZXN0X2lkGAYgASgJIjUKD0FkZFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJFCg5HZXRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEiIKBHZpZXcYAiABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3IjUKD0dldFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciKlAgoRVXBkYXRlVXNlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgVlbWFpbBgCIAEoCUgAiAEBEhcKCmZpcnN0X25hbWUYAyABKAlIAYgBARIWCglsYXN0X25hbWUYBCABKAlIAogBARIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLdXBkYXRlX21hc2sYBiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBGV0YWcYByABKAkSEgoKcmVxdWVzdF9pZBgIIAEoCRIVCg1hbGxvd19taXNzaW5nGAkgASgIQggKBl9lbWFpbEINCgtfZmlyc3RfbmFtZUIMCgpfbGFzdF9uYW1lIjgKElVwZGF0ZVVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJGChFEZWxldGVVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSIUChJEZWxldGVVc2VyUmVzcG9uc2UiZwoQTGlzdFVzZXJzUmVxdWVzdBINCgVsaW1pdBgBIAEoBRIOCgZjdXJzb3IYAiABKAMSIgoEdmlldxgDIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXcSEAoIb3JkZXJfYnkYBCABKAkiYQoRTGlzdFVzZXJzUmVzcG9uc2USIwoFdXNlcnMYASADKAsyFC51c2Vyc2VydmljZS52MS5Vc2VyEhMKC25leHRfY3Vyc29yGAIgASgDEhIKCnRvdGFsX3NpemUYAyABKAMiYQoXTGlzdFVzZXJzQ2h1bmtlZFJlcXVlc3QSEgoKY2h1bmtfc2l6ZRgBIAEoBRIOCgZjdXJzb3IYAiABKAMSIgoEdmlldxgDIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXciaAoYTGlzdFVzZXJzQ2h1bmtlZFJlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlcnNlcnZpY2UudjEuVXNlchITCgtuZXh0X2N1cnNvchgCIAEoAxISCgp0b3RhbF9zaXplGAMgASgDIkwKFEJhdGNoR2V0VXNlcnNSZXF1ZXN0EhAKCHVzZXJfaWRzGAEgAygJEiIKBHZpZXcYAiABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3IlYKFUJhdGNoR2V0VXNlcnNSZXNwb25zZRIjCgV1c2VycxgBIAMoCzIULnVzZXJzZXJ2aWNlLnYxLlVzZXISGAoQbWlzc2luZ191c2VyX2lkcxgCIAMoCSJsChZHZXRVc2VyU2Vzc2lvbnNSZXF1ZXN0Eg8KB3VzZXJfaWQYASABKAkSDQoFbGltaXQYAiABKAUSDgoGY3Vyc29yGAMgASgDEiIKBHZpZXcYBCABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3Im0KF0dldFVzZXJTZXNzaW9uc1Jlc3BvbnNlEikKCHNlc3Npb25zGAEgAygLMhcudXNlcnNlcnZpY2UudjEuU2Vzc2lvbhITCgtuZXh0X2N1cnNvchgCIAEoAxISCgp0b3RhbF9zaXplGAMgASgDMtIGCgtVc2VyU2VydmljZRJbCgdBZGRVc2VyEh4udXNlcnNlcnZpY2UudjEuQWRkVXNlclJlcXVlc3QaHy51c2Vyc2VydmljZS52MS5BZGRVc2VyUmVzcG9uc2UiD6K4GAt1c2Vycy53cml0ZRJaCgdHZXRVc2VyEh4udXNlcnNlcnZpY2UudjEuR2V0VXNlclJlcXVlc3QaHy51c2Vyc2VydmljZS52MS5HZXRVc2VyUmVzcG9uc2UiDqK4GAp1c2Vycy5yZWFkEmQKClVwZGF0ZVVzZXISIS51c2Vyc2VydmljZS52MS5VcGRhdGVVc2VyUmVxdWVzdBoiLnVzZXJzZXJ2aWNlLnYxLlVwZGF0ZVVzZXJSZXNwb25zZSIPorgYC3VzZXJzLndyaXRlEmQKCkRlbGV0ZVVzZXISIS51c2Vyc2VydmljZS52MS5EZWxldGVVc2VyUmVxdWVzdBoiLnVzZXJzZXJ2aWNlLnYxLkRlbGV0ZVVzZXJSZXNwb25zZSIPorgYC3VzZXJzLndyaXRlEmAKCUxpc3RVc2VycxIgLnVzZXJzZXJ2aWNlLnYxLkxpc3RVc2Vyc1JlcXVlc3QaIS51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNSZXNwb25zZSIOorgYCnVzZXJzLmxpc3QSdwoQTGlzdFVzZXJzQ2h1bmtlZBInLnVzZXJzZXJ2aWNlLnYxLkxpc3RVc2Vyc0NodW5rZWRSZXF1ZXN0GigudXNlcnNlcnZpY2UudjEuTGlzdFVzZXJzQ2h1bmtlZFJlc3BvbnNlIg6iuBgKdXNlcnMubGlzdDABEmwKDUJhdGNoR2V0VXNlcnMSJC51c2Vyc2VydmljZS52MS5CYXRjaEdldFVzZXJzUmVxdWVzdBolLnVzZXJzZXJ2aWNlLnYxLkJhdGNoR2V0VXNlcnNSZXNwb25zZSIOorgYCnVzZXJzLnJlYWQSdQoPR2V0VXNlclNlc3Npb25zEiYudXNlcnNlcnZpY2UudjEuR2V0VXNlclNlc3Npb25zUmVxdWVzdBonLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJTZXNzaW9uc1Jlc3BvbnNlIhGiuBgNc2Vzc2lvbnMucmVhZEJ2Cg51c2Vyc2VydmljZS52MUIQVXNlclNlcnZpY2VQcm90b1ABWhx1c2Vyc2VydmljZS92MTt1c2Vyc2VydmljZXYxqgIOVXNlcnNlcnZpY2UuVjHKAg5Vc2Vyc2VydmljZVxWMeoCD1VzZXJzZXJ2aWNlOjpWMWIGcHJvdG8z", [file_google_protobuf_field_mask, file_google_protobuf_struct, file_userservice_v1_options, file_userservice_v1_session, file_userservice_v1_user, file_userservice_v1_view]);
 
 /**
  * Request of UserService.AddUser.
@@ -110,6 +112,13 @@ export type GetUserRequest = Message<"userservice.v1.GetUserRequest"> & {
    * @generated from field: string user_id = 1;
    */
   userId: string;
+
+  /**
+   * The fields to return. Optional; all fields by default.
+   *
+   * @generated from field: userservice.v1.View view = 2;
+   */
+  view: View;
 };
 
 /**
@@ -205,6 +214,15 @@ export type UpdateUserRequest = Message<"userservice.v1.UpdateUserRequest"> & {
    * @generated from field: string request_id = 8;
    */
   requestId: string;
+
+  /**
+   * Whether to add the user if it does not exist (AIP-134). Optional. The new user gets all fields of the request, also
+   * those that update_mask does not name. If the request contains an etag, a missing user is an error as without
+   * allow_missing.
+   *
+   * @generated from field: bool allow_missing = 9;
+   */
+  allowMissing: boolean;
 };
 
 /**
@@ -306,6 +324,22 @@ export type ListUsersRequest = Message<"userservice.v1.ListUsersRequest"> & {
    * @generated from field: int64 cursor = 2;
    */
   cursor: bigint;
+
+  /**
+   * The fields to return. Optional; all fields by default. With another view, a page also ends after 16 MiB of stored
+   * users.
+   *
+   * @generated from field: userservice.v1.View view = 3;
+   */
+  view: View;
+
+  /**
+   * The order of the users: "id" (the default) or "id desc", which lists the newest users first (AIP-132). Optional. A
+   * cursor continues a list in the order of the request.
+   *
+   * @generated from field: string order_by = 4;
+   */
+  orderBy: string;
 };
 
 /**
@@ -371,6 +405,14 @@ export type ListUsersChunkedRequest = Message<"userservice.v1.ListUsersChunkedRe
    * @generated from field: int64 cursor = 2;
    */
   cursor: bigint;
+
+  /**
+   * The fields to return. Optional; all fields by default. With another view, a message also ends after 16 MiB of
+   * stored users.
+   *
+   * @generated from field: userservice.v1.View view = 3;
+   */
+  view: View;
 };
 
 /**
@@ -428,6 +470,13 @@ export type BatchGetUsersRequest = Message<"userservice.v1.BatchGetUsersRequest"
    * @generated from field: repeated string user_ids = 1;
    */
   userIds: string[];
+
+  /**
+   * The fields to return. Optional; all fields by default.
+   *
+   * @generated from field: userservice.v1.View view = 2;
+   */
+  view: View;
 };
 
 /**
@@ -494,6 +543,13 @@ export type GetUserSessionsRequest = Message<"userservice.v1.GetUserSessionsRequ
    * @generated from field: int64 cursor = 3;
    */
   cursor: bigint;
+
+  /**
+   * The fields to return. Optional; all fields by default.
+   *
+   * @generated from field: userservice.v1.View view = 4;
+   */
+  view: View;
 };
 
 /**
@@ -586,7 +642,7 @@ export const UserService: GenService<{
   },
   /**
    * Updates a user. Absent fields are not changed, unless update_mask names them. Concurrent updates of different
-   * fields of one user are all kept.
+   * fields of one user are all kept. With allow_missing, a user that does not exist is added.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ABORTED / ETAG_MISMATCH,
    * ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
@@ -612,7 +668,7 @@ export const UserService: GenService<{
     output: typeof DeleteUserResponseSchema;
   },
   /**
-   * Returns one page of users, ordered by id.
+   * Returns one page of users, ordered by id, ascending or descending.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD.
    *
