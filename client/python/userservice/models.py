@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from userservice._json_text import UNEXPECTED, user_text
 from userservice._messages import lazy_class
 from userservice.errors import InternalError
 from userservice.metadata import metadata_from_bytes, metadata_to_bytes
@@ -378,6 +379,15 @@ class User(Record[UserMessage]):
                 "etag": etag,
             }
         )
+
+    def to_json(self) -> str:
+        """Returns `to_dict(mode="json")` as JSON text on one line."""
+        if not hasattr(self, "_metadata"):
+            try:
+                return user_text(self._message)
+            except UNEXPECTED:  # the ordinary way reports what is wrong
+                pass
+        return super().to_json()
 
     @property
     def email(self) -> str:
