@@ -127,7 +127,7 @@ clean: ## remove environments, caches and builds, but no data
 	@echo "setting up .venv-oldest (once, and when the requirements change)"
 	@rm -rf .venv-oldest
 	@$(BIN)/uv venv --quiet --python $(BIN)/python .venv-oldest
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-oldest --resolution lowest-direct --editable '.[server,otel]' \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-oldest --resolution lowest-direct --editable '.[server,cli,otel,parquet]' \
 		$$(grep -oE '^(hypothesis|pytest|pytest-asyncio|pytest-timeout|pytest-xdist)==[^ ]+' requirements/dev.txt)
 	@touch $@
 

@@ -24,6 +24,8 @@ venv/bin/python -c 'from userservice import UserManager, SyncUserManager, Sessio
 if venv/bin/userservice serve >out 2>&1; then fail "the server started without the extra"; fi
 grep -q "pip install 'userservice\[server\]'" out || fail "serve without the extra prints: $(cat out)"
 [ "$(wc -l <out)" = 1 ] || fail "serve without the extra prints more than one line: $(cat out)"
+if venv/bin/userservice users list >out 2>&1; then fail "a command of the extra cli started without it"; fi
+grep -q "pip install 'userservice\[cli\]'" out || fail "users list without the extra prints: $(cat out)"
 code=0
 venv/bin/userservice health --address 127.0.0.1:1 >out 2>&1 || code=$?
 [ "$code" = 5 ] || fail "health without the extra ends with $code: $(cat out)"

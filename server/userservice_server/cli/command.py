@@ -67,5 +67,12 @@ def cli() -> None:
 cli.add_command(serve)
 cli.add_command(check_command)
 cli.add_command(keys_command)
-# Listed in --help only: userservice.__main__ runs this command of the client without importing the server.
-cli.add_command(click.Command("health", help="Ask a service for its health, as a probe does."))
+# Listed in --help only: userservice.__main__ runs these commands of the client without importing the server.
+for name, summary in (
+    ("completion", "Print a script that completes commands in a shell."),
+    ("health", "Ask a service for its health, as a probe does."),
+    ("profile", "Store addresses and paths of credentials under a name."),
+    ("sessions", "Read and write the sessions of a user."),
+    ("users", "Read, write, count, export and import users."),
+):
+    cli.add_command(click.Command(name, help=summary))

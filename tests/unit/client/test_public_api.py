@@ -144,6 +144,7 @@ def test_without_the_server_extra_the_command_prints_how_to_install_it(
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr("userservice.__main__.import_module", missing)
+    monkeypatch.setattr("sys.argv", ["userservice", "serve"])
     assert main() == 2
     assert capsys.readouterr().err == ("userservice: the server is not installed; pip install 'userservice[server]'\n")
 
@@ -154,5 +155,6 @@ def test_other_import_errors_are_not_changed(module: str, monkeypatch: pytest.Mo
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr("userservice.__main__.import_module", missing)
+    monkeypatch.setattr("sys.argv", ["userservice", "serve"])
     with pytest.raises(ModuleNotFoundError, match=module):
         main()

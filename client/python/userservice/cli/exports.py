@@ -1,0 +1,190 @@
+"""``userservice users export``: writes all users to a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import click
+
+from userservice.cli import streams
+from userservice.cli.connection import connection_options, users_manager
+from userservice.cli.exit_codes import CommandError
+from userservice.cli.export_file import ExportFile, Position
+from userservice.cli.help import Command
+from userservice.cli.progress import Progress
+from userservice.cli.records import (
+    FORMATS,
+    SUFFIXES,
+    Encode,
+    Record,
+    csv_header,
+    encode_csv,
+    encode_json_lines,
+)
+
+if TYPE_CHECKING:
+    from userservice import Session, SyncUserManager, User, UserPage
+
+STANDARD_OUTPUT = "-"
+_CHUNK_SIZE = 10_000
+_CONCURRENT_CALLS = 16
+
+
+@click.command(
+    "export",
+    cls=Command,
+    examples=(
+        ("userservice users export users.jsonl", "Write all users to a file of JSON lines:"),
+        ("userservice users export users.jsonl --resume", "Continue after an interruption:"),
+        ("userservice users export users.parquet --sessions", "Write users with their sessions as Parquet:"),
+        ("userservice users export - -o csv | gzip > users.csv.gz", "Write to standard output:"),
+    ),
+)
+@click.argument("file", metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    "output",
+    type=click.Choice(FORMATS),
+    help="Format: jsonl: one JSON object per line; csv: with a header, metadata as JSON; parquet: needs the extra "
+    "`parquet`. Default: by the suffix of FILE (.jsonl, .ndjson, .csv, .parquet), else jsonl.",
+)
+@click.option("--sessions", "with_sessions", is_flag=True, help="Also write the sessions of each user (one more call).")
+@click.option("--resume", is_flag=True, help="Continue an interrupted export; start one if there is none.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE, and discard an interrupted export.")
+@connection_options
+def export_users(*, file: str, output: str | None, with_sessions: bool, resume: bool, overwrite: bool) -> None:
+    """Write all users to FILE in order of creation; - is standard output.
+
+    Each user that exists from the start to the end of the export is in FILE exactly once. During the export,
+    FILE.part contains the users and FILE.cursor the position; at the end, FILE.part is renamed to FILE. After an
+    interruption, also by kill -9 or a power cut, --resume continues: the result is the same as without the
+    interruption. Then the number of users and the SHA-256 of FILE are printed. Only the user of the command can read
+    FILE.
+
+    A Parquet file is written in a second step at the end, and needs the space of FILE.part in addition. users import
+    reads all formats.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other", click.get_current_context())
+    name = output or SUFFIXES.get(Path(file).suffix.lower(), "jsonl")
+    if file == STANDARD_OUTPUT:
+        _export_to_standard_output(name, with_sessions=with_sessions, has_file_options=resume or overwrite)
+        return
+    kind = _format(name, with_sessions=with_sessions)
+    position = Position(name, with_sessions)
+    with ExportFile(Path(file), position, resume=resume, overwrite=overwrite) as target:
+        digest = _export(target, kind)
+    streams.write(f"{file}: {target.position.users} users, sha256 {digest}\n")
+
+
+class _Format(NamedTuple):
+    """How a format is written."""
+
+    header: Callable[[], bytes]
+    encode: Encode
+    convert: Callable[[IO[bytes], IO[bytes]], None] | None = None
+
+
+def _format(name: str, *, with_sessions: bool) -> _Format:
+    if name == "csv":
+        return _Format(lambda: csv_header(with_sessions=with_sessions), encode_csv)
+    if name == "jsonl":
+        return _Format(lambda: b"", encode_json_lines)
+    from userservice.cli.parquet import ArrowEncoder, convert  # noqa: PLC0415 - needs pyarrow
+
+    encoder = ArrowEncoder(with_sessions=with_sessions)
+    return _Format(encoder.header, encoder.encode, convert)
+
+
+def _export(target: ExportFile, kind: _Format) -> str:
+    """Writes the users that are not in the file yet; returns the SHA-256 of the complete file."""
+    position = target.position
+    if target.is_empty:
+        target.write(kind.header())
+    try:
+        with users_manager() as manager, Progress("users", position.users) as progress:
+            for chunk, records in _chunks(manager, position.cursor, with_sessions=position.sessions):
+                target.write(kind.encode(records), users=len(records), cursor=chunk[-1].id)
+                progress.advance(len(chunk), chunk.total_size)
+    except BaseException as error:
+        _keep(target, error)
+        raise
+    return target.complete(kind.convert)
+
+
+def _keep(target: ExportFile, error: BaseException) -> None:
+    """Records the position of an export that ends early, and says how to continue."""
+    if isinstance(error, CommandError) and target.position.cursor:
+        return  # the disk is full
+    if not target.position.cursor:
+        target.discard()
+        return
+    target.checkpoint()
+    if getattr(error, "reason", "") == "STORE_CHANGED":  # the error says that the cursor is of no use
+        return
+    streams.note(f"{target.position.users} users are in {target.part}; continue with --resume")
+
+
+@contextmanager
+def _sessions_reader(manager: SyncUserManager) -> Iterator[Callable[[Sequence[User]], list[Record]]]:
+    """Returns a function that reads the sessions of users with concurrent calls."""
+    from userservice import UserNotFoundError  # noqa: PLC0415
+
+    def sessions_of(user: User) -> Sequence[Session] | None:
+        try:
+            return manager.get_sessions(user.user_id)
+        except UserNotFoundError:  # deleted since it was read
+            return None
+
+    with ThreadPoolExecutor(_CONCURRENT_CALLS) as threads:
+
+        def read(users: Sequence[User]) -> list[Record]:
+            found = zip(users, threads.map(sessions_of, users), strict=True)
+            return [Record(user, sessions) for user, sessions in found if sessions is not None]
+
+        yield read
+
+
+def _chunks(
+    manager: SyncUserManager, cursor: int, *, with_sessions: bool
+) -> Iterator[tuple[UserPage, Sequence[Record]]]:
+    chunks = manager.list_chunked(chunk_size=_CHUNK_SIZE, cursor=cursor)
+    if with_sessions:
+        with _sessions_reader(manager) as read:
+            for chunk in chunks:
+                yield chunk, read(chunk)
+    else:
+        for chunk in chunks:
+            yield chunk, [Record(user, None) for user in chunk]
+
+
+def _export_to_standard_output(name: str, *, with_sessions: bool, has_file_options: bool) -> None:
+    if name == "parquet" or has_file_options:
+        what = "--resume and --overwrite need" if has_file_options else "Parquet needs"
+        raise click.UsageError(f"{what} a file", click.get_current_context())
+    kind = _format(name, with_sessions=with_sessions)
+    users = 0
+    with users_manager() as manager, Progress("users") as progress:
+        _write_out(kind.header())
+        for chunk, records in _chunks(manager, 0, with_sessions=with_sessions):
+            _write_out(kind.encode(records))
+            users += len(records)
+            progress.advance(len(chunk), chunk.total_size)
+    streams.note_on_terminal(f"{users} users")
+
+
+def _write_out(data: bytes) -> None:
+    try:
+        if sys.stdout.isatty():
+            streams.write(data.decode())
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+    except OSError as error:
+        raise streams.OutputError(error) from None
