@@ -44,7 +44,7 @@ def main() -> int | None:
         SystemExit: As the command line ends.
     """
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    if command == "health":  # a command of the client, which must start fast
+    if sys.argv[1:2] == ["health"]:  # a command of the client, which must start fast
         health: int = import_module("userservice.cli.health").main(sys.argv[2:])
         return health
     # Ctrl-C or SIGTERM during the imports, which take a while, waits until the command line can handle it.
