@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
 
 from userservice import DeadlineExceededError, SyncUserManager, UserManager
@@ -43,7 +45,32 @@ def _prepare(case: str, address: str, manager: SyncUserManager) -> object:
     return None
 
 
+_FORKS = 150
+
+
+def _fork_while_grpc_stops(address: str) -> None:
+    """Closes a manager, forks at different moments while gRPC stops its threads, and makes a call in each child."""
+    for number in range(_FORKS):
+        with SyncUserManager(address) as closed:
+            closed.get("u1")
+        time.sleep(number % 25 / 10_000)  # gRPC stops its threads within about 2.5 ms
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # ends a child that hangs
+            with SyncUserManager(address) as manager:
+                manager.get("u1")
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            _say(f"child {number} ended with status {status}")
+            return
+    _say("done")
+
+
 def main(address: str, case: str) -> None:
+    if case == "while grpc stops":
+        _fork_while_grpc_stops(address)
+        return
     manager = SyncUserManager(address)
     kept = _prepare(case, address, manager)
     child = os.fork()

@@ -4,6 +4,7 @@ A call in the child would wait forever, even after its deadline, so it is reject
 """
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_managers_work_in_a_child_if_all_were_closed(large_service: Service, cas
         program.wait_for("stdout", "^done$")
         assert program.stdout == ["ManagerClosedError('the manager is closed')", "'u1'", "'u1'", "done"]
         assert program.wait() == 0
+
+
+@pytest.mark.long
+def test_managers_work_in_a_child_that_is_forked_while_grpc_stops_its_threads(large_service: Service) -> None:
+    with ExitStack() as stack:
+        # Several at once: with a busy CPU, gRPC takes longer to stop its threads.
+        programs = [stack.enter_context(forked(large_service, "while grpc stops")) for _ in range(4)]
+        for program in programs:
+            program.wait_for("stdout", "^done$", within=100)
+            assert program.wait() == 0
 
 
 @pytest.mark.parametrize("case", ["unused", "forgotten"])

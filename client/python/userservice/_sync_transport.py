@@ -129,7 +129,7 @@ class RawChannel:
         else:
             self.grpc_channel = grpc.secure_channel(target, credentials, options=options)
         self._closed = False
-        forks.channels.add(self)
+        forks.add(self)
 
     def state(self) -> grpc.ChannelConnectivity:
         """Returns the state of the connection. Starts to connect if there is no connection."""
