@@ -69,7 +69,12 @@ def test_a_service_that_does_not_answer_is_unavailable(capfd: pytest.CaptureFixt
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         code, _, error = checked(capfd, "--address", address, "--timeout", "0.3")
         assert (code, error) == (5, f"userservice: error: no answer from {address} within 0.3 s (--timeout)\n")
-    code, _, error = checked(capfd, "--address", address)
+
+
+def test_a_refused_connection_is_unavailable(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as refusing:  # bound but not listening, so that no other process takes the port
+        refusing.bind(("127.0.0.1", 0))
+        code, _, error = checked(capfd, "--address", f"127.0.0.1:{refusing.getsockname()[1]}")
     assert code == 5
     assert "Connection refused" in error
 
