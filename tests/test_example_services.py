@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.ports import free_port
 from harness.programs import Program
 from harness.services import Service, clean_environment
-from harness.stores import Store, free_port
+from harness.stores import Store
 from harness.tools import missing, require
 from harness.waiting import until
 

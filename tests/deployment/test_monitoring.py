@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.ports import free_port
 from harness.services import Service
-from harness.stores import Store, free_port
+from harness.stores import Store
 from harness.tools import require
 from harness.waiting import until
 

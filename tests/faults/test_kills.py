@@ -11,10 +11,11 @@ from typing import Self
 
 import pytest
 from harness.connections import connect_blocking
+from harness.ports import free_port
 from harness.proxies import Proxy
 from harness.services import Service
 from harness.sizing import FULL, sized
-from harness.stores import BACKENDS, Store, free_port
+from harness.stores import BACKENDS, Store
 
 from userservice import Session, SessionManager, User, UserManager
 from userservice_server.check import check

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from harness.population import fill, struct
+from harness.ports import free_port
 from harness.services import Service
 from harness.sizing import sized
-from harness.stores import Store, free_port
+from harness.stores import Store
 
 from userservice import UserManager
 

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 from harness.population import fill, struct
+from harness.ports import free_port
 from harness.proxies import Proxy
 from harness.services import Service
 from harness.sizing import FULL, sized
-from harness.stores import Store, free_port
+from harness.stores import Store
 from harness.waiting import until
 from harness.writing import SteadyWrites
 

@@ -12,9 +12,10 @@ from harness import raw as raw_rpcs
 from harness.connections import Stubs, connect
 from harness.garbage import collector_off, left_over
 from harness.population import fill, struct
+from harness.ports import free_port
 from harness.proxies import Proxy
 from harness.services import InstrumentedService
-from harness.stores import Store, free_port
+from harness.stores import Store
 
 from userservice import SyncUserManager, UserManager, UserServiceError
 from userservice.v1 import session_service_pb2 as sessions

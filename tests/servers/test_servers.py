@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.ports import free_port
 from harness.programs import Program
 from harness.services import Service, clean_environment
 from harness.stores import Store
@@ -44,12 +44,6 @@ def address() -> Iterator[str]:
             users.add(user_id="ada", email="ada@example.org", metadata={"b": 1, "a": [True, None]})
         yield service.address
         assert service.stop() == 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def environment(address: str, **more: str) -> dict[str, str]:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from harness import credentials
 from harness.connections import connect_blocking, health
+from harness.ports import free_port
 from harness.proxies import Proxy
 from harness.services import Service
-from harness.stores import BACKENDS, Store, free_port
+from harness.stores import BACKENDS, Store
 
 from userservice.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest
 

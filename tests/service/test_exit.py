@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from harness.connections import health
+from harness.ports import free_port
 from harness.programs import descendants, wait_until_gone
 from harness.services import Service, clean_environment
-from harness.stores import Store, free_port
+from harness.stores import Store
 from harness.waiting import until
 
 STUCK = Path(__file__).parents[1] / "harness" / "stuck.py"

@@ -16,9 +16,10 @@ import pytest
 from harness.connections import Stubs, connect, health
 from harness.failures import failure_of
 from harness.population import add_users, names, read_chunks
+from harness.ports import free_port
 from harness.proxies import Proxy
 from harness.services import Service
-from harness.stores import BACKENDS, Store, everything, free_port
+from harness.stores import BACKENDS, Store, everything
 from harness.tools import require
 from harness.waiting import until
 

@@ -12,9 +12,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from harness.connections import BlockingStubs, connect_blocking, health
 from harness.failures import failure_of
 from harness.population import fill, struct
+from harness.ports import free_port
 from harness.proxies import Proxy
 from harness.services import Service
-from harness.stores import Store, free_port
+from harness.stores import Store
 from harness.waiting import until
 
 from userservice import SyncUserManager, UserManager

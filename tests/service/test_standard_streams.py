@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from harness.connections import health
+from harness.ports import free_port
 from harness.services import clean_environment
-from harness.stores import Store, free_port
+from harness.stores import Store
 from harness.waiting import until
 
 PROGRAM = f"{sys.executable} -m userservice"

@@ -15,10 +15,11 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from harness.connections import connect, health
 from harness.failures import failure_of
 from harness.population import add_users, names, read_chunks, struct
+from harness.ports import free_port
 from harness.programs import command_line, descendants, wait_until_gone
 from harness.proxies import Proxy
 from harness.services import Service
-from harness.stores import Store, free_port
+from harness.stores import Store
 from harness.waiting import until
 
 from userservice import UserManager

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from harness.credentials import Identity, Issuer, authority, issued, jwks
 from harness.jwks_server import JwksServer
+from harness.ports import free_port
 
 from userservice_server.transport.credentials import jwks_url
 from userservice_server.transport.credentials.jwks_url import FetchError, JwksUrl, fetch_https
@@ -80,8 +80,7 @@ def test_a_response_larger_than_the_limit_is_rejected(server: JwksServer) -> Non
 
 
 def test_the_error_for_a_refused_connection_contains_no_address() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with pytest.raises(FetchError) as raised:
         fetch_https(f"https://127.0.0.1:{port}/secret-path")
     assert "secret-path" not in str(raised.value)
