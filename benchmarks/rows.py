@@ -18,6 +18,7 @@ SHARED_64, SHARED_256 = "Python, 64 callers, shared", "Python, 256 callers, shar
 WITH_STREAM, WITHOUT_STREAM = "during a stream", "without a stream"
 REWRITING = "during the rewrite"
 NOT_REWRITING = "without a rewrite"
+REWRITTEN = "just after a rewrite"
 
 # Figures.
 STREAM_1000, STREAM_100 = "ListUsersChunked, chunk 1000", "ListUsersChunked, chunk 100"

@@ -1,9 +1,10 @@
 """Measures the effect of the number of users, up to ten million (BENCH=full)."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import partial
+from threading import Timer
 
 from benchmarks import programs, room, rows, stores
 from benchmarks.errors import BenchError
@@ -28,6 +29,7 @@ _PARTS = {
 _CALLS_PER_SECOND = 5000  # the approximate rate of a load
 _REWRITE_RATE_SHARE = 0.1  # as a share of the rate of GetUser
 _PAGES = 200
+_REWRITE_STARTS_AFTER_SECONDS = 0.5
 
 
 class Scaled:
@@ -82,21 +84,39 @@ def _name(count: int) -> str:
 
 
 def _rewriting(stage: Stage, scaled: Scaled) -> list[Figure]:
-    """Measures mixed calls at a tenth of the rate of GetUser, with and without a rewrite of the append-only file."""
+    """Measures mixed calls at a tenth of the GetUser rate without, during and after a rewrite of the append-only file.
+
+    The rewrite starts during the measurement, because its start (a fork) delays calls. The end delays calls too, when
+    the file system deletes the old file.
+    """
     rate = _REWRITE_RATE_SHARE * scaled.rate(scaled.requests.gets(_CALLS_PER_SECOND))
     calls = int(rate * stage.size.latency_seconds)
 
-    def load(*, is_rewriting: bool) -> Mapping[str, float]:
+    def load() -> Mapping[str, float]:
         requests, _ = scaled.requests.mixed(calls)
-        if is_rewriting:
-            scaled.store.rewrite()
-        latencies = open_loop.run(scaled.program.port, requests, rate)
+        return latency.sample(open_loop.run(scaled.program.port, requests, rate), rate)
+
+    def without() -> Mapping[str, float]:
+        os.sync()
+        return load()
+
+    def during() -> Mapping[str, float]:
+        start = Timer(_REWRITE_STARTS_AFTER_SECONDS, scaled.store.rewrite)
+        start.start()
+        sample = load()
+        start.join()
         scaled.store.settle()
-        return latency.sample(latencies, rate)
+        return sample
+
+    def after() -> Mapping[str, float]:
+        scaled.store.rewrite()
+        scaled.store.settle()
+        return load()
 
     contestants: dict[str, Callable[[], Mapping[str, float]]] = {
-        f"{_name(scaled.count)}, {rows.NOT_REWRITING}": partial(load, is_rewriting=False),
-        f"{_name(scaled.count)}, {rows.REWRITING}": partial(load, is_rewriting=True),
+        f"{_name(scaled.count)}, {rows.NOT_REWRITING}": without,
+        f"{_name(scaled.count)}, {rows.REWRITING}": during,
+        f"{_name(scaled.count)}, {rows.REWRITTEN}": after,
     }
     return measured_parts(latency.parts(rows.REWRITE), stage.size.rounds, contestants)
 

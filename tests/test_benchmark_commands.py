@@ -1,0 +1,38 @@
+"""The benchmarks of single features start, measure and print their figures. The figures themselves are not judged."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.tools import require
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parent.parent
+MISSED = 1  # the exit code if a figure does not reach its goal
+
+
+@pytest.mark.parametrize(
+    ("arguments", "figure"),
+    [
+        (["metrics", "--rounds", "1", "--calls", "64", "--users", "1000"], "scrape"),
+        (["shared_reads", "--rounds", "1", "--clients", "asyncio"], "service µs"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_benchmark_prints_its_figures(arguments: list[str], figure: str) -> None:
+    require("h2load")
+    name, *options = arguments
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *options],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in {0, MISSED}, done.stderr
+    assert "Traceback" not in done.stderr
+    assert figure in done.stdout
