@@ -5,7 +5,7 @@ import { after, before, describe, it } from "node:test";
 
 import { type ManagerOptions, UnavailableError, UserManager, UserNotFoundError } from "userservice";
 
-import { Authority } from "./harness/authority.js";
+import { Authority, WITHOUT_OPENSSL } from "./harness/authority.js";
 import { Proxy } from "./harness/proxy.js";
 import { Service } from "./harness/service.js";
 
@@ -78,7 +78,7 @@ describe("addresses", () => {
     assert.throws(() => new UserManager("https://a:1", { tls: { cert: "x" } }), { message: /given together/ });
   });
 
-  it("with TLS connect only to a service with a trusted certificate", async () => {
+  it("with TLS connect only to a service with a trusted certificate", { skip: WITHOUT_OPENSSL }, async () => {
     await using authority = await Authority.make();
     const ca = await authority.certificate();
     const server = await authority.identity("server");
@@ -92,7 +92,7 @@ describe("addresses", () => {
     await assertDoesNotReach(`http://localhost:${proxy.port}`);
   });
 
-  it("with TLS send the client's certificate if the service requires one", async () => {
+  it("with TLS send the client's certificate if the service requires one", { skip: WITHOUT_OPENSSL }, async () => {
     await using authority = await Authority.make();
     const ca = await authority.certificate();
     const [server, client] = [await authority.identity("server"), await authority.identity("client")];

@@ -21,7 +21,7 @@ import {
   UserServiceError,
 } from "userservice";
 
-import { Authority } from "./harness/authority.js";
+import { Authority, WITHOUT_OPENSSL } from "./harness/authority.js";
 import { runPython, Service, until } from "./harness/service.js";
 import { StandIn } from "./harness/stand_in.js";
 
@@ -67,7 +67,7 @@ function setAll(variables: Readonly<Record<string, string>>): () => void {
   };
 }
 
-describe("credentials", () => {
+describe("credentials", { skip: WITHOUT_OPENSSL }, () => {
   let folder: string;
   let authority: Authority;
   let service: Service;
@@ -318,7 +318,7 @@ describe("credentials", () => {
   });
 });
 
-describe("TLS files", () => {
+describe("TLS files", { skip: WITHOUT_OPENSSL }, () => {
   it("that change are used by new connections", async () => {
     const folder = await mkdtemp(join(tmpdir(), "tls-"));
     await using old = await Authority.make();
