@@ -11,6 +11,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # Several test files run at once: most tests wait for processes and stores, not for the CPU.
 PARALLEL ?= -n 3 --dist loadfile
+PARALLEL_LONG ?= -n 2 --dist loadfile
+# Fault tests count what happens under a certain load, and the files of foreign tests build the same clients.
+ONE_AT_A_TIME := tests/faults tests/foreign
 EDGE_TESTS ?= tests/unit tests/contract
 
 .PHONY: help run test test-all test-long coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo monitoring lint format types generate api check-generated breaking lock build version clean
@@ -31,7 +34,8 @@ test-all: test test-long ## run all tests (at most 30 minutes)
 test-long: .venv/.dev .venv-servers/.done .venv-deploy/.done ## run only the tests that make test leaves out: long tests, and those that need toolchains of other languages
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh run test:long
-	$(BIN)/pytest -m long $(ARGS)
+	[ -n "$(ARGS)" ] || $(BIN)/pytest -m long $(PARALLEL_LONG) $(addprefix --ignore ,$(ONE_AT_A_TIME))
+	$(BIN)/pytest -m long $(or $(ARGS),$(ONE_AT_A_TIME))
 
 # Only the tests that do not wait: instrumented servers are slow. Service, hazard and fault tests cover more code.
 coverage: .venv-newest/.done ## run test-newest and measure the code that it runs, also in servers; fails below the minimum in pyproject.toml
