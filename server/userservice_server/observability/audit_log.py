@@ -18,9 +18,8 @@ from typing import Any
 from userservice_server.config import ConfigError
 from userservice_server.observability.json_lines import json_line
 
-_WRITE_INTERVAL = (
-    0.05  # seconds; a killed process can lose the lines of this time, and more if the disk is slow or full
-)
+# Seconds. A killed process can lose the lines of this time, and more if the disk is slow or full.
+_WRITE_INTERVAL = 0.05
 _MAX_LINES = 100_000  # waiting lines, for example while the disk is full; further lines are dropped
 _MODE = 0o600
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK

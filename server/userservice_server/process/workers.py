@@ -60,8 +60,8 @@ def _heartbeats(config: Config) -> Heartbeats:
         return Heartbeats(SPAWN, config.process.workers)
     except OSError as error:
         raise ConfigError(
-            f"--workers needs shared memory, which is not available ({error.strerror}); mount a writable /dev/shm, or "
-            "set TMPDIR to a writable directory"
+            f"--workers needs shared memory, which is not available ({error.strerror}): mount /dev/shm writable, with "
+            "free space"
         ) from None
 
 

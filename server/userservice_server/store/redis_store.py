@@ -334,7 +334,8 @@ class RedisStore:
         """Returns the records of the keys; None for a key without a record."""
         own = _own(table)
         redis_keys = (own.store_id, own.rows, own.index)
-        events, started = self.events, time.perf_counter()
+        events = self.events
+        started = time.perf_counter() if events is not None else 0.0
         arguments: tuple[bytes | str, ...] = (_known(identity).store_id, *keys)
         try:
             records: bytes | list[bytes | None] = await _run(self._bulk.send, scripts.BATCH_GET, redis_keys, arguments)
