@@ -20,6 +20,7 @@ SECTIONS = {
     "Managers for blocking programs": ("_sync",),
     "Hooks": ("hooks",),
     "Models": ("models",),
+    "Imports": ("imports",),
     "Fields and options": ("requests",),
     "Exceptions": ("_error_base", "errors", "_error_classes"),
 }

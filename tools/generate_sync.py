@@ -18,6 +18,7 @@ MODULES = (
     "_channels",
     "_chunks",
     "_connection",
+    "_importing",
     "_manager",
     "_retry",
     "_shared_reads",

@@ -208,3 +208,29 @@ class AuthenticationUnavailableError(ServiceError):
     """Tokens cannot be verified at present."""
 
     reason = "AUTHENTICATION_UNAVAILABLE"
+
+
+class ImportOffsetGapError(ServiceError):
+    """A batch of an import does not continue the rows that were sent before; its rows were not applied.
+
+    Attributes:
+        next_offset: the offset at which the import continues.
+    """
+
+    reason = "IMPORT_OFFSET_GAP"
+
+    def __init__(self, message: str, *, next_offset: int) -> None:
+        super().__init__(message)
+        self.next_offset = next_offset
+
+
+class ImportNotFoundError(ServiceError):
+    """The store has no import with this import_id."""
+
+    reason = "IMPORT_NOT_FOUND"
+
+
+class ImportIdReusedError(ServiceError):
+    """The import_id was used for an import with other options; nothing was changed."""
+
+    reason = "IMPORT_ID_REUSED"

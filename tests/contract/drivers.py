@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
+from uuid import uuid4
 
 import grpc
 from case_language import to_text
 from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from harness.connections import connect_blocking
 from harness.failures import failure_of
 
 from userservice import (
+    ImportStatus,
     Session,
     SessionManager,
     SyncSessionManager,
@@ -22,7 +25,9 @@ from userservice import (
     UserManager,
     UserServiceError,
 )
+from userservice.errors import ERROR_BY_REASON
 from userservice.v1 import session_service_pb2 as session_messages
+from userservice.v1 import user_import_pb2 as import_messages
 from userservice.v1 import user_service_pb2 as user_messages
 from userservice.v1.session_pb2 import Session as SessionMessage
 from userservice.v1.user_pb2 import User as UserMessage
@@ -72,6 +77,7 @@ class StubDriver:
         "users.batch_get": ("BatchGetUsers", user_messages.BatchGetUsersRequest),
         "users.get_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
         "users.list_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
+        "users.get_import": ("GetImport", import_messages.GetImportRequest),
         "sessions.add": ("AddSession", session_messages.AddSessionRequest),
         "sessions.get": ("GetSession", session_messages.GetSessionRequest),
         "sessions.update": ("UpdateSession", session_messages.UpdateSessionRequest),
@@ -83,6 +89,8 @@ class StubDriver:
         self._stubs = self._connection.__enter__()
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        if name == "users.import":
+            return self._import(**arguments)
         rpc, request_class = self._METHODS[name]
         service = self._stubs.users if name.startswith("users.") else self._stubs.sessions
         request = request_class(**{key: _wire_value(key, value) for key, value in arguments.items()})
@@ -92,15 +100,70 @@ class StubDriver:
                 chunks = [_from_message(chunk) for chunk in answer]
                 return {"chunks": chunks, "users": [user for chunk in chunks for user in chunk["users"]]}
         except grpc.RpcError as error:
-            failure = failure_of(error)
-            assert failure.domain == "userservice", failure
-            assert failure.request_id, failure
-            raise Refused({"code": failure.code, "reason": failure.reason, "violations": failure.violations}) from error
+            raise _rejected(error) from error
+        if name == "users.get_import":
+            return _from_import([answer])
         read = _from_message(answer)
         return read.get("user", read.get("session", read))
 
+    def _import(
+        self, rows: Sequence[Mapping[str, Any]], import_id: str = "", on_duplicate: str = "UNSPECIFIED", **others: Any
+    ) -> dict[str, Any]:
+        """Sends all rows as one batch."""
+        choice = import_messages.OnDuplicate.Value(f"ON_DUPLICATE_{on_duplicate}")
+        options = import_messages.ImportOptions(import_id=import_id or str(uuid4()), on_duplicate=choice, **others)
+        requests = [import_messages.ImportUsersRequest(options=options)]
+        users = [UserMessage(**{key: _wire_value(key, value) for key, value in row.items()}) for row in rows]
+        try:
+            # The offset 0 is correct for every import: rows that are applied are skipped.
+            if users:
+                batch = import_messages.ImportBatch(users=users)
+                requests.append(import_messages.ImportUsersRequest(batch=batch))
+            responses = list(self._stubs.users.ImportUsers(iter(requests), timeout=TIMEOUT))
+            request = import_messages.GetImportRequest(import_id=options.import_id)
+            found = self._stubs.users.GetImport(request, timeout=TIMEOUT)
+        except grpc.RpcError as error:
+            raise _rejected(error) from error
+        assert len(responses) == len(requests)
+        last = responses[-1]
+        assert (found.acked_offset, found.added, found.failed) == (last.acked_offset, last.added, last.failed)
+        return _from_import([found])
+
     def close(self) -> None:
         self._connection.__exit__(None, None, None)
+
+
+def _rejected(error: grpc.RpcError) -> Refused:
+    failure = failure_of(error)
+    assert failure.domain == "userservice", failure
+    assert failure.request_id, failure
+    return Refused({"code": failure.code, "reason": failure.reason, "violations": failure.violations})
+
+
+def _from_import(responses: Sequence[Any]) -> dict[str, Any]:
+    """Returns the state in the last response, and the row errors of all responses."""
+    last = responses[-1]
+    counts = {name: getattr(last, name) for name in ("added", "merged", "replaced", "skipped", "failed")}
+    errors = [_from_row_error(error) for response in responses for error in response.row_errors]
+    return {"offset": last.acked_offset, **counts, "row_errors": errors}
+
+
+def _from_row_error(error: Any) -> dict[str, Any]:
+    info, bad, fields = ErrorInfo(), BadRequest(), list[str]()
+    for detail in error.status.details:
+        if detail.Unpack(bad):
+            fields = [violation.field for violation in bad.field_violations]
+        else:
+            assert detail.Unpack(info)
+    code = next(code.name for code in grpc.StatusCode if code.value[0] == error.status.code)
+    # The class is that of the clients, which the generated stubs do not have.
+    return {
+        "index": error.index,
+        "class": ERROR_BY_REASON[info.reason].__name__,
+        "code": code,
+        "reason": info.reason,
+        "fields": fields,
+    }
 
 
 def _wire_value(key: str, value: Any) -> Any:
@@ -148,6 +211,9 @@ class ManagerDriver:
         return getattr(self._users if manager == "users" else self._sessions, method)  # type: ignore[no-any-return]
 
     def _invoke(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        if name == "users.import":
+            options = {key: value for key, value in arguments.items() if key != "rows"}
+            return self._users.import_users(arguments["rows"], **options)
         return self._method(name)(**arguments)
 
     @staticmethod
@@ -167,7 +233,22 @@ class ManagerDriver:
         if name.endswith(".delete"):
             assert answer is None
             return {}
-        return _from_record(answer)
+        return _from_status(answer) if isinstance(answer, ImportStatus) else _from_record(answer)
+
+
+def _from_status(status: ImportStatus) -> dict[str, Any]:
+    names = ("offset", "added", "merged", "replaced", "skipped", "failed")
+    errors = [
+        {
+            "index": row.index,
+            "class": type(row.error).__name__,
+            "code": row.error.code.name,
+            "reason": row.error.reason,
+            "fields": [field.partition(".")[0] for field, _ in getattr(row.error, "violations", ())],
+        }
+        for row in status.row_errors
+    ]
+    return {**{name: getattr(status, name) for name in names}, "row_errors": errors}
 
 
 def _refused(error: UserServiceError) -> Refused:

@@ -21,6 +21,7 @@ from userservice_server.check import check
 from userservice_server.config import ConfigError
 
 P = "userservice:{0}:"
+IMPORT, STATE = P + "import:12345678-1234-1234-1234-123456789abc", "0 0 0 0 0 0\n" + "a" * 32
 Damage = Callable[[Any, dict[str, User]], object]
 
 
@@ -192,6 +193,18 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         lambda client, _: client.persist(P + "request:12345678-1234-1234-1234-123456789abc"),
         ["an idempotency record does not expire"],
     ),
+    "an import that never expires": (
+        lambda client, _: client.set(IMPORT, STATE),
+        ["the state or the row errors of an import do not expire"],
+    ),
+    "row errors that never expire": (
+        lambda client, _: client.zadd(P + "import_errors:12345678-1234-1234-1234-123456789abc", {"x": 1}),
+        ["the state or the row errors of an import do not expire"],
+    ),
+    "an import without its counts": (
+        lambda client, _: client.set(IMPORT, STATE.replace("0 ", "", 1), ex=60),
+        ["the state of an import is damaged"],
+    ),
     "an idempotency record without an outcome": (
         lambda client, _: client.set(P + "request:12345678-1234-1234-1234-123456789abd", "x" * 16, ex=60),
         ["an idempotency record contains no valid outcome"],
@@ -237,12 +250,12 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         lambda client, _: (client.delete(P + "last_id"), client.sadd(P + "last_id", "1")),
         ["a key last_id has the type set instead of string"],
     ),
-    "an id of another partition": (
+    "another id than in the record": (
         lambda client, users: (
             client.zadd(P + "users", {row_of(client, users["u7"]): users["u7"].id + 1}),
             client.hset(P + "user_ids", "u7", users["u7"].id + 1),
         ),
-        ["row {u7+1}: the record contains another id: {u7}", "row {u7+1}: the id does not belong to partition 0"],
+        ["row {u7+1}: the record contains another id: {u7}"],
     ),
     "a layout with more to it": (
         lambda client, _: client.hset("userservice:layout", "shards", 2),
@@ -283,6 +296,8 @@ def test_states_that_the_service_can_cause_are_no_findings(store: Store) -> None
     with store.client() as client:
         # The store's clock was set back by an hour.
         assert client.expire(P + "request:12345678-1234-1234-1234-123456789abc", 600 + 3600)
+        assert check(store.url, "userservice", 5).findings == []
+        client.set(IMPORT, STATE, ex=60)
         assert check(store.url, "userservice", 5).findings == []
         # A store of the first release has no ids.
         client.delete(P + "store_id")

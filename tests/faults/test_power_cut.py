@@ -1,12 +1,14 @@
 """A power cut: only the part of the append-only file that was flushed to disk is left. SIGKILL cannot test this."""
 
 import asyncio
+import itertools
 import os
 import random
 import shutil
 import subprocess
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -18,6 +20,7 @@ from harness.stores import BACKENDS, Store
 from harness.tools import missing
 from harness.waiting import until
 
+from userservice import ImportStatus, UserManager
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest
 from userservice_server.check import check
 
@@ -151,6 +154,44 @@ def test_power_cuts(backend: str, fsync: str, witness: Path, tmp_path: Path, dic
     else:
         assert lost > 0, "the cut took nothing, so nothing was shown"
         assert window <= WINDOW
+
+
+async def import_over_power_cut(machine: Machine, address: str, import_id: str, least: int) -> tuple[int, int]:
+    """Imports rows before and after a power cut; returns the offset acknowledged before, and the last offset.
+
+    The manager raises ImportOffsetGapError if the store has lost an acknowledged offset.
+    """
+    acknowledged, before, enough = 0, 0, asyncio.Event()
+
+    def report(status: ImportStatus) -> None:
+        nonlocal acknowledged
+        acknowledged = status.offset
+        if acknowledged >= least:
+            enough.set()
+
+    is_cut = False
+    rows = (
+        {"user_id": f"{import_id}-{number}"} for number in itertools.takewhile(lambda _: not is_cut, itertools.count())
+    )
+    async with UserManager(address, timeout=30) as users:
+        importing = asyncio.create_task(users.import_users(rows, import_id=import_id, on_progress=report))
+        await enough.wait()
+        before = acknowledged
+        await asyncio.to_thread(machine.cut_power)
+        is_cut = True
+        return before, (await importing).offset
+
+
+@pytest.mark.timeout(120)
+def test_an_acknowledged_offset_of_an_import_survives_a_power_cut(witness: Path, tmp_path: Path) -> None:
+    machine = Machine("valkey", "always", witness, tmp_path / "notes")
+    with machine.store as store, Service("--log-level", "error", redis_url=store.url) as service:
+        until(machine.has_kept_something)
+        import_id = str(uuid4())
+        before, after = asyncio.run(import_over_power_cut(machine, service.address, import_id, sized(2000, 20_000)))
+        assert 0 < before < after
+        assert stored(store) == {f"{import_id}-{number}" for number in range(after)}
+        assert [finding.what for finding in check(store.url, "userservice", 10).findings] == []
 
 
 @pytest.mark.skipif(not FULL, reason="a measurement; FAULTS=full")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
         DeadlineExceededError,
         EtagMismatchError,
         FieldViolation,
+        ImportIdReusedError,
+        ImportNotFoundError,
+        ImportOffsetGapError,
         InternalError,
         InvalidArgumentError,
         ManagerClosedError,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
         UserServiceError,
     )
     from userservice.hooks import CallAttempt
+    from userservice.imports import ImportStatus, RowError
     from userservice.models import Session, SessionPage, User, UserBatch, UserPage
     from userservice.requests import (
         AddSessionFields,
@@ -64,6 +68,10 @@ __all__ = [
     "DeadlineExceededError",
     "EtagMismatchError",
     "FieldViolation",
+    "ImportIdReusedError",
+    "ImportNotFoundError",
+    "ImportOffsetGapError",
+    "ImportStatus",
     "InternalError",
     "InvalidArgumentError",
     "ManagerClosedError",
@@ -73,6 +81,7 @@ __all__ = [
     "RateLimitedError",
     "ReaderStalledError",
     "RequestIdReusedError",
+    "RowError",
     "ScopeMissingError",
     "ServerShuttingDownError",
     "Session",
@@ -117,6 +126,9 @@ _MODULES = {
         "DeadlineExceededError",
         "EtagMismatchError",
         "FieldViolation",
+        "ImportIdReusedError",
+        "ImportNotFoundError",
+        "ImportOffsetGapError",
         "InternalError",
         "InvalidArgumentError",
         "ManagerClosedError",
@@ -139,6 +151,7 @@ _MODULES = {
         "UserServiceError",
     ),
     "hooks": ("CallAttempt",),
+    "imports": ("ImportStatus", "RowError"),
     "models": ("Session", "SessionPage", "User", "UserBatch", "UserPage"),
     "session_manager": ("SessionManager",),
     "sync": ("SyncSessionManager", "SyncUserManager"),

@@ -20,7 +20,15 @@ from userservice._retry import Attempts, check_timeout
 from userservice._status import error_from_call, with_proxy
 from userservice._tls import PemSource, TlsSettings
 from userservice._token import AUTHORIZATION, bearer, check_plaintext, check_token, has_credential, hidden, is_insecure
-from userservice._transport import TRANSPORT_OPTIONS, RawStream, TokenSource, ask_token, current_owner, opening
+from userservice._transport import (
+    TRANSPORT_OPTIONS,
+    RawExchange,
+    RawStream,
+    TokenSource,
+    ask_token,
+    current_owner,
+    opening,
+)
 from userservice.errors import (
     DeadlineExceededError,
     InternalError,
@@ -88,6 +96,24 @@ class Stream(NamedTuple):
 
     observed: Observed
     """Reports the end of the stream to the hook."""
+
+    def cancel(self) -> None:
+        """Ends the RPC at once."""
+        self.raw.cancel()
+        self.observed.end(grpc.StatusCode.CANCELLED)
+
+
+class Exchange(NamedTuple):
+    """A running RPC with a stream of requests and a stream of responses."""
+
+    raw: RawExchange
+    """The exchange of the transport."""
+
+    proxy: str
+    """The source of the proxy of the connection; empty without a proxy."""
+
+    observed: Observed
+    """Reports the end of the RPC to the hook."""
 
     def cancel(self) -> None:
         """Ends the RPC at once."""
@@ -329,6 +355,56 @@ class Connection:
             stream.observed.end(grpc.StatusCode.OK)
             raise UnavailableError("the stream ended before its last chunk")
         return message
+
+    async def open_exchange(self, method: Method[RequestT, ResponseT], attempts: Attempts) -> Exchange:
+        """Starts an RPC with a stream of requests and a stream of responses. The caller must cancel it at the end."""
+        headers = await self._headers(attempts.remaining)
+        channel = self.connect()
+        observed = Observed(self._on_call, method.path, self.address, headers)
+        return Exchange(channel.raw.exchange(method.path, observed.headers), channel.proxy, observed)
+
+    async def write(self, exchange: Exchange, encoded: bytes, attempts: Attempts) -> None:
+        """Sends a message of an exchange.
+
+        Raises:
+            UserServiceError: If the RPC failed, or the service accepted no more bytes in time.
+        """
+        try:
+            await exchange.raw.write(encoded, attempts.remaining)
+        except grpc.aio.AioRpcError as failure:
+            exchange.observed.end(failure.code())
+            raise error_from_call(failure, exchange.proxy) from failure
+        except TimeoutError as timeout:
+            exchange.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
+            raise DeadlineExceededError(with_proxy("the request was not sent in time", exchange.proxy)) from timeout
+
+    async def read_response(self, exchange: Exchange, attempts: Attempts) -> bytes:
+        """Reads the next response of an exchange.
+
+        Raises:
+            UserServiceError: If the RPC failed, ended, or had no response in time.
+        """
+        try:
+            message = await exchange.raw.read(attempts.remaining)
+        except grpc.aio.AioRpcError as failure:
+            exchange.observed.end(failure.code())
+            raise error_from_call(failure, exchange.proxy) from failure
+        except TimeoutError as timeout:
+            exchange.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
+            raise DeadlineExceededError(with_proxy("no response arrived in time", exchange.proxy)) from timeout
+        if message is None:
+            exchange.observed.end(grpc.StatusCode.OK)
+            raise UnavailableError("the stream ended before its last response")
+        return message
+
+    async def end(self, exchange: Exchange) -> None:
+        """Ends the requests of an exchange, and reads its status; gives up after half a second."""
+        try:
+            await exchange.raw.done_writing()
+            await exchange.raw.read(_STATUS_SECONDS)
+        except (grpc.aio.AioRpcError, TimeoutError, ManagerClosedError):
+            pass  # the caller has all responses
+        exchange.observed.end(grpc.StatusCode.OK)
 
     async def read_status(self, stream: Stream) -> None:
         """Reads the status of a stream whose last message was read; gives up after half a second.

@@ -13,6 +13,9 @@ __all__ = [
     "CredentialsMissingError",
     "DeadlineExceededError",
     "EtagMismatchError",
+    "ImportIdReusedError",
+    "ImportNotFoundError",
+    "ImportOffsetGapError",
     "InternalError",
     "OverloadedError",
     "RateLimitedError",
@@ -196,3 +199,27 @@ class AuthenticationUnavailableError(UnavailableError):
     """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
 
     reason = "AUTHENTICATION_UNAVAILABLE"
+
+
+class ImportOffsetGapError(UserServiceError):
+    """A batch of an import starts above the rows that were sent before; its rows were not applied.
+
+    Continue at the offset of the first response.
+    """
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+    reason = "IMPORT_OFFSET_GAP"
+
+
+class ImportNotFoundError(UserServiceError):
+    """No import has this import_id, or the import ended more than 7 days ago."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "IMPORT_NOT_FOUND"
+
+
+class ImportIdReusedError(UserServiceError):
+    """The import_id was used for an import with other options or another digest; nothing was changed."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "IMPORT_ID_REUSED"

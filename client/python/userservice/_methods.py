@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from userservice._messages import lazy_class
 from userservice.v1 import session_service_pb2 as sessions
+from userservice.v1 import user_import_pb2 as imports
 from userservice.v1 import user_service_pb2 as users
 
 RequestT = TypeVar("RequestT", bound="Message")
@@ -49,6 +50,8 @@ LIST_USERS = _method(_USERS, "ListUsers", users.ListUsersRequest, users.ListUser
 LIST_USERS_CHUNKED = _method(_USERS, "ListUsersChunked", users.ListUsersChunkedRequest, users.ListUsersChunkedResponse)
 BATCH_GET_USERS = _method(_USERS, "BatchGetUsers", users.BatchGetUsersRequest, users.BatchGetUsersResponse)
 GET_USER_SESSIONS = _method(_USERS, "GetUserSessions", users.GetUserSessionsRequest, users.GetUserSessionsResponse)
+IMPORT_USERS = _method(_USERS, "ImportUsers", imports.ImportUsersRequest, imports.ImportUsersResponse)
+GET_IMPORT = _method(_USERS, "GetImport", imports.GetImportRequest, imports.GetImportResponse)
 
 ADD_SESSION = _method(_SESSIONS, "AddSession", sessions.AddSessionRequest, sessions.AddSessionResponse)
 GET_SESSION = _method(_SESSIONS, "GetSession", sessions.GetSessionRequest, sessions.GetSessionResponse)

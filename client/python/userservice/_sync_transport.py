@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from inspect import iscoroutine
-from typing import Any, cast
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, TypeAlias, cast
 
 import grpc
 
@@ -14,6 +16,7 @@ from userservice._forks import forks
 from userservice._headers import Headers
 from userservice._watchdog import Alarm
 from userservice.errors import ManagerClosedError
+from userservice.imports import ImportRow, ImportStatus
 
 TokenSource = str | Callable[[], str]
 """A token, or a callable that returns the token. Several threads may call the callable at the same time."""
@@ -26,6 +29,15 @@ TRANSPORT_OPTIONS: tuple[tuple[str, Any], ...] = (
 """gRPC channel options that only this version needs."""
 
 _STATES: dict[int, grpc.ChannelConnectivity] = {state.value[0]: state for state in grpc.ChannelConnectivity}
+
+RowSource = Iterable[ImportRow]
+"""The rows of an import."""
+
+Progress = Callable[[ImportStatus], object]
+"""A callback that receives the state of an import."""
+
+Waiting: TypeAlias = None
+"""The result of a method that waits."""
 
 sleep = time.sleep
 
@@ -58,6 +70,22 @@ def current_owner() -> object:
     return None
 
 
+def report(callback: Progress, status: ImportStatus) -> None:
+    """Calls a callback."""
+    callback(status)
+
+
+class Rows:
+    """Reads the rows of an import."""
+
+    def __init__(self, rows: RowSource) -> None:
+        self._rows = iter(rows)
+
+    def take(self, count: int) -> list[ImportRow]:
+        """Returns the next rows: `count` rows, or fewer at the end."""
+        return list(islice(self._rows, count))
+
+
 class RawStream:
     """A running server stream of encoded messages. A stream that is not read to its end must be cancelled.
 
@@ -68,11 +96,19 @@ class RawStream:
         metadata: The headers of the request.
     """
 
+    _call: Any
+
     def __init__(self, channel: RawChannel, path: str, encoded: bytes, metadata: Headers) -> None:
+        def call() -> Any:
+            stub: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.grpc_channel.unary_stream(path)
+            return stub(encoded, metadata=metadata)
+
+        self._start(channel, call)
+
+    def _start(self, channel: RawChannel, call: Callable[[], Any]) -> None:
         self._channel = channel
         try:
-            stub: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.grpc_channel.unary_stream(path)
-            self._call = stub(encoded, metadata=metadata)
+            self._call = call()
         except ValueError:  # the channel is closed
             channel.raise_if_closed()
             raise
@@ -110,6 +146,40 @@ class RawStream:
         # In a forked child, gRPC must not be called, because the connection belongs to the parent.
         if not forks.broken:
             self._call.cancel()
+
+
+class RawExchange(RawStream):
+    """A running RPC with a stream of requests and a stream of responses.
+
+    Args:
+        channel: The channel of the RPC.
+        path: The path of the RPC.
+        metadata: The headers of the request.
+    """
+
+    def __init__(self, channel: RawChannel, path: str, metadata: Headers) -> None:
+        # A thread of gRPC reads the requests from this queue; None ends the thread.
+        self._requests: SimpleQueue[bytes | None] = SimpleQueue()
+        requests = iter(self._requests.get, None)
+
+        def call() -> Any:
+            stub: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.grpc_channel.stream_stream(path)
+            return stub(requests, metadata=metadata)
+
+        self._start(channel, call)
+
+    def write(self, encoded: bytes, timeout: float) -> None:  # noqa: ARG002 - as in the asyncio version
+        """Sends a message. If the RPC has ended, `read` raises its error."""
+        self._requests.put(encoded)
+
+    def done_writing(self) -> None:
+        """Ends the stream of requests."""
+        self._requests.put(None)
+
+    def cancel(self) -> None:
+        """Ends the RPC immediately."""
+        super().cancel()
+        self._requests.put(None)
 
 
 class RawChannel:
@@ -161,6 +231,10 @@ class RawChannel:
     def stream(self, path: str, encoded: bytes, metadata: Headers) -> RawStream:
         """Starts a server stream."""
         return RawStream(self, path, encoded, metadata)
+
+    def exchange(self, path: str, metadata: Headers) -> RawExchange:
+        """Starts an RPC with a stream of requests and a stream of responses."""
+        return RawExchange(self, path, metadata)
 
     def raise_if_closed(self) -> None:
         """Raises ManagerClosedError if the channel was closed."""

@@ -7,21 +7,32 @@ two modules is written once, for asyncio; `tools/generate_sync.py` generates the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import isawaitable
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
 import grpc
 
 from userservice._headers import Headers
 from userservice.errors import DeadlineExceededError, ManagerClosedError, ManagerUnusableError
+from userservice.imports import ImportRow, ImportStatus
 
 TokenSource = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A token, or a callable or async callable that returns the token."""
 
 TRANSPORT_OPTIONS: tuple[tuple[str, Any], ...] = ()
 """gRPC channel options that only this version needs."""
+
+RowSource = Iterable[ImportRow] | AsyncIterable[ImportRow]
+"""The rows of an import."""
+
+Progress = Callable[[ImportStatus], object]
+"""A callback or async callback that receives the state of an import."""
+
+Waiting: TypeAlias = Awaitable[None]
+"""The result of a method that waits."""
 
 sleep = asyncio.sleep
 
@@ -65,6 +76,33 @@ def current_owner() -> object:
         ) from None
 
 
+async def report(callback: Progress, status: ImportStatus) -> None:
+    """Calls a callback, and awaits its result if it is awaitable."""
+    result = callback(status)
+    if isawaitable(result):
+        await result
+
+
+class Rows:
+    """Reads the rows of an import."""
+
+    def __init__(self, rows: RowSource) -> None:
+        self._async_rows = aiter(rows) if isinstance(rows, AsyncIterable) else None
+        self._rows: Iterator[ImportRow] = iter(()) if isinstance(rows, AsyncIterable) else iter(rows)
+
+    async def take(self, count: int) -> list[ImportRow]:
+        """Returns the next rows: `count` rows, or fewer at the end."""
+        if self._async_rows is None:
+            return list(islice(self._rows, count))
+        taken: list[ImportRow] = []
+        while len(taken) < count:
+            try:
+                taken.append(await anext(self._async_rows))
+            except StopAsyncIteration:
+                break
+        return taken
+
+
 class RawStream:
     """A running server stream of encoded messages. A stream that is not read to its end must be cancelled.
 
@@ -75,10 +113,19 @@ class RawStream:
         metadata: The headers of the request.
     """
 
+    _call: grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]
+
     def __init__(self, channel: RawChannel, path: str, encoded: bytes, metadata: Headers) -> None:
         stub: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.grpc_channel.unary_stream(path)
+        self._start(channel, stub(encoded, metadata=metadata))
+
+    def _start(
+        self,
+        channel: RawChannel,
+        call: grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes],
+    ) -> None:
         self._channel = channel
-        self._call = stub(encoded, metadata=metadata)
+        self._call = call
         channel.calls.add(self._call)
         self._call.add_done_callback(channel.calls.discard)
 
@@ -103,6 +150,43 @@ class RawStream:
         self._call.cancel()
 
 
+class RawExchange(RawStream):
+    """A running RPC with a stream of requests and a stream of responses.
+
+    Args:
+        channel: The channel of the RPC.
+        path: The path of the RPC.
+        metadata: The headers of the request.
+    """
+
+    _call: grpc.aio.StreamStreamCall[bytes, bytes]
+
+    def __init__(self, channel: RawChannel, path: str, metadata: Headers) -> None:
+        stub: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.grpc_channel.stream_stream(path)
+        self._start(channel, stub(metadata=metadata))
+
+    async def write(self, encoded: bytes, timeout: float) -> None:  # noqa: ASYNC109 - as in `read`
+        """Sends a message. If the RPC has ended, `read` raises its error.
+
+        Raises:
+            AioRpcError: If the RPC failed.
+            TimeoutError: If the service accepted no more bytes within this many seconds.
+            ManagerClosedError: If the channel was closed.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._call.write(encoded)
+        except asyncio.InvalidStateError:
+            return  # the RPC has ended
+        except asyncio.CancelledError:
+            self._channel.raise_if_closed()
+            raise
+
+    async def done_writing(self) -> None:
+        """Ends the stream of requests."""
+        await self._call.done_writing()
+
+
 class RawChannel:
     """A gRPC channel. Messages are bytes, because grpc.aio logs an exception of a deserialiser and returns None.
 
@@ -119,7 +203,7 @@ class RawChannel:
             self.grpc_channel = grpc.aio.insecure_channel(target, options=options)
         else:
             self.grpc_channel = grpc.aio.secure_channel(target, credentials, options=options)
-        self.calls: set[grpc.aio.UnaryStreamCall[bytes, bytes]] = set()
+        self.calls: set[grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]] = set()
         self._closed = False
 
     def state(self) -> grpc.ChannelConnectivity:
@@ -143,6 +227,10 @@ class RawChannel:
     def stream(self, path: str, encoded: bytes, metadata: Headers) -> RawStream:
         """Starts a server stream."""
         return RawStream(self, path, encoded, metadata)
+
+    def exchange(self, path: str, metadata: Headers) -> RawExchange:
+        """Starts an RPC with a stream of requests and a stream of responses."""
+        return RawExchange(self, path, metadata)
 
     def raise_if_closed(self) -> None:
         """Raises ManagerClosedError if a CancelledError was caused by `close`.

@@ -9,7 +9,7 @@ protos=$(mktemp -d)
 trap 'rm -rf "$protos"' EXIT
 rpc=$("$python" -c 'from google.rpc import status_pb2; print(status_pb2.__file__.rpartition("/")[0])')
 mkdir -p "$protos/google/rpc"
-cp "$rpc/error_details.proto" "$rpc/status.proto" "$protos/google/rpc"
+cp "$rpc/error_details.proto" "$protos/google/rpc"
 rm -rf "$out"
 for input in ../../protos "$protos"; do
     node_modules/.bin/buf generate "$input" --template buf.gen.yaml --output "$out"

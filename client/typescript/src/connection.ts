@@ -220,12 +220,19 @@ export class Connection {
   /**
    * Starts an RPC. The caller must read the RPC to its end or cancel it; no other clean-up is necessary.
    *
+   * @param request - The encoded request; undefined if the caller sends messages with `Rpc.send`.
    * @param metadata - The headers of the request, from `headers`.
    * @param timeoutMs - Timeout of the whole RPC in milliseconds; Infinity for none.
    * @param signal - Cancels the RPC when the signal is aborted.
    * @throws ManagerClosedError if the connection is closed; the signal's reason, if the signal is aborted.
    */
-  open(method: Method, request: Buffer, metadata: Metadata, timeoutMs: number, signal: AbortSignal | undefined): Rpc {
+  open(
+    method: Method,
+    request: Buffer | undefined,
+    metadata: Metadata,
+    timeoutMs: number,
+    signal: AbortSignal | undefined,
+  ): Rpc {
     this.checkOpen();
     signal?.throwIfAborted();
     const abort = (): void => {

@@ -150,3 +150,24 @@ export class RateLimitedError extends UserServiceError {
 export class AuthenticationUnavailableError extends UnavailableError {
   static override readonly reason = "AUTHENTICATION_UNAVAILABLE";
 }
+
+/**
+ * A batch of an import starts above the rows that were sent before; its rows were not applied. Continue at the offset
+ * of the first response.
+ */
+export class ImportOffsetGapError extends UserServiceError {
+  static override readonly code = "OUT_OF_RANGE";
+  static override readonly reason = "IMPORT_OFFSET_GAP";
+}
+
+/** No import has this import_id, or the import ended more than 7 days ago. */
+export class ImportNotFoundError extends UserServiceError {
+  static override readonly code = "NOT_FOUND";
+  static override readonly reason = "IMPORT_NOT_FOUND";
+}
+
+/** The import_id was used for an import with other options or another digest; nothing was changed. */
+export class ImportIdReusedError extends UserServiceError {
+  static override readonly code = "FAILED_PRECONDITION";
+  static override readonly reason = "IMPORT_ID_REUSED";
+}

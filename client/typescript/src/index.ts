@@ -6,6 +6,7 @@ export * from "./error_base.js";
 export * from "./error_classes.js";
 export { ManagerClosedError } from "./errors.js";
 export type { CallAttempt, CallEnd, OnCall } from "./hooks.js";
+export type { FieldsOfService, ImportRow, ImportStatus, ImportUsersOptions, OnDuplicate, RowError } from "./imports.js";
 export type { ConditionalWriteOptions, ReadOptions, WriteOptions } from "./manager.js";
 export type { Metadata, MetadataInput, MetadataValue } from "./metadata.js";
 export {

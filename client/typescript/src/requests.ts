@@ -126,7 +126,7 @@ export function encodeRequest(schema: DescMessage, fields: object): Buffer {
 }
 
 /** Returns the bytes as a Buffer, without a copy. grpc-js sends only Buffers. */
-function asBuffer(bytes: Uint8Array): Buffer {
+export function asBuffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 

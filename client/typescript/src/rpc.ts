@@ -21,7 +21,7 @@ interface Settle {
 }
 
 /**
- * An RPC that sends one message and receives any number of messages.
+ * An RPC that receives any number of messages. It sends one message, or any number of messages with `send`.
  *
  * It uses grpc-js's Channel and not its Client, because the streams of Client read 16 messages ahead of a slow reader,
  * up to 16 MiB. This class requests a message when the previous message is taken.
@@ -39,7 +39,7 @@ export class Rpc {
    *
    * @param channel - The channel of the RPC.
    * @param path - The full name of the method, such as `/package.Service/Method`.
-   * @param request - The encoded request.
+   * @param request - The encoded request; undefined if the caller sends messages with `send`.
    * @param metadata - The headers of the request.
    * @param timeoutMs - Timeout of the whole RPC in milliseconds, also sent to the service; Infinity for none.
    * @param events - The callbacks. None is called before the constructor returns.
@@ -47,7 +47,7 @@ export class Rpc {
   constructor(
     channel: Channel,
     path: string,
-    request: Buffer,
+    request: Buffer | undefined,
     metadata: Metadata,
     timeoutMs: number,
     events: RpcEvents,
@@ -65,8 +65,10 @@ export class Rpc {
         this.#finish(received);
       },
     });
-    this.#call.sendMessageWithContext({}, request);
-    this.#call.halfClose();
+    if (request !== undefined) {
+      this.send(request);
+      this.endRequests();
+    }
     this.#next = this.#ask();
   }
 
@@ -82,6 +84,20 @@ export class Rpc {
       this.#next = this.#ask();
     }
     return message;
+  }
+
+  /** Sends a message. Has no effect after the end of the RPC, whose error `read` throws. */
+  send(message: Buffer): void {
+    if (!this.#end) {
+      this.#call.sendMessageWithContext({}, message);
+    }
+  }
+
+  /** Ends the stream of requests. */
+  endRequests(): void {
+    if (!this.#end) {
+      this.#call.halfClose();
+    }
   }
 
   /** Cancels the RPC, also on the server; `read` then throws the error. Has no effect after the end of the RPC. */

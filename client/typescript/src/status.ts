@@ -1,6 +1,6 @@
 /** Maps the status of a failed call to an error of the client. */
 
-import { fromBinary } from "@bufbuild/protobuf";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import { status, type StatusObject } from "@grpc/grpc-js";
 
@@ -18,7 +18,7 @@ import {
   RequestInfoSchema,
   RetryInfoSchema,
 } from "./gen/google/rpc/error_details_pb.js";
-import { StatusSchema } from "./gen/google/rpc/status_pb.js";
+import { type Status, StatusSchema } from "./gen/google/rpc/status_pb.js";
 
 const DETAILS_KEY = "grpc-status-details-bin";
 const DOMAIN = "userservice";
@@ -49,6 +49,14 @@ export function errorFromStatus(failure: StatusObject, proxy?: string): UserServ
   }
   // An error without a reason does not come from the service, so it must not get the reason of its class.
   return new kind(message, { reason: "", ...details, code });
+}
+
+/** Returns the error for a row of an import that failed. */
+export function errorOfRow(failure: Status): UserServiceError {
+  const code = codeName(failure.code);
+  const details = readDetails(toBinary(StatusSchema, failure));
+  const kind = ERROR_BY_REASON.get(details.reason ?? "") ?? ERROR_BY_CODE.get(code) ?? UserServiceError;
+  return new kind(failure.message || code, { reason: "", ...details, code });
 }
 
 /** Returns a text with the name of the proxy's variable; empty without a proxy. The value may contain a password. */

@@ -2,8 +2,10 @@
 
 import { type Answer, checkBatch, checkContinues, checkDescending, checkKey, onlyRecord } from "./answers.js";
 import { ChunkReader } from "./chunks.js";
-import type { ManagerOptions } from "./connection.js";
+import type { CallOptions, ManagerOptions } from "./connection.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
+import { Importer, readImport } from "./importing.js";
+import type { ImportRow, ImportStatus, ImportUsersOptions } from "./imports.js";
 import { type ConditionalWriteOptions, Manager, type ReadOptions, type WriteOptions } from "./manager.js";
 import { type Session, SessionPage, type User, UserBatch, UserPage } from "./models.js";
 import { readSession, readUser } from "./records.js";
@@ -175,6 +177,45 @@ export class UserManager extends Manager {
     const answer = await this.read(method.batchGetUsers, { user_ids: requested, view }, attempts, readUser);
     checkBatch(answer, requested as string[]);
     return new UserBatch(answer.records, answer);
+  }
+
+  /**
+   * Writes users in bulk. Each row is applied exactly once.
+   *
+   * After a lost connection or a restart of the server, the import resumes where it was interrupted. To resume an import
+   * in another process, call this method with the same rows, importId and options: the service keeps the state of an
+   * import for 7 days, and rows that are applied are read from the source and not sent. An invalid row fails alone. At
+   * most 4 batches of 500 rows are in memory.
+   *
+   * @param rows - The rows: objects with the fields of `ICreateUserRequest` (except request_id), or User. An
+   *   InvalidArgumentError is accepted as a row that the caller could not read; it fails with this error. Fields that
+   *   the service sets, such as id, are ignored unless `restore` is set.
+   * @param options - `timeoutMs` is the timeout of each response, including reconnection. The time that the rows need
+   *   does not count.
+   * @returns The final state, with the first 10 000 row errors of the import.
+   * @throws InvalidArgumentError if an option is invalid, or restore is set and the store has users.
+   * @throws ImportIdReusedError if the importId was used with other options or another digest.
+   * @throws ImportOffsetGapError if the import continues before the first row; or if the store has lost rows that were
+   *   applied, as after a failover.
+   * @throws UnavailableError if the service was unavailable until the timeout.
+   * @throws TypeError if a row is not an object.
+   */
+  async importUsers(
+    rows: Iterable<ImportRow> | AsyncIterable<ImportRow>,
+    options: ImportUsersOptions = {},
+  ): Promise<ImportStatus> {
+    return await new Importer(this.connection, rows, options).run();
+  }
+
+  /**
+   * Returns the state of an import, with its first 10 000 row errors. Reads as many pages as necessary.
+   *
+   * @param options - `timeoutMs` is the timeout of all pages together.
+   * @throws ImportNotFoundError if no import has this import_id, or its last batch was more than 7 days ago.
+   * @throws InvalidArgumentError if the import_id is not a UUID.
+   */
+  async getImport(import_id: string, options: CallOptions = {}): Promise<ImportStatus> {
+    return await readImport(this.connection, import_id, 0, this.connection.attempts(options));
   }
 
   /**

@@ -5,7 +5,10 @@ import { after, before, describe, it } from "node:test";
 import { inspect } from "node:util";
 
 import {
+  type ImportRow,
+  type ImportStatus,
   InvalidArgumentError,
+  type OnDuplicate,
   type OrderBy,
   type Session,
   SessionManager,
@@ -32,6 +35,11 @@ interface Args {
   user_ids: string[];
   view?: View;
   order_by?: OrderBy;
+  rows: ImportRow[];
+  import_id: string;
+  on_duplicate?: OnDuplicate;
+  validate_only?: boolean;
+  digest?: string;
 }
 
 /** Formats a time in ISO 8601 with microseconds, as in the cases. */
@@ -57,6 +65,18 @@ function readUsers(page: UserPage): { users: object[]; next_cursor: number; tota
 function readSessions(page: SessionPage): object {
   const { next_cursor, total_size } = page;
   return { sessions: page.map(readRecord), next_cursor, total_size };
+}
+
+function readStatus({ row_errors, ...status }: ImportStatus): object {
+  const errors = row_errors.map(({ index, error }) => ({
+    index,
+    class: error.constructor.name,
+    code: error.code,
+    reason: error.reason,
+    fields:
+      error instanceof InvalidArgumentError ? error.violations.map(({ field }) => field.replace(/[.[].*/, "")) : [],
+  }));
+  return { ...status, row_errors: errors };
 }
 
 /** The calls of the cases, on the managers. */
@@ -91,6 +111,11 @@ class Driver {
       const batch = await this.users.batchGet(user_ids, { view });
       return { users: batch.map(readRecord), missing_user_ids: batch.missing_user_ids };
     },
+    "users.import": async (args) => {
+      const { rows, import_id: importId, on_duplicate: onDuplicate, validate_only: validateOnly, digest } = args;
+      return readStatus(await this.users.importUsers(rows, { importId, onDuplicate, validateOnly, digest }));
+    },
+    "users.get_import": async ({ import_id }) => readStatus(await this.users.getImport(import_id)),
     "users.get_sessions": async ({ user_id, view }) => ({
       sessions: (await this.users.getSessions(user_id, { view })).map(readRecord),
     }),

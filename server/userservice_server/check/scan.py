@@ -20,7 +20,12 @@ _TYPES = {
     "sessions": b"zset",
     "session_ids": b"hash",
     "request": b"string",
+    "import": b"string",
+    "import_errors": b"zset",
 }
+_OF_ONE = {b"sessions", b"session_ids", b"request", b"import", b"import_errors"}  # roles of keys that end in a name
+_IMPORT_STATE = re.compile(rb"\d{1,16}( \d{1,16}){5}\n[0-9a-f]{32}")
+_NO_KEY = -2  # the reply of PTTL
 _OF_A_LONGER_PREFIX = re.compile(rb"[A-Za-z0-9_.:-]+:(layout$|\{[0-9]+\}:)")  # of another service, such as PREFIX:test
 
 
@@ -51,7 +56,7 @@ class Scan:
         role, _, owner_or_id = rest.partition(b":")
         partition = number(place[1:-1]) if place.startswith(b"{") and place.endswith(b"}") else None
         wanted = _TYPES.get(role.decode(errors="replace"))
-        is_of_one = role in (b"sessions", b"session_ids", b"request")
+        is_of_one = role in _OF_ONE
         if (
             partition is None
             or partition >= len(self._keys.all_users())
@@ -64,8 +69,20 @@ class Scan:
             self._report.find(f"a key {role.decode()} has the type {kind.decode()} instead of {wanted.decode()}", key)
         elif role == b"request":
             self._request(key)
+        elif role in (b"import", b"import_errors"):
+            self._import(key, is_state=role == b"import")
         elif is_of_one:
             self._sessions(key, owner_or_id, partition)
+
+    def _import(self, key: bytes, *, is_state: bool) -> None:
+        """Checks the state or the row errors of an import."""
+        ttl, state = self._reader.read([("PTTL", key), ("GET", key) if is_state else ("EXISTS", key)], at_once=True)
+        if ttl == _NO_KEY:
+            return  # expired since the scan
+        if ttl < 0:
+            self._report.find("the state or the row errors of an import do not expire", key)
+        if is_state and not _IMPORT_STATE.fullmatch(state):
+            self._report.find("the state of an import is damaged", key)
 
     def _request(self, key: bytes) -> None:
         ttl, recorded = self._reader.read([("PTTL", key), ("GET", key)], at_once=True)

@@ -12,6 +12,8 @@ from typing import Generic, NoReturn
 import uuid_utils
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from userservice.v1.session_pb2 import Session
+from userservice.v1.user_pb2 import User
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.ports import IdempotencyKey, RecordStore, Table
@@ -54,7 +56,7 @@ class Entities(Generic[Entity]):
 
     async def add(self, table: Table, key: str, new: Entity, idempotency_key: IdempotencyKey) -> bytes:
         """Adds ``new``, whose key and id are still empty, under ``key``; returns the record. Changes ``new``."""
-        _stamp(new)
+        stamp_new(new)
         outcome = await self.store.add(table, key, key_field(key), new.SerializeToString(), idempotency_key)
         return self._record(table, key, outcome)
 
@@ -111,14 +113,14 @@ class Entities(Generic[Entity]):
             if outcome.code is not Code.CONFLICT:
                 return self._record(table, key, outcome)
             current = Outcome(Code.DONE, outcome.payload)
-        raise _conflict()
+        raise conflict()
 
     async def _add_missing(
         self, table: Table, key: str, patch: Patch[Entity], idempotency_key: IdempotencyKey
     ) -> Outcome:
         """Adds the entity of an update; returns CONFLICT if the entity was added meanwhile."""
         new = patch.added()
-        _stamp(new)
+        stamp_new(new)
         encoded = new.SerializeToString()
         return await self.store.add(table, key, key_field(key), encoded, idempotency_key, is_update=True)
 
@@ -150,7 +152,7 @@ class Entities(Generic[Entity]):
             if outcome.code is not Code.CONFLICT:
                 self._check(outcome)
                 return
-        raise _conflict()
+        raise conflict()
 
     def _changed(self, table: Table, key: str, current: Outcome, etag: str, patch: Patch[Entity]) -> Outcome:
         """Returns the outcome of applying ``patch`` to the current record."""
@@ -163,10 +165,7 @@ class Entities(Generic[Entity]):
         violations = patch.apply(entity)
         if violations:
             return Outcome(Code.REFUSED, bad_request(violations).SerializeToString())
-        now = _now()
-        if now.ToMicroseconds() > entity.updated_at.ToMicroseconds():  # clocks differ between servers, and step
-            entity.updated_at.CopyFrom(now)
-        entity.etag = _new_etag()
+        renew(entity)
         return Outcome(Code.DONE, frame(entity))
 
     def _record(self, table: Table, key: str, outcome: Outcome) -> bytes:
@@ -215,20 +214,30 @@ class Entities(Generic[Entity]):
         return f"the {self.entity.DESCRIPTOR.name.lower()}"
 
 
-def _conflict() -> UpdateConflictError:
+def renew(entity: User | Session) -> None:
+    """Gives a changed entity a new etag, and the present time as its updated_at."""
+    now = present_time()
+    if now.ToMicroseconds() > entity.updated_at.ToMicroseconds():  # clocks differ between servers, and step
+        entity.updated_at.CopyFrom(now)
+    entity.etag = _new_etag()
+
+
+def conflict() -> UpdateConflictError:
+    """Returns the error for a write that lost too many races."""
     return UpdateConflictError("too many concurrent writes; nothing was changed, retry")
 
 
-def _stamp(new: Entity) -> None:
+def stamp_new(new: Entity) -> None:
     """Sets the fields that the server generates for a new entity, except its id."""
-    now = _now()
+    now = present_time()
     new.uuid = str(uuid_utils.uuid7())
     new.created_at.CopyFrom(now)
     new.updated_at.CopyFrom(now)
     new.etag = _new_etag()
 
 
-def _now() -> Timestamp:
+def present_time() -> Timestamp:
+    """Returns the present time."""
     # Microseconds are the resolution of the clients' datetime: a time that is read back equals the time that was sent.
     now = Timestamp()
     now.FromMicroseconds(time.time_ns() // 1000)

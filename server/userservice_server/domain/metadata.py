@@ -19,11 +19,11 @@ def violations(metadata: Struct, field: str) -> Iterator[Violation]:
     if len(encoded) > MAX_BYTES:
         yield Violation(field, f"must be at most {MAX_BYTES} bytes encoded, is {len(encoded)}")
         return  # too large to check every value
-    if not _is_surely_valid(encoded):
+    if not is_surely_valid(encoded):
         yield from _struct_violations(metadata, field, 1)
 
 
-def _is_surely_valid(encoded: bytes) -> bool:
+def is_surely_valid(encoded: bytes) -> bool:
     """Returns whether encoded metadata certainly breaks no rule of ``_struct_violations``.
 
     If the result is False, the metadata may still be valid. Searching the bytes takes much less time than a visit of

@@ -7,14 +7,17 @@ import grpc
 
 from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.config import Config
+from userservice_server.domain.imports import Imports
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
+from userservice_server.errors import InvalidFieldsError, ServiceError, UserAlreadyExistsError, Violation
 from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.metrics.calls import CallMetrics
 from userservice_server.process.listen import cannot_listen, grpc_address, reserved_port
+from userservice_server.store.imports import RedisImports
 from userservice_server.store.redis_store import RedisStore
-from userservice_server.transport import health_servicer, reflection_servicer
+from userservice_server.transport import health_servicer, reflection_servicer, user_servicer
 from userservice_server.transport.admission import Admission
 from userservice_server.transport.channel_options import server_options
 from userservice_server.transport.deadlines import Deadlines
@@ -25,10 +28,12 @@ from userservice_server.transport.health import Health
 from userservice_server.transport.interceptors import Settings
 from userservice_server.transport.reflection_servicer import ReflectionServicer
 from userservice_server.transport.session_servicer import SessionServicer
+from userservice_server.transport.status import row_status
 from userservice_server.transport.streaming import Streaming
 from userservice_server.transport.unknown_methods import UnknownMethods
 from userservice_server.transport.unread import UnreadResponses
 from userservice_server.transport.user_servicer import UserServicer
+from userservice_server.wire.imports import status_field
 
 if TYPE_CHECKING:
     from userservice_server.observability.tracing.spans import CallSpans
@@ -40,6 +45,17 @@ SESSION_SERVICE = session_service_pb2.DESCRIPTOR.services_by_name["SessionServic
 OWN_SERVICES = (USER_SERVICE, SESSION_SERVICE)
 SERVICE_NAMES = (USER_SERVICE.full_name, SESSION_SERVICE.full_name)
 STANDARD_SERVICES = (HEALTH, REFLECTION_V1, REFLECTION_V1ALPHA)
+
+
+# The errors that the script of imports writes.
+_SCRIPT_ERRORS = (
+    UserAlreadyExistsError("the user already exists"),
+    InvalidFieldsError([Violation("id", "is the id of another user; restored ids must be unique")]),
+)
+
+
+def _row_status(error: ServiceError) -> bytes:
+    return status_field(row_status(error))
 
 
 def make_server(
@@ -55,6 +71,7 @@ def make_server(
     """Returns a server with all services. The server is not bound to a port yet."""
     reads, deadlines = ReadLimit(), Deadlines()
     users, sessions = Users(store, reads), Sessions(store, reads)
+    imports = Imports(store, RedisImports(store, *map(_row_status, _SCRIPT_ERRORS)), _row_status)
     streaming = Streaming(drain, deadlines, config.limits.stall_timeout)
     server = grpc.aio.server(options=server_options(config))
     handler = partial(
@@ -77,7 +94,12 @@ def make_server(
     reflected = ReflectionServicer(names, POOL, deadlines, config.limits.stall_timeout)
     server.add_generic_rpc_handlers(
         [
-            handler(USER_SERVICE, UserServicer(users, sessions, streaming)),
+            handler(
+                USER_SERVICE,
+                UserServicer(users, sessions, imports, streaming),
+                loads=user_servicer.LOADS,
+                request_classes=user_servicer.REQUEST_CLASSES,
+            ),
             handler(SESSION_SERVICE, SessionServicer(sessions)),
             handler(HEALTH, health.servicer, loads=health_servicer.LOADS),
             handler(REFLECTION_V1, reflected, loads=reflection_servicer.LOADS),

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from userservice_server.domain.ports import StoreIdentity
@@ -201,6 +201,8 @@ class StoreLayout:
         """Expects the store ``found`` from now on; logs if it is a new or another store."""
         expected = self.identity
         if found.store_id == expected.store_id:
+            if found.lowest_id < expected.lowest_id:  # an import restores users with older ids
+                self.identity = replace(expected, lowest_id=found.lowest_id)
             return
         fields = {"layout_key": self._keys.layout.decode()}
         if expected is UNKNOWN:

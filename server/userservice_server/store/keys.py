@@ -24,6 +24,8 @@ class Table:
     layout: bytes  # key of the layout; every write checks that it exists
     session_count: bytes  # key of the number of sessions in the partition
     request_prefix: bytes  # the start of the keys of idempotency records
+    import_prefix: bytes  # the start of the keys of imports
+    import_errors_prefix: bytes  # the start of the keys of the row errors of imports
     partition: int
     owner: str = ""  # the user_id, if the records are the sessions of a user
     owner_index: bytes = b""
@@ -58,6 +60,8 @@ class Keys:
             layout=self.layout,
             session_count=users.session_count,
             request_prefix=users.request_prefix,
+            import_prefix=users.import_prefix,
+            import_errors_prefix=users.import_errors_prefix,
             partition=users.partition,
             owner=user_id,
             owner_index=users.index,
@@ -73,6 +77,8 @@ class Keys:
             layout=self.layout,
             session_count=f"{tag}:session_count".encode(),
             request_prefix=f"{tag}:request:".encode(),
+            import_prefix=f"{tag}:import:".encode(),
+            import_errors_prefix=f"{tag}:import_errors:".encode(),
             partition=partition,
         )
 

@@ -432,6 +432,67 @@ class RedisStore:
         own = _own(table)
         return self._bulk.send("HEXISTS", own.owner_index, own.owner)
 
+    async def write(
+        self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+    ) -> Any:
+        """Does the same as ``_write``, for a script whose reply is not an outcome; returns the reply."""
+        for _ in range(MOST_STORES):
+            identity = self.identity
+            if not self._layout.fault:
+                every_key = (table.store_id, table.layout, *redis_keys)
+                reply = await self._observed(self._calls.send, script, every_key, (identity.store_id, *arguments))
+                if reply == Code.WRONG_CLOCK.value:
+                    raise self._wrong_clock()
+                if reply != Code.STORE_CHANGED.value:
+                    return reply
+            await self.look_again(identity)
+        raise StoreChangedError("the store was emptied, replaced or damaged; nothing was changed")
+
+    async def allow_older_ids(self) -> None:
+        """Removes the lower limit of the ids of the store, because an import restores users with older ids."""
+        await self._calls.send("HSET", self._keys.layout, "lowest_id", 0)
+        await self._look()
+
+    async def read(
+        self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+    ) -> Any:
+        """Runs a script that only reads a partition, and that compares the store id; returns its reply."""
+        for _ in range(MOST_STORES):
+            identity = self.identity
+            every_key = (table.store_id, *redis_keys)
+            reply = await self._observed(self._bulk.send, script, every_key, (identity.store_id, *arguments))
+            if reply != Code.STORE_CHANGED.value:
+                return reply
+            await self.look_again(identity)
+        raise StoreChangedError.during_read()
+
+    async def _observed(
+        self, send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+    ) -> Any:
+        """Runs a script and reports its duration; returns its reply."""
+        started = time.perf_counter()
+        reply = await self._failing(send, script, redis_keys, arguments, started)
+        if self.events is not None:
+            self.events.replied(script.name, time.perf_counter() - started)
+        return reply
+
+    async def _failing(
+        self,
+        send: Send,
+        script: Script,
+        redis_keys: Sequence[bytes],
+        arguments: Sequence[bytes | str | int],
+        started: float,
+    ) -> Any:
+        """Runs a script; reports it if it fails."""
+        events = self.events
+        try:
+            return await _run(send, script, redis_keys, arguments)
+        except BaseException as error:
+            if events is not None:
+                events.failed(script.name, time.perf_counter() - started, error)
+            raise
+
     async def _write(
         self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
     ) -> Outcome:
@@ -454,12 +515,7 @@ class RedisStore:
     ) -> Outcome:
         events = self.events
         started = time.perf_counter() if events is not None else 0.0
-        try:
-            reply = await _run(self._calls.send, script, redis_keys, arguments)
-        except BaseException as error:
-            if events is not None:
-                events.failed(script.name, time.perf_counter() - started, error)
-            raise
+        reply = await self._failing(self._calls.send, script, redis_keys, arguments, started)
         is_replay = isinstance(reply, list)
         try:
             if is_replay:  # see recorded_outcome in scripts/_outcome.lua

@@ -9,6 +9,7 @@ from userservice_server.transport.call import Context, Load
 _STREAM_SHARE = 2  # at most 1/2 of the calls may be streams; the rest is reserved for unary calls
 _CONNECTION_SHARE = 4  # a connection may have at most 1/4 of the streams: behind a proxy, it serves many clients
 _MOST_WATCHES, _MOST_WATCHES_PER_CONNECTION = 1000, 100
+_MOST_IMPORTS = 8
 _MOST_REFLECTIONS, _MOST_REFLECTIONS_PER_CONNECTION = 100, 25
 
 _SOONEST_RETURN = 0.2  # seconds; the shortest retry delay of a rejected call
@@ -96,9 +97,11 @@ class Admission:
         delays = RetryDelays()
         streams = max(1, max_calls // _STREAM_SHARE)
         calls = Budget("calls", "calls", delays, max_calls)
+        all_streams = Budget("streams", "streams", delays, streams, max(1, streams // _CONNECTION_SHARE))
         self._budgets: dict[Load, tuple[Budget, ...]] = {
             Load.CALL: (calls,),
-            Load.STREAM: (Budget("streams", "streams", delays, streams, max(1, streams // _CONNECTION_SHARE)), calls),
+            Load.STREAM: (all_streams, calls),
+            Load.IMPORT: (Budget("imports", "imports", delays, _MOST_IMPORTS), all_streams, calls),
             Load.PROBE: (),
             Load.WATCH: (
                 Budget("health_watches", "health watches", delays, _MOST_WATCHES, _MOST_WATCHES_PER_CONNECTION),

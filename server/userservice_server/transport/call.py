@@ -21,6 +21,7 @@ class Load(Enum):
     STREAM = "a call with a stream of requests or responses"
     PROBE = "a health check, which the server answers even when it is overloaded"
     WATCH = "a stream of health changes"
+    IMPORT = "an import"
     REFLECTION = "a stream of reflection requests"
 
 
@@ -76,6 +77,8 @@ class Call:
         code: the status code with which the call ended.
         log_fields: fields that handlers add to the access log; no personal data.
         cursor: encoded next_cursor of the last response of a stream that has ended.
+        scopes: the scopes of the caller's credential; None if callers are not authenticated.
+        audited: fields for the audit log of a stream that writes; empty if it has changed nothing.
         counted: the response of a unary call, if it counts as unread (unread.py).
         trace: the span of the call; while the call is not traced, the span of its caller. None if there is none.
         on_sent: called with the number of users in each response that a stream has sent; None: nothing is measured.
@@ -87,6 +90,8 @@ class Call:
     code: grpc.StatusCode = grpc.StatusCode.OK
     log_fields: dict[str, Any] = field(default_factory=dict)
     cursor: bytes = b""
+    scopes: frozenset[str] | None = None
+    audited: dict[str, Any] = field(default_factory=dict)
     counted: object = None
     trace: TraceContext | None = None
     on_sent: Callable[[int], None] | None = None

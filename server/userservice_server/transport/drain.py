@@ -14,6 +14,7 @@ class Drain:
     def __init__(self) -> None:
         self.started = False
         self.running = 0
+        self._starting = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -28,9 +29,14 @@ class Drain:
         if not self.running:
             self._idle.set()
 
+    async def wait_for_start(self) -> None:
+        """Waits until the server starts to shut down."""
+        await self._starting.wait()
+
     async def finish(self, grace: float) -> None:
         """Starts the drain; waits until no call is running, but at most ``grace`` seconds."""
         self.started = True
+        self._starting.set()
         try:
             await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:

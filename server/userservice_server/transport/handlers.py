@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from userservice_server.errors import InvalidFieldsError, ReaderStalledError, Violation
-from userservice_server.transport.audit import recorded
+from userservice_server.transport.audit import recorded, recorded_stream
 from userservice_server.transport.call import Call, Context, Load, Rpc
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError
 from userservice_server.transport.interceptors import Settings, intercepted
@@ -26,7 +26,11 @@ Returns the encoded response. Where responses are a stream, it writes them to ``
 
 
 def service_handler(
-    service: ServiceDescriptor, servicer: object, settings: Settings, loads: Mapping[str, Load] | None = None
+    service: ServiceDescriptor,
+    servicer: object,
+    settings: Settings,
+    loads: Mapping[str, Load] | None = None,
+    request_classes: Mapping[str, type[Message]] | None = None,
 ) -> grpc.GenericRpcHandler:
     """Creates the handlers of all RPCs of ``service``.
 
@@ -38,18 +42,19 @@ def service_handler(
         servicer: has a method with the name of each RPC.
         settings: settings of the interceptors.
         loads: the load of RPCs by their names, if it does not follow from the shape of the RPC.
+        request_classes: classes that decode the requests of RPCs, by their names; the others have generated classes.
     """
-    handlers = {
-        method.name: _grpc_handler(method, getattr(servicer, method.name), settings, (loads or {}).get(method.name))
-        for method in service.methods
-    }
+    handlers = {}
+    for method in service.methods:
+        rpc = Rpc.described_by(method, (loads or {}).get(method.name))
+        request_class = (request_classes or {}).get(method.name) or GetMessageClass(method.input_type)
+        decode = _decoder(request_class, most_bytes(method.input_type))
+        handlers[method.name] = _grpc_handler(method, rpc, getattr(servicer, method.name), decode, settings)
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
-def _grpc_handler(descriptor: MethodDescriptor, method: Method, settings: Settings, load: Load | None) -> Any:
+def _grpc_handler(descriptor: MethodDescriptor, rpc: Rpc, method: Method, decode: Decoder, settings: Settings) -> Any:
     """Creates the handler of one RPC, in the shape that its descriptor defines."""
-    rpc = Rpc.described_by(descriptor, load)
-    decode = _decoder(GetMessageClass(descriptor.input_type), most_bytes(descriptor.input_type))
     if rpc.streams_requests:
         return _of_request_stream(rpc, method, decode, settings)
     is_write = "request_id" in descriptor.input_type.fields_by_name
@@ -101,7 +106,10 @@ def _of_one_request(rpc: Rpc, method: Method, decode: Decoder, settings: Setting
 
 def _of_request_stream(rpc: Rpc, method: Method, decode: Decoder, settings: Settings) -> Any:
     async def iterated(call: Call, requests: AsyncIterator[Message]) -> bytes:
-        return await method(requests, call)
+        if settings.audit_log is None:
+            return await method(requests, call)
+        with recorded_stream(settings.audit_log, call):
+            return await method(requests, call)
 
     handler = intercepted(iterated, rpc, settings)
 

@@ -53,7 +53,8 @@ _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
 _process = secrets.token_hex(6)
 _numbers = itertools.count(1)
 _WITHOUT_HEADER_LIMIT = frozenset((Load.PROBE, Load.WATCH))  # a probe must not fail because a proxy adds headers
-_DRAINED = frozenset((Load.CALL, Load.STREAM))  # other calls never end by themselves, or clients repeat them soon
+# Other calls never end by themselves, or clients repeat them soon.
+_DRAINED = frozenset((Load.CALL, Load.STREAM, Load.IMPORT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +271,7 @@ def authentication(handler: Handler[Request], rpc: Rpc, settings: Settings) -> H
         caller = await gate.caller_of(call)
         check_scope(caller, scope)
         caller.take_call()
+        call.scopes = caller.scopes
         with gate.stream_of(call, caller, scope):
             return await handler(call, request)
 

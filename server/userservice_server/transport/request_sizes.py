@@ -7,6 +7,7 @@ request, and it delays all other calls of the process.
 from google.protobuf.descriptor import Descriptor
 
 from userservice_server.domain import metadata, validation
+from userservice_server.wire.imports import MAX_BATCH_BYTES
 
 _KEY_BYTES = 2  # the tag of a field, and room for an encoder that does not write the shortest form
 _LENGTH_BYTES = 5
@@ -35,6 +36,7 @@ _FIELD_BYTES = {
     "view": _VARINT_BYTES,
     "order_by": _ORDER_BYTES,
     "allow_missing": _VARINT_BYTES,
+    "import_id": validation.REQUEST_ID_BYTES,
 }
 _MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH}
 
@@ -43,6 +45,7 @@ _MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH}
 _ROOM_FACTOR = 2
 _ROOM_BYTES = 8 << 10
 
+_IMPORT = "ImportUsersRequest"
 _OUR_PACKAGE = "userservice.v1"
 STANDARD_REQUEST_BYTES = 64 << 10  # requests of health and reflection contain only names
 
@@ -63,4 +66,6 @@ def most_bytes(request: Descriptor) -> int:
     """Returns the size in bytes above which a request of a type is rejected without being decoded."""
     if request.file.package != _OUR_PACKAGE:
         return STANDARD_REQUEST_BYTES
+    if request.name == _IMPORT:
+        return MAX_BATCH_BYTES  # the limit of a batch, whatever its rows contain
     return _ROOM_FACTOR * largest_valid(request) + _ROOM_BYTES

@@ -65,6 +65,8 @@ def outcome_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
 def _metadata(error: Exception) -> dict[str, str]:
     if isinstance(error, _WITH_CURSOR) and error.next_cursor:
         return {"next_cursor": str(error.next_cursor)}
+    if isinstance(error, errors.ImportOffsetGapError):
+        return {"next_offset": str(error.next_offset)}
     return {"scope": error.scope} if isinstance(error, errors.ScopeMissingError) else {}
 
 
@@ -122,6 +124,17 @@ def _retry_info(milliseconds: int) -> RetryInfo:
 
 
 _REQUEST_INFO_HEAD = _packed(RequestInfo()).SerializeToString()
+
+
+def row_status(error: errors.ServiceError) -> bytes:
+    """Returns the encoded status of a row of an import that failed; without a call id, because the store keeps it."""
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if isinstance(error, errors.InvalidFieldsError):
+        details.append(bad_request(error.violations))
+    status = Status(code=grpc.StatusCode[RULES[error.reason].code].value[0], message=str(error))
+    status.details.extend(map(_packed, details))
+    encoded: bytes = status.SerializeToString()
+    return encoded
 
 
 def status_of(error: Exception, call_id: str) -> tuple[grpc.StatusCode, Status]:

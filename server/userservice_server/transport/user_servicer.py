@@ -1,22 +1,34 @@
 """The RPCs of UserService: each checks its request and calls the domain."""
 
+from collections.abc import AsyncIterator
+
+from google.protobuf.message import Message
+
+from userservice.v1 import user_import_pb2 as pb_import
 from userservice.v1 import user_service_pb2 as pb
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.idempotency import idempotency_key_of
+from userservice_server.domain.imports import Imports
 from userservice_server.domain.patch import patch_of, values_of
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import MUTABLE_FIELDS, Users
 from userservice_server.domain.validation import Checker
-from userservice_server.transport.call import Call
+from userservice_server.transport.call import Call, Load
+from userservice_server.transport.importing import responses
 from userservice_server.transport.streaming import Streaming
+from userservice_server.wire.imports import EncodedUsersRequest
+
+REQUEST_CLASSES = {"ImportUsers": EncodedUsersRequest}
+LOADS = {"ImportUsers": Load.IMPORT}
 
 
 class UserServicer:
     """Implements the RPCs of UserService; protos/userservice/v1/user_service.proto describes them."""
 
-    def __init__(self, users: Users, sessions: Sessions, streaming: Streaming) -> None:
+    def __init__(self, users: Users, sessions: Sessions, imports: Imports, streaming: Streaming) -> None:
         self._users = users
         self._sessions = sessions
+        self._imports = imports
         self._streaming = streaming
 
     async def AddUser(self, request: pb.AddUserRequest, _call: Call) -> bytes:
@@ -81,3 +93,14 @@ class UserServicer:
             cursor = check.cursor(request.cursor)
             view = check.view(request.view)
         return await self._sessions.list(user_id, limit, cursor, view)
+
+    async def ImportUsers(self, requests: AsyncIterator[Message], call: Call) -> bytes:
+        await self._streaming.send(call, responses(self._imports, self._streaming.drain, requests, call))
+        return b""
+
+    async def GetImport(self, request: pb_import.GetImportRequest, _call: Call) -> bytes:
+        with Checker() as check:
+            import_id = check.uuid("import_id", request.import_id)
+            limit = check.limit(request.limit)
+            cursor = check.cursor(request.cursor)
+        return await self._imports.get(import_id, limit, cursor)

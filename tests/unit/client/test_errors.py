@@ -40,6 +40,9 @@ TABLE = [
     (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING", "ScopeMissingError"),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", "RateLimitedError"),
     (grpc.StatusCode.UNAVAILABLE, "AUTHENTICATION_UNAVAILABLE", "AuthenticationUnavailableError"),
+    (grpc.StatusCode.OUT_OF_RANGE, "IMPORT_OFFSET_GAP", "ImportOffsetGapError"),
+    (grpc.StatusCode.NOT_FOUND, "IMPORT_NOT_FOUND", "ImportNotFoundError"),
+    (grpc.StatusCode.FAILED_PRECONDITION, "IMPORT_ID_REUSED", "ImportIdReusedError"),
 ]
 
 

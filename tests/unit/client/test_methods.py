@@ -48,6 +48,19 @@ class Recorder:
     async def read(self, _call: object, _attempts: object) -> bytes:
         return self.stream.pop(0) if self.stream else b""
 
+    async def open_exchange(self, method: Any, _attempts: object) -> Recorder:
+        self.sent.append((method.path, None))
+        return self
+
+    async def write(self, _call: object, _encoded: bytes, _attempts: object) -> None:
+        pass
+
+    async def read_response(self, _call: object, _attempts: object) -> bytes:
+        return b""
+
+    async def end(self, _call: object) -> None:
+        pass
+
     async def read_status(self, _call: object) -> None:
         pass
 
@@ -78,6 +91,8 @@ async def test_every_rpc_has_a_method() -> None:
     await users.list()
     await users.batch_get(["u"])
     await users.get_sessions("u")
+    await users.import_users([])
+    await users.get_import("i")
     assert [chunk async for chunk in users.list_chunked()] == []
     sent += (more := record(sessions))
     await sessions.add({"user_id": "u", "session_id": "s"})

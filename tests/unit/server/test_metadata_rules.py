@@ -135,7 +135,7 @@ def test_the_check_of_encoded_metadata_accepts_nothing_that_breaks_a_rule(conten
     found = list(rules._struct_violations(metadata, "metadata", 1))
 
     assert list(violations(metadata, "metadata")) == found
-    assert not (found and rules._is_surely_valid(encoded))
+    assert not (found and rules.is_surely_valid(encoded))
 
 
 def test_small_metadata_needs_the_check_of_its_bytes_only() -> None:
@@ -146,4 +146,4 @@ def test_small_metadata_needs_the_check_of_its_bytes_only() -> None:
         "newsletter": False,
         "address": {"city": "Łódź", "lines": []},
     }
-    assert rules._is_surely_valid(struct(content).SerializeToString())
+    assert rules.is_surely_valid(struct(content).SerializeToString())

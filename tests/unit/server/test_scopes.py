@@ -24,6 +24,8 @@ CONTRACT = {
     "ListUsersChunked": "users.list",
     "BatchGetUsers": "users.read",
     "GetUserSessions": "sessions.read",
+    "ImportUsers": "users.import",
+    "GetImport": "users.import",
     "AddSession": "sessions.write",
     "GetSession": "sessions.read",
     "UpdateSession": "sessions.write",

@@ -13,12 +13,15 @@ from userservice import _methods as rpc
 from userservice._answers import check_batch, check_cursor, check_descending, check_user
 from userservice._sync._chunks import ChunkReader
 from userservice._sync._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
+from userservice._import_messages import build_options
+from userservice._sync._importing import Importer, read_errors
 from userservice._sync._manager import SyncManager
 from userservice._sync._shared_reads import SharedReads
 from userservice._tls import PemSource
 from userservice._token import hidden
-from userservice._sync_transport import TokenSource
+from userservice._sync_transport import Progress, RowSource, TokenSource
 from userservice.hooks import OnCall
+from userservice.imports import ImportStatus, OnDuplicate
 from userservice.models import SessionPage, User, UserBatch, UserPage
 from userservice.requests import (
     AddUserFields,
@@ -335,6 +338,76 @@ class SyncUserManager(SyncManager):
         check_batch(found.users, found.missing_user_ids, request.user_ids)
         return UserBatch(User.wrap_all(found.users), missing_user_ids=found.missing_user_ids)
 
+    def import_users(
+        self,
+        rows: RowSource,
+        /,
+        *,
+        import_id: str | None = None,
+        on_duplicate: OnDuplicate = "FAIL",
+        validate_only: bool = False,
+        restore: bool = False,
+        digest: str = "",
+        offset: int = 0,
+        on_progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> ImportStatus:
+        """Writes users in bulk. Each row is applied exactly once.
+
+        After a lost connection or a restart of the server, the import resumes where it was interrupted. To resume an
+        import in another process, call this method with the same rows, import_id and options: the service keeps the
+        state of an import for 7 days, and rows that are applied are read from the source and not sent. An invalid row
+        fails alone. At most 4 batches of 500 rows are in memory.
+
+        Args:
+            rows: The rows, an iterable: mappings with the fields of `AddUserFields` (except request_id), or User. An
+                InvalidArgumentError is accepted as a row that the caller could not read; it fails with this error.
+                Fields that the service sets, such as id, are ignored unless `restore` is set.
+            import_id: Identifies the import, a UUID; generated if absent.
+            on_duplicate: What to do with a row whose user exists: "FAIL", "SKIP", "MERGE" or "REPLACE"; see
+                `OnDuplicate`.
+            validate_only: Check the rows, but write nothing.
+            restore: Keep all fields of the rows, also ids and times. Needs the scope admin and an empty store.
+            digest: Digest of the source, such as the SHA-256 of a file. The service rejects the import_id for another
+                digest.
+            offset: The number of the first row in `rows`, if the caller leaves out rows that are applied already (see
+                `get_import`).
+            on_progress: Called after each response with the state of the import. Its `row_errors` are the rows that
+                failed since the previous call. If an import is resumed, the first call contains the errors of the
+                earlier run.
+            timeout: Seconds to wait for each response, including reconnecting. The time that `rows` needs does not
+                count.
+
+        Returns:
+            The final state, with the first 10 000 row errors of the import.
+
+        Raises:
+            InvalidArgumentError: If an option is invalid, or restore is set and the store has users.
+            ImportIdReusedError: If the import_id was used with other options or another digest.
+            ImportOffsetGapError: If the import continues before the first row; or if the store has lost rows that were
+                applied, as after a failover.
+            UnavailableError: If the service was unavailable for the whole timeout.
+            TypeError: If a row is not a mapping, a User or an InvalidArgumentError.
+        """
+        fields = with_request_id({"request_id": import_id})
+        options = build_options(
+            fields["request_id"], on_duplicate, digest, validate_only=validate_only, restore=restore
+        )
+        return Importer(self._connection, rows, options, offset, timeout, on_progress).run()
+
+    def get_import(self, import_id: str, *, timeout: float | None = None) -> ImportStatus:
+        """Returns the state of an import, with its first 10 000 row errors. Reads as many pages as needed.
+
+        Args:
+            import_id: The import_id.
+            timeout: Seconds for reading all pages.
+
+        Raises:
+            ImportNotFoundError: If no import has this import_id, or its last batch was more than 7 days ago.
+            InvalidArgumentError: If the import_id is not a UUID.
+        """
+        return read_errors(self._connection, import_id, 0, self._connection.attempts(timeout))
+
     def get_sessions(
         self, user_id: str, *, view: View | None = None, timeout: float | None = None
     ) -> SessionPage:
@@ -379,3 +452,5 @@ class SyncUserManager(SyncManager):
 
     batchGet = batch_get  # noqa: N815
     getSessions = get_sessions  # noqa: N815
+    importUsers = import_users  # noqa: N815
+    getImport = get_import  # noqa: N815

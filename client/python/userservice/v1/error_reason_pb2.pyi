@@ -89,6 +89,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_AUTHENTICATION_UNAVAILABLE: _ErrorReason.ValueType  # 21
     """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
+    ERROR_REASON_IMPORT_OFFSET_GAP: _ErrorReason.ValueType  # 30
+    """A batch of an import starts above the rows that were sent before; its rows were not applied. Continue at the offset
+    of the first response.
+    """
+    ERROR_REASON_IMPORT_NOT_FOUND: _ErrorReason.ValueType  # 31
+    """No import has this import_id, or the import ended more than 7 days ago."""
+    ERROR_REASON_IMPORT_ID_REUSED: _ErrorReason.ValueType  # 32
+    """The import_id was used for an import with other options or another digest; nothing was changed."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. google.rpc.ErrorInfo.reason is the name of a value without the prefix ERROR_REASON_;
@@ -160,6 +168,14 @@ the time to wait before a retry; QuotaFailure names the limit.
 """
 ERROR_REASON_AUTHENTICATION_UNAVAILABLE: ErrorReason.ValueType  # 21
 """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
+ERROR_REASON_IMPORT_OFFSET_GAP: ErrorReason.ValueType  # 30
+"""A batch of an import starts above the rows that were sent before; its rows were not applied. Continue at the offset
+of the first response.
+"""
+ERROR_REASON_IMPORT_NOT_FOUND: ErrorReason.ValueType  # 31
+"""No import has this import_id, or the import ended more than 7 days ago."""
+ERROR_REASON_IMPORT_ID_REUSED: ErrorReason.ValueType  # 32
+"""The import_id was used for an import with other options or another digest; nothing was changed."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

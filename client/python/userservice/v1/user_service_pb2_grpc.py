@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from userservice.v1 import user_import_pb2 as userservice_dot_v1_dot_user__import__pb2
 from userservice.v1 import user_service_pb2 as userservice_dot_v1_dot_user__service__pb2
 
 GRPC_GENERATED_VERSION = '1.80.1'
@@ -89,6 +90,16 @@ class UserServiceStub(object):
                 '/userservice.v1.UserService/GetUserSessions',
                 request_serializer=userservice_dot_v1_dot_user__service__pb2.GetUserSessionsRequest.SerializeToString,
                 response_deserializer=userservice_dot_v1_dot_user__service__pb2.GetUserSessionsResponse.FromString,
+                _registered_method=True)
+        self.ImportUsers = channel.stream_stream(
+                '/userservice.v1.UserService/ImportUsers',
+                request_serializer=userservice_dot_v1_dot_user__import__pb2.ImportUsersRequest.SerializeToString,
+                response_deserializer=userservice_dot_v1_dot_user__import__pb2.ImportUsersResponse.FromString,
+                _registered_method=True)
+        self.GetImport = channel.unary_unary(
+                '/userservice.v1.UserService/GetImport',
+                request_serializer=userservice_dot_v1_dot_user__import__pb2.GetImportRequest.SerializeToString,
+                response_deserializer=userservice_dot_v1_dot_user__import__pb2.GetImportResponse.FromString,
                 _registered_method=True)
 
 
@@ -195,6 +206,33 @@ class UserServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportUsers(self, request_iterator, context):
+        """Writes users in bulk, exactly once.
+
+        The caller sends the options, and then the rows in batches. The server responds to each message with the offset up
+        to which all rows are applied, and with counts. After a broken connection, or a restart of the server or the store,
+        the caller opens the import again with the same options: the first response says where to continue, and rows that
+        were applied are never applied again. To bound memory, keep at most 4 batches without a response.
+
+        The option restore needs the scope admin. At most 8 imports run in a server process; further calls are rejected
+        with OVERLOADED. An import ends with READER_STALLED if its caller sends nothing for too long.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch starts above the rows that were
+        sent before), FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImport(self, request, context):
+        """Returns the state of an import and its row errors, until 7 days after its last batch.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / IMPORT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -237,6 +275,16 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.GetUserSessions,
                     request_deserializer=userservice_dot_v1_dot_user__service__pb2.GetUserSessionsRequest.FromString,
                     response_serializer=userservice_dot_v1_dot_user__service__pb2.GetUserSessionsResponse.SerializeToString,
+            ),
+            'ImportUsers': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportUsers,
+                    request_deserializer=userservice_dot_v1_dot_user__import__pb2.ImportUsersRequest.FromString,
+                    response_serializer=userservice_dot_v1_dot_user__import__pb2.ImportUsersResponse.SerializeToString,
+            ),
+            'GetImport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImport,
+                    request_deserializer=userservice_dot_v1_dot_user__import__pb2.GetImportRequest.FromString,
+                    response_serializer=userservice_dot_v1_dot_user__import__pb2.GetImportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -471,6 +519,60 @@ class UserService(object):
             '/userservice.v1.UserService/GetUserSessions',
             userservice_dot_v1_dot_user__service__pb2.GetUserSessionsRequest.SerializeToString,
             userservice_dot_v1_dot_user__service__pb2.GetUserSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportUsers(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/userservice.v1.UserService/ImportUsers',
+            userservice_dot_v1_dot_user__import__pb2.ImportUsersRequest.SerializeToString,
+            userservice_dot_v1_dot_user__import__pb2.ImportUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/userservice.v1.UserService/GetImport',
+            userservice_dot_v1_dot_user__import__pb2.GetImportRequest.SerializeToString,
+            userservice_dot_v1_dot_user__import__pb2.GetImportResponse.FromString,
             options,
             channel_credentials,
             insecure,

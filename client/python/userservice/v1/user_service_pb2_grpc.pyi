@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from userservice.v1 import user_import_pb2 as _user_import_pb2
 from userservice.v1 import user_service_pb2 as _user_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -101,6 +102,25 @@ class UserServiceStub:
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
     """
+    ImportUsers: _grpc.StreamStreamMultiCallable[_user_import_pb2.ImportUsersRequest, _user_import_pb2.ImportUsersResponse]
+    """Writes users in bulk, exactly once.
+
+    The caller sends the options, and then the rows in batches. The server responds to each message with the offset up
+    to which all rows are applied, and with counts. After a broken connection, or a restart of the server or the store,
+    the caller opens the import again with the same options: the first response says where to continue, and rows that
+    were applied are never applied again. To bound memory, keep at most 4 batches without a response.
+
+    The option restore needs the scope admin. At most 8 imports run in a server process; further calls are rejected
+    with OVERLOADED. An import ends with READER_STALLED if its caller sends nothing for too long.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch starts above the rows that were
+    sent before), FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
+    """
+    GetImport: _grpc.UnaryUnaryMultiCallable[_user_import_pb2.GetImportRequest, _user_import_pb2.GetImportResponse]
+    """Returns the state of an import and its row errors, until 7 days after its last batch.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / IMPORT_NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -174,6 +194,25 @@ class UserServiceAsyncStub(UserServiceStub):
     """Returns one page of the sessions of a user, ordered by id.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
+    """
+    ImportUsers: _aio.StreamStreamMultiCallable[_user_import_pb2.ImportUsersRequest, _user_import_pb2.ImportUsersResponse]  # type: ignore[assignment]
+    """Writes users in bulk, exactly once.
+
+    The caller sends the options, and then the rows in batches. The server responds to each message with the offset up
+    to which all rows are applied, and with counts. After a broken connection, or a restart of the server or the store,
+    the caller opens the import again with the same options: the first response says where to continue, and rows that
+    were applied are never applied again. To bound memory, keep at most 4 batches without a response.
+
+    The option restore needs the scope admin. At most 8 imports run in a server process; further calls are rejected
+    with OVERLOADED. An import ends with READER_STALLED if its caller sends nothing for too long.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch starts above the rows that were
+    sent before), FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
+    """
+    GetImport: _aio.UnaryUnaryMultiCallable[_user_import_pb2.GetImportRequest, _user_import_pb2.GetImportResponse]  # type: ignore[assignment]
+    """Returns the state of an import and its row errors, until 7 days after its last batch.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / IMPORT_NOT_FOUND.
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -293,6 +332,37 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns one page of the sessions of a user, ordered by id.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportUsers(
+        self,
+        request_iterator: _MaybeAsyncIterator[_user_import_pb2.ImportUsersRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_user_import_pb2.ImportUsersResponse], _abc.AsyncIterator[_user_import_pb2.ImportUsersResponse]]:
+        """Writes users in bulk, exactly once.
+
+        The caller sends the options, and then the rows in batches. The server responds to each message with the offset up
+        to which all rows are applied, and with counts. After a broken connection, or a restart of the server or the store,
+        the caller opens the import again with the same options: the first response says where to continue, and rows that
+        were applied are never applied again. To bound memory, keep at most 4 batches without a response.
+
+        The option restore needs the scope admin. At most 8 imports run in a server process; further calls are rejected
+        with OVERLOADED. An import ends with READER_STALLED if its caller sends nothing for too long.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch starts above the rows that were
+        sent before), FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetImport(
+        self,
+        request: _user_import_pb2.GetImportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_import_pb2.GetImportResponse, _abc.Awaitable[_user_import_pb2.GetImportResponse]]:
+        """Returns the state of an import and its row errors, until 7 days after its last batch.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / IMPORT_NOT_FOUND.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

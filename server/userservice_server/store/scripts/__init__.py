@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from userservice_server.wire import idempotency, ids, records
+from userservice_server.wire import idempotency, ids, imports, records
 from userservice_server.wire.outcomes import Code
 
 _INCLUDE = re.compile(r"^--@include (\S+)$", re.MULTILINE)
@@ -19,9 +19,14 @@ _CONSTANTS = re.compile(r"^--@constants (.+)$", re.MULTILINE)
 CONSTANTS: Mapping[str, int | bytes] = {
     **{code.name: code.value for code in Code},
     "FRAME_TAG": records.FRAME_TAG,
+    "KEY_TAG": records.KEY_TAG,
     "ID_TAG": bytes([records.ID_TAG]),
     "FINGERPRINT_BYTES": idempotency.FINGERPRINT_BYTES,
     "REQUEST_TTL_MS": idempotency.TTL_SECONDS * 1000,
+    "IMPORT_TTL_MS": imports.TTL_SECONDS * 1000,
+    "MAX_ROW_ERRORS": imports.MAX_ROW_ERRORS,
+    "ROW_ERRORS_TAG": imports.ROW_ERRORS_TAG,
+    "INDEX_TAG": imports.INDEX_TAG,
     "EPOCH_SECONDS": ids.EPOCH_SECONDS,
     "TICKS_A_SECOND": ids.TICKS_A_SECOND,
     "TICK_MICROSECONDS": ids.TICK_MICROSECONDS,
@@ -68,7 +73,24 @@ DELETE = Script.load("delete.lua")
 PERMISSIONS = Script.load("permissions.lua")
 PROBE = Script.load("probe.lua")
 COUNT = Script.load("count.lua")
+IMPORT_OPEN = Script.load("import_open.lua")
+IMPORT = Script.load("import.lua")
+IMPORT_READ = Script.load("import_read.lua")
 CREATE = Script.load("create.lua")
 UPGRADE = Script.load("upgrade.lua")
 
-ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, PERMISSIONS, PROBE, COUNT, CREATE, UPGRADE)
+ALL = (
+    ADD,
+    GET,
+    BATCH_GET,
+    REPLACE,
+    DELETE,
+    IMPORT_OPEN,
+    IMPORT,
+    IMPORT_READ,
+    PERMISSIONS,
+    PROBE,
+    COUNT,
+    CREATE,
+    UPGRADE,
+)

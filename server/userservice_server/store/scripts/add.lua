@@ -1,5 +1,6 @@
 #!lua
 --@include _store.lua
+--@include _varint.lua
 --@include _outcome.lua
 --@include _ids.lua
 --@include _sessions.lua
@@ -40,17 +41,6 @@ local key, head, tail, fingerprint, partition, owner = ARGV[2], ARGV[3], ARGV[4]
 -- set back.
 local function next_id(last)
   return math.max(id_of_now() + partition, last + PARTITIONS)
-end
-
--- Encodes a number as a protobuf varint.
-local function varint(number)
-  local encoded = {}
-  while number > 127 do
-    encoded[#encoded + 1] = string.char(number % 128 + 128)
-    number = math.floor(number / 128)
-  end
-  encoded[#encoded + 1] = string.char(number)
-  return table.concat(encoded)
 end
 
 if is_changed_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then

@@ -1,0 +1,229 @@
+"""`python -m benchmarks.imports`: measures ImportUsers.
+
+Prints, for interleaved rounds: users/s of an import, of AddUser with 64 callers (both through the asyncio client), and
+of the script of imports that is fed directly; the p99 of GetUser alone and during an import at half its rate; and the
+memory of client and service. The store has the options of the embedded store (fsync always).
+"""
+
+import argparse
+import asyncio
+import secrets
+import statistics
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from google.protobuf.json_format import MessageToDict
+from hiredis import pack_command
+
+from benchmarks import programs, stores
+from benchmarks.errors import BenchError
+from benchmarks.population import user_id, users
+from benchmarks.stores import Store
+from userservice import UserManager
+from userservice.v1.user_pb2 import User
+from userservice_server.store import scripts
+from userservice_server.store.keys import Keys
+from userservice_server.wire.records import key_field
+
+_CALLERS = 64
+_ROWS_PER_SCRIPT = 200
+_SCRIPTS_AHEAD = 4
+_GETS = 1500
+_GET_PAUSE = 0.004
+_TABLE = Keys("userservice", 1).all_users()[0]
+
+
+def _rows(prefix: str, count: int) -> list[dict[str, Any]]:
+    """Returns the users of the benchmark under other user_ids, as mappings."""
+    rows = []
+    for number, user in enumerate(users(count)):
+        metadata = MessageToDict(user.metadata)
+        names = {"email": user.email, "first_name": user.first_name, "last_name": user.last_name}
+        rows.append({"user_id": f"{prefix}-{number:08d}", **names, "metadata": metadata})
+    return rows
+
+
+async def _import(manager: UserManager, rows: list[dict[str, Any]]) -> float:
+    started = time.perf_counter()
+    status = await manager.import_users(rows)
+    if status.added != len(rows):
+        raise BenchError("an import did not add all rows")
+    return len(rows) / (time.perf_counter() - started)
+
+
+async def _add(manager: UserManager, rows: list[dict[str, Any]]) -> float:
+    waiting = iter(rows)
+
+    async def caller() -> None:
+        for row in waiting:
+            await manager.add(row)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(_CALLERS)))
+    return len(rows) / (time.perf_counter() - started)
+
+
+def _script(store: Store, prefix: str, count: int) -> float:
+    """Feeds the script of imports over one connection, a few scripts ahead; the commands are made before."""
+    store_id, import_id = store.redis.get(_TABLE.store_id), str(uuid4()).encode()
+    keys = (_TABLE.store_id, _TABLE.layout, _TABLE.rows, _TABLE.index)
+    own = (_TABLE.import_prefix + import_id, _TABLE.import_errors_prefix + import_id)
+    store.redis.execute_command("EVAL", scripts.IMPORT_OPEN.text, 5, *keys, own[0], store_id, "0" * 32, 0)
+    places = struct.pack(f"<{_ROWS_PER_SCRIPT}H", *range(_ROWS_PER_SCRIPT))
+    commands = []
+    for start in range(0, count, _ROWS_PER_SCRIPT):
+        arguments = [store_id, 0, start, start + _ROWS_PER_SCRIPT, "FAIL", 1, 0, b"", b"", 0, 0, 0, places, 0]
+        for number, user in enumerate(users(_ROWS_PER_SCRIPT, start), start):
+            arguments += (f"{prefix}-{number:08d}", b"", _content(user))
+        head = ("EVALSHA", scripts.IMPORT.sha1, 7, *keys, _TABLE.last_id, *own)
+        commands.append(pack_command((*head, *arguments)))
+    connection = store.redis.connection_pool.get_connection()
+    started = time.perf_counter()
+    try:
+        for place, command in enumerate(commands):
+            connection.send_packed_command([command])
+            if place >= _SCRIPTS_AHEAD:
+                connection.read_response(disable_decoding=True)
+        for _ in commands[-_SCRIPTS_AHEAD:]:
+            kind, *_rest = connection.read_response(disable_decoding=True)
+    finally:
+        store.redis.connection_pool.release(connection)
+    if kind != b"applied":
+        raise BenchError("a script was not applied")
+    return count / (time.perf_counter() - started)
+
+
+def _content(user: Any) -> bytes:
+    made = User(
+        user_id=user.user_id,
+        uuid=str(uuid4()),
+        email=user.email,
+        first_name=user.first_name,
+        last_name=user.last_name,
+        metadata=user.metadata,
+        etag=secrets.token_urlsafe(9),
+    )
+    made.created_at.GetCurrentTime()
+    made.updated_at.CopyFrom(made.created_at)
+    return made.SerializeToString()[len(key_field(user.user_id)) :]
+
+
+async def _get_p99(manager: UserManager) -> float:
+    """Returns the p99 in milliseconds of one caller with pauses."""
+    took = []
+    for number in range(_GETS):
+        started = time.perf_counter()
+        await manager.get(user_id(number % 1000))
+        took.append(time.perf_counter() - started)
+        await asyncio.sleep(_GET_PAUSE)
+    return statistics.quantiles(took, n=100)[98] * 1000
+
+
+async def _throttled(prefix: str, rate: float, stop: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
+    prototypes = _rows(prefix, 1000)
+    started, sent = time.perf_counter(), 0
+    while not stop.is_set():
+        for row in prototypes[sent % 1000 : sent % 1000 + 100]:
+            yield {**row, "user_id": f"{prefix}-{sent}"}
+            sent += 1
+        await asyncio.sleep(max(0.0, started + sent / rate - time.perf_counter()))
+
+
+async def _latency(address: str, rate: float, prefix: str) -> tuple[float, float]:
+    """Returns the p99 of GetUser alone, and during an import at this rate by another process."""
+    async with UserManager(address) as manager:
+        alone = await _get_p99(manager)
+        command = [sys.executable, "-m", "benchmarks.imports", "--throttle", address, str(rate), prefix]
+        importer = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+        try:
+            await asyncio.sleep(1)
+            during = await _get_p99(manager)
+        finally:
+            await importer.communicate(b"stop")
+    return alone, during
+
+
+async def _throttle(address: str, rate: float, prefix: str) -> None:
+    """Imports at this rate until standard input ends."""
+    stop = asyncio.Event()
+    async with UserManager(address) as manager:
+        running = asyncio.create_task(manager.import_users(_throttled(prefix, rate, stop)))
+        await asyncio.to_thread(sys.stdin.read)
+        stop.set()
+        status = await running
+    sys.stderr.write(f"throttled import: {status.added} rows\n")
+
+
+async def _rounds(address: str, store: Store, rounds: int, size: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"import": [], "add": [], "script": []}
+    for number in range(rounds):
+        async with UserManager(address) as manager:
+            found["import"].append(await _import(manager, _rows(f"i{number}", size)))
+            found["add"].append(await _add(manager, _rows(f"a{number}", size // 10)))
+        found["script"].append(_script(store, f"s{number}", size // _ROWS_PER_SCRIPT * _ROWS_PER_SCRIPT))
+        sys.stderr.write(f"{ {name: round(rates[-1]) for name, rates in found.items()} }\n")
+    return found
+
+
+def _resident(pid: int | str) -> float:
+    """Returns the resident memory of a process in MiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+async def _memory(address: str, pid: int, count: int) -> None:
+    """Imports many rows, and prints the memory of service and client meanwhile."""
+    shown: list[str] = []
+
+    def show(status: Any) -> None:
+        if status.offset // (count // 5) > len(shown):
+            shown.append(f"{status.offset:,}: service {_resident(pid):.0f}, client {_resident('self'):.0f} MiB")
+
+    def source() -> Iterator[dict[str, Any]]:
+        prototypes = _rows("m", 1000)
+        for number in range(count):
+            yield {**prototypes[number % 1000], "user_id": f"memory-{number}"}
+
+    async with UserManager(address) as manager:
+        started = time.perf_counter()
+        await manager.import_users(source(), on_progress=show)
+        rate = count / (time.perf_counter() - started)
+    sys.stdout.write("\n".join([f"memory during {count:,} rows ({rate:,.0f} users/s)", *shown, ""]))
+
+
+def main() -> None:
+    """Starts a store and a service, and measures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.imports", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the medians are printed")
+    parser.add_argument("--rows", type=int, default=20_000, help="rows of one import")
+    parser.add_argument("--memory-rows", type=int, default=1_000_000, help="rows of the import for the memory")
+    parser.add_argument("--throttle", nargs=3, metavar=("ADDRESS", "RATE", "PREFIX"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.throttle:
+        address, rate, prefix = arguments.throttle
+        asyncio.run(_throttle(address, float(rate), prefix))
+        return
+    with tempfile.TemporaryDirectory(prefix="userservice-bench-") as name, stores.running(Path(name)) as store:
+        store.fill(1000)
+        with programs.service("service", store.url, Path(name)) as service:
+            address = f"127.0.0.1:{service.port}"
+            found = asyncio.run(_rounds(address, store, arguments.rounds, arguments.rows))
+            rates = {kind: statistics.median(values) for kind, values in found.items()}
+            for kind, rate in rates.items():
+                sys.stdout.write(f"{kind:8} {rate:10,.0f} users/s\n")
+            sys.stdout.write(f"import relative to add: {rates['import'] / rates['add']:.1f}\n")
+            sys.stdout.write(f"import relative to the script: {rates['import'] / rates['script']:.2f}\n")
+            alone, during = asyncio.run(_latency(address, rates["import"] / 2, "t"))
+            sys.stdout.write(f"p99 of GetUser: {alone:.1f} ms alone, {during:.1f} ms during an import at half rate\n")
+            if arguments.memory_rows:
+                asyncio.run(_memory(address, service.pid, arguments.memory_rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+/** `importUsers` with lost connections, restarts of the service, and rows that are invalid in the client. */
+
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+
+import {
+  type ImportRow,
+  type ImportStatus,
+  ImportOffsetGapError,
+  InvalidArgumentError,
+  type User,
+  UserManager,
+} from "userservice";
+
+import { Proxy } from "./harness/proxy.js";
+import { Service } from "./harness/service.js";
+
+const ROWS = 6000;
+
+function* rows(prefix: string, count = ROWS): Generator<ImportRow> {
+  for (let number = 0; number < count; number++) {
+    yield { user_id: number % 100 === 50 ? "" : `${prefix}${number}`, metadata: { number } };
+  }
+}
+
+describe("importUsers", () => {
+  let service: Service;
+  let manager: UserManager;
+  before(async () => {
+    service = await Service.start();
+    manager = new UserManager(service.address);
+  });
+  after(async () => {
+    await manager.close();
+    await service[Symbol.asyncDispose]();
+  });
+
+  const all = async (): Promise<User[]> => {
+    const users: User[] = [];
+    for await (const chunk of manager.listChunked(1000)) {
+      users.push(...chunk);
+    }
+    return users;
+  };
+  it("applies each row once, over lost connections and a restart of the service", async () => {
+    await using proxy = await Proxy.start(service.address);
+    await using users = new UserManager(proxy.address, { timeoutMs: 30_000 });
+    let restarted = false as boolean;
+    let cuts = 0;
+    const status = await users.importUsers(rows("once"), {
+      onProgress: async ({ offset }) => {
+        if (offset > ROWS / 2 && !restarted) {
+          restarted = true;
+          await service.end("SIGKILL");
+          await service.restart();
+        } else if (cuts < 3) {
+          cuts += 1;
+          proxy.cut();
+        }
+      },
+    });
+    assert.deepEqual([status.offset, status.added, status.failed], [ROWS, ROWS * 0.99, ROWS / 100]);
+    assert.deepEqual(
+      status.row_errors.map(({ index }) => index),
+      Array.from({ length: ROWS / 100 }, (_, number) => number * 100 + 50),
+    );
+    assert.ok(restarted && cuts === 3);
+    const users_by_id = new Map((await all()).map((user) => [user.user_id, user.metadata["number"]]));
+    assert.equal(users_by_id.size, ROWS * 0.99);
+    assert.equal(users_by_id.get("once5999"), 5999);
+  });
+
+  it("is continued by another manager", async () => {
+    const interrupted = new Error("interrupted");
+    const first = manager.importUsers(rows("again"), {
+      importId: "0f8fad5b-d9cb-469f-a165-70867728950e",
+      onProgress: ({ offset }) => {
+        if (offset >= 2000) {
+          throw interrupted;
+        }
+      },
+    });
+    await assert.rejects(first, interrupted);
+    await using other = new UserManager(service.address);
+    const { offset } = await other.getImport("0f8fad5b-d9cb-469f-a165-70867728950e");
+    assert.ok(offset >= 2000 && offset <= 4000, `${offset}`);
+    const status = await other.importUsers(rows("again"), { importId: "0f8fad5b-d9cb-469f-a165-70867728950e" });
+    assert.deepEqual([status.offset, status.added, status.row_errors.length], [ROWS, ROWS * 0.99, ROWS / 100]);
+    const gap = other.importUsers([], { importId: "0f8fad5b-d9cb-469f-a165-70867728950e", offset: ROWS + 1 });
+    await assert.rejects(gap, ImportOffsetGapError);
+  });
+
+  it("reports rows that are invalid in the client, and reads asynchronous rows", async () => {
+    const reported: ImportStatus[] = [];
+    const unread = new InvalidArgumentError("line 2 is not JSON");
+    async function* source(): AsyncGenerator<ImportRow> {
+      yield { user_id: "a" };
+      await Promise.resolve();
+      yield unread;
+      yield { user_id: "b", metadata: { n: NaN } };
+      yield { user_id: "c", metadata: { k: "x".repeat(2 ** 20) } };
+    }
+    const status = await manager.importUsers(source(), { onProgress: (one) => void reported.push(one) });
+    assert.deepEqual([status.added, status.failed], [1, 3]);
+    assert.deepEqual(
+      status.row_errors.map(({ index }) => index),
+      [1, 2, 3],
+    );
+    assert.equal(status.row_errors[0]?.error, unread);
+    assert.deepEqual(
+      reported.map(({ offset, row_errors }) => [offset, row_errors.length]),
+      [
+        [0, 0],
+        [4, 3],
+      ],
+    );
+    await assert.rejects(manager.importUsers([7 as unknown as ImportRow]), TypeError);
+  });
+
+  it("restores users with all fields", async () => {
+    const exported = (await all()).slice(0, 20);
+    await using target = await Service.start();
+    await using users = new UserManager(target.address);
+    const status = await users.importUsers(exported, { restore: true });
+    assert.equal(status.added, exported.length);
+    const page = await users.list(1000);
+    assert.deepEqual(
+      page.map((user) => user.toJSON()),
+      exported.map((user) => user.toJSON()),
+    );
+  });
+});

@@ -1,0 +1,89 @@
+"""Rows of imports: how they are decoded, and how they are divided into scripts."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from harness.population import struct
+
+from userservice.v1.user_pb2 import User
+from userservice_server.domain.import_rows import Fields, Row, RowDecoder
+from userservice_server.domain.imports import _chunks
+from userservice_server.transport.status import row_status
+from userservice_server.wire.imports import status_field
+from userservice_server.wire.records import key_field
+
+
+def decoder(fields: Fields = Fields.CALLERS) -> RowDecoder:
+    return RowDecoder(lambda error: status_field(row_status(error)), fields)
+
+
+async def test_other_calls_run_while_a_batch_is_decoded() -> None:
+    """A batch of 500 rows takes several milliseconds, during which the event loop must serve other calls."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    rows = await decoder().decode([User(user_id=f"u{number}").SerializeToString() for number in range(500)], 0, 0)
+    small = turns
+    large = User(user_id="u", metadata=struct({"k": "x" * 60_000})).SerializeToString()
+    await decoder().decode([large] * 16, 0, 0)
+    counting.cancel()
+    assert len(rows) == 500
+    assert small >= 500 // 16
+    assert turns - small >= 15, "large rows take as long as many small rows"
+
+
+async def test_applied_rows_are_not_decoded_again() -> None:
+    rows = await decoder().decode([b"\x0a\x01a", b"\x0a\x01b", b"\x0a\x01c"], offset=10, first=11)
+    assert [(row.number, row.user_id) for row in rows] == [(11, "b"), (12, "c")]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"email": "e" * 320, "first_name": "f" * 256, "last_name": "l" * 256},
+        {"email": "é" * 160},
+        {"metadata": struct({"k": "x" * 65521})},
+        {"metadata": struct({"k" * 15: [[[["2*"]]]]})},
+    ],
+)
+async def test_the_content_of_a_new_user_is_a_valid_record(fields: dict[str, Any]) -> None:
+    sent = User(user_id="ada", id=5, etag="x", **fields)
+    [row] = await decoder(Fields.NEW).decode([sent.SerializeToString()], 0, 0)
+    assert row.error == b""
+    user = User.FromString(key_field("ada") + row.content)
+    assert (user.user_id, user.id, len(user.uuid), len(user.etag)) == ("ada", 0, 36, 12)
+    assert user.created_at == user.updated_at
+    for name in ("email", "first_name", "last_name", "metadata"):
+        assert getattr(user, name) == getattr(sent, name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"email": "e" * 321}, "email"),
+        ({"first_name": "é" * 129}, "first_name"),
+        ({"metadata": struct({"k": "x" * 65522})}, "metadata"),
+        ({"metadata": struct({"k": float("inf")})}, "metadata"),
+        ({"user_id": "a\n"}, "user_id"),
+    ],
+)
+async def test_an_invalid_row_has_an_error(fields: dict[str, Any], wrong: str) -> None:
+    sent = User(**{"user_id": "ada", **fields})
+    [row] = await decoder(Fields.NEW).decode([sent.SerializeToString()], 7, 0)
+    assert row.number == 7
+    assert wrong.encode() in row.error
+
+
+def test_scripts_have_at_most_200_rows() -> None:
+    rows = [Row(number, "") for number in range(3, 500) if number % 5]
+    chunks = _chunks(rows, 2, 510)
+    assert [len(chunk) for chunk, _, _ in chunks] == [200, 198]
+    assert [(start, stop) for _, start, stop in chunks] == [(2, rows[200].number), (rows[200].number, 510)]
+    assert _chunks([], 2, 5) == [([], 2, 5)]
