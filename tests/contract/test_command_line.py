@@ -13,8 +13,9 @@ from click.shell_completion import ShellComplete
 from harness.commands import CommandLine, without_settings
 from harness.credentials import new_key
 from harness.population import fill
+from harness.ports import free_port
 from harness.services import Service
-from harness.stores import Store, free_port
+from harness.stores import Store
 
 from userservice.cli.root import root
 

@@ -9,10 +9,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from harness.ports import free_port
 from harness.proxies import Proxy
 from harness.services import Service
 from harness.sizing import sized
-from harness.stores import Store, free_port
+from harness.stores import Store
 
 from userservice import ImportStatus, SyncUserManager, UserManager
 from userservice_server.check import check

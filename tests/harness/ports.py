@@ -3,11 +3,12 @@
 import itertools
 import os
 import socket
+from collections.abc import Iterator
 
 _PORTS = range(20_000, 30_000)
 """Below the ports that systems choose for clients and for servers that listen on port 0."""
 
-_next = itertools.cycle((*_PORTS[os.getpid() % len(_PORTS) :], *_PORTS[: os.getpid() % len(_PORTS)]))
+_next: Iterator[int] = itertools.cycle((*_PORTS[os.getpid() % len(_PORTS) :], *_PORTS[: os.getpid() % len(_PORTS)]))
 _reservations: list[socket.socket] = []
 
 

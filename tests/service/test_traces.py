@@ -15,8 +15,9 @@ from harness.collectors import Collector, Span
 from harness.connections import Stubs, connect
 from harness.metrics import METRICS, OPENMETRICS, metrics_address, scrape
 from harness.population import add_users
+from harness.ports import free_port
 from harness.services import Service
-from harness.stores import Store, free_port
+from harness.stores import Store
 from harness.waiting import until
 
 from userservice.v1.user_service_pb2 import AddUserRequest, GetUserRequest, ListUsersRequest

@@ -118,8 +118,8 @@ class Exchange(NamedTuple):
 
     def cancel(self) -> None:
         """Ends the RPC at once."""
-        self.raw.cancel()
         self.observed.end(grpc.StatusCode.CANCELLED)
+        self.raw.cancel()
 
 
 class Connection:
