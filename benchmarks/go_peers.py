@@ -27,7 +27,7 @@ def build() -> dict[str, Path]:
     buf = shutil.which("buf") or (str(beside) if beside.exists() else None)
     if buf is None:
         raise NotBuiltError("buf is not installed; it comes with the wheel buf-bin")
-    _run([buf, "generate", str(_PROTOS), "--template", "buf.gen.yaml"])
+    _run([buf, "generate", str(_PROTOS), "--path", str(_PROTOS / "userservice"), "--template", "buf.gen.yaml"])
     _run([go, "build", "-mod=readonly", "-o", "bin/", "./plain", "./encoded"])
     return {name: FOLDER / "bin" / name for name in ("plain", "encoded")}
 
