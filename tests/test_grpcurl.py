@@ -58,7 +58,8 @@ def test_list_names_every_service(grpcurl: Grpcurl) -> None:
 def test_describe_shows_every_rpc(grpcurl: Grpcurl, service_name: str, descriptor: Any) -> None:
     described = grpcurl.show("describe", service_name)
     for method in descriptor.methods:
-        assert f"rpc {method.name} ( .{method.input_type.full_name} )" in described
+        stream = "stream " if method.client_streaming else ""
+        assert f"rpc {method.name} ( {stream}.{method.input_type.full_name} )" in described
     assert grpcurl.show("list", service_name).split() == sorted(method.full_name for method in descriptor.methods)
 
 
@@ -119,6 +120,10 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     assert call(USERS, "ListUsersChunked", chunk_size=10)["users"] == [masked]
     batch = call(USERS, "BatchGetUsers", user_ids=["nobody", "ada"])
     assert (batch["users"], batch["missing_user_ids"]) == ([masked], ["nobody"])
+
+    import_id = "12345678-1234-1234-1234-123456789abc"
+    assert call(USERS, "ImportUsers", options={"import_id": import_id})["acked_offset"] == "0"
+    assert call(USERS, "GetImport", import_id=import_id)["row_errors"] == []
 
     assert call(SESSIONS, "DeleteSession", user_id="ada", session_id="s") == {}
     assert call(USERS, "DeleteUser", user_id="ada") == {}
