@@ -2,9 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 from harness import raw, sabotaged
 from harness.connections import connect
 from harness.population import fill
@@ -25,12 +28,16 @@ def requests() -> list[tuple[str, bytes, bool]]:
     for module, name in ((user_service_pb2, "UserService"), (session_service_pb2, "SessionService")):
         service = module.DESCRIPTOR.services_by_name[name]
         for method in service.methods:
-            request = getattr(module, method.input_type.name)()
+            request: Any = GetMessageClass(method.input_type)()
             names = method.input_type.fields_by_name
             if "user_id" in names:
                 request.user_id = "ada.lovelace@example.com"
             if "session_id" in names:
                 request.session_id = "s"
+            if "import_id" in names:
+                request.import_id = str(uuid4())
+            if "options" in names:
+                request.options.import_id = str(uuid4())
             if "user_ids" in names:
                 request.user_ids.append("ada.lovelace@example.com")
             found.append((f"/{service.full_name}/{method.name}", request.SerializeToString(), method.server_streaming))

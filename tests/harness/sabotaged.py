@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import ResponseError
 
 from userservice_server import cli
-from userservice_server.domain import listing, sessions, users
+from userservice_server.domain import imports, listing, sessions, users
 from userservice_server.store import redis_store
 from userservice_server.transport import handlers, user_servicer
 from userservice_server.transport.call import Call
@@ -82,16 +82,20 @@ def sabotage(where: str) -> None:
         case "event loop":
             user_servicer.UserServicer.GetUser = block
         case "decoding":
-            handlers.GetMessageClass = lambda _: type("Broken", (), {"FromString": fail})
+            broken: Any = type("Broken", (), {"FromString": fail})
+            handlers.GetMessageClass = lambda _: broken
+            user_servicer.REQUEST_CLASSES.update(dict.fromkeys(user_servicer.REQUEST_CLASSES, broken))
         case "domain":
             for domain in (users.Users, sessions.Sessions):
                 for name in ("add", "get", "update", "delete", "list", "get_many"):
                     if hasattr(domain, name):
                         setattr(domain, name, fail_later)
             users.Users.stream = fail_while_streaming
+            imports.Imports.open = imports.Imports.get = fail_later
         case "store":
             redis_store.RedisStore._outcome = fail_later
             redis_store.RedisStore.get_many = fail_later
+            redis_store.RedisStore.write = redis_store.RedisStore.read = fail_later
             listing.record_id = fail
             redis_store.RedisStore.newest = fail
         case "aborted":
