@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import json
-import re
 import shutil
 import signal
 import socket
@@ -13,7 +12,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -42,23 +41,30 @@ def get(url: str) -> Any:
 
 
 @contextmanager
-def running_prometheus(room: Path, target: str, port: int, hold: str = "") -> Iterator[str]:
-    """Runs Debian's Prometheus with the project's configuration for another target, and yields its URL.
+def running_prometheus(
+    room: Path,
+    targets: Sequence[str],
+    port: int,
+    interval: str = _INTERVAL,
+    change: Callable[[str], str] = lambda rules: rules,
+) -> Iterator[str]:
+    """Runs Debian's Prometheus with the project's configuration for other targets, and yields its URL.
 
     Args:
         room: folder for its files.
-        target: HOST:PORT of the metrics.
+        targets: HOST:PORT of the metrics of each service.
         port: port to listen on.
-        hold: how long every alert waits before it fires, instead of the time in the rules.
+        interval: time between two scrapes, and between two evaluations of the rules.
+        change: returns the alert rules that are used in place of those of the project.
     """
     program = shutil.which("prometheus")
     if program is None:
         raise DemoFailedError("prometheus is not installed (Debian: apt-get install prometheus)")
-    alerts = (CONFIGURATION / "alerts.yml").read_text()
-    (room / "alerts.yml").write_text(re.sub(r"(?<= for: )\w+$", hold, alerts, flags=re.MULTILINE) if hold else alerts)
+    (room / "alerts.yml").write_text(change((CONFIGURATION / "alerts.yml").read_text()))
     text = (CONFIGURATION / "prometheus.yml").read_text()
     configuration = room / "prometheus.yml"
-    configuration.write_text(text.replace(_TARGET, target).replace("interval: 15s", f"interval: {_INTERVAL}"))
+    text = text.replace(f'["{_TARGET}"]', json.dumps(list(targets))).replace("interval: 15s", f"interval: {interval}")
+    configuration.write_text(text)
     address = f"127.0.0.1:{port}"
     options = [f"--config.file={configuration}", f"--storage.tsdb.path={room / 'prometheus'}"]
     with (room / "prometheus.log").open("w") as log:
@@ -124,7 +130,7 @@ def demonstrate(arguments: argparse.Namespace) -> None:
     with ExitStack() as stack:
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="userservice-monitoring-")))
         address = stack.enter_context(running_service(room, "--workers", "2", "--metrics-listen", metrics))
-        prometheus = stack.enter_context(running_prometheus(room, metrics, port))
+        prometheus = stack.enter_context(running_prometheus(room, [metrics], port))
         stack.enter_context(load(address))
         print(f"service     {address}\nmetrics     http://{metrics}/metrics", flush=True)
         print(f"alerts      {prometheus}/alerts\nthe picture takes {arguments.seconds} s", flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.fast_rules import minutes_as_seconds
 from harness.ports import free_port
 from harness.services import Service
 from harness.stores import Store
@@ -34,7 +35,9 @@ def prometheus(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     metrics = f"127.0.0.1:{free_port()}"
     with (
         Service("--workers", "2", "--metrics-listen", metrics, redis_url=store.url) as service,
-        running_prometheus(tmp_path_factory.mktemp("prometheus"), metrics, free_port(), hold="1s") as url,
+        running_prometheus(
+            tmp_path_factory.mktemp("prometheus"), [metrics], free_port(), change=minutes_as_seconds
+        ) as url,
         load(service.address),
     ):
         yield url
