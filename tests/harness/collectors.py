@@ -1,4 +1,4 @@
-"""An OTLP collector on loopback, over HTTP or gRPC, that keeps the spans it receives."""
+"""An OTLP collector on loopback that keeps the spans it receives over HTTP or gRPC, and the log lines over HTTP."""
 
 import gzip
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from threading import Lock, Thread
 from typing import Any, Self
 
 import grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -19,7 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from harness.waiting import until
 
-PATH = "/v1/traces"
+PATH, LOGS_PATH = "/v1/traces", "/v1/logs"
 GRPC_PATH = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
@@ -45,6 +46,18 @@ class Span:
         return (self.end - self.start) / 1e9
 
 
+@dataclass(frozen=True)
+class Log:
+    """A received log line."""
+
+    logger: str
+    severity: str
+    text: str
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any]
+
+
 class Collector:
     """A running collector.
 
@@ -55,6 +68,7 @@ class Collector:
 
     def __init__(self, protocol: str = "http/protobuf") -> None:
         self._spans: list[Span] = []
+        self._logs: list[Log] = []
         self._lock = Lock()
         self.refused = False
         self._stop: Callable[[], object]
@@ -75,7 +89,10 @@ class Collector:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                is_taken = self.path == PATH and collector._take(ExportTraceServiceRequest.FromString(body))
+                if self.path == LOGS_PATH:
+                    is_taken = collector._take_logs(ExportLogsServiceRequest.FromString(body))
+                else:
+                    is_taken = self.path == PATH and collector._take(ExportTraceServiceRequest.FromString(body))
                 answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(200 if is_taken else 400)
                 self.send_header("Content-Type", "application/x-protobuf")
@@ -131,6 +148,24 @@ class Collector:
             self._spans += found
         return True
 
+    def _take_logs(self, request: ExportLogsServiceRequest) -> bool:
+        found = [
+            Log(
+                logger=scope.scope.name,
+                severity=log.severity_text,
+                text=log.body.string_value,
+                trace_id=log.trace_id.hex(),
+                span_id=log.span_id.hex(),
+                attributes=_values(log.attributes),
+            )
+            for logs in request.resource_logs
+            for scope in logs.scope_logs
+            for log in scope.log_records
+        ]
+        with self._lock:
+            self._logs += found
+        return True
+
     def __enter__(self) -> Self:
         return self
 
@@ -141,6 +176,11 @@ class Collector:
         """Returns the spans so far."""
         with self._lock:
             return list(self._spans)
+
+    def logs(self) -> list[Log]:
+        """Returns the log lines so far."""
+        with self._lock:
+            return list(self._logs)
 
     def trace(self, trace_id: str, spans: int) -> list[Span]:
         """Waits until this number of spans of a trace has arrived, and returns them in the order of their arrival."""

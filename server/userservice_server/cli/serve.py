@@ -20,6 +20,7 @@ from userservice_server.cli.options import (
 )
 from userservice_server.config import Config, ConfigError
 from userservice_server.embedded.store import EmbeddedStore, StartInterruptedError
+from userservice_server.observability.log_handler import load_handler
 from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
 from userservice_server.process.listen import check_exposure, is_loopback
 from userservice_server.process.metrics import Metrics, serve_metrics
@@ -110,6 +111,11 @@ logger = logging.getLogger("userservice")
 )
 @setting("access-log", bool, "true: log every call; false: log only failed calls.")
 @setting(
+    "log-handler",
+    str,
+    "MODULE:FUNCTION; the function returns a logging.Handler that receives all log lines too (Sentry, OpenTelemetry).",
+)
+@setting(
     "audit-log",
     click.Path(path_type=Path),
     "File of the audit log: one JSON line for each change of a user or session, with time, caller, method and call id.",
@@ -141,7 +147,9 @@ def serve(context: click.Context, /, **settings: Any) -> None:
     stop = Stop(config.process.grace + BEYOND_GRACE_SECONDS)
     stop.at_request(systemd.stopping)
     stop.start()
-    with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2)):
+    handler = load_handler(config.observability.log_handler)  # after the start, so that its threads block signals
+    flush_seconds = lambda: min(FLUSH_SECONDS, stop.remaining() / 2)  # noqa: E731
+    with logging_to_stderr(config.observability.log_level, flush_seconds, handler=handler):
         try:
             metrics = serve_metrics(config)
             if config.store.redis_url is not None:

@@ -16,6 +16,7 @@ from userservice_server.config.redis_url import check_redis_url
 
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _MAX_PORT = 65535
 _FLAG = "flag"
 
@@ -119,17 +120,21 @@ class Observability:
     Attributes:
         log_level: lowest level that is logged to standard error.
         access_log: whether successful calls are logged too.
+        log_handler: MODULE:FUNCTION that creates a handler for all log lines; None: there is none.
         audit_log: file for the audit log; None: there is none.
         metrics_listen: HOST:PORT of the metrics; None: there are none.
     """
 
     log_level: str = "info"
     access_log: bool = True
+    log_handler: str | None = None
     audit_log: Path | None = None
     metrics_listen: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks the address of the metrics."""
+        """Checks the name of the handler and the address of the metrics."""
+        if self.log_handler is not None and not _FUNCTION.fullmatch(self.log_handler):
+            raise ConfigError("--log-handler must be MODULE:FUNCTION, such as my_company.logs:create_handler")
         if self.metrics_listen is not None:
             _check_address(self.metrics_listen, "--metrics-listen")
 

@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import Any
 
+from userservice_server.observability.dropped_lines import DroppedLines
 from userservice_server.observability.json_lines import json_line
+from userservice_server.observability.log_handler import HandlerThread, Line
 from userservice_server.process.standard_streams import STDERR, write_all
 
 FLUSH_SECONDS = 1.0  # limit for writing the queued lines at shutdown
@@ -21,41 +23,14 @@ _formatter = logging.Formatter()
 _GRPC_LOGGER = "grpc._cython.cygrpc"
 
 _process_fields: dict[str, int] = {}  # fields of every line of this process
-_waiting: deque[tuple[float, str, str, str, dict[str, Any]]] = deque(maxlen=_MAX_LINES)
-
-
-class _Dropped:
-    """Counts dropped lines.
-
-    Attributes:
-        total: number of lines since the process started.
-    """
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._lock = Lock()
-        self._logged = 0
-
-    def add(self, lines: int) -> None:
-        with self._lock:
-            self.total += lines
-
-    @property
-    def unlogged(self) -> int:
-        """The number of dropped lines that were not reported in the log yet."""
-        return self.total - self._logged
-
-    def logged(self, lines: int) -> None:
-        """Called when a log line has reported ``lines`` dropped lines."""
-        self._logged += lines
-
-
-_dropped = _Dropped()
+_waiting: deque[Line] = deque(maxlen=_MAX_LINES)
+_handlers: list[HandlerThread] = []  # the handler of --log-handler, if there is one
+_dropped = DroppedLines()
 
 
 def dropped_lines() -> int:
-    """Returns the number of log lines that were dropped since the process started."""
-    return _dropped.total
+    """Returns the number of log lines that were dropped since the process started, also by the handler."""
+    return _dropped.total + sum(handler.dropped for handler in _handlers)
 
 
 def add_line(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> None:
@@ -65,7 +40,10 @@ def add_line(created: float, level: str, logger: str, message: str, fields: dict
     """
     if len(_waiting) == _MAX_LINES:  # the oldest line is dropped
         _dropped.add(1)
-    _waiting.append((created, level, logger, message, fields))
+    line = (created, level, logger, message, fields)
+    _waiting.append(line)
+    for handler in _handlers:
+        handler.add(line)
 
 
 def _encoded(created: float, level: str, logger: str, message: str, fields: dict[str, Any]) -> bytes:
@@ -90,8 +68,11 @@ def _write_lines() -> None:
             _dropped.add(lost)
     if dropped := _dropped.unlogged:
         message = "log lines were dropped: standard error was full or was not read"
-        if not _write(_encoded(time.time(), "WARNING", "userservice.log", message, {"lines": dropped})):
+        line = (time.time(), "WARNING", "userservice.log", message, {"lines": dropped})
+        if not _write(_encoded(*line)):
             _dropped.logged(dropped)
+            for handler in _handlers:
+                handler.add(line)
 
 
 def _write(lines: bytes) -> int:
@@ -119,9 +100,12 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def logging_to_stderr(
-    level: str, flush_seconds: Callable[[], float] = lambda: FLUSH_SECONDS, worker: int | None = None
+    level: str,
+    flush_seconds: Callable[[], float] = lambda: FLUSH_SECONDS,
+    worker: int | None = None,
+    handler: logging.Handler | None = None,
 ) -> Iterator[None]:
-    """Logs to standard error during the block; at its end, writes the queued lines within a time limit.
+    """Logs to standard error, and to a handler, during the block; at its end, writes the queued lines within a limit.
 
     Use it once, before grpc starts: changing loggers later can deadlock grpc.aio (grpc/grpc#43421).
 
@@ -129,9 +113,12 @@ def logging_to_stderr(
         level: the lowest level that is logged.
         flush_seconds: called at the end; returns the limit in seconds for writing the queued lines.
         worker: the slot of this worker process, for the field ``worker`` of all its lines.
+        handler: receives the same lines.
     """
     if worker is not None:
         _process_fields["worker"] = worker
+    if handler is not None:
+        _handlers.append(HandlerThread(handler, _process_fields))
     ending = Event()
     writer = Thread(target=_write_until, args=(ending,), name="log", daemon=True)
     writer.start()
@@ -147,3 +134,5 @@ def logging_to_stderr(
     finally:
         ending.set()
         writer.join(flush_seconds())
+        for running in _handlers:
+            running.close(flush_seconds())

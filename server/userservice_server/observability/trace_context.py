@@ -4,6 +4,8 @@ import re
 from typing import NamedTuple
 
 HEADER = "traceparent"
+# Fields of log lines, named as OpenTelemetry specifies for logs in JSON.
+TRACE_ID_FIELD, SPAN_ID_FIELD, FLAGS_FIELD = "trace_id", "span_id", "trace_flags"
 _VALUE = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _SAMPLED = 1
 _FIRST_VERSION, _INVALID_VERSION = "00", "ff"
@@ -27,6 +29,11 @@ class TraceContext(NamedTuple):
     def is_sampled(self) -> bool:
         """Whether the trace is recorded."""
         return bool(self.flags & _SAMPLED)
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """The fields of the log lines of a call."""
+        return {TRACE_ID_FIELD: self.trace_id, SPAN_ID_FIELD: self.span_id, FLAGS_FIELD: f"{self.flags:02x}"}
 
 
 def parsed(value: str) -> TraceContext | None:

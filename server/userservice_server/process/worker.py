@@ -12,6 +12,7 @@ from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 
 from userservice_server.config import Config, ConfigError
+from userservice_server.observability.log_handler import load_handler
 from userservice_server.observability.log_writer import FLUSH_SECONDS, logging_to_stderr
 from userservice_server.process.heartbeats import Heartbeats
 from userservice_server.process.metrics import Metrics
@@ -156,11 +157,14 @@ def _work(
         store_limit=store_limit,
         metrics=metrics.worker(slot) if metrics else None,
     )
-    with logging_to_stderr(config.observability.log_level, lambda: min(FLUSH_SECONDS, stop.remaining() / 2), slot):
-        try:
+    flush_seconds = lambda: min(FLUSH_SECONDS, stop.remaining() / 2)  # noqa: E731
+    try:
+        handler = load_handler(config.observability.log_handler)  # see cli/serve.py
+        with (
+            logging_to_stderr(config.observability.log_level, flush_seconds, slot, handler),
+            suppress(ServiceEndedError),
+        ):
             run_server(config, lambda _port: report(Ready()), ended, stop, reports)
-        except ConfigError as error:
-            report(Failed(str(error)))
-        except ServiceEndedError:
-            pass
+    except ConfigError as error:
+        report(Failed(str(error)))
     os._exit(0)  # without waiting for threads

@@ -164,7 +164,7 @@ def _log_call(call: Call, started: float) -> None:
         **call.log_fields,
     }
     if call.trace is not None:
-        fields["trace_id"] = call.trace.trace_id
+        fields.update(call.trace.log_fields)
     add_line(time.time(), "INFO", access_logger.name, "call", fields)
 
 
@@ -219,7 +219,7 @@ def _log_bug(call: Call, error: Exception) -> None:
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     fields = {"method": call.rpc.name, "request_id": call.call_id, "exception": type(error).__name__, "frames": frames}
     if call.trace is not None:
-        fields["trace_id"] = call.trace.trace_id
+        fields.update(call.trace.log_fields)
     error_logger.error("internal error", extra=fields)
 
 

@@ -158,7 +158,8 @@ EVENT_LOOP_LAG = Metric(
 LOG_LINES_DROPPED = Metric(
     "userservice_log_lines_dropped_total",
     Kind.COUNTER,
-    "Log lines that were dropped because standard error was full or was not read.",
+    "Log lines that were dropped because standard error was full or was not read, or because the handler of "
+    "--log-handler was too slow or failed.",
 )
 AUDIT_LINES_DROPPED = Metric(
     "userservice_audit_lines_dropped_total",
