@@ -30,6 +30,7 @@ MEMBERS = {
     "update": Member("userservice.cli.users:update_user", "Change fields of a user."),
     "delete": Member("userservice.cli.users:delete_users", "Delete users and their sessions."),
     "export": Member("userservice.cli.exports:export_users", "Write all users to a file, with resumption."),
+    "import": Member("userservice.cli.imports:import_users", "Write the users of a file, each exactly once."),
 }
 
 users = Group(
@@ -39,6 +40,7 @@ users = Group(
     examples=(
         ("userservice users get user123 -o json", "Show a user as JSON:"),
         ("userservice users export users.jsonl", "Write all users to a file:"),
+        ("userservice users import users.jsonl", "Write the users of a file to a service:"),
     ),
 )
 
