@@ -40,8 +40,9 @@ def user_text(message: User) -> str:
         message: A decoded user whose metadata is still encoded; see `_messages.py`.
     """
     metadata: bytes = message.metadata  # type: ignore[assignment]
-    created = time_text(message.created_at)
-    updated = time_text(message.updated_at)
+    created_at, updated_at = message.created_at, message.updated_at
+    created = time_text(created_at)
+    updated = created if updated_at == created_at else time_text(updated_at)  # most users are never updated
     return (
         f'{{"user_id": {quoted(message.user_id)}, "id": {message.id}, "uuid": {quoted(message.uuid)}, '
         f'"email": {quoted(message.email)}, "first_name": {quoted(message.first_name)}, '
