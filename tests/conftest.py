@@ -1,11 +1,13 @@
 """Services and stores that many tests share; one of each per backend."""
 
 from collections.abc import AsyncIterator, Iterator
+from typing import cast
 
 import pytest
 from harness.connections import Stubs, connect
 from harness.services import Service
 from harness.stores import BACKENDS, Store
+from harness.topologies import TOPOLOGIES
 
 
 @pytest.fixture(scope="session", params=sorted(BACKENDS, reverse=True))
@@ -15,8 +17,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def shared_store(backend: str) -> Iterator[Store]:
-    with Store(backend) as store:
-        yield store
+    """A store on one server or, if the backend is a topology, on several."""
+    with TOPOLOGIES[backend]() if backend in TOPOLOGIES else Store(backend) as store:
+        yield cast("Store", store)  # the tests that run on topologies use only what all of them have
 
 
 @pytest.fixture(scope="session")

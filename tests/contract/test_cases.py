@@ -8,6 +8,9 @@ from case_language import Case, Scope, each_binding, load_cases, match, match_er
 from drivers import DRIVERS, Driver, Refused
 from harness.services import Service
 from harness.stores import BACKENDS
+from harness.topologies import SHORT, TOPOLOGIES
+
+SHORT_FILES = ("users_list_chunked", "users_batch_get", "users_delete")
 
 
 def _runs(case: Case, driver: str) -> bool:
@@ -19,7 +22,9 @@ def _runs(case: Case, driver: str) -> bool:
 def _combinations() -> list[ParameterSet]:
     """Every case through every driver and on every backend; `make test` takes the last driver of a case on Redis only.
 
-    The drivers differ in the client, which does not see the store. The other combinations are long.
+    The drivers differ in the client, which does not see the store. The other combinations are long. On stores with
+    several servers, every case runs through its first driver, which takes the least time; `make test` takes the cases
+    of lists, which are merged there.
     """
     found = []
     for backend in sorted(BACKENDS, reverse=True):
@@ -29,6 +34,11 @@ def _combinations() -> list[ParameterSet]:
                 is_last = driver == drivers[-1]
                 is_long = not is_last if backend == "redis" else is_last and len(drivers) > 1
                 found.append(pytest.param(backend, driver, case, marks=[pytest.mark.long] if is_long else []))
+    for topology in TOPOLOGIES:
+        for case in load_cases():
+            driver = next(driver for driver in DRIVERS if _runs(case, driver))
+            is_long = topology != SHORT or case.file not in SHORT_FILES
+            found.append(pytest.param(topology, driver, case, marks=[pytest.mark.long] if is_long else []))
     return found
 
 
@@ -41,7 +51,7 @@ def all_drivers(shared_service: Service) -> Iterator[Mapping[str, Driver]]:
 
 
 @pytest.mark.usefixtures("service")
-@pytest.mark.parametrize(("backend", "driver", "case"), _combinations(), ids=str, indirect=["backend"])
+@pytest.mark.parametrize(("backend", "driver", "case"), _combinations(), ids=str, indirect=["backend"], scope="session")
 def test_case(all_drivers: Mapping[str, Driver], driver: str, case: Case) -> None:
     scope = Scope()
     for number, step in enumerate(case.steps, 1):

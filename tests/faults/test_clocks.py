@@ -23,6 +23,7 @@ from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.connection import RECONNECT_PAUSE
 from userservice_server.store.failures import UnsuitableStoreError
 from userservice_server.store.redis_store import RedisStore
+from userservice_server.store.topology.single import SingleServer
 from userservice_server.wire import ids
 from userservice_server.wire.records import record_id
 
@@ -75,7 +76,7 @@ def clock(shared: Clock) -> Clock:
 @pytest.fixture
 async def store(clock: Clock) -> AsyncIterator[RedisStore]:
     """A store that no service has opened, so that a test can set the clock before its layout is created."""
-    store = RedisStore(clock.store.url, key_prefix="userservice", timeout=5)
+    store = RedisStore(SingleServer(clock.store.url), key_prefix="userservice", timeout=5)
     yield store
     await store.close()
 

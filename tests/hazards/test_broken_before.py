@@ -28,6 +28,7 @@ from userservice.v1.user_service_pb2 import (
 )
 from userservice_server.domain.ports import NO_IDEMPOTENCY_KEY
 from userservice_server.store.redis_store import RedisStore
+from userservice_server.store.topology.single import SingleServer
 from userservice_server.wire.outcomes import Code, Outcome
 
 # Unknown fields, 99 groups deep, in the place of metadata: fine in the request, one level too deep in a list.
@@ -37,7 +38,7 @@ _DEEP_GROUPS = b"\xa3\x06" * 90 + b"\xa4\x06" * 90
 async def test_a_delete_that_found_no_user_does_not_delete_a_user_added_since(stubs: Stubs, store: Store) -> None:
     """Another caller adds the user between the read of the etag and the script, so the delete must check again."""
     await add_users(stubs, ["late"])
-    direct = RedisStore(store.url, key_prefix="userservice", timeout=3)
+    direct = RedisStore(SingleServer(store.url), key_prefix="userservice", timeout=3)
     try:
         table = direct.tables.users("late")
         outcome = await direct.delete(table, "late", b"", Outcome(Code.NOT_FOUND), NO_IDEMPOTENCY_KEY)

@@ -21,6 +21,7 @@ from userservice_server.domain.users import Users
 from userservice_server.errors import StoreChangedError
 from userservice_server.store import sizes
 from userservice_server.store.redis_store import RedisStore
+from userservice_server.store.topology.single import SingleServer
 from userservice_server.wire.records import record_id
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "stores"
@@ -68,7 +69,7 @@ def backing() -> Any:
 @pytest.fixture
 async def opened(backing: Store) -> AsyncIterator[list[RedisStore]]:
     """Three servers of one store that have not opened it yet."""
-    stores = [RedisStore(backing.url, key_prefix="userservice", timeout=5) for _ in range(3)]
+    stores = [RedisStore(SingleServer(backing.url), key_prefix="userservice", timeout=5) for _ in range(3)]
     yield stores
     for store in stores:
         await store.close()

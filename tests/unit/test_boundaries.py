@@ -18,6 +18,7 @@ EVERY_PART = (
     "domain",
     "embedded",
     "errors",
+    "migration",
     "observability",
     "process",
     "store",
@@ -34,10 +35,11 @@ ALLOWED = {
     "transport": ["transport", "domain", "wire", "errors", "config", "observability"],
     "errors": [],
     "check": ["check", "store", "wire", "errors", "config"],
+    "migration": ["migration", "check", "store", "wire", "errors", "config"],
     "config": ["config"],
     "embedded": ["embedded", "config"],
     "observability": ["observability", "config"],
-    "process": [part for part in EVERY_PART if part not in {"cli", "check"}],
+    "process": [part for part in EVERY_PART if part not in {"cli", "check", "migration"}],
     "cli": [*EVERY_PART],
 }
 FORBIDDEN = {
@@ -47,6 +49,7 @@ FORBIDDEN = {
     "transport": STORE_LIBRARIES,
     "errors": (*STORE_LIBRARIES, "grpc"),
     "check": ("grpc",),
+    "migration": ("grpc",),
     "config": (*STORE_LIBRARIES, "grpc"),
     "embedded": ("redis", "hiredis", "grpc"),
     "observability": STORE_LIBRARIES,
@@ -160,7 +163,7 @@ def test_only_the_store_and_the_check_import_the_library_of_the_store() -> None:
         for name in imports_of(ast.parse(file.read_text()))
         if is_in(name, STORE_LIBRARIES)
     }
-    assert parts <= {"store", "check", "embedded"}
+    assert parts <= {"store", "check", "embedded", "migration"}
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from userservice_server.check.reading import Reader, number
 from userservice_server.check.report import Report
 from userservice_server.config import ConfigError
-from userservice_server.store.keys import LAYOUT_VERSION, MAX_PARTITIONS, Keys
+from userservice_server.store.keys import LAYOUT_VERSION, Keys
+from userservice_server.store.partitions import PARTITION_COUNTS
 
-_LAYOUT_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id"}
+_LAYOUT_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id", b"creating", b"moved"}
 
 
 def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
@@ -13,7 +14,7 @@ def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
     key = f"{prefix}:layout".encode()
     [kind] = reader.read([("TYPE", key)])
     if kind == b"none":
-        if at_least := _partitions_without_layout(reader, prefix):
+        if at_least := partitions_without_layout(reader, prefix):
             report.find("the layout is missing", key)
             return at_least
         raise ConfigError(f"there is no store under the key prefix {prefix}")
@@ -21,18 +22,24 @@ def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
     version, partitions = (number(layout.get(name, b"")) for name in (b"version", b"partitions"))
     if version != LAYOUT_VERSION:
         raise ConfigError(f"the store has an unknown layout version; the supported version is {LAYOUT_VERSION}")
-    if partitions is None or not 1 <= partitions <= MAX_PARTITIONS:
-        raise ConfigError(f"the layout's number of partitions must be from 1 to {MAX_PARTITIONS}")
+    if partitions not in PARTITION_COUNTS:
+        raise ConfigError("the layout's number of partitions must be 1, 16 or 64")
+    if b"creating" in layout:
+        report.find("the store is being created, or its creation was interrupted", key)
+    if b"moved" in layout:
+        report.find("the store was marked by userservice migrate; servers reject its writes", key)
     if extra := len(layout.keys() - _LAYOUT_FIELDS):
         report.find(f"the layout has {extra} unknown fields", key)
     return partitions
 
 
-def _partitions_without_layout(reader: Reader, prefix: str) -> int:
+def partitions_without_layout(reader: Reader, prefix: str) -> int:
     """Returns the least number of partitions for which the store has keys; 0 if it has none."""
-    tables = Keys(prefix, MAX_PARTITIONS).all_users()
-    found = reader.read([("EXISTS", table.store_id, table.rows, table.index, table.last_id) for table in tables])
-    return max((count for count, exists in enumerate(found, 1) if exists), default=0)
+    for count in PARTITION_COUNTS:
+        tables = Keys(prefix, count).all_users()
+        if any(reader.read([("EXISTS", table.store_id, table.rows, table.index, table.last_id) for table in tables])):
+            return count
+    return 0
 
 
 def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:
@@ -41,12 +48,14 @@ def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:
     A store of the first release has no store id.
     """
     tables = keys.all_users()
-    places = {table.store_id: b"string" for table in tables} | {keys.layout: b"hash"}
+    layouts = [table.layout for table in tables if table.layout != keys.layout]
+    places = {table.store_id: b"string" for table in tables} | dict.fromkeys((keys.layout, *layouts), b"hash")
     if not reader.has_types(places):
         return False
     # In one transaction, because a service may write the store id at the same time.
     reading = [("HGET", keys.layout, "store_id"), *(("GET", table.store_id) for table in tables)]
-    expected, *ids = reader.read(reading, at_once=True)
+    expected, *ids = reader.read([*reading, *(("HGET", layout, "store_id") for layout in layouts)], at_once=True)
+    ids, of_layouts = ids[: len(tables)], ids[len(tables) :]
     if expected is None and not any(ids):
         return False
     if expected is None and b"none" not in reader.read([("TYPE", keys.layout)]):
@@ -57,4 +66,7 @@ def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:
             report.find(f"partition {table.partition} has no store id", table.store_id)
         elif store_id != expected:
             report.find(f"partition {table.partition} has the store id of another store", table.store_id)
+    for partition, (layout, store_id) in enumerate(zip(layouts, of_layouts, strict=True)):
+        if store_id != expected:
+            report.find(f"the layout of partition {partition} is missing or has another store id", layout)
     return True

@@ -4,17 +4,16 @@ import time
 from collections.abc import Callable
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
-from redis.retry import Retry
 
+from userservice_server.check.connecting import connect
 from userservice_server.check.layout import check_store_ids, partitions_of
 from userservice_server.check.reading import Reader
 from userservice_server.check.report import Report
 from userservice_server.check.scan import Scan
 from userservice_server.check.session_counts import SessionCounts
 from userservice_server.check.tables import Tables
-from userservice_server.config import ConfigError, unreadable_redis_url
+from userservice_server.config import ConfigError
 from userservice_server.store.failures import why
 from userservice_server.store.keys import Keys
 
@@ -34,20 +33,14 @@ def check(url: str, key_prefix: str, timeout: float, ended: Callable[[], str | N
         ConfigError: the store cannot be reached, there is no store under this prefix, or its layout is unknown.
     """
     try:
-        client = Redis.from_url(
-            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=timeout, socket_connect_timeout=timeout
-        )
-        client.connection_pool.make_connection()  # does not connect; only checks the options of the URL
-    except (ValueError, TypeError, RedisError):
-        raise unreadable_redis_url() from None
-    with client:
-        try:
-            _wait_for_loading(client)
-            return _run(Reader(client), key_prefix)
-        except RedisError as error:
-            raise ConfigError(
-                (ended and _reason(ended)) or f"the store at --redis-url cannot be read: {why(error)}"
-            ) from error
+        with connect(url, timeout) as servers:
+            for client in servers.clients:
+                _wait_for_loading(client)
+            return _run(Reader(servers), key_prefix)
+    except RedisError as error:
+        raise ConfigError(
+            (ended and _reason(ended)) or f"the store at --redis-url cannot be read: {why(error)}"
+        ) from error
 
 
 def _reason(ended: Callable[[], str | None]) -> str | None:

@@ -3,14 +3,16 @@
 import re
 
 from userservice.v1.session_pb2 import Session
-from userservice_server.check.reading import PAGE, Reader, batches, number
+from userservice_server.check.reading import PAGE, Reader, batches
 from userservice_server.check.report import Report
 from userservice_server.check.tables import Tables
 from userservice_server.store.keys import Keys
+from userservice_server.store.partitions import tags
 from userservice_server.wire.idempotency import FINGERPRINT_BYTES
 from userservice_server.wire.outcomes import RECORDED_LETTERS
 
-_TYPES = {
+# The kinds of keys of a partition, and their types; userservice migrate copies all of them.
+ROLES = {
     "layout": b"hash",
     "users": b"zset",
     "user_ids": b"hash",
@@ -26,7 +28,7 @@ _TYPES = {
 _OF_ONE = {b"sessions", b"session_ids", b"request", b"import", b"import_errors"}  # roles of keys that end in a name
 _IMPORT_STATE = re.compile(rb"\d{1,16}( \d{1,16}){5}\n[0-9a-f]{32}")
 _NO_KEY = -2  # the reply of PTTL
-_OF_A_LONGER_PREFIX = re.compile(rb"[A-Za-z0-9_.:-]+:(layout$|\{[0-9]+\}:)")  # of another service, such as PREFIX:test
+_OF_A_LONGER_PREFIX = re.compile(rb"[A-Za-z0-9_.:-]+:(layout$|\{[0-9.]+\}:)")  # of another service, such as PREFIX:test
 
 
 class Scan:
@@ -37,13 +39,14 @@ class Scan:
         self._report = report
         self._keys = keys
         self._tables = tables
+        self._partitions = {f"{{{tag}}}".encode(): number for number, tag in enumerate(tags(keys.partitions))}
         self._prefix = b""
         self._seen: set[bytes] = set()  # user_ids whose sessions were checked, because a table has two keys
 
     def run(self, key_prefix: str) -> None:
         """Checks all keys under ``key_prefix``."""
         self._prefix = f"{key_prefix}:".encode()
-        for keys in batches(self._reader.client.scan_iter(match=f"{key_prefix}:*", count=PAGE), PAGE):
+        for keys in batches(self._reader.scan(f"{key_prefix}:*"), PAGE):
             types = self._reader.read([("TYPE", key) for key in keys])
             for key, kind in zip(keys, types, strict=True):
                 self._key(key, kind)
@@ -54,15 +57,10 @@ class Scan:
             return
         place, _, rest = key.removeprefix(self._prefix).partition(b":")
         role, _, owner_or_id = rest.partition(b":")
-        partition = number(place[1:-1]) if place.startswith(b"{") and place.endswith(b"}") else None
-        wanted = _TYPES.get(role.decode(errors="replace"))
+        partition = self._partitions.get(place)
+        wanted = ROLES.get(role.decode(errors="replace"))
         is_of_one = role in _OF_ONE
-        if (
-            partition is None
-            or partition >= len(self._keys.all_users())
-            or wanted is None
-            or is_of_one != bool(owner_or_id)
-        ):
+        if partition is None or wanted is None or is_of_one != bool(owner_or_id):
             if kind != b"none":  # deleted since the scan
                 self._report.find(f"unknown key of type {kind.decode()}", key)
         elif kind not in (b"none", wanted):

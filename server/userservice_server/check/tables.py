@@ -35,7 +35,7 @@ class Tables:
             count += len(rows)
             position = f"({_score(rows[-1][1])}"
             self._rows(table, entity, rows)
-        for entries in batches(self._reader.client.hscan_iter(table.index.decode(), count=PAGE), PAGE):
+        for entries in batches(self._reader.entries(table.index), PAGE):
             self._entries(table, entries)
         self._last_id(table)
         return count

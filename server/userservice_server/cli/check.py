@@ -17,7 +17,7 @@ MAX_SHOWN = 1000  # findings
 
 
 @click.command("check")
-@setting("redis-url", str, "URL of the store: redis://, rediss:// or unix://. Without a URL, the store in --data-dir.")
+@setting("redis-url", str, "URL of the store, as for serve. Without a URL, the store in --data-dir.")
 @setting("redis-url-file", click.Path(path_type=Path), "File that contains the URL, as for serve.")
 @setting("data-dir", click.Path(path_type=Path), "Data directory of an embedded store that is not running.")
 @setting("key-prefix", str, "Prefix of all keys in Redis.")

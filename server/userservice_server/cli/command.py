@@ -10,6 +10,7 @@ import click
 
 from userservice_server.cli.check import check_command
 from userservice_server.cli.keys import keys_command
+from userservice_server.cli.migrate import migrate_command
 from userservice_server.cli.options import EXIT_CANNOT_START, EXIT_ENDED, EXIT_INTERRUPTED
 from userservice_server.cli.serve import serve
 from userservice_server.config import ConfigError
@@ -67,6 +68,7 @@ def cli() -> None:
 cli.add_command(serve)
 cli.add_command(check_command)
 cli.add_command(keys_command)
+cli.add_command(migrate_command)
 # Listed in --help only: userservice.__main__ runs these commands of the client without importing the server.
 for name, summary in (
     ("completion", "Print a script that completes commands in a shell."),

@@ -66,7 +66,8 @@ logger = logging.getLogger("userservice")
 @setting(
     "redis-url",
     str,
-    "URL of Redis or Valkey: redis://, rediss:// or unix://. Without a URL, the service starts an embedded store.",
+    "URL of Redis or Valkey: redis://, rediss://, unix://, redis-sentinel:// or redis-cluster://. "
+    "Without a URL, the service starts an embedded store.",
 )
 @setting(
     "redis-url-file",
@@ -80,6 +81,18 @@ logger = logging.getLogger("userservice")
     "When the embedded store flushes writes to disk: always (before it acknowledges them) or everysec.",
 )
 @setting("key-prefix", str, "Prefix of all keys in Redis.")
+@setting(
+    "partitions",
+    int,
+    "Number of partitions of a new store: 1, 16 or 64; by default 16 in a cluster, else 1. "
+    "The number of an existing store cannot change.",
+)
+@setting(
+    "wait-replicas",
+    click.IntRange(0, 16),
+    "Number of replicas that must have a write before it is acknowledged; "
+    "docs/topologies.md describes what it protects.",
+)
 @setting("workers", click.IntRange(1, 256), "Number of serving processes; all of them listen on the same port.")
 @setting("store-timeout", click.FloatRange(0.1, 60), "Timeout in seconds for connecting to Redis, and for each reply.")
 @setting("call-timeout", click.FloatRange(0.1, 3600), "Maximum duration of a unary call in seconds.")
@@ -102,6 +115,11 @@ logger = logging.getLogger("userservice")
     "max-connection-age-grace",
     click.FloatRange(1, 604_800),
     "Seconds that running calls get to finish on a connection that reached its maximum age.",
+)
+@setting(
+    "read-only",
+    bool,
+    "true: reject all calls that write with STORE_UNAVAILABLE, for the time of a migration or a restore.",
 )
 @setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @setting(

@@ -2,7 +2,7 @@
 
 from userservice_server.config.callers import Auth, Tls
 from userservice_server.config.error import ConfigError
-from userservice_server.config.redis_url import has_password, unreadable_redis_url
+from userservice_server.config.redis_url import StoreUrl, Topology, has_password, unreadable_redis_url
 from userservice_server.config.settings import Config, Limits, Listen, Observability, Process, Store
 
 __all__ = [
@@ -14,7 +14,9 @@ __all__ = [
     "Observability",
     "Process",
     "Store",
+    "StoreUrl",
     "Tls",
+    "Topology",
     "has_password",
     "unreadable_redis_url",
 ]

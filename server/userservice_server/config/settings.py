@@ -18,6 +18,7 @@ _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _MAX_PORT = 65535
+_PARTITION_COUNTS = (1, 16, 64)  # those of store/partitions.py; a test compares both
 _FLAG = "flag"
 
 
@@ -60,6 +61,8 @@ class Store:
         data_dir: data directory of the embedded store.
         fsync: when the embedded store flushes writes to disk: ``always`` or ``everysec``.
         key_prefix: prefix of all keys in Redis.
+        partitions: number of partitions of a new store; None: 16 in a cluster, else 1.
+        wait_replicas: number of replicas that must have a write before it is acknowledged.
         timeout: limit in seconds for connecting to Redis, and for each reply.
     """
 
@@ -68,12 +71,18 @@ class Store:
     data_dir: Path = Path("userservice-data")
     fsync: str = "always"
     key_prefix: str = "userservice"
+    partitions: int | None = None
+    wait_replicas: int = 0
     timeout: float = field(default=3.0, metadata={_FLAG: "store_timeout"})
 
     def __post_init__(self) -> None:
-        """Checks the key prefix and the URL."""
+        """Checks the key prefix, the number of partitions and the URL."""
         if not _KEY_PREFIX.fullmatch(self.key_prefix):
             raise ConfigError("--key-prefix must be 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
+        if self.partitions is not None and self.partitions not in _PARTITION_COUNTS:
+            raise ConfigError("--partitions must be 1, 16 or 64")
+        if self.wait_replicas and self.redis_url is None and self.redis_url_file is None:
+            raise ConfigError("--wait-replicas requires --redis-url: the embedded store has no replicas")
         if self.redis_url is not None:
             check_redis_url(self.redis_url)
 
@@ -107,10 +116,12 @@ class Process:
     Attributes:
         workers: number of serving processes.
         grace: seconds that running calls get to finish at shutdown.
+        read_only: whether calls that write are rejected.
     """
 
     workers: int = 1
     grace: float = 10.0
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

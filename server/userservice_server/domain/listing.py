@@ -7,7 +7,8 @@ from contextlib import aclosing
 from itertools import accumulate
 from typing import TypeAlias
 
-from userservice_server.domain.ports import RecordStore, Table
+from userservice_server.domain.merging import Source
+from userservice_server.domain.ports import RecordStore
 from userservice_server.domain.stream_memory import MAX_READ, Plan, Read, ReadLimit, StreamMemory
 from userservice_server.wire.projection import Cut
 from userservice_server.wire.records import id_field, record_id, total_size_field
@@ -23,37 +24,35 @@ Page: TypeAlias = tuple[bytes, bytes, int]
 
 async def pages(
     store: RecordStore,
-    table: Table,
+    source: Source,
     size: int,
     cursor: int,
     reads: ReadLimit,
     memory: StreamMemory,
     cut: Cut | None = None,
-    *,
-    descending: bool = False,
 ) -> AsyncGenerator[Iterator[Page]]:
     """Yields an iterator over pages for each range that is read, up to the record that was the last one at the start.
 
     The pages of a range are made without waiting. The caller must exhaust them before it requests the next range. A
     page contains ``size`` records, or fewer if another record would exceed ``memory.response_bytes``, if 16 MiB were
     read for it, or if it is the last page. Only the last page has no next_cursor, and a list always has at least one
-    page.
+    page. If the list cannot have an end (see ``Source``), its last page has a next_cursor too, and the reason is raised
+    after this page.
 
     Reading in the order of the ids returns each record that exists throughout exactly once, because ids never change
     and a replaced record keeps its id.
 
     Args:
         store: the store to read.
-        table: the table to list.
+        source: the records to list; it serves one list only.
         size: maximum number of records in a response.
         cursor: the list starts after this id.
         reads: schedules the reads.
         memory: limits the size of responses and reads.
         cut: cuts the view out of the records; None: the pages contain whole records.
-        descending: whether the newest records come first.
     """
-    total = store.size(table)
-    ranges = _ranges(_Reader(store, table, size, cursor, reads, memory, descending=descending))
+    total = source.size()
+    ranges = _ranges(_Reader(store, source, size, cursor, reads, memory))
     with memory:
         async with aclosing(ranges):
             waiting: list[bytes] = []
@@ -70,38 +69,37 @@ async def pages(
                 stops = _stops(waiting, waiting_bytes + records_bytes, size, memory.response_bytes, closes=closes)
                 if stops:
                     read_bytes = 0
-                found = _pages(waiting, stops, total_size_field(await total), at_end=at_end)
+                is_final = at_end and source.fence_failure is None
+                if not is_final and not waiting:
+                    stops.clear()  # an empty page cannot have a next_cursor
+                last_cursor = id_field(waiting[stops[-1] - 1]) if stops and not is_final else b""
+                found = _pages(waiting, stops, total_size_field(await total), last_cursor)
                 yield found
                 if next(found, None) is not None:
                     raise AssertionError("the pages of a range must be exhausted before the next range is requested")
                 del waiting[: stops[-1] if stops else 0]
+            if source.fence_failure is not None:
+                raise source.fence_failure
 
 
 async def first_page(
-    store: RecordStore,
-    table: Table,
-    size: int,
-    cursor: int,
-    reads: ReadLimit,
-    cut: Cut | None = None,
-    *,
-    descending: bool = False,
-) -> bytes:
+    store: RecordStore, source: Source, size: int, cursor: int, reads: ReadLimit, cut: Cut | None = None
+) -> Page:
     """Returns the first page that ``pages`` would yield."""
-    reading = pages(store, table, size, cursor, reads, StreamMemory(), cut, descending=descending)
+    reading = pages(store, source, size, cursor, reads, StreamMemory(), cut)
     async with reads.pages, aclosing(reading) as ranges:
         async for found in ranges:
-            for page, *_ in found:
+            for page in found:
                 return page
     raise AssertionError("a list has at least one page")
 
 
-def _pages(records: list[bytes], stops: list[int], size_field: bytes, *, at_end: bool) -> Iterator[Page]:
-    """Yields the pages that end at ``stops``; without next_cursor if the page is the last one of the list."""
+def _pages(records: list[bytes], stops: list[int], size_field: bytes, last_cursor: bytes) -> Iterator[Page]:
+    """Yields the pages that end at ``stops``; the last of them has the next_cursor ``last_cursor``."""
     start = 0
     for stop in stops:
-        cursor_field = b"" if at_end and stop == len(records) else id_field(records[stop - 1])
-        yield _response(records, start, stop, cursor_field + size_field), cursor_field, stop - start
+        next_cursor = last_cursor if stop == stops[-1] else id_field(records[stop - 1])
+        yield _response(records, start, stop, next_cursor + size_field), next_cursor, stop - start
         start = stop
 
 
@@ -116,20 +114,11 @@ class _Reader:
     last: "asyncio.Future[list[bytes]] | None"
 
     def __init__(
-        self,
-        store: RecordStore,
-        table: Table,
-        size: int,
-        cursor: int,
-        reads: ReadLimit,
-        memory: StreamMemory,
-        *,
-        descending: bool,
+        self, store: RecordStore, source: Source, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
     ) -> None:
         self.last = None
-        self.descending = descending
-        self._store = store
-        self._table = table
+        self.descending = source.descending
+        self._source = source
         self._identity = store.identity
         self._size = size
         self._cursor = cursor
@@ -153,19 +142,16 @@ class _Reader:
     def _send(self, count: int) -> "asyncio.Future[list[bytes]]":
         if self.last is None:
             # The store executes both commands in this order, so records that are added later do not prolong the list.
-            self.last = (self._store.oldest if self.descending else self._store.newest)(self._table)
-        return self._store.range(
-            self._table,
-            self._cursor,
-            count,
-            self._identity,
-            is_resumed=self._is_resumed,
-            descending=self.descending,
-        )
+            self.last = self._source.last()
+        return self._source.range(self._cursor, count, self._identity, is_resumed=self._is_resumed)
 
     def is_at_end(self, record: bytes, last_id: int) -> bool:
         """Returns whether the list ends with this record or before it."""
         return record_id(record) <= last_id if self.descending else record_id(record) >= last_id
+
+    def last_id(self, records: list[bytes]) -> int:
+        """Returns the last id of the list, given the last record of each of its tables."""
+        return (min if self.descending else max)(map(record_id, records), default=0)
 
     def advance(self, records: list[bytes], records_bytes: int) -> None:
         """Makes the next read start after these records."""
@@ -189,7 +175,7 @@ async def _ranges(reader: _Reader) -> AsyncGenerator[tuple[list[bytes], int, boo
         while True:
             records, records_bytes, is_last = await (reading or reader.start())
             if last_id is None and reader.last is not None:
-                last_id = max(map(record_id, await reader.last), default=0)
+                last_id = reader.last_id(await reader.last)
             if is_last or reader.is_at_end(records[-1], last_id or 0):
                 while records and not reader.descending and record_id(records[-1]) > (last_id or 0):
                     records.pop()  # added since the start

@@ -58,6 +58,9 @@ class Tables(Protocol):
     def all_users(self) -> Sequence[Table]:
         """Returns the tables of users of all partitions."""
 
+    def by_partition(self, user_ids: Sequence[str]) -> Sequence[tuple[Table, Sequence[int]]]:
+        """Returns the tables that hold these users, and for each table the positions of its users in ``user_ids``."""
+
     def sessions(self, user_id: str) -> Table:
         """Returns the table of the sessions of this user."""
 
@@ -139,10 +142,12 @@ class RecordStore(Protocol):
         *,
         is_resumed: bool = False,
         descending: bool = False,
+        with_ids: bool = False,
     ) -> "Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
 
-        If ``descending``, it reads ids below ``after`` instead, the largest first; 0 starts at the newest record.
+        If ``descending``, it reads ids below ``after`` instead, the largest first; 0 starts at the newest record. With
+        ``with_ids``, each record is followed by its id in decimal digits.
 
         Raises StoreChangedError, or sets it in the future, if the store is not the one of ``identity``, or if
         ``is_resumed`` and ``after`` is a cursor of another store.
@@ -159,6 +164,9 @@ class RecordStore(Protocol):
 
     def has_owner(self, table: Table) -> "Future[int]":
         """Starts to check whether the owner of the table exists. Returns 1 or 0."""
+
+    async def fence(self) -> None:
+        """Makes all ids that are assigned later larger than all ids that exist now, whatever the clocks show."""
 
     async def reread(self, read: Callable[[], Awaitable[T]]) -> T:
         """Runs a read that depends on no earlier read; repeats it if the store changes during the read."""

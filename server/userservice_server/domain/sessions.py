@@ -7,6 +7,7 @@ from userservice.v1.user_service_pb2 import GetUserSessionsResponse
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import first_page
+from userservice_server.domain.merging import OneTable
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.ports import IdempotencyKey, RecordStore
 from userservice_server.domain.stream_memory import ReadLimit
@@ -56,7 +57,8 @@ class Sessions:
         table = self._store.tables.sessions(user_id)
         owner = self._store.has_owner(table)
         try:
-            page = await first_page(self._store, table, limit, cursor, self._reads, cut_of(Session, view))
+            source = OneTable(self._store, table)
+            page, *_ = await first_page(self._store, source, limit, cursor, self._reads, cut_of(Session, view))
             owner_exists = await owner
         finally:
             del owner  # breaks a cycle: a failed future keeps its exception, which keeps this frame

@@ -1,20 +1,24 @@
 """Implements the RPCs of UserService, except the list of a user's sessions, without the transport."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
+from typing import TypeAlias
 
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import BatchGetUsersResponse
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import Page, first_page, pages
+from userservice_server.domain.merging import MergedTables, OneTable, Source
 from userservice_server.domain.patch import Patch
-from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, RecordStore, Table
+from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, RecordStore, StoreIdentity, Table
 from userservice_server.domain.stream_memory import ReadLimit, StreamMemory
 from userservice_server.errors import StoreChangedError, UserAlreadyExistsError, UserNotFoundError
 from userservice_server.wire.projection import Cut, cut_of
 
+Records: TypeAlias = list[bytes | None]  # of requested users; None for a user that does not exist
 MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
 _SCRIPT_KEYS = 200  # user_ids in one script; commands of other callers can run between two scripts
 _SMALL_BATCH = 100  # user_ids; larger batches wait for each other, because of the memory that they take
@@ -63,17 +67,27 @@ class Users:
         self, limit: int, cursor: int, view: "View.ValueType" = View.VIEW_FULL, *, descending: bool = False
     ) -> bytes:
         """Returns one page of users as an encoded ListUsersResponse; if ``descending``, the newest users first."""
-        cut = cut_of(User, view)
-        read = partial(first_page, self._store, self._table(), limit, cursor, self._reads, cut, descending=descending)
+        read = partial(self._page, limit, cursor, cut_of(User, view), descending=descending)
         return await (read() if cursor else self._store.reread(read))
+
+    async def _page(self, limit: int, cursor: int, cut: Cut | None, *, descending: bool) -> bytes:
+        read = partial(first_page, self._store, size=limit, cursor=cursor, reads=self._reads, cut=cut)
+        page, next_cursor, _ = await read(self._source(fences=False, descending=descending))
+        if next_cursor or descending or not self._is_partitioned:
+            return page
+        # Only the last page needs the fence, which takes longer than the page itself.
+        page, *_ = await read(self._source(fences=True))
+        return page
 
     def stream(
         self, chunk_size: int, cursor: int, view: "View.ValueType" = View.VIEW_FULL
     ) -> AsyncGenerator[Iterator[Page]]:
         """Yields all users as encoded ListUsersChunkedResponses, one range after the other, as ``pages`` does."""
-        cut = cut_of(User, view)
-        read = partial(pages, self._store, self._table(), chunk_size, cursor, self._reads, self._memory, cut)
+        read = partial(self._ranges, chunk_size, cursor, cut_of(User, view))
         return read() if cursor else self._restarted(read)
+
+    def _ranges(self, chunk_size: int, cursor: int, cut: Cut | None) -> AsyncGenerator[Iterator[Page]]:
+        return pages(self._store, self._source(fences=True), chunk_size, cursor, self._reads, self._memory, cut)
 
     async def _restarted(self, read: Callable[[], AsyncGenerator[Iterator[Page]]]) -> AsyncGenerator[Iterator[Page]]:
         """Yields the same as ``read``; starts again if the store changes before anything was yielded."""
@@ -102,23 +116,52 @@ class Users:
             return await read()
 
     async def _get_many(self, user_ids: Sequence[str], cut: Cut | None) -> bytes:
-        table, identity = self._table(), self._store.identity  # one store for all batches
-        found: list[bytes] = []
-        missing: list[str] = []
+        identity = self._store.identity  # one store for all batches
+        if self._is_partitioned:
+            records = await self._read_partitions(user_ids, identity)
+        else:
+            records = await self._read(self._tables[0], user_ids, identity)
+        present = [record for record in records if record is not None]
+        found = present if cut is None else list(cut(present))
+        if len(found) < len(records):
+            missing = [user_id for user_id, record in zip(user_ids, records, strict=True) if record is None]
+            found.append(BatchGetUsersResponse(missing_user_ids=missing).SerializeToString())
+        return b"".join(found)
+
+    async def _read_partitions(self, user_ids: Sequence[str], identity: StoreIdentity) -> Records:
+        """Returns the records of users of several partitions, which are read at the same time."""
+        groups = self._store.tables.by_partition(user_ids)
+        reading = (self._read(table, [user_ids[place] for place in places], identity) for table, places in groups)
+        records: Records = [None] * len(user_ids)
+        for (_, places), read in zip(groups, await asyncio.gather(*reading), strict=True):
+            for place, record in zip(places, read, strict=True):
+                records[place] = record
+        return records
+
+    async def _read(self, table: Table, user_ids: Sequence[str], identity: StoreIdentity) -> Records:
+        """Returns the records of users of one table; None for a user that does not exist."""
+        found: Records = []
         for start in range(0, len(user_ids), _SCRIPT_KEYS):
             batch = user_ids[start : start + _SCRIPT_KEYS]
             records = await self._store.get_many(table, batch, identity)
             present = [record for record in records if record is not None]
             if len(present) < len(records):
-                missing += [user_id for user_id, record in zip(batch, records, strict=True) if record is None]
                 batch = [user_id for user_id, record in zip(batch, records, strict=True) if record is not None]
             self._users.check_keys(present, batch)
-            found += present if cut is None else cut(present)
-        if missing:
-            found.append(BatchGetUsersResponse(missing_user_ids=missing).SerializeToString())
-        return b"".join(found)
+            found += records
+        return found
 
-    def _table(self) -> Table:
-        # A store with several partitions, as on a cluster, needs a merge of their tables by id here.
-        (table,) = self._store.tables.all_users()
-        return table
+    @property
+    def _tables(self) -> Sequence[Table]:
+        return self._store.tables.all_users()
+
+    @property
+    def _is_partitioned(self) -> bool:
+        return len(self._tables) > 1
+
+    def _source(self, *, fences: bool, descending: bool = False) -> Source:
+        """Returns the records of one list."""
+        tables = self._tables
+        if len(tables) == 1:
+            return OneTable(self._store, tables[0], descending=descending)
+        return MergedTables(self._store, tables, fences=fences, descending=descending)

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 
-from userservice_server.config import ConfigError, Store, unreadable_redis_url
+from userservice_server.config import ConfigError, Store, StoreUrl, unreadable_redis_url
+from userservice_server.config import Topology as Kind
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.events import StoreEvents
 from userservice_server.store.failures import UnsuitableStoreError, why
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.store.supervision import wait_until_open
+from userservice_server.store.topology import Topology
+from userservice_server.store.topology.cluster import ClusterServers
+from userservice_server.store.topology.sentinel import SentinelServers
+from userservice_server.store.topology.single import SingleServer
 
 
 async def open_store(
@@ -21,9 +26,17 @@ async def open_store(
         ConfigError: the URL is invalid, or the store does not answer or cannot be used.
     """
     try:
-        store = RedisStore(settings.url, key_prefix=settings.key_prefix, timeout=settings.timeout, events=events)
+        topology = _topology(settings)
     except ValueError:
         raise unreadable_redis_url() from None
+    store = RedisStore(
+        topology,
+        key_prefix=settings.key_prefix,
+        timeout=settings.timeout,
+        partitions=settings.partitions,
+        wait_replicas=settings.wait_replicas,
+        events=events,
+    )
     try:
         await wait_until_open(store, is_over, loading, limit)
     except (StoreUnavailableError, UnsuitableStoreError) as error:
@@ -32,3 +45,13 @@ async def open_store(
         text = str(error) if is_unsuitable else f"the store at --redis-url is unavailable: {why(error)}"
         raise ConfigError(text) from error
     return store
+
+
+def _topology(settings: Store) -> Topology | ClusterServers:
+    """Returns the topology of the URL; raises ValueError if redis-py rejects an option of the URL."""
+    url = StoreUrl.parse(settings.url)
+    if url.topology is Kind.SENTINEL:
+        return SentinelServers(url.server, url.addresses, url.service, url.sentinel_credentials, settings.timeout)
+    if url.topology is Kind.CLUSTER:
+        return ClusterServers(url.server, url.addresses)
+    return SingleServer(url.server)

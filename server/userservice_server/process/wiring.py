@@ -88,6 +88,7 @@ def make_server(
             audit_log=audit_log,
             metrics=metrics,
             tracing=tracing,
+            read_only=config.process.read_only,
         ),
     )
     names = (*SERVICE_NAMES, *(service.full_name for service in STANDARD_SERVICES))

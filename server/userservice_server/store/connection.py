@@ -27,9 +27,11 @@ from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import InvalidResponse, RedisError
 
 from userservice_server.store.events import StoreEvents
-from userservice_server.store.failures import translated, unavailable
+from userservice_server.store.failures import UnconfirmedError, translated, unavailable
 
 Send = Callable[..., "asyncio.Future[Any]"]  # takes the parts of a command
+Rejected = Callable[[bytes, "asyncio.Future[Any]", RedisError], bool]
+"""Called with an encoded command, its future and the error reply; returns True if it sends the command elsewhere."""
 
 RECONNECT_PAUSE = 0.25  # seconds between attempts to connect; calls in between fail at once
 _WATCH_INTERVAL = 0.05  # seconds between checks of the oldest unanswered command
@@ -38,7 +40,9 @@ _WATCH_INTERVAL = 0.05  # seconds between checks of the oldest unanswered comman
 # the time of a single call (docs/performance.md). An idle turn takes microseconds, so a lone call waits little.
 QUIET_TURNS = 6
 _FULL_BATCH = 32
+_WAIT_SHARE = 0.5  # of the timeout: how long WAIT waits for replicas
 _READ_BYTES = 256 << 10  # of one read from the socket
+_ASKING = pack_command(("ASKING",))
 _NOT_YET = object()  # the parser returns this while a reply is incomplete
 
 _numbers = itertools.count(1)
@@ -53,19 +57,31 @@ class _Batch:
         commands: the encoded commands.
         futures: the futures of their replies.
         mark: the argument of the ECHO that ends the batch.
+        rejected: gets the commands with an error reply; None: their futures fail.
+        replicas: number of replicas that must confirm the writes of the batch; 0: WAIT is not sent.
     """
 
     since: float
     commands: list[bytes]
     futures: "list[asyncio.Future[Any]]"
     mark: bytes
+    rejected: Rejected | None = None
+    replicas: int = 0
 
     def hand_out(self, replies: list[Any]) -> None:
         """Delivers each reply to its future."""
-        for future, reply in zip(self.futures, replies, strict=True):
+        if self.replicas and not _is_confirmed(replies.pop(), self.replicas):
+            # The writes were applied on this server, but a failover can lose them. A repetition is confirmed or lost.
+            replies = [reply if isinstance(reply, RedisError) else UnconfirmedError() for reply in replies]
+        for position, (future, reply) in enumerate(zip(self.futures, replies, strict=True)):
             if future.done():  # its caller was cancelled
                 continue
-            if isinstance(reply, RedisError):
+            if isinstance(reply, UnconfirmedError):
+                future.set_exception(unavailable(reply))
+                future.exception()  # as below
+            elif isinstance(reply, RedisError):
+                if self.rejected is not None and self.rejected(self.commands[position], future, reply):
+                    continue
                 future.set_exception(translated(reply))
                 future.exception()  # marks it as retrieved, in case nobody awaits it any more
             else:
@@ -77,6 +93,11 @@ class _Batch:
             if not future.done():
                 future.set_exception(unavailable(cause))
                 future.exception()  # marks it as retrieved, in case nobody awaits it any more
+
+
+def _is_confirmed(reply: Any, replicas: int) -> bool:
+    """Returns whether the reply to WAIT says that enough replicas have the writes."""
+    return isinstance(reply, int) and reply >= replicas
 
 
 class _Replies(asyncio.BufferedProtocol):
@@ -119,7 +140,7 @@ class _Replies(asyncio.BufferedProtocol):
         if not self._unanswered:
             raise InvalidResponse("a reply without a command")
         batch = self._unanswered[0]
-        if len(self._replies) < len(batch.futures):
+        if len(self._replies) < len(batch.futures) + bool(batch.replicas):
             self._replies.append(reply)
             return
         if reply != batch.mark:
@@ -145,6 +166,9 @@ class SharedConnection:
         long_replies: whether the timeout of a reply starts again whenever bytes arrive. A store that is still sending a
             long reply, or the replies before it, is not unavailable.
         events: observes batches and connections.
+        rejected: may send a command that was rejected without being executed to another server of a cluster.
+        replicas: number of replicas that must have the writes of a batch before its replies are delivered (WAIT); all
+            writes of a batch wait together. The replies of a batch that is not confirmed in time fail.
     """
 
     def __init__(
@@ -156,6 +180,8 @@ class SharedConnection:
         *,
         long_replies: bool = False,
         events: StoreEvents | None = None,
+        rejected: Rejected | None = None,
+        replicas: int = 0,
     ) -> None:
         self._make_connection = make_connection
         self._admit = admit
@@ -163,6 +189,8 @@ class SharedConnection:
         self._quiet_turns = quiet_turns
         self._long_replies = long_replies
         self._events = events
+        self._rejected = rejected
+        self._replicas = replicas
         self._was_connected = False
         self._loop = asyncio.get_running_loop()
         self._next: _Batch | None = None  # not sent yet
@@ -180,19 +208,36 @@ class SharedConnection:
         ResponseError if only a bug can cause the reply.
         """
         reply = self._loop.create_future()
+        self._add(pack_command(command), reply)  # type: ignore[arg-type]  # its stub allows tuples of one only
+        return reply
+
+    def resend(self, command: bytes, reply: "asyncio.Future[Any]", *, asking: bool = False) -> None:
+        """Sends an encoded command that another server has rejected without executing it.
+
+        Args:
+            command: the encoded command.
+            reply: the future of the reply.
+            asking: whether ASKING precedes the command, because its slot is being moved to this server.
+        """
+        if asking:
+            self._add(_ASKING, self._loop.create_future())
+        self._add(command, reply)
+
+    def _add(self, command: bytes, reply: "asyncio.Future[Any]") -> None:
+        """Adds an encoded command to the next batch; makes a connection if there is none."""
         if self._task is None:
             if self._closed or self._loop.time() < self._retry_at:
                 reply.set_exception(unavailable(self._lost_by))
                 reply.exception()  # marks it as retrieved, in case nobody awaits it
-                return reply
+                return
             self._task = self._loop.create_task(self._live())
         batch = self._next
         if batch is None:
-            batch = self._next = _Batch(self._loop.time(), [], [], b"%d" % next(_numbers))
+            mark = b"%d" % next(_numbers)
+            batch = self._next = _Batch(self._loop.time(), [], [], mark, self._rejected, self._replicas)
             self._loop.call_soon(self._gather, batch, 0, 0)
-        batch.commands.append(pack_command(command))  # type: ignore[arg-type]  # its stub allows tuples of one only
+        batch.commands.append(command)
         batch.futures.append(reply)
-        return reply
 
     def retire(self) -> "asyncio.Task[None] | None":
         """Closes the connection as soon as the commands sent over it are answered.
@@ -292,10 +337,14 @@ class SharedConnection:
     def _write(self, transport: asyncio.WriteTransport, batch: _Batch) -> None:
         batch.since = self._loop.time()  # the time to connect is limited separately
         self._unanswered.append(batch)
+        if batch.replicas:
+            milliseconds = int(self._timeout * _WAIT_SHARE * 1000)
+            batch.commands.append(pack_command(("WAIT", batch.replicas, milliseconds)))  # type: ignore[arg-type]  # as above
         # Not PING: a server whose disk is full (MISCONF) rejects PING as well as writes, but still answers reads.
         batch.commands.append(pack_command(("ECHO", batch.mark)))  # type: ignore[arg-type]  # as above
         transport.write(b"".join(batch.commands))
-        batch.commands.clear()
+        if batch.rejected is None:
+            batch.commands.clear()
 
     async def _watch(self, replies: _Replies) -> None:
         """Raises the error that ends the connection: its loss, or an overdue reply. One timer serves all calls."""

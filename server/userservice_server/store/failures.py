@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from ssl import SSLCertVerificationError
 
+from redis.asyncio.sentinel import MasterNotFoundError as NoPrimaryError
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -17,6 +18,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as LostError
+from redis.sentinel import MasterNotFoundError as NoPrimaryErrorOfCheck
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 
@@ -25,6 +27,7 @@ from userservice_server.errors import StoreFullError, StoreUnavailableError
 # error code from their texts); the others are recognised by how their texts begin.
 _WRITES_REJECTED = "the server is a read-only replica"
 _NO_MASTER = "the server is a replica that has lost its primary"
+_NO_PRIMARY = "no Sentinel answers and knows an available primary with this name"
 _NO_PERMISSION = "the server's user lacks permissions; docs/operations.md lists them"
 _CLUSTER = "the server is part of a Redis Cluster"
 _UNFIT_CLASSES: dict[type[BaseException], str] = {
@@ -45,11 +48,20 @@ _UNFIT_TEXTS = {
     "The user executing the script can't": _NO_PERMISSION,
     "ACL failure in script": _NO_PERMISSION,
 }
+_UNKNOWN_COMMAND = ("unknown command", "ERR unknown command")
 _NO_SUCH_DATABASE = ("DB index is out of range", "invalid DB index")
 
 
 class UnsuitableStoreError(Exception):
     """The server answers, but its store cannot be used. The text is meant for the operator."""
+
+
+class UnconfirmedError(Exception):
+    """Too few replicas confirmed the writes of a batch in time."""
+
+
+class MovedAwayError(Exception):
+    """Another server is the primary now."""
 
 
 def unavailable(cause: BaseException | None = None) -> StoreUnavailableError:
@@ -77,12 +89,19 @@ def translated(error: RedisError) -> Exception:
 
 
 _OF_CLASSES: dict[type[BaseException], str] = {
+    NoPrimaryError: _NO_PRIMARY,
+    NoPrimaryErrorOfCheck: _NO_PRIMARY,
     AuthenticationError: "the server rejected the user name or password",
     BusyLoadingError: "the server is loading its data",
     InvalidResponse: "the server does not speak the Redis protocol",
     **_UNFIT_CLASSES,
 }
-_OF_TEXTS = {**_UNFIT_TEXTS, **dict.fromkeys(_NO_SUCH_DATABASE, "the server has no database with this number")}
+_NOT_A_SERVER = "the server lacks commands that the service needs; for a Sentinel, use redis-sentinel://HOST:PORT/NAME"
+_OF_TEXTS = {
+    **_UNFIT_TEXTS,
+    **dict.fromkeys(_UNKNOWN_COMMAND, _NOT_A_SERVER),
+    **dict.fromkeys(_NO_SUCH_DATABASE, "the server has no database with this number"),
+}
 
 
 def why(error: BaseException) -> str:
@@ -95,6 +114,10 @@ def why(error: BaseException) -> str:
 def _words(cause: BaseException) -> str | None:
     if isinstance(cause, UnsuitableStoreError):
         return str(cause)
+    if isinstance(cause, MovedAwayError):
+        return "the Sentinels have chosen another primary"
+    if isinstance(cause, UnconfirmedError):
+        return "too few replicas confirmed the writes in time"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     if not isinstance(cause, RedisError):
@@ -111,13 +134,14 @@ def is_loading(error: BaseException) -> bool:
 def is_final(error: BaseException) -> bool:
     """Returns whether retrying is pointless until the URL, the account or the certificate changes."""
     return any(
-        isinstance(cause, (AuthenticationError, InvalidResponse, SSLCertVerificationError)) or _is_of_database(cause)
+        isinstance(cause, (AuthenticationError, InvalidResponse, SSLCertVerificationError)) or _is_mistaken(cause)
         for cause in _causes(error)
     )
 
 
-def _is_of_database(error: BaseException) -> bool:
-    return isinstance(error, RedisError) and str(error).startswith(_NO_SUCH_DATABASE)
+def _is_mistaken(error: BaseException) -> bool:
+    """Returns whether the URL has a wrong database number, or leads to a server of another kind."""
+    return isinstance(error, RedisError) and str(error).startswith((*_NO_SUCH_DATABASE, *_UNKNOWN_COMMAND))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

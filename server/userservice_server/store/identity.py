@@ -29,7 +29,7 @@ _ID_BYTES = 16
 _FAULT_LOG_SECONDS = 60.0  # between two log lines about one fault
 
 # Texts for the operator, by the outcomes of scripts/_settle.lua after which the store cannot be used.
-_FAULTS = {
+FAULTS = {
     "no layout": "the store contains data but no layout",
     "no id": "the store contains data but no store id, and is not the store that this server opened",
     "other ids": "the store ids of the layout and of the partitions differ or are missing",
@@ -37,7 +37,7 @@ _FAULTS = {
     "no rows": "the key users or user_ids of a partition is missing",
     "wrong clock": "the store's clock is wrong: new ids would be above 2^53",
 }
-_WHERE_TO_READ = "see docs/operations.md, 'An emptied or replaced store'"
+WHERE_TO_READ = "see docs/operations.md, 'An emptied or replaced store'"
 
 Run = Callable[[Script, Sequence[bytes], Sequence[bytes | str | int]], Awaitable[Any]]
 T = TypeVar("T")
@@ -94,13 +94,14 @@ def checked(reply: "asyncio.Future[T]", checks: Sequence[Check]) -> "asyncio.Fut
 
     Args:
         reply: the reply to deliver.
-        checks: at least one. Their commands were sent right after the command of ``reply``, so their replies arrive
-            after it.
+        checks: at least one. The store must execute their commands after the command of ``reply``.
     """
     delivered: asyncio.Future[T] = reply.get_loop().create_future()
+    replies = [reply, *(check.reply for check in checks)]
 
-    def deliver(_last: "asyncio.Future[Any]") -> None:
-        if delivered.done():  # the caller was cancelled
+    def deliver(_done: "asyncio.Future[Any]") -> None:
+        # In a cluster, a command that is sent again to another server is answered later than those after it.
+        if delivered.done() or not all(map(asyncio.Future.done, replies)):
             return
         error = _failure(reply, checks)
         if error is None:
@@ -109,7 +110,8 @@ def checked(reply: "asyncio.Future[T]", checks: Sequence[Check]) -> "asyncio.Fut
             delivered.set_exception(error)
             delivered.exception()  # marks it as retrieved, in case nobody awaits it any more
 
-    checks[-1].reply.add_done_callback(deliver)
+    for sent in replies:
+        sent.add_done_callback(deliver)
     return delivered
 
 
@@ -126,7 +128,7 @@ class StoreLayout:
 
     Args:
         keys: the names of the store's keys.
-        partitions: the number of partitions that the server needs.
+        partitions: the number of partitions that the store must have.
 
     Attributes:
         identity: the store that the server expects.
@@ -155,27 +157,42 @@ class StoreLayout:
         try:
             found = await self._complete(send) or await self._settled(run)
         except LayoutError as error:
-            if self.identity is not UNKNOWN:  # at the start, the server exits with this text instead
-                self._log_fault(str(error))
+            self.note_fault(error)
             raise
+        self.note_success()
+        self.expect(*found)
+
+    def note_fault(self, error: LayoutError) -> None:
+        """Remembers and logs why the store cannot be used."""
+        if self.identity is not UNKNOWN:  # at the start, the server exits with this text instead
+            self._log_fault(str(error))
+
+    def note_success(self) -> None:
+        """Forgets the fault, because the store can be used."""
         if self.fault:
             logger.info("the store can be used again")
             self.fault = ""
-        self._expect(*found)
+
+    def check_numbers(self, version: bytes | None, partitions: bytes | None) -> None:
+        """Raises LayoutError if one of the numbers in the layout is another one; None: the field does not exist."""
+        for name, value, wanted in (
+            ("version", version, LAYOUT_VERSION),
+            ("partitions", partitions, self._partitions),
+        ):
+            if value is not None and value != str(wanted).encode():
+                raise LayoutError(
+                    f"the store has layout {name} {value.decode(errors='replace')}, this service needs {wanted}"
+                )
 
     async def _complete(self, send: Send) -> tuple[str, Identity] | None:
         """Returns the identity of a complete store, or None. Only reads, so that a replica can serve reads."""
-        needed = {b"version": LAYOUT_VERSION, b"partitions": self._partitions}
-        reading = [send("HMGET", self._keys.layout, *needed, "store_id", "lowest_id")]
+        reading = [send("HMGET", self._keys.layout, "version", "partitions", "store_id", "lowest_id")]
         for table in self._keys.all_users():
             reading.append(send("GET", table.store_id))
             reading.append(send("EXISTS", table.rows, table.index))
             reading.append(send("EXISTS", table.last_id))
         (*found, store_id, lowest_id), *states = [await reply for reply in reading]
-        for (name, wanted), value in zip(needed.items(), found, strict=True):
-            if value is not None and value != str(wanted).encode():
-                text = value.decode(errors="replace")
-                raise LayoutError(f"the store has layout {name.decode()} {text}, this service needs {wanted}")
+        self.check_numbers(*found)
         self._has_layout = any(value is not None for value in (*found, store_id))
         ids, pairs, last_ids = set(states[::3]), states[1::3], states[2::3]
         if None in found or store_id is None or ids != {store_id}:
@@ -193,11 +210,11 @@ class StoreLayout:
         arguments = (LAYOUT_VERSION, self._partitions, new_id, self.identity.store_id)
         script = scripts.UPGRADE if self._has_layout else scripts.CREATE
         outcome, store_id, lowest_id = await run(script, keys, arguments)
-        if fault := _FAULTS.get(outcome.decode()):
-            raise LayoutError(f"{fault}; {_WHERE_TO_READ}")
+        if fault := FAULTS.get(outcome.decode()):
+            raise LayoutError(f"{fault}; {WHERE_TO_READ}")
         return outcome.decode(), Identity(store_id, int(lowest_id))
 
-    def _expect(self, outcome: str, found: Identity) -> None:
+    def expect(self, outcome: str, found: Identity) -> None:
         """Expects the store ``found`` from now on; logs if it is a new or another store."""
         expected = self.identity
         if found.store_id == expected.store_id:

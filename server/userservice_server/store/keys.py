@@ -1,12 +1,15 @@
 """The keys in Redis. docs/architecture.md shows them in one table.
 
-Every key of a partition has the partition's number as its hash tag (``{0}``), so that on a cluster all keys of a
-partition are on one node, and a script can use them together.
+Every key of a partition has the hash tag of the partition, so that on a cluster all keys of a partition are on one
+node, and a script can use them together. A store with several partitions has a copy of the layout in each partition,
+because the scripts of a partition check it.
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from userservice_server.store.partitions import tags
 from userservice_server.wire import ids
 
 LAYOUT_VERSION = 1
@@ -32,17 +35,30 @@ class Table:
 
 
 class Keys:
-    """Returns the names of all keys under one prefix."""
+    """Returns the names of all keys under one prefix.
+
+    Attributes:
+        layout: key of the layout of the store.
+        partitions: number of partitions.
+    """
 
     def __init__(self, prefix: str, partitions: int) -> None:
         self.layout = f"{prefix}:layout".encode()
+        self.partitions = partitions
         self._prefix = prefix
-        self._partitions = partitions
+        self._tags = [f"{prefix}:{{{tag}}}" for tag in tags(partitions)]
         self._users = [self._users_table(partition) for partition in range(partitions)]
 
     def users(self, user_id: str) -> Table:
         """Returns the table that holds this user."""
-        return self._users[zlib.crc32(user_id.encode()) % self._partitions]
+        return self._users[zlib.crc32(user_id.encode()) % self.partitions]
+
+    def by_partition(self, user_ids: Sequence[str]) -> "list[tuple[Table, list[int]]]":
+        """Returns the tables that hold these users, and for each table the positions of its users in ``user_ids``."""
+        positions: dict[int, list[int]] = {}
+        for position, user_id in enumerate(user_ids):
+            positions.setdefault(zlib.crc32(user_id.encode()) % self.partitions, []).append(position)
+        return [(self._users[partition], found) for partition, found in positions.items()]
 
     def all_users(self) -> list[Table]:
         """Returns the tables of users of all partitions."""
@@ -51,13 +67,13 @@ class Keys:
     def sessions(self, user_id: str) -> Table:
         """Returns the table of the sessions of this user."""
         users = self.users(user_id)
-        tag = self._tag(users.partition)
+        tag = self._tags[users.partition]
         return Table(
             rows=f"{tag}:sessions:{user_id}".encode(),
             index=f"{tag}:session_ids:{user_id}".encode(),
             last_id=users.last_id,
             store_id=users.store_id,
-            layout=self.layout,
+            layout=users.layout,
             session_count=users.session_count,
             request_prefix=users.request_prefix,
             import_prefix=users.import_prefix,
@@ -68,19 +84,16 @@ class Keys:
         )
 
     def _users_table(self, partition: int) -> Table:
-        tag = self._tag(partition)
+        tag = self._tags[partition]
         return Table(
             rows=f"{tag}:users".encode(),
             index=f"{tag}:user_ids".encode(),
             last_id=f"{tag}:last_id".encode(),
             store_id=f"{tag}:store_id".encode(),
-            layout=self.layout,
+            layout=self.layout if self.partitions == 1 else f"{tag}:layout".encode(),
             session_count=f"{tag}:session_count".encode(),
             request_prefix=f"{tag}:request:".encode(),
             import_prefix=f"{tag}:import:".encode(),
             import_errors_prefix=f"{tag}:import_errors:".encode(),
             partition=partition,
         )
-
-    def _tag(self, partition: int) -> str:
-        return f"{self._prefix}:{{{partition}}}"

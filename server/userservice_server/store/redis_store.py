@@ -4,22 +4,20 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from operator import eq
 from typing import Any, TypeVar
 
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import MovedError, NoPermissionError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoPermissionError, NoScriptError, ResponseError
 
 from userservice_server.domain import ports
 from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, StoreIdentity
 from userservice_server.errors import StoreChangedError, StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
-from userservice_server.store.connection import Send, SharedConnection
+from userservice_server.store.cluster_links import ClusterNodes
+from userservice_server.store.connection import Send
 from userservice_server.store.events import StoreEvents
 from userservice_server.store.failures import UnsuitableStoreError, unavailable
 from userservice_server.store.identity import (
@@ -33,13 +31,19 @@ from userservice_server.store.identity import (
     is_pair,
 )
 from userservice_server.store.keys import Keys, Table
+from userservice_server.store.links import LAYOUT, ROUTES, Links, LinkSettings, OneServer
+from userservice_server.store.partitioned_layout import PartitionedLayout
+from userservice_server.store.partitions import CLUSTER_PARTITIONS, PARTITION_COUNTS
 from userservice_server.store.scripts import Script
 from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
+from userservice_server.store.topology import Topology
+from userservice_server.store.topology.cluster import ClusterServers
+from userservice_server.wire.ids import PARTITIONS as ID_PARTITIONS
 from userservice_server.wire.outcomes import Code, Outcome
 
 logger = logging.getLogger("userservice.store")
 
-PARTITIONS = 1  # a single Redis needs only one; a cluster would need more
+_OF_A_CLUSTER = "the server is part of a cluster; use redis-cluster://HOST:PORT"
 _CLOCK_LOG_SECONDS = 60.0  # between two log lines about the store's clock
 
 T = TypeVar("T")
@@ -60,83 +64,93 @@ class RedisStore:
         events: observes the store; None: nothing is measured.
     """
 
-    def __init__(self, url: str, *, key_prefix: str, timeout: float, events: StoreEvents | None = None) -> None:
-        """Prepares the connections, which connect at the first call.
+    def __init__(
+        self,
+        topology: Topology | ClusterServers,
+        *,
+        key_prefix: str,
+        timeout: float,
+        partitions: int | None = None,
+        wait_replicas: int = 0,
+        events: StoreEvents | None = None,
+    ) -> None:
+        """Prepares the connections, which connect at the first call; those to a cluster connect in ``open``.
 
         Args:
-            url: URL of Redis, in a form that redis-py accepts (redis://, rediss://, unix://).
+            topology: finds the servers, and makes connections to them.
             key_prefix: prefix of all keys.
             timeout: limit in seconds for connecting and for each reply.
+            partitions: number of partitions; None: that of the store, or the default for a new store.
+            wait_replicas: number of replicas that must have a write before it is acknowledged.
             events: observes the store.
-
-        Raises:
-            ValueError: the URL is invalid. The error text may contain the URL.
         """
-        pool = ConnectionPool.from_url(
-            url,
-            protocol=2,  # with RESP3, the server may push messages that are not replies
-            retry=Retry(NoBackoff(), 0),  # a retried write could be applied twice; callers retry by request_id
-            health_check_interval=0,
-            socket_timeout=None,  # SharedConnection enforces the timeout
-            decode_responses=False,
-        )
-        try:
-            pool.make_connection()  # type: ignore[no-untyped-call]  # does not connect; only checks the options of the URL
-        except (TypeError, RedisError) as error:
-            raise ValueError("the URL has an unknown option") from error
-        self.tables = self._keys = Keys(key_prefix, PARTITIONS)
         self.events = events
-        # Long replies (pages, chunks, batches) use a separate connection, so that short replies need not wait.
-        self._make_connection: Callable[[], AbstractConnection] = pool.make_connection
-        self._timeout = timeout
-        self._retired: set[asyncio.Task[None]] = set()  # of connections that still have replies to deliver
-        self._calls, self._bulk = self._pair()
-        self._layout = StoreLayout(self._keys, PARTITIONS)
+        self._prefix = key_prefix
+        self._wanted_partitions = partitions
+        self._is_cluster = isinstance(topology, ClusterServers)
+        self._use_partitions(partitions or (CLUSTER_PARTITIONS if self._is_cluster else 1))
+        settings = LinkSettings(self._check, timeout, events, wait_replicas)
+        self._links: Links = (
+            ClusterNodes(topology, self._keys.layout, settings)
+            if isinstance(topology, ClusterServers)
+            else OneServer(topology, settings)
+        )
+        self._calls, self._bulk, self._writes = self._links.calls, self._links.bulk, self._links.writes  # by partition
         self._looking: asyncio.Task[None] | None = None
         self._clock_logged_at = -math.inf
 
-    def _pair(self) -> tuple[SharedConnection, SharedConnection]:
-        """Returns two unconnected connections: one for calls and one for bulk reads."""
-        return (
-            SharedConnection(self._make_connection, self._check, self._timeout, events=self.events),
-            SharedConnection(
-                self._make_connection, self._check, self._timeout, quiet_turns=0, long_replies=True, events=self.events
-            ),
-        )
+    def _use_partitions(self, partitions: int) -> None:
+        self.tables = self._keys = Keys(self._prefix, partitions)
+        self._layout = StoreLayout(self._keys, partitions) if partitions == 1 else PartitionedLayout(self._keys)
 
     async def open(self) -> None:
-        """Connects; returns if Redis has passed the checks (see ``_check``).
+        """Connects; returns if all servers have passed the checks (see ``_check``), and identifies the store.
 
         Raises:
-            UnsuitableStoreError: Redis is too old, is part of a cluster, may evict users or contains another layout, or
+            UnsuitableStoreError: Redis is too old, has another topology, may evict users or contains another layout, or
                 required keys are missing.
-            StoreUnavailableError: Redis cannot be reached, or is loading.
+            StoreUnavailableError: a server cannot be reached, or is loading.
         """
-        for connection in (self._calls, self._bulk):  # in turn, so that a wrong password is tried only once
-            try:
-                await connection.send("ECHO", "")
-            except StoreUnavailableError as error:
-                if isinstance(error.__cause__, UnsuitableStoreError):
-                    raise error.__cause__ from error.__cause__.__cause__
-                raise
+        try:
+            await self._links.open()
+            if self._is_cluster:
+                with self._explaining():
+                    await self._choose_partitions(self._calls[LAYOUT])
+                    await self._links.use([table.rows for table in self._keys.all_users()])
+                    await self._settle(self._calls)
+        except StoreUnavailableError as error:
+            if isinstance(error.__cause__, UnsuitableStoreError):
+                raise error.__cause__ from error.__cause__.__cause__
+            raise
 
     async def _check(self, send: Send) -> None:
-        """Checks over a new connection whether Redis is suitable, and identifies its store.
+        """Checks over a new connection whether the server is suitable, and identifies the store on it.
 
         Creates a new store in an empty Redis. Raises the errors of ``open``, except if the store loses keys while the
         server is running: reads then continue where possible, and writes are rejected (see ``_write``).
         """
-        try:
+        with self._explaining():
+            await self._check_server(send)
             await self._load_scripts(send)
             await self._check_permissions(send)
-            await self._check_eviction(send)
-            await self._settle(send)
+            if not self._is_cluster:
+                if self.identity is UNKNOWN:
+                    await self._choose_partitions(send)
+                await self._settle([send] * ROUTES)
+            elif self.identity is not UNKNOWN:  # the other connections are needed for this, so it happens afterwards
+                self._start_looking()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Explains the errors of the checks."""
+        try:
+            yield
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, NoPermissionError):
                 text = "the Redis user lacks permissions; docs/operations.md lists them"
                 raise UnsuitableStoreError(text) from error.__cause__
-            if isinstance(error.__cause__, MovedError):
-                raise UnsuitableStoreError("a Redis Cluster is not supported") from error.__cause__
+            if isinstance(error.__cause__, MovedError) and not self._is_cluster:
+                raise UnsuitableStoreError(_OF_A_CLUSTER) from error.__cause__
             raise
         except LayoutError:
             if self.identity is UNKNOWN:
@@ -146,15 +160,32 @@ class RedisStore:
         except ResponseError as error:
             raise UnsuitableStoreError("other data uses the key prefix: a key has an unexpected type") from error
 
-    async def _settle(self, send: Send) -> None:
-        await self._layout.settle(send, partial(_run, send))
+    async def _choose_partitions(self, send: Send) -> None:
+        """Uses the number of partitions that the layout contains, if there is a layout."""
+        stored, wanted = await send("HGET", self._keys.layout, "partitions"), self._wanted_partitions
+        if stored is not None and stored.isdigit() and int(stored) in PARTITION_COUNTS:
+            if wanted is not None and int(stored) != wanted:
+                text = f"the store has {int(stored)} partitions, and --partitions {wanted} cannot change that"
+                raise LayoutError(f"{text}; use userservice migrate")
+            self._use_partitions(int(stored))
+        if self._is_cluster and self._keys.partitions == 1:
+            raise LayoutError("a store with one partition cannot be in a cluster; use 16 or 64 partitions")
+
+    async def _settle(self, sends: Sequence[Send]) -> None:
+        if isinstance(self._layout, PartitionedLayout):
+            await self._layout.settle_all(sends, lambda partition, *script: _run(sends[partition], *script))
+        else:
+            await self._layout.settle(sends[LAYOUT], partial(_run, sends[LAYOUT]))
+
+    def _start_looking(self) -> "asyncio.Task[None]":
+        """Starts to identify the store (see `StoreLayout.settle`); concurrent calls share one check."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._settle(self._calls))
+            self._looking.add_done_callback(self._looked)
+        return self._looking
 
     async def _look(self) -> None:
-        """Identifies the store (see `StoreLayout.settle`); concurrent calls share one check."""
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._settle(self._calls.send))
-            self._looking.add_done_callback(self._looked)
-        await asyncio.shield(self._looking)
+        await asyncio.shield(self._start_looking())
 
     def _looked(self, task: "asyncio.Task[None]") -> None:
         self._looking = None
@@ -174,8 +205,14 @@ class RedisStore:
         """
         if self.identity is not expected and not self._layout.fault:
             return  # another call has identified the store already
+        is_shared = self._looking is not None
         try:
-            await self._look()
+            try:
+                await self._look()
+            except LayoutError:
+                if not is_shared:
+                    raise
+                await self._look()  # the first check began before the call, perhaps while the store was being emptied
         except (LayoutError, StoreFullError, ResponseError) as error:
             raise StoreChangedError("the store was emptied, replaced or damaged; an operator must act") from error
 
@@ -202,44 +239,60 @@ class RedisStore:
             raise UnsuitableStoreError(text) from error
 
     async def _check_permissions(self, send: Send) -> None:
-        if missing := await _run(send, scripts.PERMISSIONS, (self._keys.layout,), ()):
+        if missing := await _run(send, scripts.PERMISSIONS, (), (self._keys.layout,)):
             text = f"the Redis user lacks permissions, such as {missing.decode()}; docs/operations.md lists them"
             raise UnsuitableStoreError(text)
 
-    async def _check_eviction(self, send: Send) -> None:
+    async def _check_server(self, send: Send) -> None:
         try:
-            lines = (await send("INFO", "memory")).decode().splitlines()
+            lines = (await send("INFO", "server", "memory")).decode().splitlines()
         except StoreUnavailableError as error:
             if isinstance(error.__cause__, NoPermissionError):
                 return  # the service itself does not need this permission
             raise
         info = dict(line.split(":", 1) for line in lines if ":" in line)
+        if info.get("redis_mode") == "cluster" and not self._is_cluster:
+            raise UnsuitableStoreError(_OF_A_CLUSTER)
         policy = info.get("maxmemory_policy", "")
         if policy.startswith("allkeys") and info.get("maxmemory") != "0":
             raise UnsuitableStoreError(f"the store may evict users: its maxmemory-policy is {policy}, not noeviction")
 
     async def close(self) -> None:
         """Closes the connections."""
-        for task in self._retired:
-            task.cancel()
-        await asyncio.gather(self._calls.close(), self._bulk.close(), *self._retired, return_exceptions=True)
+        if self._looking is not None:
+            self._looking.cancel()
+        await self._links.close()
 
     async def probe(self) -> None:
-        """Checks that Redis executes writes on both connections and contains the expected store; writes nothing.
+        """Checks that Redis executes writes on all connections and contains the expected store; writes nothing.
+
+        In a cluster, it is enough that some partitions are available.
 
         Raises:
             StoreUnavailableError: a check failed.
         """
-        await self._probe(self._calls, self._bulk)
+        await self._links.probe(self._run_probe)
         try:
-            await self._check_permissions(self._calls.send)
+            for send in self._links.servers():
+                await self._check_permissions(send)
         except UnsuitableStoreError as error:
             self.distrust()  # new connections fail the same check, so no script stops half-way
             raise unavailable(error) from error
+        except StoreUnavailableError:
+            if not self._is_cluster:  # in a cluster, one of its nodes was lost since the probe
+                raise
+        if self._links.is_complete:
+            await self._confirm()
+
+    async def _confirm(self) -> None:
+        """Identifies the store again; raises StoreUnavailableError if it cannot be used."""
         try:
             await self._look()
         except (LayoutError, StoreFullError, ResponseError) as error:
             raise unavailable(error) from error
+        except StoreUnavailableError:
+            if not self._is_cluster:  # as in probe
+                raise
 
     async def renew(self) -> None:
         """Makes new connections, which resolves the address again, and uses them from now on if they pass the probe.
@@ -249,47 +302,61 @@ class RedisStore:
         Raises:
             StoreUnavailableError: the new connections failed the probe, or their store cannot be used.
         """
-        fresh = self._pair()
-        try:
-            await self._probe(*fresh)
-        except BaseException:
-            await asyncio.gather(*(connection.close() for connection in fresh))
-            raise
-        old, (self._calls, self._bulk) = (self._calls, self._bulk), fresh
-        for connection in old:
-            if self.events is not None:
-                self.events.reconnected()
-            if task := connection.retire():
-                self._retired.add(task)
-                task.add_done_callback(self._retired.discard)
+        await self._links.renew(self._run_probe)
+        if self._is_cluster and self._links.is_complete:
+            await self._confirm()
         if self._layout.fault:
             raise unavailable(LayoutError(self._layout.fault))
 
-    async def _probe(self, *connections: SharedConnection) -> None:
-        # One after the other: while Redis delays writes (CLIENT PAUSE WRITE, as in a planned failover), the probe waits
-        # on the first connection, and reads on the second connection continue.
-        for connection in connections:
-            try:
-                answer = await _run(connection.send, scripts.PROBE, (self._keys.layout,), ())
-            except RedisError as error:
-                raise unavailable(error) from error
-            if answer not in (0, 1):  # the reply belongs to another command
-                connection.reset()
-                raise unavailable(None)
+    async def _run_probe(self, send: Send, partition: int, waits: bool) -> object:  # noqa: FBT001 - as Probe has it
+        table = self._keys.all_users()[partition]
+        return await _run(send, scripts.PROBE, (table.layout, *((table.last_id,) if waits else ())), ())
 
     def distrust(self) -> None:
         """Closes the connections, after a reply that cannot be right. The next command makes new ones."""
-        self._calls.reset()
-        self._bulk.reset()
+        self._links.distrust()
 
     async def sizes(self) -> Sizes:
         """Returns the numbers of users and sessions."""
-        return await read_sizes(self._bulk.send, self._keys.all_users())
+        return await read_sizes(self._bulk, self._keys.all_users())
 
     async def count_more_sessions(self) -> bool:
         """Counts the sessions of the next users of a store without a session count; returns whether users remain."""
-        send = self._bulk.send
+        send = self._bulk[LAYOUT]  # such a store has one partition
         return await count_sessions(send, partial(_run, send), self._keys, self.identity.store_id)
+
+    async def fence(self) -> None:
+        """Raises the last ids of all partitions, so that all later ids are above all ids that exist now.
+
+        Raises:
+            StoreChangedError: the store was emptied, replaced or damaged.
+        """
+        tables, identity = self._keys.all_users(), self.identity
+        if len(tables) == 1:
+            return
+        replies = await asyncio.gather(*(self._bulk[table.partition]("GET", table.last_id) for table in tables))
+        if None in replies:
+            raise StoreChangedError.during_read()
+        last_ids = list(map(int, replies))
+        newest = max(last_ids)
+        behind = [
+            table
+            for table, last_id in zip(tables, last_ids, strict=True)
+            if last_id < newest // ID_PARTITIONS * ID_PARTITIONS + table.partition
+        ]
+        outcomes = await asyncio.gather(
+            *(
+                _run(
+                    self._writes[table.partition],
+                    scripts.RAISE_LAST_ID,
+                    (table.store_id, table.last_id),
+                    (identity.store_id, newest, table.partition),
+                )
+                for table in behind
+            )
+        )
+        if Code.STORE_CHANGED.value in outcomes:
+            raise StoreChangedError.during_read()
 
     async def add(
         self,
@@ -325,10 +392,18 @@ class RedisStore:
     async def get(self, table: ports.Table, key: str) -> Outcome:
         """Reads a record."""
         own = _own(table)
-        outcome = await self._outcome(scripts.GET, (own.rows, own.index, *_owner_key(own)), (key, own.owner))
+        redis_keys, arguments = (own.rows, own.index, *_owner_key(own)), (key, own.owner)
+        outcome = await self._outcome(self._calls[own.partition], scripts.GET, redis_keys, arguments)
+        if self._layout.fault and self._may_be_lost(outcome):
+            await self.look_again(self.identity)
+            outcome = await self._outcome(self._calls[own.partition], scripts.GET, redis_keys, arguments)
         if outcome.code is Code.STORE_CHANGED:
             raise StoreChangedError("the store has lost data; an operator must act")
         return outcome
+
+    def _may_be_lost(self, outcome: Outcome) -> bool:
+        """Returns whether a record may be missing because its partition was lost."""
+        return self._keys.partitions > 1 and outcome.code in (Code.NOT_FOUND, Code.OWNER_NOT_FOUND)
 
     async def get_many(self, table: ports.Table, keys: Sequence[str], identity: StoreIdentity) -> "list[bytes | None]":
         """Returns the records of the keys; None for a key without a record."""
@@ -337,8 +412,9 @@ class RedisStore:
         events = self.events
         started = time.perf_counter() if events is not None else 0.0
         arguments: tuple[bytes | str, ...] = (_known(identity).store_id, *keys)
+        send = self._bulk[own.partition]
         try:
-            records: bytes | list[bytes | None] = await _run(self._bulk.send, scripts.BATCH_GET, redis_keys, arguments)
+            records: bytes | list[bytes | None] = await _run(send, scripts.BATCH_GET, redis_keys, arguments)
         except BaseException as error:
             if events is not None:
                 events.failed(scripts.BATCH_GET.name, time.perf_counter() - started, error)
@@ -383,6 +459,7 @@ class RedisStore:
         *,
         is_resumed: bool = False,
         descending: bool = False,
+        with_ids: bool = False,
     ) -> "asyncio.Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
 
@@ -393,22 +470,25 @@ class RedisStore:
             identity: the store that these records, and all replies to earlier commands, must come from.
             is_resumed: whether ``after`` is a cursor that a caller sent, perhaps of another store.
             descending: whether to read ids below ``after`` instead, the largest first; 0 starts at the newest record.
+            with_ids: whether each record is followed by its id.
         """
         own, expected = _own(table), _known(identity)
         if is_resumed:
             expected.check_cursor(after)
-        send = self._bulk.send
+        send = self._bulk[own.partition]
+        scores = ("WITHSCORES",) if with_ids else ()
         if descending:
             start = f"({after}" if after else "+inf"
-            reply = send("ZRANGE", own.rows, start, "-inf", "BYSCORE", "REV", "LIMIT", 0, count)
+            reply = send("ZRANGE", own.rows, start, "-inf", "BYSCORE", "REV", "LIMIT", 0, count, *scores)
         else:
-            reply = send("ZRANGE", own.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count)
+            reply = send("ZRANGE", own.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count, *scores)
         checks = [
             Check(send("GET", own.store_id), partial(eq, expected.store_id), StoreChangedError.during_read),
             # Scripts always write both keys. If the rows were lost, a store with users would look empty.
             Check(send("EXISTS", own.rows, own.index), is_pair, StoreChangedError.during_read),
         ]
-        if is_resumed and after <= expected.doubtful_until:
+        # The record of a cursor is in one of the partitions only, so this needs a store with one partition.
+        if is_resumed and after <= expected.doubtful_until and self._keys.partitions == 1:
             checks.append(Check(send("ZRANGE", own.rows, after, after, "BYSCORE"), bool, foreign_cursor))
         records = checked(reply, checks)
         if self.events is not None:
@@ -417,20 +497,23 @@ class RedisStore:
 
     def newest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the newest record: a list of one record, or an empty list."""
-        return self._bulk.send("ZRANGE", _own(table).rows, -1, -1)
+        own = _own(table)
+        return self._bulk[own.partition]("ZRANGE", own.rows, -1, -1)
 
     def oldest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the oldest record: a list of one record, or an empty list."""
-        return self._bulk.send("ZRANGE", _own(table).rows, 0, 0)
+        own = _own(table)
+        return self._bulk[own.partition]("ZRANGE", own.rows, 0, 0)
 
     def size(self, table: ports.Table) -> "asyncio.Future[int]":
         """Starts to count the records."""
-        return self._bulk.send("ZCARD", _own(table).rows)
+        own = _own(table)
+        return self._bulk[own.partition]("ZCARD", own.rows)
 
     def has_owner(self, table: ports.Table) -> "asyncio.Future[int]":
         """Starts to check whether the owner of the table exists: 1 or 0."""
         own = _own(table)
-        return self._bulk.send("HEXISTS", own.owner_index, own.owner)
+        return self._bulk[own.partition]("HEXISTS", own.owner_index, own.owner)
 
     async def write(
         self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
@@ -440,7 +523,9 @@ class RedisStore:
             identity = self.identity
             if not self._layout.fault:
                 every_key = (table.store_id, table.layout, *redis_keys)
-                reply = await self._observed(self._calls.send, script, every_key, (identity.store_id, *arguments))
+                reply = await self._observed(
+                    self._writes[table.partition], script, every_key, (identity.store_id, *arguments)
+                )
                 if reply == Code.WRONG_CLOCK.value:
                     raise self._wrong_clock()
                 if reply != Code.STORE_CHANGED.value:
@@ -450,7 +535,7 @@ class RedisStore:
 
     async def allow_older_ids(self) -> None:
         """Removes the lower limit of the ids of the store, because an import restores users with older ids."""
-        await self._calls.send("HSET", self._keys.layout, "lowest_id", 0)
+        await self._writes[LAYOUT]("HSET", self._keys.layout, "lowest_id", 0)
         await self._look()
 
     async def read(
@@ -460,7 +545,9 @@ class RedisStore:
         for _ in range(MOST_STORES):
             identity = self.identity
             every_key = (table.store_id, *redis_keys)
-            reply = await self._observed(self._bulk.send, script, every_key, (identity.store_id, *arguments))
+            reply = await self._observed(
+                self._bulk[table.partition], script, every_key, (identity.store_id, *arguments)
+            )
             if reply != Code.STORE_CHANGED.value:
                 return reply
             await self.look_again(identity)
@@ -504,18 +591,20 @@ class RedisStore:
             identity = self.identity
             if not self._layout.fault:
                 every_key = (table.store_id, table.layout, *redis_keys)
-                outcome = await self._outcome(script, every_key, (identity.store_id, *arguments))
+                outcome = await self._outcome(
+                    self._writes[table.partition], script, every_key, (identity.store_id, *arguments)
+                )
                 if outcome.code is not Code.STORE_CHANGED:
                     return outcome
             await self.look_again(identity)
         raise StoreChangedError("the store was emptied, replaced or damaged; nothing was changed")
 
     async def _outcome(
-        self, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+        self, send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
     ) -> Outcome:
         events = self.events
         started = time.perf_counter() if events is not None else 0.0
-        reply = await self._failing(self._calls.send, script, redis_keys, arguments, started)
+        reply = await self._failing(send, script, redis_keys, arguments, started)
         is_replay = isinstance(reply, list)
         try:
             if is_replay:  # see recorded_outcome in scripts/_outcome.lua

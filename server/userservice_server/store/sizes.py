@@ -33,10 +33,14 @@ class Sizes:
     sessions: int | None
 
 
-async def read_sizes(send: Send, tables: Sequence[Table]) -> Sizes:
-    """Reads the sizes of the store with these tables of users."""
+async def read_sizes(sends: Sequence[Send], tables: Sequence[Table]) -> Sizes:
+    """Reads the sizes of the store with these tables of users; ``sends`` sends a command to a partition."""
     reading = [
-        (send("ZCARD", table.rows), send("HMGET", table.session_count, _COVERED, _ADDED, _REMOVED)) for table in tables
+        (
+            sends[table.partition]("ZCARD", table.rows),
+            sends[table.partition]("HMGET", table.session_count, _COVERED, _ADDED, _REMOVED),
+        )
+        for table in tables
     ]
     users, sessions, is_complete = 0, 0, True
     for rows, count in reading:

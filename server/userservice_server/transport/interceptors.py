@@ -53,6 +53,7 @@ _VISIBLE_ASCII = re.compile(r"[!-~]{1,128}", re.ASCII)
 _process = secrets.token_hex(6)
 _numbers = itertools.count(1)
 _WITHOUT_HEADER_LIMIT = frozenset((Load.PROBE, Load.WATCH))  # a probe must not fail because a proxy adds headers
+_WRITING = frozenset(("users.write", "users.import", "sessions.write"))  # scopes
 # Other calls never end by themselves, or clients repeat them soon.
 _DRAINED = frozenset((Load.CALL, Load.STREAM, Load.IMPORT))
 
@@ -73,6 +74,7 @@ class Settings:
         audit_log: records changes of users and sessions; None: changes are not recorded.
         metrics: counts calls; None: they are not counted.
         tracing: creates the spans of calls; None: they are not traced.
+        read_only: whether calls that write are rejected.
     """
 
     call_timeout: float
@@ -86,6 +88,7 @@ class Settings:
     audit_log: AuditLog | None = None
     metrics: CallMetrics | None = None
     tracing: "CallSpans | None" = None
+    read_only: bool = False
 
 
 class Interceptor(Protocol):
@@ -278,6 +281,17 @@ def authentication(handler: Handler[Request], rpc: Rpc, settings: Settings) -> H
     return authenticated_stream if rpc.is_stream else authenticated
 
 
+def read_only(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
+    """Rejects calls that write, if the server is read-only."""
+    if not settings.read_only or required_scope(rpc) not in _WRITING:
+        return handler
+
+    async def rejected(_call: Call, _request: Request) -> bytes:
+        raise StoreUnavailableError("the server is read-only; nothing was changed")
+
+    return rejected
+
+
 def admission(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler[Request]:
     """Rejects calls that exceed a limit of admission.py, before any other work is done for them."""
     for budget in reversed(settings.admission.budgets(rpc.load)):
@@ -327,6 +341,7 @@ CHAIN: tuple[Interceptor, ...] = (
     metrics,  # inside errors, which sends the status of a failed call; outside the interceptors that reject calls
     headers,  # before admission: a retry of such a call would be rejected again
     authentication,  # before admission: rejected calls do not count against the concurrency limits
+    read_only,  # after authentication, like any other answer to a caller
     admission,  # before any work, but inside errors, so that a rejection becomes a status
     deadline,  # innermost: its failure becomes a status like any other
 )

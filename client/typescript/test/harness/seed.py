@@ -14,12 +14,13 @@ from userservice_server.domain.ports import NO_IDEMPOTENCY_KEY
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
 from userservice_server.store.redis_store import RedisStore
+from userservice_server.store.topology.single import SingleServer
 
 AT_ONCE = 500
 
 
 async def seed(url: str, count: int) -> None:
-    store = RedisStore(url, key_prefix="userservice", timeout=60)
+    store = RedisStore(SingleServer(url), key_prefix="userservice", timeout=60)
     users = Users(store, ReadLimit())
     for start in range(0, count, AT_ONCE):
         numbers = range(start, min(start + AT_ONCE, count))

@@ -78,19 +78,12 @@ IMPORT = Script.load("import.lua")
 IMPORT_READ = Script.load("import_read.lua")
 CREATE = Script.load("create.lua")
 UPGRADE = Script.load("upgrade.lua")
+FOUND = Script.load("found.lua")
+FOUND_PARTITION = Script.load("found_partition.lua")
+FOUNDED = Script.load("founded.lua")
+RAISE_LAST_ID = Script.load("raise_last_id.lua")
 
-ALL = (
-    ADD,
-    GET,
-    BATCH_GET,
-    REPLACE,
-    DELETE,
-    IMPORT_OPEN,
-    IMPORT,
-    IMPORT_READ,
-    PERMISSIONS,
-    PROBE,
-    COUNT,
-    CREATE,
-    UPGRADE,
-)
+_OF_IMPORTS = (IMPORT_OPEN, IMPORT, IMPORT_READ)
+_OF_CREATION = (CREATE, UPGRADE, FOUND, FOUND_PARTITION, FOUNDED)
+_OF_CHECKS = (PERMISSIONS, PROBE, COUNT, RAISE_LAST_ID)
+ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, *_OF_IMPORTS, *_OF_CHECKS, *_OF_CREATION)

@@ -26,6 +26,9 @@ local function recorded_outcome(request_key, fingerprint)
   if recorded:sub(1, FINGERPRINT_BYTES) ~= fingerprint then
     return REQUEST_ID_REUSED
   end
+  -- Written again, because WAIT waits only for the writes of its own connection, and the first request may have been
+  -- applied without being confirmed by the replicas.
+  redis.call('SET', request_key, recorded, 'KEEPTTL')
   return { recorded:sub(FINGERPRINT_BYTES + 1) }
 end
 

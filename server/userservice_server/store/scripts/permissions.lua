@@ -2,9 +2,9 @@
 -- Returns the first command that the scripts need and the user of the connection may not run, or an empty string. A
 -- script that stops at a denied command has already done its earlier writes: an update would remove the old record and
 -- not add the new one.
--- KEYS: any key with the prefix
--- ARGV: none
-local key = KEYS[1]
+-- KEYS: none, so that every node of a cluster executes the script
+-- ARGV[1]: any key with the prefix
+local key = ARGV[1]
 local needed = {
   { 'EXISTS', key }, { 'GET', key }, { 'PEXPIRE', key, 1 }, { 'SET', key, '' }, { 'TIME' }, { 'UNLINK', key },
   { 'HDEL', key, '' }, { 'HEXISTS', key, '' }, { 'HGET', key, '' }, { 'HMGET', key, '' }, { 'HSET', key, '', '' },

@@ -1,0 +1,113 @@
+"""The source of a migration: marks it, and reads its records in pages."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from userservice_server.check.reading import PAGE, Reader, batches
+from userservice_server.check.scan import ROLES
+from userservice_server.config import ConfigError
+from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
+from userservice_server.store.partitions import PARTITION_COUNTS
+from userservice_server.wire.records import record_key
+
+MOVED = "moved"
+"""Field of the layout of a store that was marked; the store ids of its partitions end with the same word."""
+
+_OF_IMPORTS = ("import", "import_errors")
+_COPIED = ROLES.keys() - set(_OF_IMPORTS)
+
+Row = tuple[bytes, bytes]  # a record and its id in decimal digits
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user to copy: its record, and the rows of its sessions."""
+
+    user_id: str
+    row: Row
+    sessions: list[Row]
+
+
+class Source:
+    """A store whose layout is complete.
+
+    Attributes:
+        keys: the keys of the store.
+        store_id: its store id.
+        lowest_id: the lowest id that it has assigned; 0 if unknown.
+        is_marked: whether an earlier migration has marked it.
+
+    Raises:
+        ConfigError: there is no such store, or it has data that cannot be migrated.
+    """
+
+    def __init__(self, reader: Reader, prefix: str) -> None:
+        self._reader = reader
+        self._prefix = prefix
+        layout = reader.read([("HGETALL", f"{prefix}:layout")])[0]
+        if not layout:
+            raise ConfigError(f"there is no store under the key prefix {prefix} at --from")
+        partitions = int(layout.get(b"partitions", b"0"))
+        if layout.get(b"version") != b"%d" % LAYOUT_VERSION or partitions not in PARTITION_COUNTS:
+            raise ConfigError("the store at --from has an unknown layout")
+        if b"store_id" not in layout or b"creating" in layout:
+            raise ConfigError("the store at --from is not complete; start userservice serve on it once")
+        self.keys = Keys(prefix, partitions)
+        self.store_id: bytes = layout[b"store_id"]
+        self.lowest_id = int(layout.get(b"lowest_id", b"0"))
+        self.is_marked = MOVED.encode() in layout
+
+    def check_roles(self) -> None:
+        """Raises ConfigError if the store has keys of a kind that a migration does not copy."""
+        start = f"{self._prefix}:{{"
+        for key in self._reader.scan(f"{self._prefix}:{{*"):
+            role = key.decode(errors="replace").removeprefix(start).partition("}:")[2].partition(":")[0]
+            if role in _OF_IMPORTS:
+                raise ConfigError("the store at --from has records of imports, which expire 7 days after the import")
+            if role not in _COPIED:
+                raise ConfigError(f"the store at --from has keys of the kind {role!r}, which cannot be migrated")
+
+    def mark(self) -> None:
+        """Makes all servers reject writes, which compare the store id; can be repeated."""
+        self._reader.read([("HSET", self.keys.layout, MOVED, "1")])
+        moved = self.store_id + b"-" + MOVED.encode()
+        self._reader.read([("SET", table.store_id, moved) for table in self.keys.all_users()])
+
+    def pages(self, table: Table, after: bytes) -> Iterator[list[User]]:
+        """Yields the users of a partition in the order of their ids, with their sessions."""
+        while rows := self._page(table.rows, after):
+            after = b"(" + rows[-1][1]
+            user_ids = [record_key(record).decode() for record, _ in rows]
+            tables = [self.keys.sessions(user_id) for user_id in user_ids]
+            counts = self._reader.read([("ZCARD", sessions.rows) for sessions in tables])
+            yield [
+                User(user_id, row, list(self._all(sessions.rows)) if count else [])
+                for user_id, row, sessions, count in zip(user_ids, rows, tables, counts, strict=True)
+            ]
+
+    def _all(self, key: bytes) -> Iterator[Row]:
+        after = b"-inf"
+        while rows := self._page(key, after):
+            after = b"(" + rows[-1][1]
+            yield from rows
+
+    def _page(self, key: bytes, after: bytes) -> list[Row]:
+        [found] = self._reader.read([("ZRANGE", key, after, "+inf", "BYSCORE", "LIMIT", 0, PAGE, "WITHSCORES")])
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def requests(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """Yields the idempotency records: request_id, content, and the milliseconds until it expires."""
+        for keys in batches(self._reader.scan(f"{self._prefix}:{{*}}:request:*"), PAGE):
+            contents = self._reader.read([("GET", key) for key in keys])
+            times = self._reader.read([("PTTL", key) for key in keys])
+            for key, content, milliseconds in zip(keys, contents, times, strict=True):
+                if content is not None and milliseconds > 0:
+                    yield key.rpartition(b":")[2], content, milliseconds
+
+    def last_id(self) -> int:
+        """Returns the largest id that the store has assigned."""
+        return max(int(found) for found in self._reader.read([("GET", t.last_id) for t in self.keys.all_users()]))
+
+    def users(self) -> int:
+        """Returns the number of users."""
+        return sum(self._reader.read([("ZCARD", table.rows) for table in self.keys.all_users()]))

@@ -1,0 +1,100 @@
+"""The target of a migration: an empty store, or one that an interrupted migration has begun to fill."""
+
+from collections.abc import Sequence
+
+from userservice_server.check.layout import partitions_without_layout
+from userservice_server.check.reading import PAGE, Reader, batches
+from userservice_server.config import ConfigError
+from userservice_server.migration.source import Source, User
+from userservice_server.store.keys import LAYOUT_VERSION, Keys
+from userservice_server.wire.ids import MAX_ID, PARTITIONS
+from userservice_server.wire.records import record_key
+
+_INCOMPLETE = 0  # the version of the layout of a store that is not complete
+
+
+class Target:
+    """A store whose layout has the version 0 until it is complete, so that no server opens it.
+
+    Its progress is in the key ``PREFIX:migration``: the store id of the source, and for each partition of the source
+    the last id that was copied.
+    """
+
+    def __init__(self, reader: Reader, prefix: str, partitions: int) -> None:
+        self.keys = Keys(prefix, partitions)
+        self._reader = reader
+        self._prefix = prefix
+        self._progress = f"{prefix}:migration".encode()
+
+    def begin(self, source: Source) -> dict[bytes, bytes]:
+        """Returns for each partition of the source the last id that was copied.
+
+        Raises:
+            ConfigError: the store is not empty, and was not left by a migration of this source.
+        """
+        progress, version = self._reader.read([("HGETALL", self._progress), ("HGET", self.keys.layout, "version")])
+        expected = {b"store_id": source.store_id, b"partitions": b"%d" % self.keys.partitions}
+        is_used = version is not None or bool(partitions_without_layout(self._reader, self._prefix))
+        if is_used and (not progress or version != b"%d" % _INCOMPLETE):
+            raise ConfigError(f"the store at --to is not empty under the key prefix {self._prefix}")
+        if progress and not expected.items() <= progress.items():
+            raise ConfigError("the store at --to contains an unfinished migration from another store")
+        if not progress:
+            self._reader.read([("HSET", self._progress, name, value) for name, value in expected.items()])
+        numbers = ("version", _INCOMPLETE, "partitions", self.keys.partitions)
+        self._reader.read([("HSET", self.keys.layout, *numbers)])
+        return {name: value for name, value in progress.items() if name not in expected}
+
+    def add(self, users: Sequence[User], partition: int) -> None:
+        """Adds users and their sessions, and then notes the progress in a partition of the source; can be repeated."""
+        commands: list[tuple[bytes | str, ...]] = []
+        for user in users:
+            table, sessions = self.keys.users(user.user_id), self.keys.sessions(user.user_id)
+            record, number = user.row
+            commands += [("ZADD", table.rows, number, record), ("HSET", table.index, user.user_id, number)]
+            for session, session_number in user.sessions:
+                commands.append(("ZADD", sessions.rows, session_number, session))
+                commands.append(("HSET", sessions.index, record_key(session), session_number))
+        self._reader.read(commands)
+        self._reader.read([("HSET", self._progress, str(partition), users[-1].row[1])])
+
+    def add_request(self, request_id: bytes, content: bytes, milliseconds: int) -> None:
+        """Adds an idempotency record to every partition, because it does not say to which user it belongs."""
+        self._reader.read(
+            [("SET", table.request_prefix + request_id, content, "PX", milliseconds) for table in self.keys.all_users()]
+        )
+
+    def finish(self, source: Source) -> None:
+        """Writes what a server needs to open the store, the layout last."""
+        tables, last_id = self.keys.all_users(), source.last_id()
+        commands: list[tuple[bytes | str | int, ...]] = []
+        for table, sessions in zip(tables, self._sessions(), strict=True):
+            own_last = last_id // PARTITIONS * PARTITIONS + PARTITIONS + table.partition
+            commands += [
+                ("SET", table.last_id, own_last),
+                ("HSET", table.session_count, "covered", MAX_ID, "added", sessions, "removed", 0),
+                ("SET", table.store_id, source.store_id),
+            ]
+            if table.layout != self.keys.layout:
+                commands.append(("HSET", table.layout, *self._layout(source)))
+        self._reader.read(commands)
+        lowest = ("lowest_id", source.lowest_id) if source.lowest_id else ()
+        self._reader.read([("HSET", self.keys.layout, *self._layout(source), *lowest)])
+        self._reader.read([("DEL", self._progress)])
+
+    def _layout(self, source: Source) -> tuple[bytes | str | int, ...]:
+        return (
+            *("version", LAYOUT_VERSION),
+            *("partitions", self.keys.partitions),
+            *("store_id", source.store_id),
+        )
+
+    def _sessions(self) -> list[int]:
+        """Returns the number of sessions of each partition."""
+        counts = [0] * self.keys.partitions
+        for keys in batches(self._reader.scan(f"{self._prefix}:{{*}}:sessions:*"), PAGE):
+            sizes = self._reader.read([("ZCARD", key) for key in keys])
+            for key, size in zip(keys, sizes, strict=True):
+                owner = key.partition(b"}:sessions:")[2].decode()
+                counts[self.keys.users(owner).partition] += size
+        return counts

@@ -1,0 +1,111 @@
+"""The nodes of a Redis or Valkey Cluster, and the map of slots to nodes, which every node reports."""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from userservice_server.errors import StoreUnavailableError
+from userservice_server.store.failures import UnsuitableStoreError, unavailable
+from userservice_server.store.partitions import SLOTS
+from userservice_server.store.topology.single import connections_of
+
+Address = tuple[str, int]
+
+_QUESTION_SECONDS = 0.5  # a node that does not answer delays the question to the next one
+_SAME_HOST = ("", "?")  # a node that does not know its own address
+
+
+def address_of(host: Any, port: int, asked: str) -> Address:
+    """Returns an address that a node reported; an empty or unknown host means the host that was asked."""
+    name = host.decode() if isinstance(host, bytes) else host or ""
+    return (asked if name in _SAME_HOST else name, port)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMap:
+    """The masters of all slots: the first slot of each range, in order, and its master."""
+
+    starts: tuple[int, ...]
+    masters: tuple[Address, ...]
+
+    @classmethod
+    def parse(cls, reply: Sequence[Sequence[Any]], asked: str) -> Self | None:
+        """Reads the reply to CLUSTER SLOTS; returns None if it does not cover all slots."""
+        entries = sorted(
+            (int(first), int(last), address_of(master[0], int(master[1]), asked)) for first, last, master, *_ in reply
+        )
+        following = 0
+        for first, last, _ in entries:
+            if first != following:
+                return None
+            following = last + 1
+        if following != SLOTS:
+            return None
+        return cls(tuple(first for first, *_ in entries), tuple(master for *_, master in entries))
+
+    def master(self, slot: int) -> Address:
+        """Returns the master of a slot."""
+        return self.masters[bisect_right(self.starts, slot) - 1]
+
+
+class ClusterServers:
+    """The nodes of a cluster.
+
+    Args:
+        url: URL with the options of the nodes, in a form that redis-py accepts; its address is not used.
+        seeds: addresses of some nodes.
+
+    Raises:
+        ValueError: the URL is invalid. The error text may contain the URL.
+    """
+
+    def __init__(self, url: str, seeds: Sequence[Address]) -> None:
+        self._pool = connections_of(url)
+        self._seeds = seeds
+
+    def make_connection(self, address: Address) -> AbstractConnection:
+        """Returns a new, unconnected connection to a node."""
+        host, port = address
+        options: dict[str, Any] = {**self._pool.connection_kwargs, "host": host, "port": port}
+        return self._pool.connection_class(**options)
+
+    async def find(self, known: Sequence[Address]) -> SlotMap:
+        """Asks one node after the other for the map of slots, first the known nodes, then the seeds.
+
+        Raises:
+            StoreUnavailableError: no node reports a map that covers all slots. The cause is UnsuitableStoreError if
+                this is no cluster, or not completely covered.
+        """
+        failure: Exception | None = None
+        for address in dict.fromkeys((*known, *self._seeds)):
+            try:
+                async with asyncio.timeout(_QUESTION_SECONDS):
+                    return await self._ask(address)
+            except (RedisError, OSError, UnsuitableStoreError) as error:  # TimeoutError is an OSError
+                if failure is None or isinstance(error, (AuthenticationError, UnsuitableStoreError)):
+                    failure = error
+        if isinstance(failure, StoreUnavailableError):
+            raise failure
+        raise unavailable(failure)
+
+    async def _ask(self, address: Address) -> SlotMap:
+        connection = self.make_connection(address)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.send_command("CLUSTER", "SLOTS")
+            reply = await connection.read_response()
+        except NoPermissionError as error:
+            raise UnsuitableStoreError("the Redis user may not run CLUSTER SLOTS; docs/operations.md") from error
+        except ResponseError as error:
+            raise UnsuitableStoreError("the server is not part of a cluster; use redis://HOST:PORT/0") from error
+        finally:
+            await connection.disconnect(nowait=True)
+        found = SlotMap.parse(reply, address[0])
+        if found is None:
+            raise UnsuitableStoreError("the cluster does not cover all slots")
+        return found

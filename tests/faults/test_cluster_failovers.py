@@ -1,0 +1,139 @@
+"""Clusters and Sentinels under load: masters are killed or replaced, slots move; streams stay complete.
+
+FAULTS=full: 20 failovers instead of 2.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from harness.clusters import Cluster
+from harness.connections import Stubs, connect
+from harness.population import add_users
+from harness.services import Service
+from harness.sizing import sized
+from harness.steady_adds import SteadyAdds
+from harness.waiting import until
+
+from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
+from userservice_server.check import check
+from userservice_server.store.keys import Keys
+from userservice_server.store.partitions import slot_of
+
+pytestmark = pytest.mark.long
+
+NODE_TIMEOUT_MS = 1000
+STORE_TIMEOUT = "0.8"  # below the node timeout
+FAILOVERS = sized(2, 20)
+USERS, STREAMS = 2000, 8
+KEYS = Keys("userservice", 16)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster("redis", masters=3, replicas=1, node_timeout_ms=NODE_TIMEOUT_MS) as made:
+        yield made
+
+
+@pytest.fixture
+async def stubs(cluster: Cluster) -> AsyncIterator[Stubs]:
+    cluster.empty()
+    with Service("--store-timeout", STORE_TIMEOUT, redis_url=cluster.url) as service:
+        async with connect(service.address) as connected:
+            yield connected
+        assert await asyncio.to_thread(service.stop) == 0
+
+
+async def resumed_stream(stubs: Stubs, chunk_size: int) -> list[str]:
+    """Reads all users and resumes after every failure, as the clients do."""
+    found: list[str] = []
+    cursor, deadline = 0, time.monotonic() + 60
+    while True:
+        try:
+            request = ListUsersChunkedRequest(chunk_size=chunk_size, cursor=cursor)
+            async for chunk in stubs.users.ListUsersChunked(request, timeout=60):
+                found += [user.user_id for user in chunk.users]
+                cursor = chunk.next_cursor
+                if not cursor:
+                    return found
+                await asyncio.sleep(0.001)
+        except grpc.aio.AioRpcError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def streaming(stubs: Stubs, expected: list[str], dice: random.Random) -> AsyncIterator[Counter[str]]:
+    """Streams all users again and again; counts the streams, and users that were missing, repeated or out of order."""
+    counts: Counter[str] = Counter()
+    places = {user_id: place for place, user_id in enumerate(expected)}
+    is_over = False
+
+    async def read() -> None:
+        while not is_over:
+            found = [
+                user_id for user_id in await resumed_stream(stubs, dice.choice([20, 50, 200])) if user_id in places
+            ]
+            counts["streams"] += 1
+            counts["missing"] += len(places.keys() - set(found))
+            counts["repeated"] += len(found) - len(set(found))
+            counts["out of order"] += found != sorted(found, key=places.__getitem__)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(STREAMS):
+            tasks.create_task(read())
+        yield counts
+        is_over = True
+
+
+async def test_streams_and_writes_while_masters_are_killed(cluster: Cluster, stubs: Stubs, dice: random.Random) -> None:
+    added = await add_users(stubs, [f"u{number}" for number in range(USERS)])
+    expected = sorted(added, key=lambda user_id: added[user_id].id)
+    figures = []
+    adds = SteadyAdds(stubs, "k")
+    async with streaming(stubs, expected, dice) as counts, adds.running():
+        for number in range(FAILOVERS):
+            await asyncio.sleep(0.5)
+            victim = cluster.masters[number % 3]
+            replica = cluster.replicas_of(victim)[0]
+            adds.longest = 0.0
+            await asyncio.to_thread(victim.kill)
+            await asyncio.to_thread(until, lambda replica=replica: cluster.is_master(replica), 20)
+            await adds.another()
+            await asyncio.sleep(1.0)
+            figures.append(round(adds.longest, 2))
+            await asyncio.to_thread(victim.start)
+            await asyncio.to_thread(cluster.settle, 1)
+    print(f"kill -9: {dict(counts)}, longest add of each failover in s: {figures}")  # noqa: T201 - the figure
+    assert counts["streams"] >= STREAMS
+    assert {name: number for name, number in counts.items() if name != "streams" and number} == {}
+    assert max(figures) <= 2 * NODE_TIMEOUT_MS / 1000 + 1
+    found = await resumed_stream(stubs, 1000)
+    assert len(found) == len(set(found))
+    lost = set(adds.acknowledged) - set(found)
+    print(f"acknowledged writes that were lost: {len(lost)} of {len(adds.acknowledged)}")  # noqa: T201 - the figure
+    assert check(cluster.url, "userservice", 5).findings == []
+
+
+async def test_streams_while_slots_move(cluster: Cluster, stubs: Stubs, dice: random.Random) -> None:
+    added = await add_users(stubs, [f"u{number}" for number in range(USERS)])
+    expected = sorted(added, key=lambda user_id: added[user_id].id)
+    tables = KEYS.all_users()
+    adds = SteadyAdds(stubs, "m")
+    async with streaming(stubs, expected, dice) as counts, adds.running():
+        for number in range(4):
+            slot = slot_of(tables[number].rows)
+            source = cluster.owner(slot)
+            target = next(master for master in cluster.masters if master is not source)
+            await asyncio.to_thread(cluster.move_slot, slot, source, target, pause=0.01)
+            await asyncio.sleep(0.2)
+    print(f"MIGRATE of 4 partitions: {dict(counts)}, longest add {adds.longest:.2f} s, {adds.reasons}")  # noqa: T201 - the figure
+    assert {name: number for name, number in counts.items() if name != "streams" and number} == {}
+    found = await resumed_stream(stubs, 1000)
+    assert set(adds.acknowledged) <= set(found)
+    assert check(cluster.url, "userservice", 5).findings == []

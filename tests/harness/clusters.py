@@ -1,0 +1,187 @@
+"""A Redis or Valkey Cluster on loopback, whose nodes can be killed, frozen and started again."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from harness.ports import free_port
+from harness.stores import Store
+from harness.waiting import until
+
+SLOTS = 16384
+_BUS_PORTS = 10_000  # the port of the cluster bus is the port of the node and this number
+
+
+class Cluster:
+    """Masters with equal ranges of slots, and their replicas; can take the place of a `Store`.
+
+    Attributes:
+        nodes: all nodes; first the masters, then the first replica of each, and so on.
+    """
+
+    def __init__(
+        self,
+        backend: str = "redis",
+        *,
+        masters: int = 3,
+        replicas: int = 0,
+        node_timeout_ms: int = 2000,
+        options: Sequence[str] = (),
+    ) -> None:
+        self.backend = backend
+        self._masters = masters
+        self._closing = contextlib.ExitStack()
+        self._options = [
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms)),
+            *("--cluster-require-full-coverage", "no", "--cluster-allow-replica-migration", "no"),
+            *("--repl-diskless-sync-delay", "0", "--maxmemory", "200mb", *options),
+        ]
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.close)
+            self.nodes = [self.started() for _ in range(masters * (1 + replicas))]
+            self._join(replicas)
+            failing.pop_all()
+
+    def started(self, *options: str) -> Store:
+        """Starts a node that is not in the cluster yet."""
+        while (port := free_port()) + _BUS_PORTS > 65535:
+            pass
+        return self._closing.enter_context(Store(self.backend, port=port, options=[*self._options, *options]))
+
+    def _join(self, replicas: int) -> None:
+        share = SLOTS // self._masters
+        for number, node in enumerate(self.nodes):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                if number < self._masters:
+                    last = SLOTS - 1 if number == self._masters - 1 else (number + 1) * share - 1
+                    client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
+                if number:
+                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+        until(lambda: all(self._known(node) == len(self.nodes) for node in self.nodes), within=20)
+        for number, node in enumerate(self.nodes[self._masters :]):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "REPLICATE", self.id_of(self.nodes[number % self._masters]))
+        self.settle(replicas)
+
+    def settle(self, replicas: int) -> None:
+        """Waits until all nodes agree that all slots are covered, and each master has its replicas."""
+
+        def is_settled() -> bool:
+            for number, node in enumerate(self.nodes):
+                with node.client() as client:
+                    if "cluster_state:ok" not in client.execute_command("CLUSTER", "INFO").decode():
+                        return False
+                    role = client.execute_command("ROLE")
+                    if number < self._masters and len(role[2]) != replicas:
+                        return False
+            return True
+
+        until(is_settled, within=30)
+
+    def _known(self, node: Store) -> int:
+        with node.client() as client:
+            lines = client.execute_command("CLUSTER", "NODES").decode().splitlines()
+        return sum("handshake" not in line for line in lines)
+
+    def id_of(self, node: Store) -> str:
+        with node.client() as client:
+            found: bytes = client.execute_command("CLUSTER", "MYID")
+        return found.decode()
+
+    @property
+    def masters(self) -> list[Store]:
+        """The nodes that are masters now, in the order of `nodes`."""
+        return [node for node in self.nodes if self.is_master(node)]
+
+    def is_master(self, node: Store) -> bool:
+        """Whether a node answers and is a master."""
+        try:
+            with node.client(socket_timeout=1) as client:
+                return bool(client.execute_command("ROLE")[0] == b"master")
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+            return False
+
+    def replicas_of(self, master: Store) -> list[Store]:
+        """The nodes that replicate a master."""
+        with master.client() as client:
+            ports = {int(port) for _, port, _ in client.execute_command("ROLE")[2]}
+        return [node for node in self.nodes if node.port in ports]
+
+    def owner(self, slot: int) -> Store:
+        """The master of a slot, as most masters say."""
+        for node in self.nodes:
+            with contextlib.suppress(redis.exceptions.ConnectionError), node.client() as client:
+                for first, last, (_, port, *_rest), *_more in client.execute_command("CLUSTER", "SLOTS"):
+                    if int(first) <= slot <= int(last):
+                        return next(other for other in self.nodes if other.port == int(port))
+        raise AssertionError(f"no node knows slot {slot}")
+
+    @property
+    def url(self) -> str:
+        return f"redis-cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.nodes[:3])}"
+
+    def fail_over(self, replica: Store) -> float:
+        """Makes a replica the master without losing a write; returns the seconds that this took."""
+        started = time.monotonic()
+        with replica.client() as client:
+            client.execute_command("CLUSTER", "FAILOVER")
+        until(lambda: self.is_master(replica), within=30, every=0.01)
+        return time.monotonic() - started
+
+    def move_slot(
+        self, slot: int, source: Store, target: Store, *, pause: float = 0, keys: int | None = None, ends: bool = True
+    ) -> None:
+        """Moves a slot key by key, as `redis-cli --cluster reshard` does.
+
+        Moves only up to `keys` keys if it is given; unless `ends`, the nodes still redirect with ASK afterwards.
+        """
+        self.begin_move(slot, source, target)
+        with source.client() as client:
+            while found := client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, keys or 10):
+                client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 10_000, "KEYS", *found)
+                if keys:
+                    return
+                time.sleep(pause)
+        if ends:
+            self.end_move(slot, target)
+
+    def begin_move(self, slot: int, source: Store, target: Store) -> None:
+        with target.client() as client:
+            client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
+        with source.client() as client:
+            client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(target))
+
+    def end_move(self, slot: int, target: Store) -> None:
+        for node in [target, *(master for master in self.masters if master is not target)]:
+            with node.client() as client:
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Any]:
+        """A redis-py client of the whole cluster."""
+        nodes = redis.cluster.RedisCluster(
+            host="127.0.0.1", port=self.nodes[0].port or 0, retry=Retry(NoBackoff(), 3), protocol=2
+        )
+        try:
+            yield nodes
+        finally:
+            nodes.close()
+
+    def empty(self) -> None:
+        for master in self.masters:
+            master.empty()
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

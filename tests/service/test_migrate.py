@@ -1,0 +1,93 @@
+"""`userservice migrate`: everything is kept, the old store rejects writes, an interrupted migration continues."""
+
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import grpc
+import pytest
+from harness.connections import connect_blocking
+from harness.failures import failure_of
+from harness.population import struct
+from harness.services import Service, clean_environment
+from harness.stores import Store, everything
+
+from userservice.v1.session_service_pb2 import AddSessionRequest
+from userservice.v1.user_service_pb2 import AddUserRequest, GetUserSessionsRequest, ListUsersRequest
+from userservice_server.check import check
+from userservice_server.migration import Endpoint, migrate
+
+USERS = 600  # more than two pages
+
+
+def run(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "userservice", "migrate", *map(str, arguments)]
+    environ = {**clean_environment(), **environment}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_a_store_is_moved_to_another_number_of_partitions_and_back() -> None:
+    with Store() as old, Store() as new, Store() as last:
+        retried = AddUserRequest(user_id="retried", request_id=str(uuid4()))
+        with Service(redis_url=old.url) as service, connect_blocking(service.address) as stubs:
+            for number in range(USERS):
+                stubs.users.AddUser(AddUserRequest(user_id=f"u{number}", metadata=struct({"n": number})))
+            for number in range(3):
+                stubs.sessions.AddSession(AddSessionRequest(user_id="u7", session_id=f"s{number}"))
+            stubs.users.AddUser(retried)
+            before = stubs.users.ListUsers(ListUsersRequest(limit=1000))
+            sessions = stubs.users.GetUserSessions(GetUserSessionsRequest(user_id="u7"))
+
+            class InterruptedMigrationError(Exception):
+                pass
+
+            def interrupt(copied: int, _users: int) -> None:
+                if copied >= 512:
+                    raise InterruptedMigrationError
+
+            ends = (Endpoint(old.url, "userservice"), Endpoint(new.url, "userservice"))
+            with pytest.raises(InterruptedMigrationError):
+                migrate(*ends, 16, 5, interrupt)
+            with pytest.raises(grpc.RpcError) as raised:
+                stubs.users.AddUser(AddUserRequest(user_id="late"))
+            assert failure_of(raised.value).reason == "STORE_CHANGED"
+        with Service(redis_url=new.url, wait=False) as service:
+            assert service.wait(30) == 2, "a store that is not complete must not be opened"
+        code, out, error = run("--partitions", "16", USERSERVICE_FROM=old.url, USERSERVICE_TO=new.url)
+        assert (code, error) == (0, "")
+        assert out == f"moved {USERS + 1} users, 3 sessions; the check of the new store found nothing\n"
+
+        # The new store can be moved again, and has its users in the order of their ids.
+        assert migrate(Endpoint(new.url, "userservice"), Endpoint(last.url, "p"), 64, 5, lambda *_: None).findings == []
+        with Service("--key-prefix", "p", redis_url=last.url) as service, connect_blocking(service.address) as stubs:
+            assert stubs.users.ListUsers(ListUsersRequest(limit=1000)) == before
+            assert stubs.users.GetUserSessions(GetUserSessionsRequest(user_id="u7")) == sessions
+            assert stubs.users.AddUser(retried).user in before.users
+            added = stubs.users.AddUser(AddUserRequest(user_id="new")).user
+            assert added.id > max(user.id for user in before.users)
+            cursor = before.users[-1].id
+            assert [user.user_id for user in stubs.users.ListUsers(ListUsersRequest(cursor=cursor)).users] == ["new"]
+        assert check(last.url, "p", 5).findings == []
+
+
+def test_what_cannot_be_moved_is_left_as_it_is(tmp_path: Path) -> None:
+    with Store() as old, Store() as new:
+        with Service(redis_url=old.url) as service, connect_blocking(service.address) as stubs:
+            stubs.users.AddUser(AddUserRequest(user_id="ada"))
+        with Service(redis_url=new.url) as service, connect_blocking(service.address) as stubs:
+            stubs.users.AddUser(AddUserRequest(user_id="bob"))
+        with old.client() as client, new.client() as target:
+            kept = (everything(client), everything(target))
+            assert "is not empty" in run("--from", old.url, "--to", new.url)[2]
+            assert "there is no store" in run("--from", old.url, "--from-prefix", "x", "--to", new.url)[2]
+            assert "are the same store" in run("--from", old.url, "--to", old.url)[2]
+            assert "use either --to or --to-file" in run("--from", old.url)[2]
+            assert (everything(client), everything(target)) == kept
+            client.set("userservice:{0}:other:1", "x")
+            assert "keys of the kind 'other'" in run("--from", old.url, "--to", new.url, "--to-prefix", "x")[2]
+            file = tmp_path / "url"
+            file.write_text(old.url)
+            file.chmod(0o600)
+            assert run("--from-file", file, "--to", new.url, "--to-prefix", "x")[0] == 2

@@ -1,0 +1,41 @@
+"""--read-only: calls that write are rejected, reads succeed."""
+
+import grpc
+import pytest
+from harness.connections import connect_blocking, health
+from harness.failures import failure_of
+from harness.services import Service
+from harness.stores import Store
+
+from userservice.v1 import session_service_pb2 as sessions
+from userservice.v1 import user_service_pb2 as users
+
+
+def test_a_read_only_server_rejects_all_writes_and_serves_reads() -> None:
+    with Store() as store:
+        with Service(redis_url=store.url) as service, connect_blocking(service.address) as stubs:
+            stubs.users.AddUser(users.AddUserRequest(user_id="ada"))
+        with (
+            Service("--read-only", "true", redis_url=store.url) as service,
+            connect_blocking(service.address) as stubs,
+        ):
+            written = {
+                method.name: method.input_type
+                for described in (
+                    users.DESCRIPTOR.services_by_name["UserService"],
+                    sessions.DESCRIPTOR.services_by_name["SessionService"],
+                )
+                for method in described.methods
+                if "request_id" in method.input_type.fields_by_name
+            }
+            assert {"AddUser", "DeleteUser", "AddSession", "UpdateSession"} <= set(written)
+            for name in written:
+                module, stub = (sessions, stubs.sessions) if "Session" in name else (users, stubs.users)
+                if not hasattr(stub, name):
+                    module, stub = (users, stubs.users)
+                with pytest.raises(grpc.RpcError) as raised:
+                    getattr(stub, name)(getattr(module, f"{name}Request")())
+                assert failure_of(raised.value).reason == "STORE_UNAVAILABLE", name
+            assert stubs.users.GetUser(users.GetUserRequest(user_id="ada")).user.user_id == "ada"
+            assert stubs.users.ListUsers(users.ListUsersRequest()).total_size == 1
+            assert health(service.address) == "SERVING"

@@ -1,0 +1,111 @@
+"""The merge of several tables: order, completeness, and records that a list did not keep."""
+
+import asyncio
+import math
+import random
+from typing import Any, cast
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userservice_server.domain.merging import MergedTables
+from userservice_server.domain.ports import RecordStore, StoreIdentity, Table
+
+IDENTITY = StoreIdentity()
+
+
+class Tables:
+    """A store with tables of ids; a record is its id in decimal digits. Counts the ranges that it was asked for."""
+
+    def __init__(self, tables: list[list[int]]) -> None:
+        self.tables = tables
+        self.ranges = 0
+        self.read = 0
+
+    def range(
+        self,
+        table: Any,
+        after: int,
+        count: int,
+        identity: StoreIdentity,
+        *,
+        is_resumed: bool,
+        descending: bool,
+        with_ids: bool,
+    ) -> "asyncio.Future[list[bytes]]":
+        assert identity is IDENTITY
+        assert with_ids
+        assert isinstance(is_resumed, bool)
+        if descending:
+            found = [number for number in reversed(self.tables[table]) if not after or number < after][:count]
+        else:
+            found = [number for number in self.tables[table] if number > after][:count]
+        self.ranges += 1
+        self.read += len(found)
+        reply: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        reply.set_result([part for number in found for part in (b"%d" % number, b"%d" % number)])
+        return reply
+
+
+def merged(store: Tables, *, descending: bool = False) -> MergedTables:
+    numbers = cast("list[Table]", list(range(len(store.tables))))
+    return MergedTables(cast("RecordStore", store), numbers, fences=False, descending=descending)
+
+
+@st.composite
+def distributions(draw: st.DrawFn) -> list[list[int]]:
+    """Increasing ids in some of the tables, evenly or in long runs of one table."""
+    dice = draw(st.randoms(use_true_random=False))
+    tables: list[list[int]] = [[] for _ in range(draw(st.integers(2, 9)))]
+    longest = draw(st.sampled_from([1, 40]))
+    number = 1 << 52
+    for _ in range(draw(st.integers(0, 60))):
+        table = dice.choice(tables)
+        for _ in range(dice.randint(1, longest)):
+            number += dice.randint(1, 3)
+            table.append(number)
+    return tables
+
+
+@given(distributions(), st.integers(1, 50), st.booleans(), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_every_record_is_returned_once_and_in_order(
+    tables: list[list[int]],
+    count: int,
+    descending: bool,  # noqa: FBT001 - hypothesis draws it
+    dice: random.Random,
+) -> None:
+    """Also if the list keeps only the first records of a range and continues after them, as with large records."""
+
+    async def read() -> list[int]:
+        source, found, cursor = merged(Tables(tables), descending=descending), [], 0
+        while True:
+            records = await source.range(cursor, count, IDENTITY, is_resumed=False)
+            is_last = len(records) < count
+            if len(records) > 1 and dice.random() < 0.3:
+                del records[dice.randint(1, len(records) - 1) :]
+                is_last = False
+            found += list(map(int, records))
+            if is_last:
+                return found
+            cursor = found[-1]
+
+    assert asyncio.run(read()) == sorted((number for table in tables for number in table), reverse=descending)
+
+
+def test_a_range_reads_few_more_records_than_it_returns() -> None:
+    dice, parts, count = random.Random(7), 16, 1600  # noqa: S311 - no secret
+    tables: list[list[int]] = [[] for _ in range(parts)]
+    for number in range(1, 32_001):
+        dice.choice(tables).append(number)
+
+    async def read() -> Tables:
+        store = Tables(tables)
+        source = merged(store)
+        for start in range(0, 16_000, count):
+            assert len(await source.range(start, count, IDENTITY, is_resumed=False)) == count
+        return store
+
+    store = asyncio.run(read())
+    assert store.ranges <= 12 * parts, "rounds that return too little"
+    assert store.read <= 16_000 + parts * (4 * math.sqrt(count / parts) + 4)
