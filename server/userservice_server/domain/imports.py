@@ -154,10 +154,13 @@ class Import:
             if self.options.on_duplicate in CHANGING:
                 errors += await self._change(part, *chunks[0])
                 continue
-            # All scripts are sent at once. If a script is not applied, the next ones are not applied either.
-            adding = [self._imports.apply(part.table, self.options.import_id, self._added(*chunk)) for chunk in chunks]
-            for chunk, reply in zip(chunks, await asyncio.gather(*adding), strict=True):
+            # One script after the other: the store runs commands of other connections between two scripts, but not
+            # between commands that are sent together.
+            for chunk in chunks:
+                reply = await self._imports.apply(part.table, self.options.import_id, self._added(*chunk))
                 errors += await self._accept(part, chunk[0], reply)
+                if reply.applied is not Applied.DONE:
+                    break
         raise conflict()
 
     def _added(self, rows: Sequence[Row], start: int, stop: int) -> ImportRows:
