@@ -35,7 +35,12 @@ logger = logging.getLogger("userservice")
 
 
 @click.command()
-@setting("listen", str, "HOST:PORT to listen on; port 0 selects a free port.")
+@setting("listen", str, "HOST:PORT or unix:PATH to listen on; port 0 selects a free port.")
+@setting(
+    "socket-mode",
+    click.Choice(["600", "660", "666"]),
+    "Permissions of the Unix socket of --listen: 600 for its owner only, 660 for the group too, 666 for all users.",
+)
 @setting(
     "tls-cert",
     click.Path(path_type=Path),
@@ -183,13 +188,14 @@ def _announce(config: Config, context: click.Context, systemd: Systemd) -> Calla
     """Returns a function that prints where the service listens, and reports to systemd that it serves."""
 
     def announce(port: int) -> None:
-        if not print_line(f"userservice listening on {config.listen.host}:{port}"):
+        address = config.listen.reached_at(port)
+        if not print_line(f"userservice listening on {address}"):
             logger.warning("standard output is full and is not read; the line with the address is not printed yet")
         if shows_password(context, config):
             logger.warning(URL_IS_VISIBLE)
         if config.auth.kinds and config.tls.cert is None and not is_loopback(config.listen):
             logger.warning("credentials are sent unencrypted: use --tls-cert, or a proxy on this machine with TLS")
-        systemd.ready(f"serving on {config.listen.host}:{port}")
+        systemd.ready(f"serving on {address}")
 
     return announce
 

@@ -15,6 +15,10 @@ from userservice_server.config.error import ConfigError
 from userservice_server.config.redis_url import check_redis_url
 
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
+_UNIX = "unix:"
+_PRIVATE_MODE = "600"
+_MAX_SOCKET_PATH = 107  # bytes, on Linux
+_UNFIT_IN_SOCKET_PATH = re.compile(r"[,%?#]")  # grpc parses an address as a URL, and clients split it at commas
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _MAX_PORT = 65535
@@ -27,18 +31,31 @@ class Listen:
     """Where the service listens, and how long connections last.
 
     Attributes:
-        address: HOST:PORT; port 0 selects a free port.
+        address: HOST:PORT, or unix:PATH for a Unix socket; port 0 selects a free port.
+        socket_mode: permissions of the Unix socket, in octal digits.
         max_connection_age: seconds after which the server closes a connection, and clients reconnect; 0 means never.
         max_connection_age_grace: seconds that running calls on such a connection get to finish.
     """
 
     address: str = field(default="127.0.0.1:50051", metadata={_FLAG: "listen"})
+    socket_mode: str = _PRIVATE_MODE
     max_connection_age: float = 0.0
     max_connection_age_grace: float = 600.0
 
     def __post_init__(self) -> None:
         """Checks the address."""
+        if self.socket is not None:
+            _check_socket(self.address.removeprefix(_UNIX))
+            return
         _check_address(self.address, "--listen")
+        if self.socket_mode != _PRIVATE_MODE:
+            raise ConfigError("--socket-mode requires --listen unix:PATH")
+
+    @property
+    def socket(self) -> Path | None:
+        """The path of the Unix socket; None if the service listens on a port."""
+        is_socket = self.address.startswith(_UNIX)
+        return Path(self.address.removeprefix(_UNIX).removeprefix("//")) if is_socket else None
 
     @property
     def host(self) -> str:
@@ -49,6 +66,10 @@ class Listen:
     def port(self) -> int:
         """The port of the address."""
         return int(self.address.rpartition(":")[2])
+
+    def reached_at(self, port: int) -> str:
+        """Returns the address at which clients reach the service, once its port is known."""
+        return f"{self.host}:{port}" if self.socket is None else f"{_UNIX}{self.socket}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +187,8 @@ class Config:
         """Checks that times are finite, and what concerns two sections."""
         if "mtls" in self.auth.kinds and not self.tls.requires_certificates:
             raise ConfigError("--auth mtls requires --tls-client-auth require")
+        if self.listen.socket is not None and self.process.workers > 1:
+            raise ConfigError("--listen unix: requires --workers 1, because processes cannot share a Unix socket")
         for section in fields(self):
             values = getattr(self, section.name)
             for setting in fields(values):
@@ -201,13 +224,23 @@ class Config:
 
     def with_port(self, port: int) -> Self:
         """Returns a copy of these settings with another port to listen on."""
-        return replace(self, listen=replace(self.listen, address=f"{self.listen.host}:{port}"))
+        return replace(self, listen=replace(self.listen, address=self.listen.reached_at(port)))
 
 
 def _check_address(address: str, flag: str) -> None:
     match = _LISTEN.fullmatch(address)
     if match is None or int(match["port"]) > _MAX_PORT:
-        raise ConfigError(f"{flag} must be HOST:PORT with a port from 0 to {_MAX_PORT}")
+        form = "HOST:PORT or unix:PATH" if flag == "--listen" else "HOST:PORT"
+        raise ConfigError(f"{flag} must be {form}, with a port from 0 to {_MAX_PORT}")
+
+
+def _check_socket(path: str) -> None:
+    if not path.strip("/") or path.endswith("/") or (path.startswith("//") and not path.startswith("///")):
+        raise ConfigError("--listen unix: must contain the path of a file, as in unix:/run/userservice.sock")
+    if not path.isprintable() or _UNFIT_IN_SOCKET_PATH.search(path):
+        raise ConfigError("--listen: the path of a Unix socket must not contain , % ? # or control characters")
+    if len(path.encode()) > _MAX_SOCKET_PATH:
+        raise ConfigError(f"--listen: the path of a Unix socket must be at most {_MAX_SOCKET_PATH} bytes")
 
 
 def _flag(setting: "Field[Any]") -> str:

@@ -35,6 +35,8 @@ def reserved_port(listen: Listen) -> socket.socket:
 
 def grpc_address(listen: Listen) -> str:
     """Returns the address in a form that grpc accepts: grpc does not support short IPv4 addresses such as 127.1."""
+    if listen.socket is not None:
+        return listen.reached_at(0)
     try:
         host = socket.inet_ntoa(socket.inet_aton(listen.host))
     except OSError:  # a name or IPv6
@@ -62,6 +64,8 @@ def check_exposure(config: Config) -> None:
 
 def is_loopback(listen: Listen) -> bool:
     """Whether only this machine can reach the address. A host that cannot be resolved is not a loopback address."""
+    if listen.socket is not None:
+        return True
     try:
         found = socket.getaddrinfo(listen.host.strip("[]"), listen.port, type=socket.SOCK_STREAM)
         addresses = [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]

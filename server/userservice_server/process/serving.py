@@ -87,7 +87,7 @@ async def serve(
 
     Args:
         config: the settings.
-        ready: called with the port when the service is ready to serve.
+        ready: called with the port when the service is ready to serve; without meaning for a Unix socket.
         ended: called several times a second; returns a reason if a process that the service needs has exited.
         stop: handles SIGTERM and SIGINT, and limits the duration of the shutdown.
         reports: the callbacks that report the state of this process.
@@ -159,7 +159,7 @@ async def _serve_store(
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
     sampling = _sampling(metrics, monitor, store, audit_log, callers, tracing) if metrics else None
-    logger.info("serving", extra={"port": port})
+    logger.info("serving", extra={"port": port} if config.listen.socket is None else {"address": config.listen.address})
 
     causes: tuple[asyncio.Task[Any], ...] = (supervising, watching, stopped)
     done, _ = await asyncio.wait(causes, return_when=asyncio.FIRST_COMPLETED)

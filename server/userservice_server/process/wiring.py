@@ -15,6 +15,7 @@ from userservice_server.errors import InvalidFieldsError, ServiceError, UserAlre
 from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.metrics.calls import CallMetrics
 from userservice_server.process.listen import cannot_listen, grpc_address, reserved_port
+from userservice_server.process.unix_socket import claimed_path
 from userservice_server.store.imports import RedisImports
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.transport import health_servicer, reflection_servicer, user_servicer
@@ -113,15 +114,24 @@ def make_server(
 
 
 def bind(server: grpc.aio.Server, config: Config, tls: "ServerTls | None") -> int:
-    """Binds the server to the port of the settings and returns the port.
+    """Binds the server to the port or Unix socket of the settings; returns the port.
 
     Raises:
-        ConfigError: The service cannot listen on this port.
+        ConfigError: The service cannot listen on this address.
     """
+    if config.listen.socket is not None:
+        with claimed_path(config.listen):
+            return _add_port(server, config, tls)
     if config.process.workers == 1:
         reserved_port(config.listen).close()
+    return _add_port(server, config, tls)
+
+
+def _add_port(server: grpc.aio.Server, config: Config, tls: "ServerTls | None") -> int:
     try:
         address = grpc_address(config.listen)
         return server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError:
-        raise cannot_listen(config.listen, "the address is already in use") from None
+        is_port = config.listen.socket is None
+        why = "the address is already in use" if is_port else "the socket cannot be created in its directory"
+        raise cannot_listen(config.listen, why) from None

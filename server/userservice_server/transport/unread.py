@@ -42,7 +42,8 @@ class UnreadResponses:
         """Raises OverloadedError if too many bytes of responses are unread; adds the limit to the access log."""
         if self._bytes + size <= _MOST_BYTES_PER_CONNECTION:
             return
-        on_connection = self._bytes_on[connection_of(call.context)]
+        connection = connection_of(call.context)
+        on_connection = self._bytes_on[connection] if connection else 0  # not known for clients of a Unix socket
         if on_connection and on_connection + size > _MOST_BYTES_PER_CONNECTION:
             raise self._exceeded(call, "unread_bytes_per_connection", _MOST_BYTES_PER_CONNECTION)
         if self._bytes and self._bytes + size > _MOST_BYTES:
