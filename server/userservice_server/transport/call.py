@@ -80,6 +80,7 @@ class Call:
         scopes: the scopes of the caller's credential; None if callers are not authenticated.
         audited: fields for the audit log of a stream that writes; empty if it has changed nothing.
         counted: the response of a unary call, if it counts as unread (unread.py).
+        credential: the caller's header ``authorization``; ``b""`` if there are several, None if there is none.
         trace: the span of the call; while the call is not traced, the span of its caller. None if there is none.
         on_sent: called with the number of users in each response that a stream has sent; None: nothing is measured.
     """
@@ -93,9 +94,10 @@ class Call:
     scopes: frozenset[str] | None = None
     audited: dict[str, Any] = field(default_factory=dict)
     counted: object = None
+    credential: str | bytes | None = field(default=None, repr=False)
     trace: TraceContext | None = None
     on_sent: Callable[[int], None] | None = None
-    _headers: tuple[tuple[str, str | bytes], ...] | None = None
+    _headers: tuple[tuple[str, str | bytes], ...] | None = field(default=None, repr=False)
 
     @property
     def headers(self) -> tuple[tuple[str, str | bytes], ...]:

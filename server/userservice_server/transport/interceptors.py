@@ -31,7 +31,7 @@ from userservice_server.observability.trace_context import HEADER, parsed
 from userservice_server.transport.admission import Admission, Budget
 from userservice_server.transport.call import Call, Handler, Load, Request, Rpc
 from userservice_server.transport.channel_options import MAX_HEADER_BYTES
-from userservice_server.transport.credentials.authentication import Authentication, check_scope
+from userservice_server.transport.credentials.authentication import CREDENTIAL_KEY, Authentication, check_scope
 from userservice_server.transport.credentials.scopes import required_scope
 from userservice_server.transport.deadlines import Deadline, DeadlinePassedError, Deadlines
 from userservice_server.transport.drain import Drain
@@ -117,12 +117,14 @@ def tracking(handler: Handler[Request], rpc: Rpc, settings: Settings) -> Handler
 def call_id(handler: Handler[Request], _rpc: Rpc, _settings: Settings) -> Handler[Request]:
     """Sets the id of the call: the caller's ``x-request-id`` if it is printable ASCII, else a generated id.
 
-    Also takes the caller's trace context from the headers, because each pass over them takes time.
+    Also takes the credential and the trace context from the headers, because each pass over them takes time.
     """
 
     async def named(call: Call, request: Request) -> bytes:
         for key, value in call.headers:
-            if key == CALL_ID_KEY and not call.call_id and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
+            if key == CREDENTIAL_KEY:
+                call.credential = value if call.credential is None else b""  # two headers are not a valid credential
+            elif key == CALL_ID_KEY and not call.call_id and isinstance(value, str) and _VISIBLE_ASCII.fullmatch(value):
                 call.call_id = value
             elif key == HEADER and isinstance(value, str):
                 call.trace = parsed(value)
@@ -210,9 +212,12 @@ async def _abort(call: Call, message: str, details: bytes) -> None:
     grpc sends the status of a stream after the responses that the client has not read yet. If that takes longer than a
     second, the handler ends as if it were cancelled, which frees its memory, and grpc sends the status later.
     """
+    abort = call.context.abort(call.code, message, ((DETAILS_KEY, details),) if details else ())
+    if not call.rpc.streams_responses:
+        await abort  # a timeout without a limit would take 1 % of the time of a rejected call
     try:
-        async with asyncio.timeout(_ABORT_SECONDS if call.rpc.streams_responses else None):
-            await call.context.abort(call.code, message, ((DETAILS_KEY, details),) if details else ())
+        async with asyncio.timeout(_ABORT_SECONDS):
+            await abort
     except TimeoutError:
         raise asyncio.CancelledError from None
 
@@ -265,7 +270,7 @@ def authentication(handler: Handler[Request], rpc: Rpc, settings: Settings) -> H
         return handler
 
     async def authenticated(call: Call, request: Request) -> bytes:
-        caller = await gate.caller_of(call)
+        caller = gate.known_caller_of(call) or await gate.caller_of(call)
         check_scope(caller, scope)
         caller.take_call()
         return await handler(call, request)

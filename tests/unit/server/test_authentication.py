@@ -38,7 +38,7 @@ class Site:
         self.tokens.verify = counted  # type: ignore[method-assign]
 
     async def caller(self, credential: str) -> Caller:
-        call: Any = SimpleNamespace(headers=tuple(bearer(credential)), log_fields={})
+        call: Any = SimpleNamespace(credential=bearer(credential)[0][1], log_fields={})
         return await self.gate.caller_of(call)
 
 

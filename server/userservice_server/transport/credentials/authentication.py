@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the libraries for certificates and tokens take a fifth of a
     from userservice_server.transport.credentials.certificates import Certificates
     from userservice_server.transport.credentials.tokens import Tokens
 
-HEADER = "authorization"
+CREDENTIAL_KEY = "authorization"
 _SCHEME = "bearer "
 _MAX_CACHED = 10_000  # credentials
 _MAX_CACHED_LENGTH = 4096  # characters; longer credentials are verified for each call
@@ -64,19 +64,24 @@ class Authentication:
             CredentialsInvalidError: the credential is not valid.
             AuthenticationUnavailableError: the credential cannot be verified now.
         """
-        value: str | bytes | None = None
-        for name, content in call.headers:
-            if name == HEADER:
-                value = content if value is None else b""  # two headers are not a valid credential
-        caller = None if value is None else self._cache.get(value)
+        if (known := self.known_caller_of(call)) is not None:
+            return known
+        value = call.credential
+        try:
+            caller = await self._verified(value) if value is not None else self._certified(call)
+        except CredentialsInvalidError as error:
+            call.log_fields["credential_fault"] = error.cause
+            raise
+        _name_in_log(call, caller)
+        return caller
+
+    def known_caller_of(self, call: Call) -> Caller | None:
+        """Returns what ``caller_of`` returns if the credential is in the cache, else None; awaiting takes longer."""
+        value = call.credential
+        caller = self._cache.get(value) if value is not None else None
         if caller is None or caller.expires_at <= time.time():
-            try:
-                caller = await self._verified(value) if value is not None else self._certified(call)
-            except CredentialsInvalidError as error:
-                call.log_fields["credential_fault"] = error.cause
-                raise
-        call.log_fields["credential"] = caller.kind
-        call.log_fields["caller"] = caller.name
+            return None
+        _name_in_log(call, caller)
         return caller
 
     async def _verified(self, value: str | bytes) -> Caller:
@@ -122,6 +127,11 @@ class Authentication:
         if time.time() >= caller.expires_at:
             return f"expired {caller.kind}"
         return self._entries.fault_of(caller, scope) if self._entries else "keys are not accepted"
+
+
+def _name_in_log(call: Call, caller: Caller) -> None:
+    call.log_fields["credential"] = caller.kind
+    call.log_fields["caller"] = caller.name
 
 
 def check_scope(caller: Caller, scope: str) -> None:
