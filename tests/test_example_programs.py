@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from harness.credentials import TlsFiles, authority, issued, new_key, private
 from harness.population import fill
 from harness.services import Service, clean_environment
 from harness.stores import Store
@@ -22,9 +23,15 @@ USERS = 2500
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with Store() as store, Service(redis_url=store.url) as service:
+def store() -> Iterator[Store]:
+    with Store() as store:
         fill(store, [f"user{number}" for number in range(USERS)])
+        yield store
+
+
+@pytest.fixture(scope="module")
+def service(store: Store) -> Iterator[Service]:
+    with Service(redis_url=store.url) as service:
         yield service
         assert service.stop() == 0
 
@@ -73,16 +80,19 @@ def run(command: list[str | Path], folder: Path, environment: dict[str, str]) ->
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_the_go_client_is_generated_by_plain_protoc_and_runs(service: Service) -> None:
+def test_the_go_client_is_generated_by_plain_protoc_and_runs(service: Service, store: Store, tmp_path: Path) -> None:
     go, folder = require("go"), EXAMPLES / "go"
     environment = clean_environment() | {"PROTOC": f"{protoc_python()} -m grpc_tools.protoc"}
     run([folder / "generate.sh"], folder, environment)
-    printed = run([go, "run", ".", service.address], folder, environment)
-    assert printed.splitlines() == [
-        "added go-example map[plan:pro]",
-        "get nobody: USER_NOT_FOUND",
-        f"streamed {USERS + 1} users",
-    ]
+    expected = ["added go-example map[plan:pro]", "get nobody: USER_NOT_FOUND", f"streamed {USERS + 1} users"]
+    assert run([go, "run", ".", service.address], folder, environment).splitlines() == expected
+    root = authority()
+    environment["USERSERVICE_CA"] = str(private(tmp_path / "ca.pem", root.cert_pem))
+    environment["USERSERVICE_TOKEN"] = new_key(tmp_path / "keys.toml")
+    options = [*TlsFiles(tmp_path).write(issued(root)).arguments, "--auth", "keys", "--keys-file"]
+    with Service(*options, tmp_path / "keys.toml", redis_url=store.url) as secure:
+        assert run([go, "run", ".", secure.address], folder, environment).splitlines() == expected
+        assert secure.stop() == 0
 
 
 @pytest.mark.long

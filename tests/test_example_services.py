@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.credentials import TlsFiles, authority, issued, new_key, private
 from harness.ports import free_port
 from harness.programs import Program
 from harness.services import Service, clean_environment
@@ -44,6 +45,22 @@ def service(store: Store) -> Iterator[Service]:
         with SyncUserManager(service.address) as users:
             users.add(user_id="a/b", email="ada@example.org", metadata={"plan": "pro"})
         yield service
+        assert service.stop() == 0
+
+
+@pytest.fixture
+def variables_with_tls(store: Store, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The variables for a client of a service with TLS and keys."""
+    folder, root = tmp_path / "secure", authority()
+    folder.mkdir()
+    files, ca = TlsFiles(folder).write(issued(root)), private(folder / "ca.pem", root.cert_pem)
+    token = private(folder / "token", new_key(folder / "keys.toml", "users.read,users.write,users.list"))
+    options = [*files.arguments, "--auth", "keys", "--keys-file", folder / "keys.toml"]
+    with Service(*options, redis_url=store.url) as service:
+        address = f"https://{service.address}"
+        with SyncUserManager(address, ca=ca, token=token.read_text()) as users:
+            users.add(user_id="a/b", email="ada@example.org", metadata={"plan": "pro"})
+        yield {"USERSERVICE_ADDRESS": address, "USERSERVICE_CA": str(ca), "USERSERVICE_TOKEN_FILE": str(token)}
         assert service.stop() == 0
 
 
@@ -127,14 +144,14 @@ def test_the_types_of_the_web_example(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_node_example(service: Service, tmp_path: Path) -> None:
+def test_the_node_example_with_tls_and_a_key(variables_with_tls: dict[str, str], tmp_path: Path) -> None:
     require("npm")
     # A copy, because the commands install and build in both folders.
     unwanted = shutil.ignore_patterns("node_modules", "dist", ".build", "test", "bench")
     folder = shutil.copytree(EXAMPLES / "node", tmp_path / "examples" / "node", ignore=unwanted)
     shutil.copytree(ROOT / "client" / "typescript", tmp_path / "client" / "typescript", ignore=unwanted)
     command = ["bash", "-c", f"cd {folder} && {commands(folder / 'server.js')}"]
-    environment = {**clean_environment(), "USERSERVICE_ADDRESS": service.address, "PORT": "0"}
+    environment = {**clean_environment(), **variables_with_tls, "PORT": "0"}
     with Program(command, environment) as program:
         site = Site(int(program.wait_for("stdout", r"^listening on (\d+)$", within=300)[1]))
         assert_serves_users(site)

@@ -1,6 +1,8 @@
 // Reads and writes users with a client that protoc generated.
 //
 // Usage: go run . [ADDRESS]
+//
+// USERSERVICE_CA, a file with certificate authorities, selects TLS; USERSERVICE_TOKEN is a key or a JWT.
 package main
 
 import (
@@ -16,6 +18,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -42,12 +45,15 @@ func main() {
 	if len(os.Args) > 1 {
 		address = os.Args[1]
 	}
-	connection, err := grpc.NewClient(address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	options, err := callerOptions(os.Getenv("USERSERVICE_CA"), os.Getenv("USERSERVICE_TOKEN"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	connection, err := grpc.NewClient(address, append(options,
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)),
 		grpc.WithDefaultServiceConfig(retryPolicy),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-	)
+	)...)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -56,6 +62,33 @@ func main() {
 		log.Fatal(err)
 	}
 }
+
+// callerOptions returns TLS with the certificate authorities of a file, or plain text, and sends a token with each call.
+func callerOptions(authorities, bearer string) ([]grpc.DialOption, error) {
+	transport := insecure.NewCredentials()
+	if authorities != "" {
+		var err error
+		if transport, err = credentials.NewClientTLSFromFile(authorities, ""); err != nil {
+			return nil, err
+		}
+	}
+	options := []grpc.DialOption{grpc.WithTransportCredentials(transport)}
+	if bearer != "" {
+		options = append(options, grpc.WithPerRPCCredentials(token(bearer)))
+	}
+	return options, nil
+}
+
+// token is a key or a JWT. grpc refuses to send it without TLS.
+type token string
+
+// GetRequestMetadata returns the header of each call.
+func (t token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(t)}, nil
+}
+
+// RequireTransportSecurity returns that the token is sent only with TLS.
+func (token) RequireTransportSecurity() bool { return true }
 
 func run(users pb.UserServiceClient) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -18,7 +18,8 @@ const STATUS_BY_CODE = {
 const MAX_BODY_BYTES = 100_000;
 
 // All requests share one manager. It opens its connection at the first call and retries while the service restarts.
-const users = new UserManager(process.env.USERSERVICE_ADDRESS ?? "localhost:50051");
+// Address, token and TLS files come from the environment (USERSERVICE_ADDRESS, USERSERVICE_TOKEN_FILE, USERSERVICE_CA …).
+const users = UserManager.fromEnv();
 
 /** An error of the HTTP request. */
 class RequestError extends Error {

@@ -1,9 +1,11 @@
 """Clients of the service in other languages, built once per session from tests/foreign/."""
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,13 +27,23 @@ class ForeignClient:
     name: str
     command: tuple[str, ...]
 
-    def start(self, case: str, address: str, *arguments: object) -> "subprocess.Popen[str]":
+    def start(
+        self, case: str, address: str, *arguments: object, environment: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[str]":
         command = [*self.command, case, address, *map(str, arguments)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        variables = {**os.environ, **(environment or {})}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
 
-    def run(self, case: str, address: str, *arguments: object, within: float = 60) -> Any:
+    def run(
+        self,
+        case: str,
+        address: str,
+        *arguments: object,
+        within: float = 60,
+        environment: Mapping[str, str] | None = None,
+    ) -> Any:
         """Runs a case and returns what it printed."""
-        return self.result(self.start(case, address, *arguments), within)
+        return self.result(self.start(case, address, *arguments, environment=environment), within)
 
     def result(self, process: "subprocess.Popen[str]", within: float) -> Any:
         """Waits for a started case and returns what it printed."""
