@@ -1,6 +1,8 @@
 """TLS and client certificates, and their replacement without a restart."""
 
 import contextlib
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -61,6 +63,22 @@ def handshakes(service: Service, root: Identity, client: Identity | None = None)
     return failure is None
 
 
+def negotiated(service: Service, version: ssl.TLSVersion) -> str:
+    """Connects with one version of TLS; returns the version if the service accepts it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")  # OpenSSL offers TLS 1.1 at this level only
+    context.set_alpn_protocols(["h2"])
+    context.minimum_version = context.maximum_version = version
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as plain:
+        try:
+            with context.wrap_socket(plain) as encrypted:
+                return encrypted.version() or ""
+        except OSError:  # an alert, or a closed connection
+            return "rejected"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 @pytest.mark.parametrize("kind", ["rsa", pytest.param("ecdsa", marks=pytest.mark.long)])
 def test_a_chain_of_each_kind_of_key_is_served(plain_store: Store, tmp_path: Path, kind: str) -> None:
     intermediate = authority("intermediate", ROOT)
@@ -70,6 +88,9 @@ def test_a_chain_of_each_kind_of_key_is_served(plain_store: Store, tmp_path: Pat
         assert not handshakes(service, authority("stranger"))
         with grpc.insecure_channel(service.address, OPTIONS) as channel, pytest.raises(grpc.RpcError):
             raw(channel).unary_unary(LIST)(b"", timeout=5)
+        versions = (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+        found = [negotiated(service, version) for version in versions]
+        assert found == ["rejected", "TLSv1.2", "TLSv1.3"]
         assert service.stop() == 0  # writes all log lines
         [line] = service.log_lines_with("TLS certificate in use")
         assert 89 < line["days_left"] < 91

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from harness.credentials import AUDIENCE, ISSUER, Issuer, jwks, segment
+from harness.sizing import sized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from userservice_server.transport.credentials.keys_file import KeysFile, parse_k
 from userservice_server.transport.credentials.scopes import SCOPES
 from userservice_server.transport.credentials.tokens import InvalidKeySetError, KeySet, Tokens, parse_key_set
 
-TRIES = settings(max_examples=40, deadline=None)
+TRIES = settings(max_examples=sized(40, 10_000), deadline=None)
 ISSUERS = {algorithm: Issuer(algorithm, algorithm) for algorithm in ("ES256", "EdDSA")}
 KEY_SET = parse_key_set(jwks(*ISSUERS.values()))
 TOKENS = Tokens(ISSUER, AUDIENCE, "scope", lambda: KEY_SET)
