@@ -355,6 +355,9 @@ describe("TLS files", { skip: WITHOUT_OPENSSL }, () => {
     await install(young, "client");
     await sleep(1100);
     await manager.get("ada", { timeoutMs: 20_000 });
+    await service.end("SIGTERM");
+    await service.restart();
+    await manager.get("ada", { timeoutMs: 20_000 }); // on a new connection, which the last files would not allow
     await using stale = new UserManager(service.address, { tls: { ...tls, ca: await old.certificate() } });
     await assert.rejects(stale.get("ada", { timeoutMs: 500 }), UserServiceError);
     await rm(folder, { recursive: true });
