@@ -165,6 +165,10 @@ def test_wrong_rows_of_csv_and_parquet_are_written_in_their_format(cli: CommandL
     done = cli("users", "import", source, "--failed", rejected, "--json")
     assert (done.code, counts(done)) == (1, (3, 1, 0, 0, 0, 2))
     assert cli("users", "get", "x", "-o", "json").json()["metadata"] == {"n": 1}
+    maps = pa.array([[("k", "1")], []], pa.map_(pa.string(), pa.string()))
+    parquet.write_table(pa.table({"user_id": ["m", "n"], "metadata": maps}), tmp_path / "maps.parquet")
+    assert cli("users", "import", tmp_path / "maps.parquet").code == 0
+    assert cli("users", "get", "m", "-o", "json").json()["metadata"] == {"k": "1"}
     [first, second] = parquet.read_table(rejected).to_pylist()
     assert (first["metadata"], second["user_id"]) == ({"n": 2, "m": "x"}, None)
     assert first["import_error"].startswith("user_id: ")

@@ -200,8 +200,11 @@ class Parquet:
     def __iter__(self) -> Iterator[Row]:
         """Yields the rows. A null counts as an absent value."""
         with self._open() as file:
+            # pyarrow returns a map as a list of pairs.
+            maps = [field.name for field in file.schema_arrow if self._pa.types.is_map(field.type)]
             for batch in file.iter_batches(batch_size=self._ROWS):
-                for row in batch.to_pylist(maps_as_pydicts="lossy"):
+                for row in batch.to_pylist():
+                    row.update({name: dict(row[name]) for name in maps if row[name] is not None})
                     yield Row(_without_nulls(row))
 
 
