@@ -66,7 +66,7 @@ async def test_a_request_that_is_far_too_large_is_rejected_before_decoding(stubs
         await stubs.users.BatchGetUsers(BatchGetUsersRequest(user_ids=["x" * 2048] * 1000))
     failure = failure_of(raised.value)
     assert (failure.reason, failure.fields) == ("INVALID_FIELD", ["request"])
-    assert "534192" in failure.message
+    assert "534226" in failure.message
 
 
 async def test_a_replica_without_its_master_is_unavailable() -> None:
