@@ -344,3 +344,25 @@ def test_an_idle_import_does_not_delay_the_shutdown() -> None:
     with Store() as store, Service("--grace", "60", redis_url=store.url) as service:
         failure = asyncio.run(asyncio.wait_for(run(service), 20))
     assert (failure.reason, failure.metadata) == ("SERVER_SHUTTING_DOWN", {"next_cursor": "1"})
+
+
+def test_a_store_with_several_partitions() -> None:
+    source = list(rows(1500))
+    with (
+        Store() as one,
+        Store() as other,
+        Service("--partitions", "16", redis_url=one.url) as service,
+        Service("--partitions", "16", redis_url=other.url) as target,
+        SyncUserManager(service.address) as users,
+        SyncUserManager(target.address) as copies,
+    ):
+        first = users.import_users(source)
+        assert (first.offset, first.added, first.failed) == (1500, 1410, 90)
+        failed = [number for number in range(1500) if number % 20 == 13 or number % 100 == 50]
+        assert [error.index for error in users.get_import(first.import_id).row_errors] == failed
+        merged = users.import_users(source, on_duplicate="MERGE")
+        assert (merged.added, merged.merged, merged.failed) == (0, 1485, 15)
+        exported = [user for chunk in users.list_chunked(1000) for user in chunk]
+        assert copies.import_users(exported, restore=True).added == 1410
+        assert [user for chunk in copies.list_chunked(1000) for user in chunk] == exported
+        assert findings(one) == findings(other) == []
