@@ -99,6 +99,12 @@ async def after_sessions(around: Surroundings) -> None:
     assert [session.session_id for session in around.names["sessions"]] == ["phone", "laptop"]
 
 
+async def after_import(around: Surroundings) -> None:
+    status = around.names["status"]
+    assert (status.offset, status.added, status.failed, status.row_errors) == (2000, 2000, 0, [])
+    assert (await around.user_manager.get("row1999")).metadata == {"number": 1999}
+
+
 async def after_chunks(around: Surroundings) -> None:
     assert [len(users) for users in around.processed] == [100, 51]
     names = [user.user_id for users in around.processed for user in users]
@@ -112,6 +118,7 @@ OUTCOMES: dict[str, Callable[[Surroundings], Any]] = {
     "Delete a User": after_delete,
     "List Users": after_list,
     "Get User's Sessions": after_sessions,
+    "Import Users": after_import,
     "List Users in Chunks": after_chunks,
 }
 

@@ -7,7 +7,14 @@ import { join } from "node:path";
 import { after, before, beforeEach, describe, it } from "node:test";
 import { promisify } from "node:util";
 
-import { SessionManager, type User, UserManager, UserNotFoundError, type UserPage } from "userservice";
+import {
+  type ImportStatus,
+  SessionManager,
+  type User,
+  UserManager,
+  UserNotFoundError,
+  type UserPage,
+} from "userservice";
 
 import { PACKAGE, ROOT, Service } from "./harness/service.js";
 
@@ -103,6 +110,13 @@ const CHECKS: Readonly<
       const names = (sessions as { session_id: string }[]).map(({ session_id }) => session_id);
       assert.deepEqual(names, ["phone", "laptop"]);
       return Promise.resolve();
+    },
+  },
+  "Import Users": {
+    check: async ({ status }, { users }) => {
+      const { offset, added, failed, row_errors } = status as ImportStatus;
+      assert.deepEqual({ offset, added, failed, row_errors }, { offset: 2000, added: 2000, failed: 0, row_errors: [] });
+      assert.deepEqual((await users.get("row1999")).metadata, { number: 1999 });
     },
   },
   "List Users in Chunks": {

@@ -176,7 +176,8 @@ describe("invalid requests are rejected before they are sent", () => {
       {
         field: "nickname",
         description:
-          "is not a field; the fields are user_id, email, first_name, last_name, metadata, update_mask, etag, request_id",
+          "is not a field; the fields are user_id, email, first_name, last_name, metadata, update_mask, etag, request_id, " +
+          "allow_missing",
       },
       { field: "metadata.a", description: noNumber },
       { field: "metadata.b[0]", description: "is undefined; omit the key or set it to null" },
