@@ -73,14 +73,19 @@ class Cluster:
         """Waits until all nodes agree that all slots are covered, and each master has its replicas."""
 
         def is_settled() -> bool:
-            for number, node in enumerate(self.nodes):
+            masters = 0
+            for node in self.nodes:
                 with node.client() as client:
                     if "cluster_state:ok" not in client.execute_command("CLUSTER", "INFO").decode():
                         return False
                     role = client.execute_command("ROLE")
-                    if number < self._masters and len(role[2]) != replicas:
+                if role[0] == b"master":
+                    masters += 1
+                    if len(role[2]) != replicas:
                         return False
-            return True
+                elif role[3] != b"connected":
+                    return False
+            return masters == self._masters
 
         until(is_settled, within=30)
 
