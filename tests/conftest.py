@@ -8,6 +8,11 @@ from harness.connections import Stubs, connect
 from harness.services import Service
 from harness.stores import BACKENDS, Store
 from harness.topologies import TOPOLOGIES
+from hypothesis import HealthCheck, settings
+
+# A busy machine must not fail a test: Hypothesis limits the time of an example and of the making of examples.
+settings.register_profile("tests", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", params=sorted(BACKENDS, reverse=True))
