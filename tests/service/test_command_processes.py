@@ -4,10 +4,10 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,11 +152,14 @@ def test_the_client_alone_prints_its_commands() -> None:
 
 
 def test_ctrl_c_ends_a_command_that_waits(tmp_path: Path) -> None:
-    line = [*PROGRAM, "users", "export", str(tmp_path / "a"), "--address", "127.0.0.1:1", "--timeout", "30"]
-    with subprocess.Popen(line, env=clean_environment(), stderr=subprocess.PIPE, text=True) as process:
-        until((tmp_path / "a.part").exists, within=20)
-        time.sleep(0.3)  # the call has begun
-        process.send_signal(signal.SIGINT)
-        _, printed = process.communicate(timeout=10)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        line = [*PROGRAM, "users", "export", str(tmp_path / "a"), "--address", address, "--timeout", "60"]
+        with subprocess.Popen(line, env=clean_environment(), stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = silent.accept()  # the call has begun
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, printed = process.communicate(timeout=30)
     assert (process.returncode, printed) == (130, "")
     assert list(tmp_path.iterdir()) == []
