@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 from harness.connections import Stubs, connect
 from harness.services import Service
-from harness.stores import BACKENDS, Store
+from harness.stores import Store
 from harness.topologies import TOPOLOGIES
 from hypothesis import HealthCheck, settings
 
@@ -15,8 +15,9 @@ settings.register_profile("tests", settings(), deadline=None, suppress_health_ch
 settings.load_profile("tests")
 
 
-@pytest.fixture(scope="session", params=sorted(BACKENDS, reverse=True))
+@pytest.fixture(scope="session", params=["valkey", pytest.param("redis", marks=pytest.mark.long)])
 def backend(request: pytest.FixtureRequest) -> str:
+    """The program of the store. `make test` runs the contract cases on Redis, and the other tests only on Valkey."""
     return str(request.param)
 
 
