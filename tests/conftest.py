@@ -1,5 +1,6 @@
 """Services and stores that many tests share; one of each per backend."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
@@ -9,6 +10,9 @@ from harness.services import Service
 from harness.stores import Store
 from harness.topologies import TOPOLOGIES
 from hypothesis import HealthCheck, settings
+
+# A shell ignores Ctrl-C in background jobs, and the programs that the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine must not fail a test: Hypothesis limits the time of an example and of the making of examples.
 settings.register_profile("tests", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
