@@ -17,6 +17,9 @@ from harness.tools import require
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = ROOT / "tests" / "foreign"
+OWN = ("--path", ROOT / "protos" / "userservice")
+"""Options that leave out the protos of Google, of which the Go program has the published package."""
+
 _BUILD_SECONDS = 300
 
 
@@ -60,7 +63,7 @@ class ForeignClient:
 def go_client() -> ForeignClient:
     """grpc-go with stubs of protoc-gen-go."""
     folder, go = FOREIGN / "go", require("go")
-    _generate(folder, ROOT / "protos")
+    _generate(folder, ROOT / "protos", *OWN)
     _build([go, "build", "-o", "bin/foreign", "."], folder)
     return ForeignClient("grpc-go", (str(folder / "bin" / "foreign"),))
 
@@ -85,7 +88,7 @@ def _node_folder() -> Path:
     installed = folder / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < (folder / "package-lock.json").stat().st_mtime:
         _build([require("npm"), "ci", "--no-audit", "--no-fund", "--loglevel=error"], folder)
-    _generate(folder, ROOT / "protos")
+    _generate(folder, ROOT / "protos", *OWN)
     with tempfile.TemporaryDirectory() as protos:
         target = Path(protos) / "google" / "rpc"
         target.mkdir(parents=True)
@@ -95,8 +98,8 @@ def _node_folder() -> Path:
     return folder
 
 
-def _generate(folder: Path, protos: Path) -> None:
-    _build([require("buf"), "generate", protos, "--template", "buf.gen.yaml"], folder)
+def _generate(folder: Path, protos: Path, *options: str | Path) -> None:
+    _build([require("buf"), "generate", protos, "--template", "buf.gen.yaml", *options], folder)
 
 
 def _build(command: list[str | Path], folder: Path) -> None:
