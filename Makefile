@@ -12,8 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Several test files run at once: most tests wait for processes and stores, not for the CPU.
 PARALLEL ?= -n 3 --dist loadfile
 PARALLEL_LONG ?= -n 2 --dist loadfile
-# Fault tests count what happens under a certain load, and the others build the same clients.
-ONE_AT_A_TIME := tests/faults tests/foreign tests/test_npm_projects.py tests/test_security_page.py tests/test_example_services.py
+# Fault tests count what happens under a certain load, and the files of foreign tests build the same clients.
+ONE_AT_A_TIME := tests/faults tests/foreign
 EDGE_TESTS ?= tests/unit tests/contract
 
 .PHONY: help run test test-all test-long coverage test-typescript test-oldest test-newest faults mutations bench check-typescript demo monitoring lint format types generate api check-generated breaking lock build version clean
@@ -34,7 +34,7 @@ test-all: test test-long ## run all tests (at most 30 minutes)
 test-long: .venv/.dev .venv-servers/.done .venv-deploy/.done ## run only the tests that make test leaves out: long tests, and those that need toolchains of other languages
 	@tools/check-tools.sh
 	@[ -n "$(ARGS)" ] || tools/test-typescript.sh run test:long
-	[ -n "$(ARGS)" ] || $(BIN)/pytest -m long $(PARALLEL_LONG) $(filter-out $(ONE_AT_A_TIME) $(addsuffix /,$(ONE_AT_A_TIME)),$(wildcard tests/[a-z]*/ tests/test_*.py))
+	[ -n "$(ARGS)" ] || $(BIN)/pytest -m long $(PARALLEL_LONG) $(filter-out $(addsuffix /,$(ONE_AT_A_TIME)),$(wildcard tests/[a-z]*/ tests/test_*.py))
 	$(BIN)/pytest -m long $(or $(ARGS),$(ONE_AT_A_TIME))
 
 # Only the tests that do not wait: instrumented servers are slow. Service, hazard and fault tests cover more code.
