@@ -81,7 +81,7 @@ async def test_a_primary_that_is_killed_is_replaced(sentinels: Sentinels) -> Non
 
 
 @pytest.mark.long
-async def test_a_sentinel_that_hangs_or_is_gone_delays_nobody(sentinels: Sentinels) -> None:
+async def test_a_sentinel_that_hangs_or_has_exited_does_not_prevent_the_start(sentinels: Sentinels) -> None:
     url = sentinels.url.replace("redis-sentinel://", f"redis-sentinel://127.0.0.1:{free_port()},")
     frozen = sentinels.sentinels[0]
     frozen.send(signal.SIGSTOP)
@@ -96,7 +96,7 @@ async def test_a_sentinel_that_hangs_or_is_gone_delays_nobody(sentinels: Sentine
 @pytest.mark.long
 def test_an_unknown_name_is_an_error(sentinels: Sentinels) -> None:
     line = refusal_of(redis_url=sentinels.url + "-of-others")
-    assert "no Sentinel answers and knows an available primary with this name" in line
+    assert "no Sentinel reports an available primary with this name" in line
 
 
 def test_a_server_that_is_not_a_sentinel_is_an_error() -> None:

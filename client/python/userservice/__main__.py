@@ -34,7 +34,7 @@ _GENERAL = ("", "-h", "--help", "--version")
 
 
 def main() -> int | None:
-    """Runs a command of the client, or the server's command line; says which extra to install if it is not there.
+    """Runs a command of the client, or the server's command line; prints which extra to install if it is missing.
 
     Returns:
         The exit code.

@@ -202,9 +202,9 @@ class AuthenticationUnavailableError(UnavailableError):
 
 
 class ImportOffsetGapError(UserServiceError):
-    """A batch of an import starts above the rows that were sent before; its rows were not applied.
+    """A batch of an import leaves out rows: its offset is above the number of rows that were sent before.
 
-    Continue at the offset of the first response.
+    The rows of the batch were not applied. Continue at the offset of the first response.
     """
 
     code = grpc.StatusCode.OUT_OF_RANGE

@@ -152,8 +152,8 @@ export class AuthenticationUnavailableError extends UnavailableError {
 }
 
 /**
- * A batch of an import starts above the rows that were sent before; its rows were not applied. Continue at the offset
- * of the first response.
+ * A batch of an import leaves out rows: its offset is above the number of rows that were sent before. The rows of the
+ * batch were not applied. Continue at the offset of the first response.
  */
 export class ImportOffsetGapError extends UserServiceError {
   static override readonly code = "OUT_OF_RANGE";

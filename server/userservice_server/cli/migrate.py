@@ -10,6 +10,7 @@ from userservice_server.migration import Endpoint, migrate
 from userservice_server.process.standard_streams import print_error
 
 _PROGRESS_USERS = 100_000
+_TIMEOUT = "Timeout in seconds for connecting to a store, and for each reply."
 
 
 @click.command("migrate")
@@ -24,7 +25,7 @@ _PROGRESS_USERS = 100_000
     type=click.Choice(["1", "16", "64"]),
     help="Number of partitions of the new store; by default 16 in a cluster, else 1.",
 )
-@click.option("--store-timeout", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="As for serve.")
+@click.option("--store-timeout", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help=_TIMEOUT)
 def migrate_command(
     *,
     from_url: str | None,
@@ -38,7 +39,7 @@ def migrate_command(
 ) -> None:
     """Move a store to other servers, or to another number of partitions. Exit codes: 0 moved, 2 not moved.
 
-    The command first marks the store at --from: servers reject its writes with STORE_CHANGED from then on, also if the
+    The command first marks the store at --from: from then on, servers reject its writes with STORE_CHANGED, even if the
     command is interrupted. Run the same command again to continue. Ids, uuids, etags, times, sessions and idempotency
     records are copied unchanged, and the store at --to is checked at the end. Then start the servers with the new URL.
 

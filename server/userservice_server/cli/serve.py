@@ -95,8 +95,7 @@ logger = logging.getLogger("userservice")
 @setting(
     "wait-replicas",
     click.IntRange(0, 16),
-    "Number of replicas that must have a write before it is acknowledged; "
-    "docs/topologies.md describes what it protects.",
+    "Number of replicas that must confirm a write before the service acknowledges it; see docs/topologies.md.",
 )
 @setting("workers", click.IntRange(1, 256), "Number of serving processes; all of them listen on the same port.")
 @setting("store-timeout", click.FloatRange(0.1, 60), "Timeout in seconds for connecting to Redis, and for each reply.")
@@ -124,7 +123,7 @@ logger = logging.getLogger("userservice")
 @setting(
     "read-only",
     bool,
-    "true: reject all calls that write with STORE_UNAVAILABLE, for the time of a migration or a restore.",
+    "true: reject all writes (STORE_UNAVAILABLE), for example during a migration or a restore.",
 )
 @setting("grace", click.FloatRange(0, 3600), "Seconds that running calls get to finish when the service is stopped.")
 @setting(
@@ -136,7 +135,7 @@ logger = logging.getLogger("userservice")
 @setting(
     "log-handler",
     str,
-    "MODULE:FUNCTION; the function returns a logging.Handler that receives all log lines too (Sentry, OpenTelemetry).",
+    "MODULE:FUNCTION; the function returns a logging.Handler that also receives all log lines (Sentry, OpenTelemetry).",
 )
 @setting(
     "audit-log",

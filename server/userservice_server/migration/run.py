@@ -54,9 +54,7 @@ def migrate(source: Endpoint, target: Endpoint, partitions: int, timeout: float,
             new.finish(old)
             users = old.users()
     except RedisError as error:
-        raise ConfigError(
-            f"a store cannot be reached: {why(error)}; the same command continues the migration"
-        ) from error
+        raise ConfigError(f"a store cannot be reached: {why(error)}; run the same command again to continue") from error
     report = check(target.url, target.key_prefix, timeout)
     if report.findings or report.users != users:
         found = f"{len(report.findings)} findings, {report.users} of {users} users"

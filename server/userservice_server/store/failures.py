@@ -27,7 +27,7 @@ from userservice_server.errors import StoreFullError, StoreUnavailableError
 # error code from their texts); the others are recognised by how their texts begin.
 _WRITES_REJECTED = "the server is a read-only replica"
 _NO_MASTER = "the server is a replica that has lost its primary"
-_NO_PRIMARY = "no Sentinel answers and knows an available primary with this name"
+_NO_PRIMARY = "no Sentinel reports an available primary with this name"
 _NO_PERMISSION = "the server's user lacks permissions; docs/operations.md lists them"
 _CLUSTER = "the server is part of a Redis Cluster"
 _UNFIT_CLASSES: dict[type[BaseException], str] = {

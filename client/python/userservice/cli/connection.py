@@ -94,7 +94,7 @@ def connection_options(function: Function) -> Function:
             "--timeout",
             type=click.FloatRange(0, min_open=True),
             metavar="SECONDS",
-            help=f"Limit for each call, including retries; for a stream, for each chunk. Default: {DEFAULT_TIMEOUT:g}.",
+            help=f"Timeout of each call, including retries; for a stream, of each chunk. Default: {DEFAULT_TIMEOUT:g}.",
         ),
         _option(
             "--profile",

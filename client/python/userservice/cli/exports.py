@@ -54,21 +54,23 @@ _CONCURRENT_CALLS = 16
     help="Format: jsonl: one JSON object per line; csv: with a header, metadata as JSON; parquet: needs the extra "
     "`parquet`. Default: by the suffix of FILE (.jsonl, .ndjson, .csv, .parquet), else jsonl.",
 )
-@click.option("--sessions", "with_sessions", is_flag=True, help="Also write the sessions of each user (one more call).")
+@click.option(
+    "--sessions", "with_sessions", is_flag=True, help="Also write the sessions of users, with one more call per user."
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted export; start one if there is none.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE, and discard an interrupted export.")
 @connection_options
 def export_users(*, file: str, output: str | None, with_sessions: bool, resume: bool, overwrite: bool) -> None:
     """Write all users to FILE in order of creation; - is standard output.
 
-    Each user that exists from the start to the end of the export is in FILE exactly once. During the export,
-    FILE.part contains the users and FILE.cursor the position; at the end, FILE.part is renamed to FILE. After an
-    interruption, also by kill -9 or a power cut, --resume continues: the result is the same as without the
-    interruption. Then the number of users and the SHA-256 of FILE are printed. Only the user of the command can read
-    FILE.
+    Each user that exists from the start to the end of the export is in FILE exactly once. During the export, FILE.part
+    contains the users and FILE.cursor contains the position; at the end, FILE.part is renamed to FILE, and the command
+    prints the number of users and the SHA-256 of FILE. After an interruption, even by kill -9 or a power cut, --resume
+    continues the export; the result is the same as without the interruption. Only the user who runs the command can
+    read FILE.
 
-    A Parquet file is written in a second step at the end, and needs the space of FILE.part in addition. users import
-    reads all formats.
+    A Parquet file is written from FILE.part at the end, so the disk needs space for both files. The command users
+    import reads all formats.
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other", click.get_current_context())
@@ -119,14 +121,14 @@ def _export(target: ExportFile, kind: _Format) -> str:
 
 
 def _keep(target: ExportFile, error: BaseException) -> None:
-    """Records the position of an export that ends early, and says how to continue."""
+    """Records the position of an export that ends early, and prints how to continue."""
     if isinstance(error, CommandError) and target.position.cursor:
         return  # the disk is full
     if not target.position.cursor:
         target.discard()
         return
     target.checkpoint()
-    if getattr(error, "reason", "") == "STORE_CHANGED":  # the error says that the cursor is of no use
+    if getattr(error, "reason", "") == "STORE_CHANGED":  # the store was emptied or replaced, so the cursor is invalid
         return
     streams.note(f"{target.position.users} users are in {target.part}; continue with --resume")
 

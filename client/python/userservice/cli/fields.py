@@ -25,7 +25,9 @@ def user_field_options(function: Function) -> Function:
 def write_options(function: Function) -> Function:
     """Adds --metadata, --input and --request-id to a command."""
     for option in (
-        click.option("--request-id", metavar="UUID", help="Idempotency key: repeating the command changes nothing."),
+        click.option(
+            "--request-id", metavar="UUID", help="Idempotency key: the same command with the same key is applied once."
+        ),
         click.option(
             "--input",
             "source",

@@ -16,10 +16,10 @@ from typing import IO, Any, NamedTuple, Protocol
 from userservice.cli.exit_codes import USAGE, CommandError
 
 ERROR_COLUMN, TEXT_COLUMN = "import_error", "import_text"
-"""What a file of failed rows has in addition to the values of a row: the reason and, of an unreadable row, its text."""
+"""Additional columns of a file of failed rows: the reason and, for an unreadable row, the text of the row."""
 
 _LARGEST_ROW = 2 << 20
-_SAMPLE = 20  # if none of so many first rows is readable, the file has another format
+_SAMPLE = 20  # number of rows; if none of the first rows is readable, the file has another format
 _NEWLINE = b"\n"
 _OTHER_FORMATS = (
     (b"PAR1", "is a Parquet file; use --format parquet"),

@@ -92,16 +92,16 @@ _COUNTS = ("added", "merged", "replaced", "skipped", "failed")
 )
 @click.option("--failed", metavar="FILE", help="Write the rows that failed, with their reasons, in the format of FILE.")
 @click.option("--import-id", metavar="UUID", help="Id of the import. Default: derived from the content of FILE.")
-@click.option("--new", "is_new", is_flag=True, help="Import FILE again, although the same import is complete.")
+@click.option("--new", "is_new", is_flag=True, help="Import FILE again, even if the same import is complete.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @connection_options
 def import_users(*, file: str, kind: str | None, **options: Any) -> int:
     """Write the users of FILE; - is standard input.
 
-    Each row is applied exactly once: after an interruption, the same command continues where it stopped. The service
-    knows an import for 7 days by its id, which is derived from the content of FILE and the options. A row that is
-    invalid fails alone, and the exit code is then 1; --failed writes these rows to a file, which can be corrected and
-    imported. The service keeps the reasons of the first 10 000 failed rows.
+    Each row is applied exactly once: after an interruption, the same command continues the import. The command derives
+    the id of the import from the content of FILE and the options; the service keeps the state of an import for 7 days.
+    An invalid row fails alone, and the exit code is then 1; --failed writes these rows to a file, which can be
+    corrected and imported. The service keeps the reasons of the first 10 000 failed rows.
 
     The columns are user_id (required), email, first_name, last_name and metadata (a JSON object). The columns id,
     uuid, created_at, updated_at and etag of an export are ignored without --restore. In CSV files, empty values are

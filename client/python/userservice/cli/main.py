@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except streams.OutputError as error:
-        if not error.is_closed_pipe:  # the reader of a closed pipe has what it wanted
+        if not error.is_closed_pipe:  # a closed pipe is no error: its reader needs no more output
             streams.print_error(str(error))
         return PARTIAL
     return code

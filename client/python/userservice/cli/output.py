@@ -58,7 +58,7 @@ class Printer(ABC):
     def records(self, records: Iterable[User | Session]) -> None:
         """Prints some records."""
 
-    def end(self, **further: Any) -> None:  # noqa: B027 - most formats have nothing after the records
+    def end(self, **further: Any) -> None:  # noqa: B027 - most formats write nothing here
         """Prints what follows the last record, such as next_cursor."""
 
 

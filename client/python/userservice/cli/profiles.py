@@ -63,7 +63,7 @@ def check_name(name: str) -> str:
     """Returns the name of a profile if it is valid.
 
     Raises:
-        CommandError: If it is not.
+        CommandError: If the name is invalid.
     """
     if _NAME.fullmatch(name) is None:
         raise CommandError("the name of a profile has 1 to 64 letters, digits, '_' and '-'", USAGE)

@@ -51,6 +51,6 @@ root = Root(
     examples=EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help="Commands for the User service: users and their sessions over gRPC. The extra `server` adds the commands "
-    "serve, check and keys.",
+    "serve, check, keys and migrate.",
 )
 root = click.version_option(package_name="userservice")(root)

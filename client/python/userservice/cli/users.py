@@ -230,7 +230,11 @@ def update_user(
     ),
 )
 @click.argument("user_ids", metavar="USER_ID...", nargs=-1, required=True)
-@click.option("--etag", metavar="TEXT", help="Expected etag, with one user_id. Another etag: nothing is deleted.")
+@click.option(
+    "--etag",
+    metavar="TEXT",
+    help="Expected etag; needs exactly one user_id. If the user has another etag, nothing is deleted.",
+)
 @connection_options
 def delete_users(*, user_ids: tuple[str, ...], etag: str | None) -> int:
     """Delete users and all their sessions; print the user_ids that were deleted.

@@ -90,8 +90,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AUTHENTICATION_UNAVAILABLE: _ErrorReason.ValueType  # 21
     """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
     ERROR_REASON_IMPORT_OFFSET_GAP: _ErrorReason.ValueType  # 30
-    """A batch of an import starts above the rows that were sent before; its rows were not applied. Continue at the offset
-    of the first response.
+    """A batch of an import leaves out rows: its offset is above the number of rows that were sent before. The rows of the
+    batch were not applied. Continue at the offset of the first response.
     """
     ERROR_REASON_IMPORT_NOT_FOUND: _ErrorReason.ValueType  # 31
     """No import has this import_id, or the import ended more than 7 days ago."""
@@ -169,8 +169,8 @@ the time to wait before a retry; QuotaFailure names the limit.
 ERROR_REASON_AUTHENTICATION_UNAVAILABLE: ErrorReason.ValueType  # 21
 """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
 ERROR_REASON_IMPORT_OFFSET_GAP: ErrorReason.ValueType  # 30
-"""A batch of an import starts above the rows that were sent before; its rows were not applied. Continue at the offset
-of the first response.
+"""A batch of an import leaves out rows: its offset is above the number of rows that were sent before. The rows of the
+batch were not applied. Continue at the offset of the first response.
 """
 ERROR_REASON_IMPORT_NOT_FOUND: ErrorReason.ValueType  # 31
 """No import has this import_id, or the import ended more than 7 days ago."""

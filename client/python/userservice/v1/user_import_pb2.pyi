@@ -74,7 +74,7 @@ class ImportOptions(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     import_id: _builtins.str
     """Identifies the import, a UUID. Required. After a broken connection or a restart, a call with the same import_id
-    continues the import. The server remembers an import for 7 days after its last batch.
+    continues the import. The server keeps the state of an import for 7 days after its last batch.
     """
     on_duplicate: Global___OnDuplicate.ValueType
     """What the import does with a row whose user exists already. Optional."""
@@ -83,9 +83,9 @@ class ImportOptions(_message.Message):
     user_id that occurs several times is found only within one batch.
     """
     restore: _builtins.bool
-    """Whether the import keeps all fields of the rows: also id, uuid, created_at, updated_at and etag, which are required
-    then. Without it, these fields are ignored. Needs the scope admin, a store without users at the first message of the
-    import, and on_duplicate FAIL or SKIP.
+    """Whether the import keeps all fields of the rows: also id, uuid, created_at, updated_at and etag, which are then
+    required. Without restore, these fields are ignored. Needs the scope admin, a store without users at the first
+    message of the import, and on_duplicate FAIL or SKIP.
     """
     digest: _builtins.str
     """Digest of the source, such as the SHA-256 of a file. Optional, at most 128 bytes. A later call with the same
@@ -123,7 +123,7 @@ class ImportBatch(_message.Message):
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
         """The rows: 1 to 500 users, at most 1 MiB together. The server reads user_id, email, first_name, last_name and
-        metadata. An invalid row fails alone. Two rows of one user act as if they were sent one after the other.
+        metadata. An invalid row fails alone. Rows of one user are applied one after the other.
         """
 
     def __init__(

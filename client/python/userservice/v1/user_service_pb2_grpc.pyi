@@ -107,14 +107,15 @@ class UserServiceStub:
 
     The caller sends the options, and then the rows in batches. The server responds to each message with the offset up
     to which all rows are applied, and with counts. After a broken connection, or a restart of the server or the store,
-    the caller opens the import again with the same options: the first response says where to continue, and rows that
-    were applied are never applied again. To bound memory, keep at most 4 batches without a response.
+    the caller opens the import again with the same options: the first response contains the offset at which to
+    continue, and rows that were applied are never applied again. To bound memory, keep at most 4 batches without a
+    response.
 
     The option restore needs the scope admin. At most 8 imports run in a server process; further calls are rejected
     with OVERLOADED. An import ends with READER_STALLED if its caller sends nothing for too long.
 
-    Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch starts above the rows that were
-    sent before), FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch leaves out rows),
+    FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
     """
     GetImport: _grpc.UnaryUnaryMultiCallable[_user_import_pb2.GetImportRequest, _user_import_pb2.GetImportResponse]
     """Returns the state of an import and its row errors, until 7 days after its last batch.
@@ -200,14 +201,15 @@ class UserServiceAsyncStub(UserServiceStub):
 
     The caller sends the options, and then the rows in batches. The server responds to each message with the offset up
     to which all rows are applied, and with counts. After a broken connection, or a restart of the server or the store,
-    the caller opens the import again with the same options: the first response says where to continue, and rows that
-    were applied are never applied again. To bound memory, keep at most 4 batches without a response.
+    the caller opens the import again with the same options: the first response contains the offset at which to
+    continue, and rows that were applied are never applied again. To bound memory, keep at most 4 batches without a
+    response.
 
     The option restore needs the scope admin. At most 8 imports run in a server process; further calls are rejected
     with OVERLOADED. An import ends with READER_STALLED if its caller sends nothing for too long.
 
-    Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch starts above the rows that were
-    sent before), FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch leaves out rows),
+    FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
     """
     GetImport: _aio.UnaryUnaryMultiCallable[_user_import_pb2.GetImportRequest, _user_import_pb2.GetImportResponse]  # type: ignore[assignment]
     """Returns the state of an import and its row errors, until 7 days after its last batch.
@@ -344,14 +346,15 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The caller sends the options, and then the rows in batches. The server responds to each message with the offset up
         to which all rows are applied, and with counts. After a broken connection, or a restart of the server or the store,
-        the caller opens the import again with the same options: the first response says where to continue, and rows that
-        were applied are never applied again. To bound memory, keep at most 4 batches without a response.
+        the caller opens the import again with the same options: the first response contains the offset at which to
+        continue, and rows that were applied are never applied again. To bound memory, keep at most 4 batches without a
+        response.
 
         The option restore needs the scope admin. At most 8 imports run in a server process; further calls are rejected
         with OVERLOADED. An import ends with READER_STALLED if its caller sends nothing for too long.
 
-        Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch starts above the rows that were
-        sent before), FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch leaves out rows),
+        FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
         """
 
     @_abc_1.abstractmethod

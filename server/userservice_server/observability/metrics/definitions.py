@@ -83,8 +83,8 @@ HANDLING_SECONDS = Metric(
     _OF_METHOD,
     unit="seconds",
     buckets=_CALL_SECONDS,
-    note="In the OpenMetrics format, a bucket has the trace id of its last call whose trace is recorded: whose "
-    "header `traceparent` has the sampled flag, or that the service traces itself (exemplar).",
+    note="In the OpenMetrics format, a bucket contains an exemplar: the trace id of its last call whose trace is "
+    "sampled, by the caller (header `traceparent`) or by the service itself.",
 )
 CALLS_IN_PROGRESS = Metric("userservice_calls_in_progress", Kind.GAUGE, "Running calls, streams included.", _OF_WORKER)
 REJECTED_CALLS = Metric(
