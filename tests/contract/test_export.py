@@ -174,7 +174,7 @@ def interrupt(cli: CommandLine, file: Path, *options: str) -> None:
         assert cli("users", "export", file, *options).code == 130
 
 
-def test_what_cannot_be_continued_is_one_line(cli: CommandLine, tmp_path: Path) -> None:
+def test_an_export_that_cannot_be_continued_is_one_error_line(cli: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "users.jsonl"
     part, cursor = tmp_path / "users.jsonl.part", tmp_path / "users.jsonl.cursor"
     interrupt(cli, file)

@@ -49,7 +49,7 @@ class Stage:
     Attributes:
         room: a folder.
         store: a store with users, which no fault changes.
-        ended: set when the faults shall end.
+        ended: set when the faults must end.
         metrics: the address of the metrics of each fault's service.
     """
 

@@ -15,7 +15,7 @@ _reservations: list[socket.socket] = []
 def free_port() -> int:
     """Returns a TCP port of 127.0.0.1 that no other test uses until this process ends.
 
-    The UDP port of the same number is bound for as long: it tells the other test processes that the port is taken.
+    The UDP port of the same number is bound until then, so that other test processes do not use the port.
     """
     for port in _next:
         reservation = socket.socket(type=socket.SOCK_DGRAM)

@@ -1,4 +1,4 @@
-"""Adds users one after the other for the time of a failover, and tells how long calls failed."""
+"""Adds users one after the other for the time of a failover, and measures how long calls failed."""
 
 import asyncio
 import contextlib

@@ -124,7 +124,7 @@ async def test_a_slot_that_moves_key_by_key_is_followed(cluster: Cluster, runnin
     assert check(cluster.url, "userservice", 5).findings == []
 
 
-async def test_half_moved_keys_are_waited_for(cluster: Cluster, running: Service) -> None:
+async def test_a_command_waits_for_half_moved_keys(cluster: Cluster, running: Service) -> None:
     """A script whose keys are on two nodes is rejected with TRYAGAIN."""
     user_id = "half"
     slot = slot_of_user(user_id)
@@ -147,7 +147,7 @@ def in_slot(slot: int) -> str:
 
 
 @pytest.mark.parametrize("read", ["stream", "pages"])
-async def test_a_user_of_a_slow_clock_is_behind_no_end(cluster: Cluster, running: Service, read: str) -> None:
+async def test_later_users_are_after_the_end_of_a_list(cluster: Cluster, running: Service, read: str) -> None:
     """One partition assigns ids of the future, as if the clocks of the other nodes were 10 s behind."""
 
     async def follow(cursor: int) -> list[str]:

@@ -72,7 +72,7 @@ def test_a_store_is_moved_to_another_number_of_partitions_and_back() -> None:
         assert check(last.url, "p", 5).findings == []
 
 
-def test_what_cannot_be_moved_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_moved_is_not_changed(tmp_path: Path) -> None:
     with Store() as old, Store() as new:
         with Service(redis_url=old.url) as service, connect_blocking(service.address) as stubs:
             stubs.users.AddUser(AddUserRequest(user_id="ada"))

@@ -60,7 +60,7 @@ def check_cursor(records: Sequence[Record[Any]], cursor: int, next_cursor: int, 
 
 
 def check_descending(records: Sequence[Record[Any]], cursor: int, next_cursor: int, total_size: int) -> None:
-    """Does for a page in descending order what `check_cursor` and `Record.wrap_page` do in ascending order."""
+    """Checks a page in descending order, as `check_cursor` and `Record.wrap_page` check pages in ascending order."""
     last = cursor
     for record in records:
         if not 0 < record.id < (last or record.id + 1):

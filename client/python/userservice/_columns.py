@@ -23,7 +23,7 @@ def _metadata_text(user: User) -> str:
         encoded: bytes = user._message.metadata  # type: ignore[assignment]
         try:
             return object_text(encoded, 0, len(encoded))
-        except UNEXPECTED:  # the ordinary way reports what is wrong
+        except UNEXPECTED:  # the slower way below supports all input, or raises an error with the reason
             pass
     return json.dumps(user.metadata, ensure_ascii=False, allow_nan=False)
 

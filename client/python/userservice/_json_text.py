@@ -1,8 +1,8 @@
 """Writes users as JSON text without decoding their metadata into Python objects.
 
 `User.to_json` uses this module. A program that writes millions of users as JSON would otherwise spend most of its time
-on building dicts that it does not need. Whatever these functions do not expect, they reject with ValueError or
-IndexError, and the caller then uses the ordinary, slower way.
+on building dicts that it does not need. The functions raise ValueError or IndexError for input that they do not
+support; the caller then encodes the decoded metadata, which is slower.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from userservice.models import User
 ImportRow: TypeAlias = Mapping[str, Any] | User | InvalidArgumentError
 """A row of an import: the fields of a user by name, a User, or the error of a row that the caller could not read.
 
-A row that is an error fails with this error; it counts as a row of the import.
+If a row is an error, the row fails with this error and counts as a row of the import.
 """
 
 OnDuplicate: TypeAlias = Literal["FAIL", "SKIP", "MERGE", "REPLACE"]

@@ -385,7 +385,7 @@ class User(Record[UserMessage]):
         if not hasattr(self, "_metadata"):
             try:
                 return user_text(self._message)
-            except UNEXPECTED:  # the ordinary way reports what is wrong
+            except UNEXPECTED:  # the slower way below supports all input, or raises an error with the reason
                 pass
         return super().to_json()
 

@@ -94,7 +94,7 @@ def _primary(place: StoreUrl, client: Redis, options: dict[str, Any]) -> tuple[s
 
 
 def _slots(place: StoreUrl, at: Callable[[tuple[str, int]], Redis]) -> SlotMap:
-    """Asks the nodes of the URL for the map of slots; the first one that answers decides."""
+    """Asks the nodes of the URL for the map of slots; uses the first answer."""
     failure: RedisError | None = None
     for address in place.addresses:
         with at(address) as node:

@@ -83,7 +83,7 @@ class Store:
         fsync: when the embedded store flushes writes to disk: ``always`` or ``everysec``.
         key_prefix: prefix of all keys in Redis.
         partitions: number of partitions of a new store; None: 16 in a cluster, else 1.
-        wait_replicas: number of replicas that must have a write before it is acknowledged.
+        wait_replicas: number of replicas that must confirm a write before the service acknowledges it.
         timeout: limit in seconds for connecting to Redis, and for each reply.
     """
 

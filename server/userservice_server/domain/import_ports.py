@@ -35,8 +35,8 @@ class ImportRows:
         start: the rows of the partition below this offset must be applied already.
         stop: the offset afterwards.
         if_exists: what to do with a row without an old record whose user exists.
-        rows: for each row: user_id, old record, new record. Without an old record, new is the encoded fields after the
-            id; if the rows are restored, old is the id and new the whole record.
+        rows: for each row: user_id, old record, new record. Without an old record, new contains the encoded fields
+            after the id; if the rows are restored, old is the id and new is the whole record.
         indexes: the number of each row in the import; may be empty with CONFLICT, where no row fails in the script.
         rejected: index and framed RowError of each row that the server has rejected.
         counts: numbers of rows that the server has added, merged and replaced; the script counts other rows.
@@ -66,7 +66,7 @@ class Applied(Enum):
     """How a script with rows ended."""
 
     DONE = "the rows are applied"
-    MOVED = "nothing was written: other rows are applied than the server expects"
+    MOVED = "nothing was written: the server expected another offset"
     CONFLICT = "nothing was written: a user has changed since the server has read it"
     NOT_FOUND = "there is no import with this import_id"
 

@@ -221,7 +221,7 @@ class Import:
             case Applied.MOVED:
                 if reply.state.applied == known:
                     return []  # the script before this one was not applied
-                # An earlier call with this import_id has applied rows after this call had read the state.
+                # Another call with this import_id has applied rows since this call read the state.
                 part.state = reply.state
                 found = await self._imports.read(part.table, self.options.import_id, known, MAX_ROW_ERRORS)
                 return [error for error in found.errors if error[0] < reply.state.applied] if found else []

@@ -23,7 +23,7 @@ class Source(Protocol):
 
     Attributes:
         descending: whether the newest records come first.
-        fence_failure: why the list cannot have an end: later records could get ids before it; None: it can.
+        fence_failure: why the list must not have an end: later records could get ids before the end; None: it may end.
     """
 
     descending: bool
@@ -104,8 +104,9 @@ class MergedTables:
         store: the store of the tables.
         tables: at least two tables.
         descending: whether the newest records come first.
-        fences: whether no record may get an id before the end of the list after the list was returned. The clocks of
-            the servers that assign ids differ. Without it, a list must not be presented as complete.
+        fences: whether the store raises its last ids before the list ends, so that records that are added later get ids
+            after the end, although the clocks of the servers differ. Without this fence, a list must not be presented
+            as complete.
 
     Attributes:
         fence_failure: see ``Source``.
@@ -155,7 +156,7 @@ class MergedTables:
             bound = self._bound()
             if bound == math.inf or sum(bisect_right(part.ids, bound) for part in self._parts) >= count:
                 return self._taken(count, bound)
-            # Most of the next records are in few of the tables: reads more of those that ended first.
+            # Most of the next records are in a few tables: reads more from the tables whose replies ended first.
             missing = {part: wanted for part in self._iter_unread() if self._sign * part.read_to <= bound}
             wanted *= 2
 

@@ -68,7 +68,7 @@ class Source:
                 raise ConfigError(f"the store at --from has keys of the kind {role!r}, which cannot be migrated")
 
     def mark(self) -> None:
-        """Makes all servers reject writes, which compare the store id; can be repeated."""
+        """Changes the store ids, so that all servers reject writes and lists; can be repeated."""
         self._reader.read([("HSET", self.keys.layout, MOVED, "1")])
         moved = self.store_id + b"-" + MOVED.encode()
         self._reader.read([("SET", table.store_id, moved) for table in self.keys.all_users()])

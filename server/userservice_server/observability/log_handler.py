@@ -66,7 +66,7 @@ class HandlerThread:
     Lines that the handler's own libraries log are not passed to it.
 
     Args:
-        handler: the handler. Its level applies.
+        handler: the handler; it does not receive lines below its own level.
         process_fields: fields of every line of this process.
     """
 
@@ -139,7 +139,7 @@ def _record(line: Line, process_fields: Mapping[str, int]) -> logging.LogRecord:
     record.__dict__.update(process_fields)
     record.__dict__.update(fields)
     if text := fields.get("exc_info"):
-        # As text, as on standard error: handlers would also read the variables of the frames, which contain user data.
+        # As text, like on standard error: handlers would also read the variables of frames, which contain user data.
         record.exc_info, record.exc_text = None, text
         record.__dict__["traceback"] = text  # for handlers that send only the additional fields
     return record

@@ -21,8 +21,8 @@ _LOCK_PAUSE = 0.02
 def claimed_path(listen: Listen) -> Iterator[None]:
     """Removes the socket that a killed service left behind; the ``with`` block then binds the new socket.
 
-    The socket has the mode of the settings from its creation. A lock on the directory prevents that two services that
-    start at the same time remove each other's socket.
+    The socket has the mode of the settings from its creation. A lock on the directory ensures that two services that
+    start at the same time do not remove each other's socket.
 
     Raises:
         ConfigError: A process listens on the socket, the path is another kind of file, or the directory cannot be used.
@@ -44,7 +44,7 @@ def claimed_path(listen: Listen) -> Iterator[None]:
 
 
 class _UnusablePathError(Exception):
-    """The service cannot create a socket at the path; the text says why."""
+    """The service cannot create a socket at the path; the text is the reason."""
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Every master holds the keys of some slots, and each partition has its keys in one slot. A node rejects commands for a
 slot that it does not have, without executing them, and names the right node (MOVED, ASK). These commands are sent
-again; a command whose connection is lost is not, because it may have been executed.
+again. A command whose connection is lost is not sent again, because it may have been executed.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from userservice_server.store.topology.cluster import Address, ClusterServers, S
 
 MOST_REDIRECTS = 8  # of one command, by MOVED and ASK
 _TRY_AGAIN_PAUSE = 0.02  # seconds; half of the keys of a script are on another node
-_LOOP_PAUSE = 0.05  # seconds before a command is sent again to the node that says that it has moved to itself
+_LOOP_PAUSE = 0.05  # seconds before a command is sent again, if a node redirects it to the node itself
 _PROBE_SECONDS = 1.0  # a node without an answer after this time may have been replaced
-_REFRESH_PAUSE = 0.1  # seconds between two questions for the map
+_REFRESH_PAUSE = 0.1  # seconds between two requests for the map
 
 logger = logging.getLogger("userservice.store")
 
@@ -163,7 +163,7 @@ class ClusterNodes:
         return partial(self._rejected, _Line(address, name))
 
     def _rejected(self, line: _Line, command: bytes, reply: "asyncio.Future[Any]", error: RedisError) -> bool:
-        """Sends a command to the node that can execute it; returns False if its future is to fail."""
+        """Sends a command to the node that can execute it; returns False if its future must fail."""
         if isinstance(error, AskError):  # or its subclass MovedError
             return self._redirect(line, command, reply, error)
         if isinstance(error, TryAgainError):
@@ -187,7 +187,7 @@ class ClusterNodes:
             self._connection(target).resend(command, reply, asking=True)
             return True
         self._refresh_soon()
-        if target == line:  # another server is behind the address, or the node has not learnt of its slots yet
+        if target == line:  # another server has the address now, or the node has not taken its slots over yet
             self._replace(line.address)
             self._loop.call_later(_LOOP_PAUSE, self._resend, target, command, reply)
             return True
@@ -246,7 +246,7 @@ class ClusterNodes:
         self._report(failures)
 
     def _report(self, failures: dict[_Node, BaseException]) -> None:
-        """Logs which part of the partitions is unavailable, once for each reason."""
+        """Logs how many partitions are unavailable, once for each reason."""
         reasons = frozenset(map(why, failures.values()))
         if reasons - self._reasons:
             lost = sum(route.node in failures for position, route in self._routes.items() if position != LAYOUT)

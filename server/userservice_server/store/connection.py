@@ -71,7 +71,7 @@ class _Batch:
     def hand_out(self, replies: list[Any]) -> None:
         """Delivers each reply to its future."""
         if self.replicas and not _is_confirmed(replies.pop(), self.replicas):
-            # The writes were applied on this server, but a failover can lose them. A repetition is confirmed or lost.
+            # The writes were applied on this server, but a failover can lose them. The error makes clients repeat them.
             replies = [reply if isinstance(reply, RedisError) else UnconfirmedError() for reply in replies]
         for position, (future, reply) in enumerate(zip(self.futures, replies, strict=True)):
             if future.done():  # its caller was cancelled
@@ -167,8 +167,8 @@ class SharedConnection:
             long reply, or the replies before it, is not unavailable.
         events: observes batches and connections.
         rejected: may send a command that was rejected without being executed to another server of a cluster.
-        replicas: number of replicas that must have the writes of a batch before its replies are delivered (WAIT); all
-            writes of a batch wait together. The replies of a batch that is not confirmed in time fail.
+        replicas: number of replicas that must confirm the writes of a batch before its replies are delivered (WAIT).
+            All writes of a batch wait together. The replies of a batch that is not confirmed in time fail.
     """
 
     def __init__(

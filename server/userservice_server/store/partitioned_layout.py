@@ -1,8 +1,8 @@
 """The layout of a store with several partitions, which can be on several servers.
 
 No script can create partitions on several servers at once. Therefore the layout is created first, with the store id and
-the mark `creating`; then each empty partition; then the mark is removed. All servers that do this at the same time find
-the same store id. Without the mark, an empty partition has lost its keys, and is never created again.
+the mark `creating`; then each empty partition; then the mark is removed. All servers that do this at the same time use
+the same store id. If there is no mark, an empty partition has lost its keys, and is never created again.
 """
 
 import asyncio

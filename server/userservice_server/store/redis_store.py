@@ -81,7 +81,7 @@ class RedisStore:
             key_prefix: prefix of all keys.
             timeout: limit in seconds for connecting and for each reply.
             partitions: number of partitions; None: that of the store, or the default for a new store.
-            wait_replicas: number of replicas that must have a write before it is acknowledged.
+            wait_replicas: number of replicas that must confirm a write before the service acknowledges it.
             events: observes the store.
         """
         self.events = events

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Codes that the semantic conventions call errors of a server; not UNIMPLEMENTED, which is a mistake of the caller.
 _FAULTS = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"))
-# Where the reason says more than the code. A stalled reader is at fault itself, and a shutdown is no fault.
+# Reasons that take precedence over the code. A stalled reader is a fault of the caller, and a shutdown is no fault.
 _FAULTS_BY_REASON = {"READER_STALLED": False, "SERVER_SHUTTING_DOWN": False, "STORE_FULL": True, "STORE_CHANGED": True}
 
 

@@ -1,4 +1,4 @@
-"""`User.to_json` writes encoded metadata without decoding it; the text is the same as that of the ordinary way."""
+"""`User.to_json` writes encoded metadata without decoding it; the text is the same as that of decoded metadata."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def storable(value: Any) -> bool:
 
 @settings(max_examples=50)
 @given(METADATA.filter(storable), TEXT, TIMES, TIMES)
-def test_the_text_is_that_of_the_ordinary_way(
+def test_the_text_is_the_same_as_that_of_decoded_metadata(
     metadata: dict[str, Any], text: str, created: datetime, updated: datetime
 ) -> None:
     encoded = bytes(
@@ -56,7 +56,7 @@ def test_the_text_is_that_of_the_ordinary_way(
 
 
 @given(st.binary(max_size=40))
-def test_what_is_not_a_struct_is_left_to_the_ordinary_way(encoded: bytes) -> None:
+def test_bytes_that_are_no_struct_are_decoded_instead(encoded: bytes) -> None:
     try:
         text = object_text(encoded, 0, len(encoded))
     except UNEXPECTED:
@@ -66,7 +66,7 @@ def test_what_is_not_a_struct_is_left_to_the_ordinary_way(encoded: bytes) -> Non
     assert json.loads(text) == user.metadata
 
 
-def test_unusual_encodings_and_values_are_left_to_the_ordinary_way() -> None:
+def test_unusual_encodings_and_values_are_decoded_instead() -> None:
     twice = Struct(fields={"a": Value(number_value=1)}).SerializeToString()
     twice += Struct(fields={"a": Value(number_value=2)}).SerializeToString()
     unset = Struct(fields={"a": Value(), "b": Value(list_value=ListValue(values=[Value()]))}).SerializeToString()

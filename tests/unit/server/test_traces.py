@@ -130,7 +130,7 @@ def test_a_call_that_is_not_recorded_creates_no_span(
         span.end("OK")
 
 
-def test_faults_of_the_server_are_told_from_mistakes_of_callers() -> None:
+def test_mistakes_of_callers_are_no_faults_of_the_server() -> None:
     faults = {reason for reason, rule in RULES.items() if is_fault(rule.code, reason)}
     assert faults == {
         "AUTHENTICATION_UNAVAILABLE",

@@ -131,7 +131,7 @@ class CallSpans:
     def _span(
         self, name: str, attributes: dict[str, str], parent: TraceContext | None, headers: Headers
     ) -> Span | None:
-        """Starts a span, or returns None without the creation of an object if the call is not recorded."""
+        """Starts a span; returns None, without creating an object, if the call is not recorded."""
         if parent is None or not self._follows_callers:
             # Sampled here first: the tracer creates an object even for a call that is not recorded.
             trace_id = self._ids.generate_trace_id()

@@ -36,7 +36,7 @@
 --
 -- Returns:
 --   {'applied', numbers of the state, framed errors}  the rows were applied; errors of rows whose user or id exists
---   {'moved', numbers of the state}                   nothing was written: other rows are applied than the server expects
+--   {'moved', numbers of the state}                   nothing was written: the server expected another offset
 --   CONFLICT       nothing was written: a user has changed since the server has read it
 --   NOT_FOUND      there is no import with this import_id
 --   STORE_CHANGED  this is another store, or it has lost keys

@@ -15,7 +15,7 @@ class Topology(Protocol):
         """Returns a new, unconnected connection to the server that accepts writes."""
 
     async def has_moved(self) -> bool:
-        """Returns whether another server accepts writes than the one that the last connection was made to."""
+        """Returns whether writes must go to another server than that of the last connection."""
 
     async def close(self) -> None:
         """Releases the resources of the topology."""

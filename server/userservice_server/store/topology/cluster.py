@@ -17,7 +17,7 @@ from userservice_server.store.topology.single import connections_of
 Address = tuple[str, int]
 
 _QUESTION_SECONDS = 0.5  # a node that does not answer delays the question to the next one
-_SAME_HOST = ("", "?")  # a node that does not know its own address
+_SAME_HOST = ("", "?")  # a node that cannot determine its own address
 
 
 def address_of(host: Any, port: int, asked: str) -> Address:

@@ -50,8 +50,8 @@ class SingleServer:
         return connection
 
     async def has_moved(self) -> bool:
-        """Returns False: nobody else knows which server accepts writes."""
+        """Returns False: without Sentinels, only the address determines the server."""
         return False
 
     async def close(self) -> None:
-        """Does nothing: the connections belong to those who have made them."""
+        """Does nothing: the caller of `make_connection` closes the connections."""

@@ -76,7 +76,7 @@ class Authentication:
         return caller
 
     def known_caller_of(self, call: Call) -> Caller | None:
-        """Returns what ``caller_of`` returns if the credential is in the cache, else None; awaiting takes longer."""
+        """Returns the same as ``caller_of`` if the credential is in the cache, else None; takes less time."""
         value = call.credential
         caller = self._cache.get(value) if value is not None else None
         if caller is None or caller.expires_at <= time.time():
