@@ -1,8 +1,8 @@
 """`python -m benchmarks.imports`: measures ImportUsers.
 
 Prints, for interleaved rounds: users/s of an import, of AddUser with 64 callers (both through the asyncio client), and
-of the script of imports that is fed directly; the p99 of GetUser alone and during an import at half its rate; and the
-memory of client and service. The store has the options of the embedded store (fsync always).
+of the import script, which the benchmark calls directly in the store; the p99 of GetUser alone and during an import at
+half its rate; and the memory of client and service. The store has the options of the embedded store (fsync always).
 """
 
 import argparse
@@ -70,7 +70,7 @@ async def _add(manager: UserManager, rows: list[dict[str, Any]]) -> float:
 
 
 def _script(store: Store, prefix: str, count: int) -> float:
-    """Feeds the script of imports over one connection, a few scripts ahead; the commands are made before."""
+    """Calls the import script over one connection, and sends a few calls ahead; makes the commands in advance."""
     store_id, import_id = store.redis.get(_TABLE.store_id), str(uuid4()).encode()
     keys = (_TABLE.store_id, _TABLE.layout, _TABLE.rows, _TABLE.index)
     own = (_TABLE.import_prefix + import_id, _TABLE.import_errors_prefix + import_id)

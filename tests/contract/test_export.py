@@ -144,7 +144,7 @@ class Interruption:
 def test_an_interrupted_export_continues_to_the_same_file(
     cli: CommandLine, tmp_path: Path, suffix: str, *, after: bool
 ) -> None:
-    """Interrupted in each chunk in turn: in its middle, and after its write but before the next one."""
+    """The test interrupts the export in each chunk: in the middle of its write, or after its write."""
     if suffix == "parquet":
         pytest.importorskip("pyarrow")
     whole, file = tmp_path / f"whole.{suffix}", tmp_path / f"users.{suffix}"

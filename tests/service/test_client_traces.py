@@ -24,7 +24,7 @@ Use = Callable[[Any], Any]
 
 
 async def with_asyncio(address: str, use: Use, **options: Any) -> Any:
-    """Runs a blocking-looking use of a manager with the asyncio manager."""
+    """Runs a function with the asyncio manager, and awaits the results in its result."""
     async with UserManager(address, **options) as manager:
         return await _awaited(use(manager))
 

@@ -104,7 +104,8 @@ class Gathering(Generic[OutcomeT]):
         if not self._waiting or self._starting is not None:
             return
         if self._running < MOST_RUNNING or len(self._waiting) >= MOST_NAMES:
-            # In the context of one of its requests, so that a trace contains the call; not in that of an earlier call.
+            # The context of one of its requests assigns the call to the trace of this request. The present context can
+            # be that of an earlier call.
             context = self._waiting[0].context
             self._starting = asyncio.get_running_loop().create_task(self._run(), context=context)
             # The event loop keeps only weak references to its tasks.

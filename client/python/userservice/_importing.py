@@ -124,7 +124,7 @@ class Importer:
         """The step that only opens the import."""
 
     async def _open(self, attempts: Attempts) -> None:
-        """Opens the import; takes the response, which says where to continue."""
+        """Opens the import; takes the response, which contains the offset at which to continue."""
         self._exchange = await self._connection.open_exchange(IMPORT_USERS, attempts)
         self._sent = 0
         options = ImportUsersRequest(options=self._options)

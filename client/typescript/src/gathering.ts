@@ -116,7 +116,8 @@ export class Gathering<Outcome> {
       this.#isStarting = true;
       setImmediate(() => {
         this.#isStarting = false;
-        // In the context of one of its requests, so that a trace contains the call; not in that of an earlier call.
+        // The context of one of its requests assigns the call to the trace of this request. The present context can be
+        // that of an earlier call.
         void this.#waiting[0]?.context.runInAsyncScope(() => this.#run());
         this.#start();
       });

@@ -52,7 +52,7 @@ export function encodeOptions(import_id: string, options: ImportUsersOptions): B
   return asBuffer(writer.join().finish());
 }
 
-/** An encoded row. If the row is invalid, the service rejects it, and `error` says why it is invalid. */
+/** An encoded row. If the row is invalid, the service rejects it, and `error` is the reason. */
 export interface EncodedRow {
   readonly encoded: Uint8Array;
   readonly error?: InvalidArgumentError;

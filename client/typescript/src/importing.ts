@@ -139,7 +139,7 @@ export class Importer {
     }
   }
 
-  /** Opens the import, and takes the response, which says where to continue. */
+  /** Opens the import, and takes the response, which contains the offset at which to continue. */
   async #open(attempts: Attempts): Promise<void> {
     const metadata = await this.#connection.headers(attempts.remaining, attempts.signal);
     const { importUsers } = UserService.method;

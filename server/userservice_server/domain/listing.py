@@ -34,10 +34,10 @@ async def pages(
     """Yields an iterator over pages for each range that is read, up to the record that was the last one at the start.
 
     The pages of a range are made without waiting. The caller must exhaust them before it requests the next range. A
-    page contains ``size`` records, or fewer if another record would exceed ``memory.response_bytes``, if 16 MiB were
-    read for it, or if it is the last page. Only the last page has no next_cursor, and a list always has at least one
-    page. If the list cannot have an end (see ``Source``), its last page has a next_cursor too, and the reason is raised
-    after this page.
+    page contains ``size`` records, or fewer if another record would exceed ``memory.response_bytes``, if 16 MiB of
+    records were read for the page, or if it is the last page. Only the last page has no next_cursor, and a list always
+    has at least one page. If the list cannot have an end (see ``Source``), its last page has a next_cursor too, and the
+    reason is raised after this page.
 
     Reading in the order of the ids returns each record that exists throughout exactly once, because ids never change
     and a replaced record keeps its id.

@@ -33,7 +33,7 @@ class Source(Protocol):
         """Starts to count the records."""
 
     def last(self) -> "asyncio.Future[list[bytes]]":
-        """Starts to read the last record of each table, in the order of the list. No later record prolongs the list."""
+        """Starts to read the last record of each table in the order of the list, which ends at these records."""
 
     def range(
         self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool
@@ -97,8 +97,8 @@ class _Part:
 class MergedTables:
     """The records of several tables in the order of their ids; serves one list.
 
-    Each round reads the next records of every table, returns those up to the smallest id at which a reply ended, and
-    keeps the others for the next round.
+    Each round reads the next records of every table and takes the smallest of the ids at which the replies end. The
+    records up to this id are returned; the others are kept for the next round.
 
     Args:
         store: the store of the tables.

@@ -109,8 +109,8 @@ class ReadLimit:
 
     def _run(self, waiting: _Waiting, plan: Plan) -> None:
         try:
-            # In the context of its list: the end of another list's read can start this one, and the store reports reads
-            # to the trace in the present context.
+            # The end of another list's read can start this read. The context of its own list assigns the read to the
+            # trace of this list.
             sent = waiting.context.run(waiting.send, plan.records)
         except Exception as error:  # noqa: BLE001 - the error of the waiting list, not of the caller
             waiting.reply.set_exception(error)

@@ -45,7 +45,7 @@ logger = logging.getLogger("userservice")
 
 
 class ServiceEndedError(Exception):
-    """The service exited unexpectedly; the text says why."""
+    """The service exited unexpectedly; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)

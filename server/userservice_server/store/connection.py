@@ -96,7 +96,7 @@ class _Batch:
 
 
 def _is_confirmed(reply: Any, replicas: int) -> bool:
-    """Returns whether the reply to WAIT says that enough replicas have the writes."""
+    """Returns whether enough replicas have confirmed the writes, by the reply to WAIT."""
     return isinstance(reply, int) and reply >= replicas
 
 

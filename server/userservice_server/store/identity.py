@@ -100,7 +100,7 @@ def checked(reply: "asyncio.Future[T]", checks: Sequence[Check]) -> "asyncio.Fut
     replies = [reply, *(check.reply for check in checks)]
 
     def deliver(_done: "asyncio.Future[Any]") -> None:
-        # In a cluster, a command that is sent again to another server is answered later than those after it.
+        # In a cluster, a command that is sent again to another server is answered later than later commands.
         if delivered.done() or not all(map(asyncio.Future.done, replies)):
             return
         error = _failure(reply, checks)
@@ -124,7 +124,7 @@ def _failure(reply: "asyncio.Future[Any]", checks: Sequence[Check]) -> BaseExcep
 
 
 class StoreLayout:
-    """Checks the layout of the store, and remembers the identity of the store that the server expects.
+    """Checks the layout of the store, and keeps the identity of the store that the server expects.
 
     Args:
         keys: the names of the store's keys.

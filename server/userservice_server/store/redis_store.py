@@ -264,7 +264,7 @@ class RedisStore:
         await self._links.close()
 
     async def probe(self) -> None:
-        """Checks that Redis executes writes on all connections and contains the expected store; writes nothing.
+        """Checks that Redis executes writes on all connections and contains the expected store; changes no value.
 
         In a cluster, it is enough that some partitions are available.
 
@@ -279,7 +279,7 @@ class RedisStore:
             self.distrust()  # new connections fail the same check, so no script stops half-way
             raise unavailable(error) from error
         except StoreUnavailableError:
-            if not self._is_cluster:  # in a cluster, one of its nodes was lost since the probe
+            if not self._is_cluster:  # in a cluster, a node can become unavailable after the probe
                 raise
         if self._links.is_complete:
             await self._confirm()

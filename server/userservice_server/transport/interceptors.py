@@ -54,7 +54,7 @@ _process = secrets.token_hex(6)
 _numbers = itertools.count(1)
 _WITHOUT_HEADER_LIMIT = frozenset((Load.PROBE, Load.WATCH))  # a probe must not fail because a proxy adds headers
 _WRITING = frozenset(("users.write", "users.import", "sessions.write"))  # scopes
-# Other calls never end by themselves, or clients repeat them soon.
+# A shutdown does not wait for other calls: they never end by themselves, or clients repeat them soon.
 _DRAINED = frozenset((Load.CALL, Load.STREAM, Load.IMPORT))
 
 
@@ -342,11 +342,11 @@ CHAIN: tuple[Interceptor, ...] = (
     call_id,  # before the interceptors that use the id
     access_log,  # outside errors, so that it logs the code that the caller receives
     errors,  # outside the interceptors that can fail
-    tracing,  # as metrics, next to it
+    tracing,  # inside errors and outside the interceptors that reject calls, for the same reasons as metrics
     metrics,  # inside errors, which sends the status of a failed call; outside the interceptors that reject calls
     headers,  # before admission: a retry of such a call would be rejected again
     authentication,  # before admission: rejected calls do not count against the concurrency limits
-    read_only,  # after authentication, like any other answer to a caller
+    read_only,  # after authentication: a caller without a valid credential gets no other information
     admission,  # before any work, but inside errors, so that a rejection becomes a status
     deadline,  # innermost: its failure becomes a status like any other
 )

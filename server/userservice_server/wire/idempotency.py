@@ -22,7 +22,7 @@ def fingerprint(request: Message) -> bytes:
     digest, tag = _start(request.DESCRIPTOR)
     digest = digest.copy()
     own = _encoded_request_id(request, tag)
-    if encoded.endswith(own):  # usual: request_id has the largest number of the fields that are present
+    if encoded.endswith(own):  # the usual case: no field with a larger number is present
         digest.update(encoded[: -len(own)])
     else:  # other fields follow
         start, end = _request_id_span(encoded, tag)

@@ -125,7 +125,7 @@ class Importer:
         """The step that only opens the import."""
 
     def _open(self, attempts: Attempts) -> None:
-        """Opens the import; takes the response, which says where to continue."""
+        """Opens the import; takes the response, which contains the offset at which to continue."""
         self._exchange = self._connection.open_exchange(IMPORT_USERS, attempts)
         self._sent = 0
         options = ImportUsersRequest(options=self._options)

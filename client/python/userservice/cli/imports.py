@@ -232,7 +232,7 @@ class _Run:
         """Returns the reasons of the rows that failed, by number of the row from 0."""
         reasons = {error.index: _reason(error.error) for error in status.row_errors}
         if reasons:
-            # The service does not know why this command could not read a row.
+            # Only this command can report why it could not read a row; it sends an invalid row in its place.
             for number, row in enumerate(self._source):
                 if number in reasons:
                     try:
