@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from userservice.cli.exit_codes import CREDENTIALS, INTERRUPTED, NOT_FOUND, SUCCESS, UNAVAILABLE, USAGE
+
 if TYPE_CHECKING:
     import grpc
 
     from userservice._address import Address
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"  # where `userservice serve` listens by default
-EXIT_SERVING, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_CREDENTIALS, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 0, 2, 3, 4, 5, 130
 
 _DEFAULT_SECONDS = 3.0
 _STATUSES = ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")  # HealthCheckResponse.ServingStatus
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _check(options)
     except ValueError as error:
-        return _fail(EXIT_USAGE, str(error))
+        return _fail(USAGE, str(error))
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the error and exits."""
-        sys.exit(_fail(EXIT_USAGE, message))
+        sys.exit(_fail(USAGE, message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,7 +151,7 @@ def _ask(channel: grpc.Channel, options: argparse.Namespace) -> int:
     status = Int32Value.FromString(answer).value
     name = _STATUSES[status] if 0 <= status < len(_STATUSES) else str(status)
     _print(1, f"{options.service or 'userservice'}: {name}")
-    return EXIT_SERVING if status == _SERVING else EXIT_UNAVAILABLE
+    return SUCCESS if status == _SERVING else UNAVAILABLE
 
 
 def _failure(error: grpc.RpcError, options: argparse.Namespace) -> tuple[int, str]:
@@ -160,12 +161,12 @@ def _failure(error: grpc.RpcError, options: argparse.Namespace) -> tuple[int, st
     code, details = error.code(), " ".join((error.details() or "").split())
     match code:
         case grpc.StatusCode.NOT_FOUND:
-            return EXIT_NOT_FOUND, f"the service at {options.address} has no health of the name {options.service!r}"
+            return NOT_FOUND, f"the service at {options.address} has no health of the name {options.service!r}"
         case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-            return EXIT_CREDENTIALS, f"{options.address} rejects the credentials: {details}"
+            return CREDENTIALS, f"{options.address} rejects the credentials: {details}"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return EXIT_UNAVAILABLE, f"no answer from {options.address} within {options.timeout:g} s (--timeout)"
-    return EXIT_UNAVAILABLE, f"no answer from {options.address}: {code.name}: {details}"
+            return UNAVAILABLE, f"no answer from {options.address} within {options.timeout:g} s (--timeout)"
+    return UNAVAILABLE, f"no answer from {options.address}: {code.name}: {details}"
 
 
 def _fail(code: int, message: str) -> int:
