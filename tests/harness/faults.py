@@ -41,6 +41,7 @@ STREAMS, CONNECTIONS = 425, 5  # a connection may have 125 streams
 CALLS, MAX_CALLS = 1200, 1000  # MAX_CALLS is the default of --max-calls
 HELD_BACK = ("grpc.http2.bdp_probe", 0)  # a client buffers less
 DESCRIPTORS = 200
+DOWN = 6  # seconds; a fast machine starts the service sooner than Prometheus notices that it is down
 
 
 class Stage:
@@ -248,12 +249,16 @@ def descriptors_used_up(stage: Stage) -> list[Work]:
 
 
 def service_crashes(stage: Stage) -> list[Work]:
-    """The service is killed and started again and again."""
+    """The service is killed and started again and again, each third time after a pause."""
     services = [stage.service("service_crashes")]
 
     def work() -> None:
-        while not stage.ended.wait(1.5):  # seconds, in which Prometheus scrapes it
+        for pause in itertools.cycle((0, 0, DOWN)):
+            if stage.ended.wait(1.5):  # seconds, in which Prometheus scrapes it
+                return
             services[-1].kill()
+            if stage.ended.wait(pause):
+                return
             services.append(stage.service("service_crashes"))
 
     return [work]
