@@ -145,7 +145,7 @@ def make(kind: str, path: Path, kept: ExitStack) -> int | None:
 
 def test_services_that_start_at_the_same_time_check_the_socket_one_after_the_other(tmp_path: Path) -> None:
     path = tmp_path / "users.sock"
-    listen, outcomes = Listen(f"unix:{path}"), list[str]()
+    listen, outcomes, modes = Listen(f"unix:{path}"), list[str](), list[int]()
 
     def start(server: socket.socket) -> None:
         try:
@@ -153,6 +153,7 @@ def test_services_that_start_at_the_same_time_check_the_socket_one_after_the_oth
                 time.sleep(0.1)
                 path.unlink(missing_ok=True)  # as grpc does
                 server.bind(str(path))
+                modes.append(mode_of(path))
                 server.listen()
             outcomes.append("listens")
         except ConfigError:
@@ -169,6 +170,7 @@ def test_services_that_start_at_the_same_time_check_the_socket_one_after_the_oth
     for server in servers:
         server.close()
     assert sorted(outcomes) == ["listens", "rejected", "rejected", "rejected"]
+    assert modes == [0o600], "the socket has its mode from its creation"
     assert os.umask(umask) == umask, "the umask is restored"
 
 
