@@ -10,6 +10,7 @@ from harness.waiting import until
 
 from userservice_server.config import ConfigError
 from userservice_server.config.settings import Observability
+from userservice_server.observability import log_writer
 from userservice_server.observability.log_handler import HandlerThread, Line, load_handler
 
 
@@ -99,6 +100,7 @@ def test_lines_that_the_handler_fails_to_handle_are_counted(
     is_caught: bool,  # noqa: FBT001
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Failing(Recorder):
         def emit(self, record: logging.LogRecord) -> None:
@@ -109,11 +111,13 @@ def test_lines_that_the_handler_fails_to_handle_are_counted(
                     raise
                 self.handleError(record)  # as handlers of the standard library do
 
-    thread = HandlerThread(Failing(), {})
+    thread, before = HandlerThread(Failing(), {}), log_writer.dropped_lines()
+    monkeypatch.setattr(log_writer, "_handlers", [thread])
     for number in range(5):
         thread.add(line(number))
     thread.close(5)
     assert thread.dropped == 5
+    assert log_writer.dropped_lines() == before + 5, "the metric counts these lines, too"
     assert sum(record.__dict__["lines"] for record in caplog.records) == 5
     assert "secret" not in caplog.text + capfd.readouterr().err
 

@@ -130,6 +130,17 @@ def test_a_call_that_is_not_recorded_creates_no_span(
         span.end("OK")
 
 
+def test_without_the_propagator_a_call_starts_its_own_trace() -> None:
+    ids = TraceIds()
+    tracer = TracerProvider(sampler=ParentBased(ALWAYS_ON), resource=Resource({}), id_generator=ids).get_tracer("test")
+    assert isinstance(tracer, Tracer)
+    for parent in (SAMPLED, UNSAMPLED):
+        span = CallSpans(tracer, ids, follows_callers=False).of_method("package.Service/Method")(parent, ())
+        assert span is not None
+        assert span.context.trace_id != parent.trace_id
+        span.end("OK")
+
+
 def test_mistakes_of_callers_are_no_faults_of_the_server() -> None:
     faults = {reason for reason, rule in RULES.items() if is_fault(rule.code, reason)}
     assert faults == {
