@@ -19,6 +19,8 @@ MISSED = 1  # the exit code if a figure does not reach its goal
     [
         (["metrics", "--rounds", "1", "--calls", "64", "--users", "1000"], "scrape"),
         (["shared_reads", "--rounds", "1", "--clients", "asyncio"], "service µs"),
+        (["tracing", "--rounds", "1", "--calls", "64"], "with tracing x"),
+        (["views", "--rounds", "1", "--users", "1000"], "relative to FULL"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
