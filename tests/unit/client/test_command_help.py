@@ -10,8 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
+from userservice import _connection
+from userservice.cli import connection, streams
 from userservice.cli.help import Command, Group
 from userservice.cli.root import root
+from userservice_server.cli import command as server_command
 from userservice_server.cli.command import cli as server
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,6 +65,13 @@ def test_summaries_of_groups_agree_with_the_commands_and_with_the_server() -> No
             assert command
             assert command.name == name
             assert member.summary.endswith(".")
+
+
+def test_what_cannot_be_shared_is_equal() -> None:
+    """The help must not import grpc, and the server must not import the SDK."""
+    assert connection.DEFAULT_ADDRESS == _connection.DEFAULT_ADDRESS
+    assert connection.DEFAULT_TIMEOUT == _connection.DEFAULT_TIMEOUT
+    assert streams._SECRET == server_command._SECRET
 
 
 def test_the_document_matches_the_commands() -> None:
