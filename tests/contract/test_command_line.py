@@ -162,6 +162,9 @@ def test_sessions_are_added_listed_and_deleted(cli: CommandLine) -> None:
         (["users", "list", "-o", "xml"], "--output"),
         (["users", "list", "--token", "usk_canary_canary"], "--token"),
         (["users", "list", "usk_canary_canary"], "***"),
+        (["users", "list", "eyJcanary.canary.canary"], "***"),
+        (["users", "list", "rediss://name:canary@host:6379/0"], "***"),
+        (["users", "list", "redis://host/0?password=canary"], "***"),
         (["users", "list", "--token-file", "usk_canary_canary"], "the token file:"),
         (["users", "list", "--token-file", "/nowhere/key"], "/nowhere/key"),
         (["users", "list", "--tls-ca", "/nowhere/ca"], "/nowhere/ca"),
@@ -252,18 +255,23 @@ def test_options_take_precedence_over_variables_and_variables_over_the_profile(
         ("[profiles.a]\ntimeout = true", "timeout must be of type float"),
         ('default = "b"\n[profiles.a]', "'b' is not in the profile file"),
         ("[other]", "may only contain"),
-        (None, "chmod go-w"),
     ],
 )
-def test_a_wrong_profile_file_is_one_line(
-    cli: CommandLine, tmp_path: Path, content: str | None, mentioned: str
-) -> None:
-    file = tmp_path / "profiles.toml"
-    file.write_text(content or "")
-    file.chmod(0o644 if content else 0o622)
+def test_a_wrong_profile_file_is_one_line(cli: CommandLine, tmp_path: Path, content: str, mentioned: str) -> None:
+    (tmp_path / "profiles.toml").write_text(content)
     line = cli.error(2, "users", "count")
     assert mentioned in line
     assert "canary" not in line
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_profile_file_that_other_users_can_change_is_rejected(cli: CommandLine, tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "profiles.toml"
+    file.touch()
+    file.chmod(mode)
+    assert "chmod go-w" in cli.error(2, "users", "count")
+    file.chmod(0o644)
+    assert cli("users", "count").code == 0
 
 
 def completions(words: list[str], incomplete: str) -> set[str]:

@@ -162,6 +162,7 @@ def test_an_interrupted_export_continues_to_the_same_file(
         assert "--resume" in cli.error(2, "users", "export", file)
         runs, at = runs + 1, 0 if after else 1
     assert runs > 3
+    assert done.out == f"{file}: {COUNT + 1} users, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}\n"
     assert READERS[suffix](file.read_bytes()) == READERS[suffix](whole.read_bytes())
     if suffix != "parquet":
         assert file.read_bytes() == whole.read_bytes()

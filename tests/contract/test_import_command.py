@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ def test_wrong_rows_fail_alone_and_are_written_to_a_file(cli: CommandLine, a_ser
     assert "userservice: error: row 2: the row is not valid JSON (column 2)\n" in done.err
     assert "320 bytes" in done.err
     assert "and 1 more rows" in done.err
+    assert stat.S_IMODE(failed.stat().st_mode) == 0o600, "the rows are personal data"
     # The corrected file can be imported.
     found[1]["email"] = "b@example.com"
     corrected = cli("users", "import", json_lines(tmp_path / "corrected.jsonl", [found[1]]), "--json")
@@ -202,6 +204,13 @@ def test_an_interrupted_import_continues_and_counts_as_one(
     # The same command again changes nothing; a new import does.
     again = cli("users", "import", file, "--json")
     assert (counts(again), again.json()["import_id"]) == (counts(done), done.json()["import_id"])
+    # Also under another name, because the id is derived from the content; other content is another import.
+    again = cli("users", "import", file.rename(tmp_path / "renamed.jsonl"), "--json")
+    assert (counts(again), again.json()["import_id"]) == (counts(done), done.json()["import_id"])
+    other = cli("users", "import", json_lines(file, rows[:1]), "--json")
+    assert (other.code, "IMPORT_ID_REUSED" in other.err) == (1, False)
+    assert counts(other) == (1, 0, 0, 0, 0, 1)
+    json_lines(file, rows)
     assert counts(cli("users", "import", file, "--new", "--on-duplicate", "skip", "--json"))[4] == 3199
     file.write_text(file.read_text() + '{"user_id": "more"}\n')
     reused = cli.error(1, "users", "import", file, "--import-id", done.json()["import_id"])
