@@ -1,4 +1,4 @@
-"""Runs the client's commands: in this process, which is fast, or as a process of their own."""
+"""Runs the client's commands: in this process, which is fast, or as separate processes."""
 
 import json
 import os

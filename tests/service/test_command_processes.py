@@ -55,7 +55,7 @@ def test_an_export_that_is_killed_continues_to_the_same_bytes(a_service: Service
 
 
 def test_a_full_disk_is_one_line_and_the_export_continues(a_service: Service, tmp_path: Path) -> None:
-    """The limit on the size of files stands for a full disk."""
+    """The test limits the size of files instead of filling a disk."""
     file = tmp_path / "users.csv"
     limited = ["bash", "-c", 'ulimit -f 5000 && exec "$@"', "limited", *PROGRAM]
     failed = command("users", "export", file, "--address", a_service.address, program=limited)

@@ -72,7 +72,7 @@ cli.add_command(migrate_command)
 # Listed in --help only: userservice.__main__ runs these commands of the client without importing the server.
 for name, summary in (
     ("completion", "Print a script that completes commands in a shell."),
-    ("health", "Ask a service for its health, as a probe does."),
+    ("health", "Check the health of a service, as a probe does."),
     ("profile", "Store addresses and paths of credentials under a name."),
     ("sessions", "Read and write the sessions of a user."),
     ("users", "Read, write, count, export and import users."),

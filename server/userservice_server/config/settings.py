@@ -22,7 +22,7 @@ _UNFIT_IN_SOCKET_PATH = re.compile(r"[,%?#]")  # grpc parses an address as a URL
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _MAX_PORT = 65535
-_PARTITION_COUNTS = (1, 16, 64)  # those of store/partitions.py; a test compares both
+_PARTITION_COUNTS = (1, 16, 64)  # the same as in store/partitions.py; a test compares both
 _FLAG = "flag"
 
 

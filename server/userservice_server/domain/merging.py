@@ -210,7 +210,7 @@ def _joined(replies: list[list[bytes]]) -> list[bytes]:
 def _combined(
     replies: "Sequence[asyncio.Future[T]]", combine: "Callable[[list[T]], Combined]"
 ) -> "asyncio.Future[Combined]":
-    """Returns a future of what ``combine`` makes of all replies; nobody needs to await it."""
+    """Returns a future with the result of ``combine`` for all replies; the future need not be awaited."""
     combined: asyncio.Future[Combined] = replies[0].get_loop().create_future()
     missing = len(replies)
 

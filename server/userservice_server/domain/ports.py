@@ -166,7 +166,7 @@ class RecordStore(Protocol):
         """Starts to check whether the owner of the table exists. Returns 1 or 0."""
 
     async def fence(self) -> None:
-        """Makes all ids that are assigned later larger than all ids that exist now, whatever the clocks show."""
+        """Makes all ids that are assigned later larger than all ids that exist now, even if the clocks differ."""
 
     async def reread(self, read: Callable[[], Awaitable[T]]) -> T:
         """Runs a read that depends on no earlier read; repeats it if the store changes during the read."""

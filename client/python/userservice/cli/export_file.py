@@ -126,7 +126,7 @@ class ExportFile:
         return last, digest
 
     def _continue(self, last: Position, digest: str) -> None:
-        """Checks that the part file is the one to which a position belongs, and takes the position over."""
+        """Checks that a position belongs to the part file, and continues from this position."""
         if last[:2] != self.position[:2]:
             kind = f"{last.format} with sessions" if last.sessions else f"{last.format} without sessions"
             raise CommandError(f"{self.part} is {kind}; use the same options to continue it", USAGE)

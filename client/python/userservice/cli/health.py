@@ -51,8 +51,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="userservice health",
-        description="Ask a service for its health, as a probe does. Exit codes: 0 serving; 5 not serving or no answer; "
-        "3 the service has no health status with this name; 4 the credentials are rejected; 2 usage.",
+        description="Check the health of a service, as a probe does. Exit codes: 0 serving; 5 not serving or no "
+        "answer; 3 the service has no health status with this name; 4 the credentials are rejected; 2 usage.",
     )
     parser.add_argument(
         "--address",

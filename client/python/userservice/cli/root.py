@@ -13,7 +13,7 @@ MEMBERS = {
     "sessions": Member("userservice.cli.sessions:sessions", "Read and write the sessions of a user."),
     "profile": Member("userservice.cli.profile:profile", "Store addresses and paths of credentials under a name."),
     "completion": Member("userservice.cli.completion:completion", "Print a script that completes commands in a shell."),
-    "health": Member("userservice.cli.root:health", "Ask a service for its health, as a probe does."),
+    "health": Member("userservice.cli.root:health", "Check the health of a service, as a probe does."),
 }
 
 EXAMPLES = (
@@ -26,7 +26,7 @@ health = click.Command("health", help=MEMBERS["health"].summary)
 
 
 class Root(Group):
-    """All commands of the client. For the completion of a shell, also those of the server, if it is installed."""
+    """Lists the commands of the client; for completion in a shell, also the commands of an installed server."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the names of the commands."""

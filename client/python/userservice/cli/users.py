@@ -29,7 +29,9 @@ MEMBERS = {
     "add": Member("userservice.cli.users:add_user", "Add a user."),
     "update": Member("userservice.cli.users:update_user", "Change fields of a user."),
     "delete": Member("userservice.cli.users:delete_users", "Delete users and their sessions."),
-    "export": Member("userservice.cli.exports:export_users", "Write all users to a file, with resumption."),
+    "export": Member(
+        "userservice.cli.exports:export_users", "Write all users to a file; can be continued after an interruption."
+    ),
     "import": Member("userservice.cli.imports:import_users", "Write the users of a file, each exactly once."),
 }
 
