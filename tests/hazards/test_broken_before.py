@@ -14,6 +14,7 @@ from harness import raw
 from harness.connections import Stubs, connect, connect_blocking
 from harness.failures import failure_of
 from harness.population import add_users, names, read_chunks
+from harness.ports import free_port
 from harness.proxies import Proxy
 from harness.services import Service
 from harness.stores import BACKENDS, Store
@@ -198,3 +199,20 @@ def test_a_store_too_full_for_the_layout_key_is_rejected() -> None:
     assert ended.returncode == 2
     assert "no memory left" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+async def test_a_call_that_waits_for_a_connection_is_sent_over_the_connection_that_replaces_it() -> None:
+    """The checks of the connection that the call waits for hang; connections made later pass them."""
+    with Store(port=free_port()) as store, Proxy(store.port or 0) as proxy:
+        direct = RedisStore(SingleServer(proxy.url), key_prefix="userservice", timeout=10)
+        try:
+            await direct.open()
+            table = direct.tables.users("nobody")
+            proxy.hold_before = Proxy.once(b"INFO")
+            direct.distrust()  # closes the connections; the next command makes a new one
+            waiting = asyncio.create_task(direct.get(table, "nobody"))
+            await asyncio.to_thread(proxy.held.wait, 5)
+            await direct.renew()
+            assert (await waiting).code is Code.NOT_FOUND
+        finally:
+            await direct.close()

@@ -73,19 +73,17 @@ class _Batch:
         if self.replicas and not _is_confirmed(replies.pop(), self.replicas):
             # The writes were applied on this server, but a failover can lose them. The error makes clients repeat them.
             replies = [reply if isinstance(reply, RedisError) else UnconfirmedError() for reply in replies]
-        for position, (future, reply) in enumerate(zip(self.futures, replies, strict=True)):
+        for future, reply in zip(self.futures, replies, strict=True):
             if future.done():  # its caller was cancelled
                 continue
-            if isinstance(reply, UnconfirmedError):
-                future.set_exception(unavailable(reply))
-                future.exception()  # as below
-            elif isinstance(reply, RedisError):
-                if self.rejected is not None and self.rejected(self.commands[position], future, reply):
-                    continue
+            if not isinstance(reply, RedisError):
+                future.set_result(reply)
+            elif self.rejected is None or not self.rejected(self._command_of(future), future, reply):
                 future.set_exception(translated(reply))
                 future.exception()  # marks it as retrieved, in case nobody awaits it any more
-            else:
-                future.set_result(reply)
+
+    def _command_of(self, future: "asyncio.Future[Any]") -> bytes:
+        return self.commands[self.futures.index(future)]
 
     def fail(self, cause: BaseException | None) -> None:
         """Fails the futures that have no reply."""
@@ -212,7 +210,7 @@ class SharedConnection:
         return reply
 
     def resend(self, command: bytes, reply: "asyncio.Future[Any]", *, asking: bool = False) -> None:
-        """Sends an encoded command that another server has rejected without executing it.
+        """Sends an encoded command that another connection has not sent, or whose server has not executed it.
 
         Args:
             command: the encoded command.
@@ -239,14 +237,22 @@ class SharedConnection:
         batch.commands.append(command)
         batch.futures.append(reply)
 
-    def retire(self) -> "asyncio.Task[None] | None":
+    def retire(self, successor: "SharedConnection | None" = None) -> "asyncio.Task[None] | None":
         """Closes the connection as soon as the commands sent over it are answered.
+
+        Args:
+            successor: sends the commands that wait for this connection to be made; None: these commands fail.
 
         Returns:
             A task that ends when the connection is closed, or None if the connection is closed already.
         """
         self._closed = True
-        if self._transport is None:  # never connected: nothing was sent, and the commands can fail at once
+        if self._transport is None:
+            unsent = self._next
+            if unsent is not None and successor is not None:
+                self._next = None
+                for command, reply in zip(unsent.commands, unsent.futures, strict=True):
+                    successor.resend(command, reply)
             self.reset()
         return self._task
 

@@ -22,6 +22,11 @@ from redis.sentinel import MasterNotFoundError as NoPrimaryErrorOfCheck
 
 from userservice_server.errors import StoreFullError, StoreUnavailableError
 
+
+class UnconfirmedError(RedisError):
+    """Too few replicas confirmed the writes of a batch in time; takes the place of the replies to the batch."""
+
+
 # Error replies that describe the server, not a mistake in the command: the server rejects the command without executing
 # it, and another server at the same address may execute it. redis-py has classes for some of them (and removes the
 # error code from their texts); the others are recognised by how their texts begin.
@@ -31,6 +36,7 @@ _NO_PRIMARY = "no Sentinel reports an available primary with this name"
 _NO_PERMISSION = "the server's user lacks permissions; docs/operations.md lists them"
 _CLUSTER = "the server is part of a Redis Cluster"
 _UNFIT_CLASSES: dict[type[BaseException], str] = {
+    UnconfirmedError: "too few replicas confirmed the writes in time",
     ReadOnlyError: _WRITES_REJECTED,
     MasterDownError: _NO_MASTER,  # before ClusterDownError, its base class
     ClusterDownError: _CLUSTER,
@@ -54,10 +60,6 @@ _NO_SUCH_DATABASE = ("DB index is out of range", "invalid DB index")
 
 class UnsuitableStoreError(Exception):
     """The server answers, but its store cannot be used. The text is meant for the operator."""
-
-
-class UnconfirmedError(Exception):
-    """Too few replicas confirmed the writes of a batch in time."""
 
 
 class MovedAwayError(Exception):
@@ -116,8 +118,6 @@ def _words(cause: BaseException) -> str | None:
         return str(cause)
     if isinstance(cause, MovedAwayError):
         return "the Sentinels have chosen another primary"
-    if isinstance(cause, UnconfirmedError):
-        return "too few replicas confirmed the writes in time"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     if not isinstance(cause, RedisError):

@@ -118,10 +118,11 @@ class Retired:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, pair: Pair) -> None:
-        """Closes the connections as soon as their commands are answered."""
-        for connection in pair.lines:
-            if task := connection.retire():
+    def add(self, pair: Pair, successor: Pair | None = None) -> None:
+        """Closes the connections as soon as their commands are answered; ``successor`` sends those not sent yet."""
+        successors = successor.lines if successor else (None,) * len(pair.lines)
+        for connection, following in zip(pair.lines, successors, strict=True):
+            if task := connection.retire(following):
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
@@ -221,7 +222,7 @@ class OneServer:
         if self._settings.events is not None:
             for _ in old.lines:
                 self._settings.events.reconnected()
-        self._retired.add(old)
+        self._retired.add(old, fresh)
 
     def distrust(self) -> None:
         """See ``Links``."""
