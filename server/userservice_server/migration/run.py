@@ -49,15 +49,17 @@ def migrate(source: Endpoint, target: Endpoint, partitions: int, timeout: float,
                 raise ConfigError(
                     f"the store at --from is not consistent ({len(findings)} findings); userservice check"
                 )
-            old.mark()
-            _copy(old, new, done, progress)
-            new.finish(old)
-            users = old.users()
+            if done is not None:
+                old.mark()
+                _copy(old, new, done, progress)
+                new.finish(old)
+            users, sessions = old.users(), old.sessions()
     except RedisError as error:
         raise ConfigError(f"a store cannot be reached: {why(error)}; run the same command again to continue") from error
     report = check(target.url, target.key_prefix, timeout)
-    if report.findings or report.users != users:
-        found = f"{len(report.findings)} findings, {report.users} of {users} users"
+    if report.findings or (report.users, report.sessions) != (users, sessions):
+        numbers = f"{report.users} of {users} users, {report.sessions} of {sessions} sessions"
+        found = f"{len(report.findings)} findings, {numbers}"
         raise ConfigError(f"the check of the store at --to failed ({found}); userservice check shows the findings")
     return report
 

@@ -4,17 +4,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from userservice_server.check.reading import PAGE, Reader, batches
-from userservice_server.check.scan import ROLES
 from userservice_server.config import ConfigError
-from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
+from userservice_server.migration.session_counts import sessions_by_partition
+from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table, role_of
 from userservice_server.store.partitions import PARTITION_COUNTS
 from userservice_server.wire.records import record_key
 
 MOVED = "moved"
 """Field of the layout of a store that was marked; the store ids of its partitions end with the same word."""
 
-_OF_IMPORTS = ("import", "import_errors")
-_COPIED = ROLES.keys() - set(_OF_IMPORTS)
+# What a migration copies or makes anew, and what it refuses. Any other key or field of the layout is refused too.
+COPIED = frozenset(
+    {"layout", "users", "user_ids", "last_id", "store_id", "session_count", "sessions", "session_ids", "request"}
+)
+OF_IMPORTS = frozenset({"import", "import_errors"})
+COPIED_FIELDS = frozenset({b"version", b"partitions", b"store_id", b"lowest_id"})
 
 Row = tuple[bytes, bytes]  # a record and its id in decimal digits
 
@@ -52,6 +56,9 @@ class Source:
             raise ConfigError("the store at --from has an unknown layout")
         if b"store_id" not in layout or b"creating" in layout:
             raise ConfigError("the store at --from is not complete; start userservice serve on it once")
+        if unknown := layout.keys() - COPIED_FIELDS - {MOVED.encode()}:
+            names = ", ".join(sorted(name.decode(errors="replace") for name in unknown))
+            raise ConfigError(f"the layout of the store at --from has fields that cannot be migrated: {names}")
         self.keys = Keys(prefix, partitions)
         self.store_id: bytes = layout[b"store_id"]
         self.lowest_id = int(layout.get(b"lowest_id", b"0"))
@@ -59,12 +66,11 @@ class Source:
 
     def check_roles(self) -> None:
         """Raises ConfigError if the store has keys of a kind that a migration does not copy."""
-        start = f"{self._prefix}:{{"
         for key in self._reader.scan(f"{self._prefix}:{{*"):
-            role = key.decode(errors="replace").removeprefix(start).partition("}:")[2].partition(":")[0]
-            if role in _OF_IMPORTS:
+            role, _ = role_of(key, self._prefix)
+            if role in OF_IMPORTS:
                 raise ConfigError("the store at --from has records of imports, which expire 7 days after the import")
-            if role not in _COPIED:
+            if role not in COPIED:
                 raise ConfigError(f"the store at --from has keys of the kind {role!r}, which cannot be migrated")
 
     def mark(self) -> None:
@@ -97,7 +103,9 @@ class Source:
 
     def requests(self) -> Iterator[tuple[bytes, bytes, int]]:
         """Yields the idempotency records: request_id, content, and the milliseconds until it expires."""
-        for keys in batches(self._reader.scan(f"{self._prefix}:{{*}}:request:*"), PAGE):
+        found = self._reader.scan(f"{self._prefix}:{{*}}:request:*")  # and keys of users whose user_id looks like one
+        own = (key for key in found if role_of(key, self._prefix)[0] == "request")
+        for keys in batches(own, PAGE):
             contents = self._reader.read([("GET", key) for key in keys])
             times = self._reader.read([("PTTL", key) for key in keys])
             for key, content, milliseconds in zip(keys, contents, times, strict=True):
@@ -111,3 +119,7 @@ class Source:
     def users(self) -> int:
         """Returns the number of users."""
         return sum(self._reader.read([("ZCARD", table.rows) for table in self.keys.all_users()]))
+
+    def sessions(self) -> int:
+        """Returns the number of sessions."""
+        return sum(sessions_by_partition(self._reader, self.keys, self._prefix))

@@ -1,10 +1,12 @@
 """The target of a migration: an empty store, or one that an interrupted migration has begun to fill."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from userservice_server.check.layout import partitions_without_layout
-from userservice_server.check.reading import PAGE, Reader, batches
+from userservice_server.check.reading import Reader
 from userservice_server.config import ConfigError
+from userservice_server.migration.session_counts import sessions_by_partition
 from userservice_server.migration.source import Source, User
 from userservice_server.store.keys import LAYOUT_VERSION, Keys
 from userservice_server.wire.ids import MAX_ID, PARTITIONS
@@ -26,21 +28,24 @@ class Target:
         self._prefix = prefix
         self._progress = f"{prefix}:migration".encode()
 
-    def begin(self, source: Source) -> dict[bytes, bytes]:
-        """Returns for each partition of the source the last id that was copied.
+    def begin(self, source: Source) -> dict[bytes, bytes] | None:
+        """Returns for each partition of the source the last id that was copied; None if the store is complete.
 
         Raises:
             ConfigError: the store is not empty, and was not left by a migration of this source.
         """
         progress, version = self._reader.read([("HGETALL", self._progress), ("HGET", self.keys.layout, "version")])
         expected = {b"store_id": source.store_id, b"partitions": b"%d" % self.keys.partitions}
+        if version == b"%d" % LAYOUT_VERSION and expected.items() <= progress.items():
+            self._reader.read([("DEL", self._progress)])  # the only step of an earlier run that is missing
+            return None
         is_used = version is not None or bool(partitions_without_layout(self._reader, self._prefix))
         if is_used and (not progress or version != b"%d" % _INCOMPLETE):
             raise ConfigError(f"the store at --to is not empty under the key prefix {self._prefix}")
         if progress and not expected.items() <= progress.items():
             raise ConfigError("the store at --to contains an unfinished migration from another store")
         if not progress:
-            self._reader.read([("HSET", self._progress, name, value) for name, value in expected.items()])
+            self._reader.read([("HSET", self._progress, *chain.from_iterable(expected.items()))])
         numbers = ("version", _INCOMPLETE, "partitions", self.keys.partitions)
         self._reader.read([("HSET", self.keys.layout, *numbers)])
         return {name: value for name, value in progress.items() if name not in expected}
@@ -67,8 +72,9 @@ class Target:
     def finish(self, source: Source) -> None:
         """Writes what a server needs to open the store, the layout last."""
         tables, last_id = self.keys.all_users(), source.last_id()
+        counts = sessions_by_partition(self._reader, self.keys, self._prefix)
         commands: list[tuple[bytes | str | int, ...]] = []
-        for table, sessions in zip(tables, self._sessions(), strict=True):
+        for table, sessions in zip(tables, counts, strict=True):
             own_last = last_id // PARTITIONS * PARTITIONS + PARTITIONS + table.partition
             commands += [
                 ("SET", table.last_id, own_last),
@@ -88,13 +94,3 @@ class Target:
             *("partitions", self.keys.partitions),
             *("store_id", source.store_id),
         )
-
-    def _sessions(self) -> list[int]:
-        """Returns the number of sessions of each partition."""
-        counts = [0] * self.keys.partitions
-        for keys in batches(self._reader.scan(f"{self._prefix}:{{*}}:sessions:*"), PAGE):
-            sizes = self._reader.read([("ZCARD", key) for key in keys])
-            for key, size in zip(keys, sizes, strict=True):
-                owner = key.partition(b"}:sessions:")[2].decode()
-                counts[self.keys.users(owner).partition] += size
-        return counts

@@ -34,6 +34,13 @@ class Table:
     owner_index: bytes = b""
 
 
+def role_of(key: bytes, prefix: str) -> tuple[str, bytes]:
+    """Returns what a key of a partition contains, such as ``users``, and the rest of its name: a user_id or an id."""
+    _, _, rest = key.removeprefix(f"{prefix}:".encode()).partition(b":")
+    role, _, owner_or_id = rest.partition(b":")
+    return role.decode(errors="replace"), owner_or_id
+
+
 class Keys:
     """Returns the names of all keys under one prefix.
 
