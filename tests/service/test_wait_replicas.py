@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from harness.connections import connect, health
+from harness.connections import connect, connect_blocking, health
 from harness.failures import failure_of
 from harness.ports import free_port
 from harness.refusals import refusal_of
@@ -45,6 +45,13 @@ async def test_a_write_without_a_replica_is_not_acknowledged(pair: tuple[Store, 
                     with pytest.raises(grpc.aio.AioRpcError) as raised:
                         await stubs.users.AddUser(request, timeout=10)
                     assert failure_of(raised.value).reason == "STORE_UNAVAILABLE"
+                # Nor over a new connection, where WAIT returns at once unless the replay writes something.
+                with primary.client() as client:
+                    client.client_kill_filter(_type="normal", skipme=True)
+                await asyncio.to_thread(until, lambda: is_read(service))
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await stubs.users.AddUser(request, timeout=10)
+                assert failure_of(raised.value).reason == "STORE_UNAVAILABLE"
                 assert (await stubs.users.GetUser(GetUserRequest(user_id="ada"))).user.user_id == "ada"
                 await asyncio.to_thread(until, lambda: health(service.address) == "NOT_SERVING")
             finally:
@@ -55,6 +62,15 @@ async def test_a_write_without_a_replica_is_not_acknowledged(pair: tuple[Store, 
                 assert client.zcard("userservice:{0}:users") == 2
         reasons = {line.get("reason") for line in service.log_lines_with("store unavailable")}
         assert "too few replicas confirmed the writes in time" in reasons
+
+
+def is_read(service: Service) -> bool:
+    """Returns whether a read succeeds, after the service has noticed that its connections are lost."""
+    with connect_blocking(service.address) as stubs:
+        try:
+            return stubs.users.GetUser(GetUserRequest(user_id="ada")).user.user_id == "ada"
+        except grpc.RpcError:
+            return False
 
 
 def test_the_embedded_store_has_no_replicas(tmp_path_factory: pytest.TempPathFactory) -> None:
