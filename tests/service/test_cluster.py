@@ -9,7 +9,7 @@ from uuid import uuid4
 import grpc
 import pytest
 from harness.clusters import Cluster
-from harness.connections import connect, connect_blocking, health
+from harness.connections import Stubs, connect, connect_blocking, health
 from harness.failures import failure_of
 from harness.population import add_users, names, read_chunks
 from harness.ports import free_port
@@ -280,6 +280,43 @@ def test_a_store_with_several_partitions_on_one_server(cluster: Cluster) -> None
         with Service(redis_url=store.url) as service, connect_blocking(service.address) as stubs:
             assert stubs.users.ListUsers(ListUsersRequest()).total_size == 300
         assert check(store.url, "userservice", 5).users == 300
+
+
+@pytest.mark.long
+async def test_masters_that_hang_are_unavailable_and_the_others_are_not(cluster: Cluster) -> None:
+    first, *others = cluster.masters
+    held = {user_id: cluster.owner(slot_of_user(user_id)) for user_id in (f"hang{number}" for number in range(32))}
+    lost, kept = (next(user_id for user_id in held if (held[user_id] is first) is hangs) for hangs in (True, False))
+    with Service("--store-timeout", "1.5", redis_url=cluster.url) as service:
+        async with connect(service.address) as stubs:
+            await add_users(stubs, [lost, kept])
+            try:
+                first.freeze()
+                await until_reason(stubs, lost)
+                for _ in range(20):
+                    await stubs.users.GetUser(GetUserRequest(user_id=kept))
+                    assert health(service.address) == "SERVING"
+                    await asyncio.sleep(0.1)
+                for node in others:
+                    node.freeze()
+                await asyncio.to_thread(until, lambda: health(service.address) == "NOT_SERVING")
+                for _ in range(20):
+                    assert health(service.address) == "NOT_SERVING"
+                    await asyncio.sleep(0.2)
+            finally:
+                for node in (first, *others):
+                    node.thaw()
+            await asyncio.to_thread(cluster.settle, 0)
+            await asyncio.to_thread(until, lambda: health(service.address) == "SERVING")
+            for user_id in (lost, kept):
+                assert (await stubs.users.GetUser(GetUserRequest(user_id=user_id))).user.user_id == user_id
+
+
+async def until_reason(stubs: Stubs, user_id: str) -> None:
+    """Reads a user of a master that hangs."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stubs.users.GetUser(GetUserRequest(user_id=user_id), timeout=10)
+    assert failure_of(raised.value).reason == "STORE_UNAVAILABLE"
 
 
 async def test_a_partition_that_lost_its_keys_is_not_created_again(cluster: Cluster, running: Service) -> None:

@@ -7,6 +7,7 @@ again. A command whose connection is lost is not sent again, because it may have
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -227,23 +228,31 @@ class ClusterNodes:
         partitions = {route.node: position for position, route in self._routes.items() if position != LAYOUT}
         probes = {asyncio.create_task(node.pair.probe(probe, number)): node for node, number in partitions.items()}
         try:
-            done, waiting = await asyncio.wait(probes, timeout=_PROBE_SECONDS)
+            done = await self._ended(probes)
         finally:
             for task in probes:
                 task.cancel()
         failures = {probes[task]: error for task in done if (error := task.exception()) is not None}
+        up = {probes[task] for task in done} - failures.keys()
         for node in partitions:
-            node.is_up = node not in failures and node not in {probes[task] for task in waiting}
+            node.is_up = node in up
+        self.is_complete = len(up) == len(partitions)
         for error in failures.values():
-            if not isinstance(error, StoreUnavailableError):
-                raise error  # a bug
-        if failures or waiting:
+            if not up or not isinstance(error, StoreUnavailableError):  # the latter is a bug
+                raise error
+        if not self.is_complete:
             with suppress(StoreUnavailableError):
                 await self.refresh()
-        self.is_complete = not failures and not waiting
-        if failures and len(failures) + len(waiting) == len(partitions):
-            raise next(iter(failures.values()))
         self._report(failures)
+
+    async def _ended(self, probes: "Iterable[asyncio.Task[None]]") -> "set[asyncio.Task[None]]":
+        """Waits for probes, but not for nodes that are slower than others; returns the probes that have ended."""
+        done, waiting = await asyncio.wait(probes, timeout=_PROBE_SECONDS)
+        while waiting and all(task.exception() for task in done):  # until one passes, or all fail by the store timeout
+            self._refresh_soon()
+            ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            done |= ended
+        return done
 
     def _report(self, failures: dict[_Node, BaseException]) -> None:
         """Logs how many partitions are unavailable, once for each reason."""
