@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ from userservice.v1.user_import_pb2 import (
 )
 from userservice.v1.user_pb2 import User as UserMessage
 from userservice_server.check import check
+from userservice_server.wire.ids import PARTITIONS, TICKS_A_SECOND
 
 STALL_SECONDS = 1.0
 
@@ -55,6 +57,12 @@ def store(running: tuple[Store, Service]) -> Store:
 @pytest.fixture
 def service(running: tuple[Store, Service], store: Store) -> Service:  # noqa: ARG001 - the store is to be empty
     return running[1]
+
+
+@pytest.fixture(scope="module")
+def partitioned() -> Iterator[tuple[Store, Service]]:
+    with Store() as store, Service("--partitions", "16", redis_url=store.url) as service:
+        yield store, service
 
 
 def findings(store: Store) -> list[str]:
@@ -216,6 +224,26 @@ def test_a_merge_loses_no_concurrent_update(service: Service) -> None:
     assert asyncio.run(run()).keys() == {f"{kind}-{name}" for name in names for kind in ("update", "import")}
 
 
+def test_a_script_has_at_most_200_rows_and_an_import_expires_after_7_days(service: Service, store: Store) -> None:
+    week = 7 * 24 * 3600
+    source = [{"user_id": f"u{number}"} for number in range(499)] + [{"user_id": ""}]
+    with store.client() as client, SyncUserManager(service.address) as users:
+        client.slowlog_reset()
+        client.config_set("slowlog-max-len", 1000)
+        client.config_set("slowlog-log-slower-than", 0)
+        imports = [users.import_users(source, on_duplicate="FAIL"), users.import_users(source, on_duplicate="MERGE")]
+        client.config_set("slowlog-log-slower-than", -1)
+        logged = [entry["command"] for entry in client.slowlog_get(1000)]
+        for status in imports:
+            for kind in ("import", "import_errors"):
+                assert week - 60 < client.ttl(f"userservice:{{0}}:{kind}:{status.import_id}") <= week
+    # The slow log shows the first 31 arguments of a command, and the number of the others.
+    hidden = [re.search(rb":import_errors:.*\((\d+) more arguments\)$", command, re.DOTALL) for command in logged]
+    sizes = [31 + int(found[1]) for found in hidden if found]
+    assert len(sizes) == 6
+    assert max(sizes) < 201 * 3 + 30  # three for each row
+
+
 @pytest.mark.long
 def test_the_first_row_errors_are_kept(service: Service) -> None:
     count = 10_500
@@ -351,12 +379,12 @@ def test_an_idle_import_does_not_delay_the_shutdown() -> None:
     assert (failure.reason, failure.metadata) == ("SERVER_SHUTTING_DOWN", {"next_cursor": "1"})
 
 
-def test_a_store_with_several_partitions() -> None:
+def test_a_store_with_several_partitions(partitioned: tuple[Store, Service]) -> None:
     source = list(rows(1500))
+    one, service = partitioned
+    one.empty()
     with (
-        Store() as one,
         Store() as other,
-        Service("--partitions", "16", redis_url=one.url) as service,
         Service("--partitions", "16", redis_url=other.url) as target,
         SyncUserManager(service.address) as users,
         SyncUserManager(target.address) as copies,
@@ -364,6 +392,7 @@ def test_a_store_with_several_partitions() -> None:
         first = users.import_users(source)
         assert (first.offset, first.added, first.failed) == (1500, 1410, 90)
         failed = [number for number in range(1500) if number % 20 == 13 or number % 100 == 50]
+        assert [error.index for error in first.row_errors] == failed
         assert [error.index for error in users.get_import(first.import_id).row_errors] == failed
         merged = users.import_users(source, on_duplicate="MERGE")
         assert (merged.added, merged.merged, merged.failed) == (0, 1485, 15)
@@ -371,3 +400,47 @@ def test_a_store_with_several_partitions() -> None:
         assert copies.import_users(exported, restore=True).added == 1410
         assert [user for chunk in copies.list_chunked(1000) for user in chunk] == exported
         assert findings(one) == findings(other) == []
+
+
+def test_an_import_continues_where_the_last_partition_has_stopped(partitioned: tuple[Store, Service]) -> None:
+    """A server that was killed has applied a batch in some of the partitions only."""
+    source = list(rows(600))
+    store, service = partitioned
+    store.empty()
+    with SyncUserManager(service.address) as users, store.client() as client:
+        whole = users.import_users(source)
+        errors = [(error.index, error.error.reason) for error in whole.row_errors]
+        before = {user.user_id: user for chunk in users.list_chunked(1000) for user in chunk}
+        state_key = min(client.keys(f"*:import:{whole.import_id}"))
+        users_key = state_key.partition(b":import:")[0] + b":user_ids"
+        lost = {user_id.decode() for user_id in client.hkeys(users_key)}
+        for user_id in lost:
+            users.delete(user_id)
+        _, mode = client.get(state_key).split(b"\n")
+        client.set(state_key, b"0 0 0 0 0 0\n" + mode)
+        client.delete(state_key.replace(b":import:", b":import_errors:"))
+        assert users.get_import(whole.import_id).offset == 0
+        again = users.import_users(source, import_id=whole.import_id)
+        assert users.get_import(whole.import_id).added == whole.added
+        assert [(error.index, error.error.reason) for error in again.row_errors] == errors
+        assert (again.offset, again.added, again.failed) == (whole.offset, whole.added, whole.failed)
+        after = {user.user_id: user for chunk in users.list_chunked(1000) for user in chunk}
+        assert before.keys() == after.keys()
+        assert {user_id for user_id, user in after.items() if user != before[user_id]} == lost
+        assert 0 < len(lost) < len(before)
+
+
+def test_no_new_user_gets_the_id_of_a_restored_user(partitioned: tuple[Store, Service]) -> None:
+    """The users come from a store with one partition, whose clock was an hour ahead."""
+    store, service = partitioned
+    store.empty()
+    with SyncUserManager(service.address) as users:
+        model = users.add(user_id="model")
+        users.delete("model")
+        ahead = (model.id // PARTITIONS + 3600 * TICKS_A_SECOND) * PARTITIONS
+        restored = [model.copy(user_id=f"u{number}", id=ahead + number * PARTITIONS) for number in range(64)]
+        assert users.import_users(restored, restore=True).added == 64
+        for number in range(64):
+            users.add(user_id=f"new{number}")
+        assert len({user.id for chunk in users.list_chunked(1000) for user in chunk}) == 128
+    assert findings(store) == []

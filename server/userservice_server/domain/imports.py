@@ -1,6 +1,7 @@
 """Imports: bulk writes of users, of which each row is applied exactly once."""
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,10 +66,18 @@ class Options:
 
 @dataclass(slots=True)
 class _Part:
-    """An import in one partition."""
+    """An import in one partition.
+
+    Attributes:
+        table: the users of the partition.
+        state: the state of the import.
+        earlier_errors: index and framed error of rows that other calls with this import_id have applied, and whose
+            errors this call has not returned yet, ordered by index.
+    """
 
     table: Table
     state: ImportState
+    earlier_errors: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +140,39 @@ class Import:
         return Batch(await self._decoder.decode(users, offset, self.acked_offset), stop)
 
     async def apply(self, batch: Batch) -> bytes:
-        """Applies a batch; returns the encoded response."""
+        """Applies a batch; returns the encoded response, which has the errors of all rows below its offset."""
         tables = self._store.tables
         if len(self._parts) == 1:
             errors = await self._apply(self._parts[0], batch.rows, batch.stop)
-            return self.response([error for _, error in errors])
-        rows: dict[Table, list[Row]] = {part.table: [] for part in self._parts}
-        for row in batch.rows:
-            rows[tables.users(row.user_id)].append(row)
-        applying = (self._apply(part, rows[part.table], batch.stop) for part in self._parts)
-        errors = sorted(error for errors in await asyncio.gather(*applying) for error in errors)
-        return self.response([error for _, error in errors])
+        else:
+            rows: dict[Table, list[Row]] = {part.table: [] for part in self._parts}
+            for row in batch.rows:
+                rows[tables.users(row.user_id)].append(row)
+            applying = (self._apply(part, rows[part.table], batch.stop) for part in self._parts)
+            errors = [error for errors in await asyncio.gather(*applying) for error in errors]
+        if self.options.restore:
+            await self._store.fence()  # restored ids may be those of other partitions, and of a clock that is ahead
+        return self.response([error for _, error in sorted([*self._acked_errors(), *errors])])
+
+    async def read_earlier_errors(self) -> None:
+        """Reads the errors of rows that only some partitions have applied: an earlier call ended within a batch."""
+        for part in self._parts:
+            if part.state.applied > self.acked_offset:
+                await self._read_earlier_errors(part, self.acked_offset)
+
+    async def _read_earlier_errors(self, part: _Part, start: int) -> None:
+        found = await self._imports.read(part.table, self.options.import_id, start, MAX_ROW_ERRORS)
+        if found is not None:
+            part.earlier_errors += [error for error in found.errors if error[0] < part.state.applied]
+
+    def _acked_errors(self) -> list[tuple[int, bytes]]:
+        """Takes the earlier errors of the rows that all partitions have applied now."""
+        taken: list[tuple[int, bytes]] = []
+        for part in self._parts:
+            stop = bisect_left(part.earlier_errors, (self.acked_offset, b""))
+            taken += part.earlier_errors[:stop]
+            del part.earlier_errors[:stop]
+        return taken
 
     async def _apply(self, part: _Part, rows: Sequence[Row], stop: int) -> list[tuple[int, bytes]]:
         """Applies the rows of a partition up to ``stop``; returns the index and framed error of each failed row."""
@@ -219,12 +250,10 @@ class Import:
                 text = f"the store lost rows that were applied: the import continues at {reply.state.applied}"
                 raise ImportOffsetGapError(text, next_offset=reply.state.applied)
             case Applied.MOVED:
-                if reply.state.applied == known:
-                    return []  # the script before this one was not applied
                 # Another call with this import_id has applied rows since this call read the state.
                 part.state = reply.state
-                found = await self._imports.read(part.table, self.options.import_id, known, MAX_ROW_ERRORS)
-                return [error for error in found.errors if error[0] < reply.state.applied] if found else []
+                await self._read_earlier_errors(part, known)
+                return []
         part.state = reply.state
         rejected = plan.rejected if plan else [(row.number, row.error) for row in rows if row.error]
         return sorted((*rejected, *((_index_of(error), error) for error in reply.errors)))
@@ -287,7 +316,11 @@ class Imports:
             if isinstance(state, ImportState):
                 parts.append(_Part(table, state))
         decoder = RowDecoder(self._status_field, _fields(options))
-        return Import(options, self._store, self._imports, parts, decoder, self._status_field)
+        opened = Import(options, self._store, self._imports, parts, decoder, self._status_field)
+        await opened.read_earlier_errors()
+        if options.restore:
+            await self._store.fence()  # an earlier call may have ended before its fence
+        return opened
 
     async def get(self, import_id: str, limit: int, cursor: int) -> bytes:
         """Returns the state of an import, and a page of row errors, as an encoded GetImportResponse."""
