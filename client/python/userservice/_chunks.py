@@ -8,6 +8,7 @@ from userservice._answers import check_cursor
 from userservice._connection import Connection, Stream, decode
 from userservice._methods import LIST_USERS_CHUNKED
 from userservice._retry import Attempts
+from userservice._transport import RawStream
 from userservice.errors import UserServiceError
 from userservice.models import User, UserPage
 from userservice.requests import build_request
@@ -33,7 +34,7 @@ class ChunkReader:
         self._connection = connection
         self._timeout = timeout
         self._request = build_request(LIST_USERS_CHUNKED.request, fields)
-        self._stream: Stream | None = None
+        self._stream: Stream[RawStream] | None = None
         self._finished = False
         connection.attempts(timeout)
 

@@ -157,7 +157,7 @@ class Importer:
     async def _next_response(self, attempts: Attempts) -> ImportUsersResponse:
         if self._exchange is None:
             raise AssertionError("the import is open")
-        return decode(IMPORT_USERS, await self._connection.read_response(self._exchange, attempts))
+        return decode(IMPORT_USERS, await self._connection.read(self._exchange, attempts))
 
     def _accept(self, response: ImportUsersResponse, errors: list[RowError]) -> None:
         """Takes the state from a response; removes the batches that are applied."""

@@ -39,6 +39,7 @@ interface Args {
   import_id: string;
   on_duplicate?: OnDuplicate;
   validate_only?: boolean;
+  restore?: boolean;
   digest?: string;
 }
 
@@ -112,8 +113,8 @@ class Driver {
       return { users: batch.map(readRecord), missing_user_ids: batch.missing_user_ids };
     },
     "users.import": async (args) => {
-      const { rows, import_id: importId, on_duplicate: onDuplicate, validate_only: validateOnly, digest } = args;
-      return readStatus(await this.users.importUsers(rows, { importId, onDuplicate, validateOnly, digest }));
+      const { rows, import_id: importId, on_duplicate: onDuplicate, validate_only: validateOnly, restore, digest } = args;
+      return readStatus(await this.users.importUsers(rows, { importId, onDuplicate, validateOnly, restore, digest }));
     },
     "users.get_import": async ({ import_id }) => readStatus(await this.users.getImport(import_id)),
     "users.get_sessions": async ({ user_id, view }) => ({

@@ -55,9 +55,6 @@ class Recorder:
     async def write(self, _call: object, _encoded: bytes, _attempts: object) -> None:
         pass
 
-    async def read_response(self, _call: object, _attempts: object) -> bytes:
-        return b""
-
     async def end(self, _call: object) -> None:
         pass
 

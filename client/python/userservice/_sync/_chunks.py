@@ -9,6 +9,7 @@ from userservice._answers import check_cursor
 from userservice._sync._connection import Connection, Stream, decode
 from userservice._methods import LIST_USERS_CHUNKED
 from userservice._sync._retry import Attempts
+from userservice._sync_transport import RawStream
 from userservice.errors import UserServiceError
 from userservice.models import User, UserPage
 from userservice.requests import build_request
@@ -34,7 +35,7 @@ class ChunkReader:
         self._connection = connection
         self._timeout = timeout
         self._request = build_request(LIST_USERS_CHUNKED.request, fields)
-        self._stream: Stream | None = None
+        self._stream: Stream[RawStream] | None = None
         self._finished = False
         connection.attempts(timeout)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -41,6 +42,7 @@ from userservice.hooks import OnCall
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")
+RawT = TypeVar("RawT", bound=RawStream)
 
 DEFAULT_ADDRESS = "localhost:50051"
 
@@ -86,40 +88,29 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-class Stream(NamedTuple):
-    """A running server stream of encoded messages."""
+class Stream(NamedTuple, Generic[RawT]):
+    """A running RPC with a stream of encoded responses."""
 
-    raw: RawStream
+    raw: RawT
     """The stream of the transport."""
 
     proxy: str
     """The source of the proxy of the connection, such as `$https_proxy`; empty without a proxy."""
 
     observed: Observed
-    """Reports the end of the stream to the hook."""
-
-    def cancel(self) -> None:
-        """Ends the RPC at once."""
-        self.raw.cancel()
-        self.observed.end(grpc.StatusCode.CANCELLED)
-
-
-class Exchange(NamedTuple):
-    """A running RPC with a stream of requests and a stream of responses."""
-
-    raw: RawExchange
-    """The exchange of the transport."""
-
-    proxy: str
-    """The source of the proxy of the connection; empty without a proxy."""
-
-    observed: Observed
     """Reports the end of the RPC to the hook."""
 
+    response: str
+    """What errors call a response, such as `chunk`."""
+
     def cancel(self) -> None:
         """Ends the RPC at once."""
-        self.observed.end(grpc.StatusCode.CANCELLED)
         self.raw.cancel()
+        self.observed.end(grpc.StatusCode.CANCELLED)
+
+
+Exchange: TypeAlias = Stream[RawExchange]
+"""A running RPC that also has a stream of requests."""
 
 
 class Connection:
@@ -326,43 +317,22 @@ class Connection:
         observed.end(grpc.StatusCode.OK)
         return response
 
-    def open_stream(self, method: Method[RequestT, ResponseT], request: RequestT, attempts: Attempts) -> Stream:
+    def open_stream(
+        self, method: Method[RequestT, ResponseT], request: RequestT, attempts: Attempts
+    ) -> Stream[RawStream]:
         """Starts a server stream of encoded messages for `read`. The caller must cancel the stream at the end."""
         headers = self._headers(attempts.remaining)
         channel = self.connect()
         observed = Observed(self._on_call, method.path, self.address, headers)
         raw = channel.raw.stream(method.path, request.SerializeToString(), observed.headers)
-        return Stream(raw, channel.proxy, observed)
-
-    def read(self, stream: Stream, attempts: Attempts) -> bytes:
-        """Reads the next message of a stream.
-
-        Raises:
-            UserServiceError: If the stream failed, ended, or had no message in time.
-        """
-        # gRPC returns a message that has already arrived without waiting, so the timeout of `read` has no effect on it.
-        if not attempts.remaining:
-            stream.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
-            raise DeadlineExceededError(with_proxy("no chunk arrived in time", stream.proxy))
-        try:
-            message = stream.raw.read(attempts.remaining)
-        except grpc.aio.AioRpcError as failure:
-            stream.observed.end(failure.code())
-            raise error_from_call(failure, stream.proxy) from failure
-        except TimeoutError as timeout:
-            stream.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
-            raise DeadlineExceededError(with_proxy("no chunk arrived in time", stream.proxy)) from timeout
-        if message is None:
-            stream.observed.end(grpc.StatusCode.OK)
-            raise UnavailableError("the stream ended before its last chunk")
-        return message
+        return Stream(raw, channel.proxy, observed, "chunk")
 
     def open_exchange(self, method: Method[RequestT, ResponseT], attempts: Attempts) -> Exchange:
         """Starts an RPC with a stream of requests and a stream of responses. The caller must cancel it at the end."""
         headers = self._headers(attempts.remaining)
         channel = self.connect()
         observed = Observed(self._on_call, method.path, self.address, headers)
-        return Exchange(channel.raw.exchange(method.path, observed.headers), channel.proxy, observed)
+        return Stream(channel.raw.exchange(method.path, observed.headers), channel.proxy, observed, "response")
 
     def write(self, exchange: Exchange, encoded: bytes, attempts: Attempts) -> None:
         """Sends a message of an exchange.
@@ -379,35 +349,39 @@ class Connection:
             exchange.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
             raise DeadlineExceededError(with_proxy("the request was not sent in time", exchange.proxy)) from timeout
 
-    def read_response(self, exchange: Exchange, attempts: Attempts) -> bytes:
-        """Reads the next response of an exchange.
+    def read(self, stream: Stream[RawT], attempts: Attempts) -> bytes:
+        """Reads the next response of a stream.
 
         Raises:
             UserServiceError: If the RPC failed, ended, or had no response in time.
         """
+        # gRPC returns a message that has already arrived without waiting, so the timeout of `read` has no effect on it.
+        if not attempts.remaining:
+            raise self._late(stream)
         try:
-            message = exchange.raw.read(attempts.remaining)
+            message = stream.raw.read(attempts.remaining)
         except grpc.aio.AioRpcError as failure:
-            exchange.observed.end(failure.code())
-            raise error_from_call(failure, exchange.proxy) from failure
+            stream.observed.end(failure.code())
+            raise error_from_call(failure, stream.proxy) from failure
         except TimeoutError as timeout:
-            exchange.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
-            raise DeadlineExceededError(with_proxy("no response arrived in time", exchange.proxy)) from timeout
+            raise self._late(stream) from timeout
         if message is None:
-            exchange.observed.end(grpc.StatusCode.OK)
-            raise UnavailableError("the stream ended before its last response")
+            stream.observed.end(grpc.StatusCode.OK)
+            raise UnavailableError(f"the stream ended before its last {stream.response}")
         return message
 
-    def end(self, exchange: Exchange) -> None:
-        """Ends the requests of an exchange, and reads its status; gives up after half a second."""
-        try:
-            exchange.raw.done_writing()
-            exchange.raw.read(_STATUS_SECONDS)
-        except (grpc.aio.AioRpcError, TimeoutError, ManagerClosedError):
-            pass  # the caller has all responses
-        exchange.observed.end(grpc.StatusCode.OK)
+    def _late(self, stream: Stream[RawT]) -> DeadlineExceededError:
+        """Ends a stream that had no response in time; returns the error."""
+        stream.observed.end(grpc.StatusCode.DEADLINE_EXCEEDED)
+        return DeadlineExceededError(with_proxy(f"no {stream.response} arrived in time", stream.proxy))
 
-    def read_status(self, stream: Stream) -> None:
+    def end(self, exchange: Exchange) -> None:
+        """Ends the requests of an exchange, and reads its status."""
+        with suppress(grpc.aio.AioRpcError):
+            exchange.raw.done_writing()
+        self.read_status(exchange)
+
+    def read_status(self, stream: Stream[RawT]) -> None:
         """Reads the status of a stream whose last message was read; gives up after half a second.
 
         The result does not matter, because the caller has all messages.
