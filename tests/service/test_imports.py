@@ -434,12 +434,19 @@ def test_no_new_user_gets_the_id_of_a_restored_user(partitioned: tuple[Store, Se
     """The users come from a store with one partition, whose clock was an hour ahead."""
     store, service = partitioned
     store.empty()
-    with SyncUserManager(service.address) as users:
+    with SyncUserManager(service.address) as users, store.client() as client:
         model = users.add(user_id="model")
         users.delete("model")
         ahead = (model.id // PARTITIONS + 3600 * TICKS_A_SECOND) * PARTITIONS
         restored = [model.copy(user_id=f"u{number}", id=ahead + number * PARTITIONS) for number in range(64)]
-        assert users.import_users(restored, restore=True).added == 64
+        status = users.import_users(restored, restore=True)
+        assert status.added == 64
+        last_ids = client.keys("*:last_id")
+        assert len({int(last_id) // PARTITIONS for last_id in client.mget(last_ids)}) == 1
+        for key in last_ids:  # as if the server was killed after it had applied the rows
+            [(_, newest)] = client.zrange(key.replace(b":last_id", b":users"), -1, -1, withscores=True)
+            client.set(key, int(newest))
+        users.import_users([], import_id=status.import_id, restore=True)
         for number in range(64):
             users.add(user_id=f"new{number}")
         assert len({user.id for chunk in users.list_chunked(1000) for user in chunk}) == 128

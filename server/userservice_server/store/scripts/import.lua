@@ -137,9 +137,6 @@ for row = 1, #user_ids do
     added = added + 1
   end
 end
-if restores then
-  newest = newest + (partition - newest) % PARTITIONS -- the low bits of all ids of a partition are its number
-end
 if newest > MAX_ID then
   return WRONG_CLOCK -- such an id would be rounded, here and in JavaScript
 end
