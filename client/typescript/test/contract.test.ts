@@ -113,7 +113,14 @@ class Driver {
       return { users: batch.map(readRecord), missing_user_ids: batch.missing_user_ids };
     },
     "users.import": async (args) => {
-      const { rows, import_id: importId, on_duplicate: onDuplicate, validate_only: validateOnly, restore, digest } = args;
+      const {
+        rows,
+        import_id: importId,
+        on_duplicate: onDuplicate,
+        validate_only: validateOnly,
+        restore,
+        digest,
+      } = args;
       return readStatus(await this.users.importUsers(rows, { importId, onDuplicate, validateOnly, restore, digest }));
     },
     "users.get_import": async ({ import_id }) => readStatus(await this.users.getImport(import_id)),

@@ -2,8 +2,12 @@
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
+import { promisify } from "node:util";
 
+import { create, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import { Server, ServerCredentials, type ServerDuplexStream } from "@grpc/grpc-js";
 import {
+  DeadlineExceededError,
   type ImportRow,
   type ImportStatus,
   ImportOffsetGapError,
@@ -12,6 +16,7 @@ import {
   UserManager,
 } from "userservice";
 
+import { ImportUsersRequestSchema, ImportUsersResponseSchema } from "../dist/gen/userservice/v1/user_import_pb.js";
 import { Proxy } from "./harness/proxy.js";
 import { Service } from "./harness/service.js";
 
@@ -128,5 +133,78 @@ describe("importUsers", () => {
       page.map((user) => user.toJSON()),
       exported.map((user) => user.toJSON()),
     );
+  });
+});
+
+/** A server of ImportUsers that responds with these offsets, one for each request, and then no longer. */
+class Responder implements AsyncDisposable {
+  /** The offsets of the batches so far. */
+  readonly batches: number[] = [];
+  readonly #server = new Server();
+  #port = 0;
+
+  static async start(offsets: readonly number[]): Promise<Responder> {
+    const responder = new Responder();
+    const left = [...offsets];
+    const method = {
+      path: "/userservice.v1.UserService/ImportUsers",
+      requestStream: true,
+      responseStream: true,
+      requestSerialize: (message: Buffer) => message,
+      requestDeserialize: (message: Buffer) => fromBinary(ImportUsersRequestSchema, message),
+      responseSerialize: (offset: number) =>
+        Buffer.from(
+          toBinary(ImportUsersResponseSchema, create(ImportUsersResponseSchema, { ackedOffset: BigInt(offset) })),
+        ),
+      responseDeserialize: (message: Buffer) => message,
+    };
+    const handle = (call: ServerDuplexStream<MessageShape<typeof ImportUsersRequestSchema>, number>): void => {
+      call.on("data", ({ content }: MessageShape<typeof ImportUsersRequestSchema>) => {
+        if (content.case === "batch") {
+          responder.batches.push(Number(content.value.offset));
+        }
+        const offset = left.shift();
+        if (offset !== undefined) {
+          call.write(offset);
+        }
+      });
+      call.on("error", () => undefined);
+    };
+    responder.#server.addService({ ImportUsers: method }, { ImportUsers: handle });
+    responder.#port = await promisify(responder.#server.bindAsync.bind(responder.#server))(
+      "127.0.0.1:0",
+      ServerCredentials.createInsecure(),
+    );
+    return responder;
+  }
+
+  get address(): string {
+    return `127.0.0.1:${this.#port}`;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#server.forceShutdown();
+    return Promise.resolve();
+  }
+}
+
+describe("the window of an import", () => {
+  it("has at most 4 batches without a response", async () => {
+    await using server = await Responder.start([0]);
+    await using users = new UserManager(server.address, { timeoutMs: 500 });
+    await assert.rejects(users.importUsers(rows("window")), DeadlineExceededError);
+    assert.deepEqual(server.batches, [0, 500, 1000, 1500]);
+  });
+
+  it("does not continue an import whose applied rows were lost", async () => {
+    await using server = await Responder.start([0, 500, 200]);
+    await using users = new UserManager(server.address, { timeoutMs: 5000 });
+    const reported: number[] = [];
+    const lost = users.importUsers(rows("lost"), { onProgress: ({ offset }) => void reported.push(offset) });
+    await assert.rejects(
+      lost,
+      (error: unknown) => error instanceof ImportOffsetGapError && error.message.includes("row 200"),
+    );
+    assert.deepEqual(reported, [0, 500]);
   });
 });
