@@ -1,12 +1,15 @@
 """Rows of imports: how they are decoded, and how they are divided into scripts."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from harness.population import struct
 
 from userservice.v1.user_pb2 import User
+from userservice_server.domain.import_merging import planned
 from userservice_server.domain.import_rows import Fields, Row, RowDecoder
 from userservice_server.domain.imports import _chunks
 from userservice_server.transport.status import row_status
@@ -18,8 +21,9 @@ def decoder(fields: Fields = Fields.CALLERS) -> RowDecoder:
     return RowDecoder(lambda error: status_field(row_status(error)), fields)
 
 
-async def test_other_calls_run_while_a_batch_is_decoded() -> None:
-    """A batch of 500 rows takes several milliseconds, during which the event loop must serve other calls."""
+@contextlib.asynccontextmanager
+async def counted_turns() -> AsyncIterator[Callable[[], int]]:
+    """Counts how often other tasks run."""
     turns = 0
 
     async def count() -> None:
@@ -29,14 +33,28 @@ async def test_other_calls_run_while_a_batch_is_decoded() -> None:
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    rows = await decoder().decode([User(user_id=f"u{number}").SerializeToString() for number in range(500)], 0, 0)
-    small = turns
-    large = User(user_id="u", metadata=struct({"k": "x" * 60_000})).SerializeToString()
-    await decoder().decode([large] * 16, 0, 0)
+    yield lambda: turns
     counting.cancel()
-    assert len(rows) == 500
-    assert small >= 500 // 16
-    assert turns - small >= 15, "large rows take as long as many small rows"
+
+
+async def test_other_calls_run_while_a_batch_is_decoded() -> None:
+    """A batch of 500 rows takes several milliseconds, during which the event loop must serve other calls."""
+    async with counted_turns() as turns:
+        rows = await decoder().decode([User(user_id=f"u{number}").SerializeToString() for number in range(500)], 0, 0)
+        small = turns()
+        large = User(user_id="u", metadata=struct({"k": "x" * 60_000})).SerializeToString()
+        await decoder().decode([large] * 16, 0, 0)
+        assert len(rows) == 500
+        assert small >= 500 // 16
+        assert turns() - small >= 15, "large rows take as long as many small rows"
+
+
+async def test_other_calls_run_while_changes_are_planned() -> None:
+    rows = await decoder().decode([User(user_id=f"u{number}").SerializeToString() for number in range(200)], 0, 0)
+    async with counted_turns() as turns:
+        plan = await planned(rows, {}, whole=False, status_field=lambda _: b"")
+        assert plan.added == 200
+        assert turns() >= 2 * (200 // 16), "rows are merged, and then the users are encoded"
 
 
 async def test_applied_rows_are_not_decoded_again() -> None:
