@@ -85,7 +85,8 @@ class ImportOptions(_message.Message):
     restore: _builtins.bool
     """Whether the import keeps all fields of the rows: also id, uuid, created_at, updated_at and etag, which are then
     required. Without restore, these fields are ignored. Needs the scope admin, a store without users at the first
-    message of the import, and on_duplicate FAIL or SKIP.
+    message of the import, and on_duplicate FAIL or SKIP. In a store with several partitions, a row fails because of its
+    id only if the other user with this id is in the same partition.
     """
     digest: _builtins.str
     """Digest of the source, such as the SHA-256 of a file. Optional, at most 128 bytes. A later call with the same
@@ -231,7 +232,9 @@ class ImportUsersResponse(_message.Message):
     """Number of rows that failed."""
     @_builtins.property
     def row_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowError]:
-        """The rows of the batch that failed, ordered by index. All counts above include the whole import."""
+        """The rows below acked_offset that failed since the previous response of this call, ordered by index: rows of the
+        batch, and rows that another call with this import_id has applied. All counts above include the whole import.
+        """
 
     def __init__(
         self,
@@ -316,7 +319,9 @@ class GetImportResponse(_message.Message):
     """The cursor of the next response, or 0 if there are no more row errors."""
     @_builtins.property
     def row_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowError]:
-        """The rows that failed, ordered by index. The server keeps the first 10 000 of an import."""
+        """The rows that failed, ordered by index. The server keeps the first 10 000 of an import; in a store with several
+        partitions, the first 10 000 of each partition.
+        """
 
     def __init__(
         self,
