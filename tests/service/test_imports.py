@@ -39,12 +39,10 @@ from userservice.v1.user_pb2 import User as UserMessage
 from userservice_server.check import check
 from userservice_server.wire.ids import PARTITIONS, TICKS_A_SECOND
 
-STALL_SECONDS = 1.0
-
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[Store, Service]]:
-    with Store() as store, Service("--stall-timeout", str(STALL_SECONDS), redis_url=store.url) as service:
+    with Store() as store, Service(redis_url=store.url) as service:
         yield store, service
 
 
@@ -61,7 +59,8 @@ def service(running: tuple[Store, Service], store: Store) -> Service:  # noqa: A
 
 @pytest.fixture(scope="module")
 def partitioned() -> Iterator[tuple[Store, Service]]:
-    with Store() as store, Service("--partitions", "16", redis_url=store.url) as service:
+    options = ("--partitions", "16", "--stall-timeout", "1")
+    with Store() as store, Service(*options, redis_url=store.url) as service:
         yield store, service
 
 
@@ -177,7 +176,8 @@ async def test_at_most_eight_imports_run(service: Service) -> None:
     assert until(lambda: service.log_lines_with('"limit"'))[0]["limit"] == "imports"
 
 
-async def test_an_import_that_sends_nothing_ends(service: Service) -> None:
+async def test_an_import_that_sends_nothing_ends(partitioned: tuple[Store, Service]) -> None:
+    _, service = partitioned
     async with connect(service.address) as stubs, opened(stubs) as running:
         failure = await running.failure()
         assert (failure.code, failure.reason) == ("UNAVAILABLE", "READER_STALLED")
