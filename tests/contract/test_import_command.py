@@ -217,6 +217,24 @@ def test_an_interrupted_import_continues_and_counts_as_one(
     assert "IMPORT_ID_REUSED" in reused
 
 
+def test_sessions_of_rows_are_added_once_and_failed_sessions_are_counted(cli: CommandLine, tmp_path: Path) -> None:
+    rows = [
+        {"user_id": "a", "sessions": [{"session_id": "s"}]},
+        {"user_id": "b", "sessions": [{"session_id": ""}, {"session_id": "t"}]},
+        {"user_id": "c", "sessions": "not a list"},
+    ]
+    file = json_lines(tmp_path / "users.jsonl", rows)
+    checked = cli("users", "import", file, "--sessions", "--validate-only", "--json")
+    assert (checked.code, checked.json()["failed_sessions"]) == (0, 0)
+    for _ in range(2):  # the second run finds the sessions of the first one
+        done = cli("users", "import", file, "--sessions", "--json")
+        assert (done.code, counts(done)[1], done.json()["failed_sessions"]) == (1, 3, 2)
+        assert "row 3: sessions: " in done.err
+    for user_id, session_id in (("a", "s"), ("b", "t")):
+        [session] = cli("sessions", "list", user_id, "-o", "jsonl").lines()
+        assert session["session_id"] == session_id
+
+
 def test_duplicates_are_skipped_merged_replaced_or_only_checked(
     cli: CommandLine, a_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

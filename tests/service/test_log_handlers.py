@@ -104,13 +104,14 @@ def test_the_handler_of_sentry_receives_errors_without_data_of_users() -> None:
         with Service(*arguments, redis_url=store.url, environment=environment) as service:
             with store.client() as client:
                 client.set("userservice:{0}:user_ids", "not what it should be")
+            metadata = (("x-request-id", "the-call"), ("traceparent", f"00-{TRACE}-{SPAN}-00"))
             with connect_blocking(service.address) as stubs, pytest.raises(grpc.RpcError):
-                stubs.users.GetUser(GetUserRequest(user_id="secret-user"), metadata=(("x-request-id", "the-call"),))
+                stubs.users.GetUser(GetUserRequest(user_id="secret-user"), metadata=metadata)
             until(lambda: events)
             assert service.stop() == 0
         errors = [line for line in service.log if line["level"] == "ERROR"]
     assert [(event["logger"], event["level"]) for event in events] == [(error["logger"], "error") for error in errors]
     [event] = [event for event in events if event["logger"] == "userservice.errors"]
-    assert event["extra"]["request_id"] == "the-call"
+    assert (event["extra"]["request_id"], event["extra"]["trace_id"]) == ("the-call", TRACE)
     assert event["logentry"]["message"] == "internal error"
     assert "secret-user" not in json.dumps(events)
