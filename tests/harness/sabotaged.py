@@ -93,9 +93,7 @@ def sabotage(where: str) -> None:
             users.Users.stream = fail_while_streaming
             imports.Imports.open = imports.Imports.get = fail_later
         case "store":
-            redis_store.RedisStore._outcome = fail_later
-            redis_store.RedisStore.get_many = fail_later
-            redis_store.RedisStore.write = redis_store.RedisStore.read = fail_later
+            redis_store.RedisStore._observed = fail_later
             listing.record_id = fail
             redis_store.RedisStore.newest = fail
         case "aborted":

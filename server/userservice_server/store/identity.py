@@ -71,6 +71,13 @@ class Identity(StoreIdentity):
 UNKNOWN = Identity(b"")  # before a store is opened; no store has an empty id
 
 
+def known_identity(identity: StoreIdentity) -> Identity:
+    """Returns the identity behind a handle, which is the handle itself: it comes from ``RedisStore.identity``."""
+    if not isinstance(identity, Identity):
+        raise TypeError("the identity does not belong to this store")
+    return identity
+
+
 def foreign_cursor() -> StoreChangedError:
     """Returns the error for a cursor of another store."""
     return StoreChangedError("the cursor belongs to a store that was emptied or replaced; start again without a cursor")

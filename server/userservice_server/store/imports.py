@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from userservice_server.domain import ports
 from userservice_server.domain.import_ports import Applied, ImportRows, ImportState, Opening, Reply, RowErrors
 from userservice_server.store import scripts
-from userservice_server.store.keys import Table
-from userservice_server.store.redis_store import RedisStore, _own
+from userservice_server.store.keys import Table, own_table
+from userservice_server.store.redis_store import RedisStore
 from userservice_server.wire.outcomes import Code
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class RedisImports:
 
     async def open(self, table: ports.Table, import_id: str, mode: str, *, restores: bool) -> ImportState | Opening:
         """Creates the state of an import in a partition, or returns the state of an import with the same mode."""
-        own = _own(table)
+        own = own_table(table)
         redis_keys = (own.rows, own.index, own.import_prefix + import_id.encode())
         reply = await self._store.write(scripts.IMPORT_OPEN, own, redis_keys, (mode, int(restores)))
         if restores and not isinstance(reply, bytes):
@@ -42,7 +42,7 @@ class RedisImports:
 
     async def apply(self, table: ports.Table, import_id: str, rows: ImportRows) -> Reply:
         """Applies rows and records their offset, both in one atomic step."""
-        own = _own(table)
+        own = own_table(table)
         redis_keys = (own.rows, own.index, own.last_id, *_import_keys(own, import_id))
         reply = await self._store.write(scripts.IMPORT, own, redis_keys, self._arguments(own, rows))
         return self._parsed(lambda: _reply(reply))
@@ -61,7 +61,7 @@ class RedisImports:
 
     async def read(self, table: ports.Table, import_id: str, lowest: int, limit: int) -> RowErrors | None:
         """Returns the state and up to ``limit`` errors of rows from ``lowest`` on; None if there is no such import."""
-        own = _own(table)
+        own = own_table(table)
         reply = await self._store.read(scripts.IMPORT_READ, own, _import_keys(own, import_id), (lowest, limit))
         if reply == Code.NOT_FOUND.value:
             return None

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from userservice_server.domain import ports
 from userservice_server.store.partitions import tags
 from userservice_server.wire import ids
 
@@ -32,6 +33,13 @@ class Table:
     partition: int
     owner: str = ""  # the user_id, if the records are the sessions of a user
     owner_index: bytes = b""
+
+
+def own_table(table: ports.Table) -> Table:
+    """Returns the table behind a handle, which is the handle itself: tables come from ``RedisStore.tables``."""
+    if not isinstance(table, Table):
+        raise TypeError("the table does not belong to this store")
+    return table
 
 
 def role_of(key: bytes, prefix: str) -> tuple[str, bytes]:

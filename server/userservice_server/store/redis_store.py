@@ -4,18 +4,18 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from operator import eq
 from typing import Any, TypeVar
 
-from redis.exceptions import MovedError, NoPermissionError, NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from userservice_server.domain import ports
 from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, StoreIdentity
 from userservice_server.errors import StoreChangedError, StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
+from userservice_server.store.clock_fence import raise_last_ids
 from userservice_server.store.cluster_links import ClusterNodes
 from userservice_server.store.connection import Send
 from userservice_server.store.events import StoreEvents
@@ -29,16 +29,18 @@ from userservice_server.store.identity import (
     checked,
     foreign_cursor,
     is_pair,
+    known_identity,
 )
-from userservice_server.store.keys import Keys, Table
+from userservice_server.store.keys import Keys, Table, own_table
 from userservice_server.store.links import LAYOUT, ROUTES, Links, LinkSettings, OneServer
 from userservice_server.store.partitioned_layout import PartitionedLayout
 from userservice_server.store.partitions import CLUSTER_PARTITIONS, PARTITION_COUNTS
+from userservice_server.store.running import run
 from userservice_server.store.scripts import Script
+from userservice_server.store.server_checks import check_permissions, check_server, explaining
 from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
 from userservice_server.store.topology import Topology
 from userservice_server.store.topology.cluster import ClusterServers
-from userservice_server.wire.ids import PARTITIONS as ID_PARTITIONS
 from userservice_server.wire.outcomes import Code, Outcome
 
 logger = logging.getLogger("userservice.store")
@@ -114,7 +116,7 @@ class RedisStore:
         try:
             await self._links.open()
             if self._is_cluster:
-                with self._explaining():
+                with explaining(in_cluster=True):
                     await self._choose_partitions(self._calls[LAYOUT])
                     await self._links.use([table.rows for table in self._keys.all_users()])
                     await self._settle(self._calls)
@@ -127,38 +129,24 @@ class RedisStore:
         """Checks over a new connection whether the server is suitable, and identifies the store on it.
 
         Creates a new store in an empty Redis. Raises the errors of ``open``, except if the store loses keys while the
-        server is running: reads then continue where possible, and writes are rejected (see ``_write``).
+        server is running: reads then continue where possible, and writes are rejected (see ``write``).
         """
-        with self._explaining():
-            await self._check_server(send)
-            await self._load_scripts(send)
-            await self._check_permissions(send)
+        with explaining(in_cluster=self._is_cluster):
+            await check_server(send, self._keys.layout, in_cluster=self._is_cluster)
             if not self._is_cluster:
-                if self.identity is UNKNOWN:
-                    await self._choose_partitions(send)
-                await self._settle([send] * ROUTES)
+                await self._settle_over(send)
             elif self.identity is not UNKNOWN:  # the other connections are needed for this, so it happens afterwards
                 self._start_looking()
 
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        """Explains the errors of the checks."""
+    async def _settle_over(self, send: Send) -> None:
+        """Identifies the store over a new connection. A fault of a store that was in use does not close it."""
         try:
-            yield
-        except StoreUnavailableError as error:
-            if isinstance(error.__cause__, NoPermissionError):
-                text = "the Redis user lacks permissions; docs/operations.md lists them"
-                raise UnsuitableStoreError(text) from error.__cause__
-            if isinstance(error.__cause__, MovedError) and not self._is_cluster:
-                raise UnsuitableStoreError(_OF_A_CLUSTER) from error.__cause__
-            raise
+            if self.identity is UNKNOWN:
+                await self._choose_partitions(send)
+            await self._settle([send] * ROUTES)
         except LayoutError:
             if self.identity is UNKNOWN:
                 raise
-        except StoreFullError as error:
-            raise UnsuitableStoreError("the store has no memory left, so its layout cannot be created") from error
-        except ResponseError as error:
-            raise UnsuitableStoreError("other data uses the key prefix: a key has an unexpected type") from error
 
     async def _choose_partitions(self, send: Send) -> None:
         """Uses the number of partitions that the layout contains, if there is a layout."""
@@ -173,9 +161,9 @@ class RedisStore:
 
     async def _settle(self, sends: Sequence[Send]) -> None:
         if isinstance(self._layout, PartitionedLayout):
-            await self._layout.settle_all(sends, lambda partition, *script: _run(sends[partition], *script))
+            await self._layout.settle_all(sends, lambda partition, *script: run(sends[partition], *script))
         else:
-            await self._layout.settle(sends[LAYOUT], partial(_run, sends[LAYOUT]))
+            await self._layout.settle(sends[LAYOUT], partial(run, sends[LAYOUT]))
 
     def _start_looking(self) -> "asyncio.Task[None]":
         """Starts to identify the store (see `StoreLayout.settle`); concurrent calls share one check."""
@@ -230,33 +218,6 @@ class RedisStore:
                 await self.look_again(identity)
         raise StoreChangedError.during_read()
 
-    async def _load_scripts(self, send: Send) -> None:
-        try:
-            for loading in [send("SCRIPT", "LOAD", script.text) for script in scripts.ALL]:
-                await loading
-        except ResponseError as error:
-            text = "the store rejects the Lua scripts; Redis 7.0 or Valkey 8, or later, is required"
-            raise UnsuitableStoreError(text) from error
-
-    async def _check_permissions(self, send: Send) -> None:
-        if missing := await _run(send, scripts.PERMISSIONS, (), (self._keys.layout,)):
-            text = f"the Redis user lacks permissions, such as {missing.decode()}; docs/operations.md lists them"
-            raise UnsuitableStoreError(text)
-
-    async def _check_server(self, send: Send) -> None:
-        try:
-            lines = (await send("INFO", "server", "memory")).decode().splitlines()
-        except StoreUnavailableError as error:
-            if isinstance(error.__cause__, NoPermissionError):
-                return  # the service itself does not need this permission
-            raise
-        info = dict(line.split(":", 1) for line in lines if ":" in line)
-        if info.get("redis_mode") == "cluster" and not self._is_cluster:
-            raise UnsuitableStoreError(_OF_A_CLUSTER)
-        policy = info.get("maxmemory_policy", "")
-        if policy.startswith("allkeys") and info.get("maxmemory") != "0":
-            raise UnsuitableStoreError(f"the store may evict users: its maxmemory-policy is {policy}, not noeviction")
-
     async def close(self) -> None:
         """Closes the connections."""
         if self._looking is not None:
@@ -274,7 +235,7 @@ class RedisStore:
         await self._links.probe(self._run_probe)
         try:
             for send in self._links.servers():
-                await self._check_permissions(send)
+                await check_permissions(send, self._keys.layout)
         except UnsuitableStoreError as error:
             self.distrust()  # new connections fail the same check, so no script stops half-way
             raise unavailable(error) from error
@@ -310,7 +271,7 @@ class RedisStore:
 
     async def _run_probe(self, send: Send, partition: int, waits: bool) -> object:  # noqa: FBT001 - as Probe has it
         table = self._keys.all_users()[partition]
-        return await _run(send, scripts.PROBE, (table.layout, *((table.last_id,) if waits else ())), ())
+        return await run(send, scripts.PROBE, (table.layout, *((table.last_id,) if waits else ())), ())
 
     def distrust(self) -> None:
         """Closes the connections, after a reply that cannot be right. The next command makes new ones."""
@@ -323,7 +284,7 @@ class RedisStore:
     async def count_more_sessions(self) -> bool:
         """Counts the sessions of the next users of a store without a session count; returns whether users remain."""
         send = self._bulk[LAYOUT]  # such a store has one partition
-        return await count_sessions(send, partial(_run, send), self._keys, self.identity.store_id)
+        return await count_sessions(send, partial(run, send), self._keys, self.identity.store_id)
 
     async def fence(self) -> None:
         """Raises the last ids of all partitions, so that all later ids are above all ids that exist now.
@@ -331,32 +292,9 @@ class RedisStore:
         Raises:
             StoreChangedError: the store was emptied, replaced or damaged.
         """
-        tables, identity = self._keys.all_users(), self.identity
-        if len(tables) == 1:
-            return
-        replies = await asyncio.gather(*(self._bulk[table.partition]("GET", table.last_id) for table in tables))
-        if None in replies:
-            raise StoreChangedError.during_read()
-        last_ids = list(map(int, replies))
-        newest = max(last_ids)
-        behind = [
-            table
-            for table, last_id in zip(tables, last_ids, strict=True)
-            if last_id < newest // ID_PARTITIONS * ID_PARTITIONS + table.partition
-        ]
-        outcomes = await asyncio.gather(
-            *(
-                _run(
-                    self._writes[table.partition],
-                    scripts.RAISE_LAST_ID,
-                    (table.store_id, table.last_id),
-                    (identity.store_id, newest, table.partition),
-                )
-                for table in behind
-            )
-        )
-        if Code.STORE_CHANGED.value in outcomes:
-            raise StoreChangedError.during_read()
+        tables = self._keys.all_users()
+        if len(tables) > 1:
+            await raise_last_ids(tables, self.identity.store_id, self._bulk, self._writes)
 
     async def add(
         self,
@@ -369,13 +307,10 @@ class RedisStore:
         is_update: bool = False,
     ) -> Outcome:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``."""
-        own = _own(table)
+        own = own_table(table)
         redis_keys = (own.rows, own.index, own.last_id, _request_key(own, idempotency_key), *_owner_keys(own))
         arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner, int(is_update))
-        outcome = await self._write(scripts.ADD, own, redis_keys, arguments)
-        if outcome.code is Code.WRONG_CLOCK:
-            raise self._wrong_clock()
-        return outcome
+        return self._outcome(await self.write(scripts.ADD, own, redis_keys, arguments))
 
     def _wrong_clock(self) -> StoreUnavailableError:
         now = time.monotonic()
@@ -391,12 +326,13 @@ class RedisStore:
 
     async def get(self, table: ports.Table, key: str) -> Outcome:
         """Reads a record."""
-        own = _own(table)
+        own = own_table(table)
         redis_keys, arguments = (own.rows, own.index, *_owner_key(own)), (key, own.owner)
-        outcome = await self._outcome(self._calls[own.partition], scripts.GET, redis_keys, arguments)
+        outcome = self._outcome(await self._observed(self._calls[own.partition], scripts.GET, redis_keys, arguments))
         if self._layout.fault and self._may_be_lost(outcome):
             await self.look_again(self.identity)
-            outcome = await self._outcome(self._calls[own.partition], scripts.GET, redis_keys, arguments)
+            reply = await self._observed(self._calls[own.partition], scripts.GET, redis_keys, arguments)
+            outcome = self._outcome(reply)
         if outcome.code is Code.STORE_CHANGED:
             raise StoreChangedError("the store has lost data; an operator must act")
         return outcome
@@ -407,20 +343,11 @@ class RedisStore:
 
     async def get_many(self, table: ports.Table, keys: Sequence[str], identity: StoreIdentity) -> "list[bytes | None]":
         """Returns the records of the keys; None for a key without a record."""
-        own = _own(table)
+        own = own_table(table)
         redis_keys = (own.store_id, own.rows, own.index)
-        events = self.events
-        started = time.perf_counter() if events is not None else 0.0
-        arguments: tuple[bytes | str, ...] = (_known(identity).store_id, *keys)
+        arguments: tuple[bytes | str, ...] = (known_identity(identity).store_id, *keys)
         send = self._bulk[own.partition]
-        try:
-            records: bytes | list[bytes | None] = await _run(send, scripts.BATCH_GET, redis_keys, arguments)
-        except BaseException as error:
-            if events is not None:
-                events.failed(scripts.BATCH_GET.name, time.perf_counter() - started, error)
-            raise
-        if events is not None:
-            events.replied(scripts.BATCH_GET.name, time.perf_counter() - started)
+        records: bytes | list[bytes | None] = await self._observed(send, scripts.BATCH_GET, redis_keys, arguments)
         if isinstance(records, bytes):
             raise StoreChangedError.during_read()
         return records
@@ -429,10 +356,10 @@ class RedisStore:
         self, table: ports.Table, key: str, old: bytes, verdict: Outcome, idempotency_key: IdempotencyKey
     ) -> Outcome:
         """Applies ``verdict`` if ``old`` is still the record; returns CONFLICT with the present record if not."""
-        own = _own(table)
+        own = own_table(table)
         redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_key(own))
         arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner)
-        return await self._write(scripts.REPLACE, own, redis_keys, arguments)
+        return self._outcome(await self.write(scripts.REPLACE, own, redis_keys, arguments))
 
     async def delete(
         self,
@@ -444,11 +371,11 @@ class RedisStore:
         owned: "ports.Table | None" = None,
     ) -> Outcome:
         """Removes a record, and the table ``owned`` by it, if ``old`` is empty or still the record."""
-        own = _own(table)
-        more_keys = (_own(owned).rows, _own(owned).index, own.session_count) if owned else _owner_keys(own)
+        own = own_table(table)
+        more_keys = (own_table(owned).rows, own_table(owned).index, own.session_count) if owned else _owner_keys(own)
         redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *more_keys)
         arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner)
-        return await self._write(scripts.DELETE, own, redis_keys, arguments)
+        return self._outcome(await self.write(scripts.DELETE, own, redis_keys, arguments))
 
     def range(
         self,
@@ -472,7 +399,7 @@ class RedisStore:
             descending: whether to read ids below ``after`` instead, the largest first; 0 starts at the newest record.
             with_ids: whether each record is followed by its id.
         """
-        own, expected = _own(table), _known(identity)
+        own, expected = own_table(table), known_identity(identity)
         if is_resumed:
             expected.check_cursor(after)
         send = self._bulk[own.partition]
@@ -497,28 +424,31 @@ class RedisStore:
 
     def newest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the newest record: a list of one record, or an empty list."""
-        own = _own(table)
+        own = own_table(table)
         return self._bulk[own.partition]("ZRANGE", own.rows, -1, -1)
 
     def oldest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the oldest record: a list of one record, or an empty list."""
-        own = _own(table)
+        own = own_table(table)
         return self._bulk[own.partition]("ZRANGE", own.rows, 0, 0)
 
     def size(self, table: ports.Table) -> "asyncio.Future[int]":
         """Starts to count the records."""
-        own = _own(table)
+        own = own_table(table)
         return self._bulk[own.partition]("ZCARD", own.rows)
 
     def has_owner(self, table: ports.Table) -> "asyncio.Future[int]":
         """Starts to check whether the owner of the table exists: 1 or 0."""
-        own = _own(table)
+        own = own_table(table)
         return self._bulk[own.partition]("HEXISTS", own.owner_index, own.owner)
 
     async def write(
         self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
     ) -> Any:
-        """Does the same as ``_write``, for a script whose reply is not an outcome; returns the reply."""
+        """Runs a script that writes, but only in the store that the server expects; returns its reply.
+
+        In another store, the script writes nothing. It runs again if the server expects that store afterwards.
+        """
         for _ in range(MOST_STORES):
             identity = self.identity
             if not self._layout.fault:
@@ -557,54 +487,20 @@ class RedisStore:
         self, send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
     ) -> Any:
         """Runs a script and reports its duration; returns its reply."""
+        events = self.events
+        if events is None:
+            return await run(send, script, redis_keys, arguments)
         started = time.perf_counter()
-        reply = await self._failing(send, script, redis_keys, arguments, started)
-        if self.events is not None:
-            self.events.replied(script.name, time.perf_counter() - started)
+        try:
+            reply = await run(send, script, redis_keys, arguments)
+        except BaseException as error:
+            events.failed(script.name, time.perf_counter() - started, error)
+            raise
+        events.replied(script.name, time.perf_counter() - started)
         return reply
 
-    async def _failing(
-        self,
-        send: Send,
-        script: Script,
-        redis_keys: Sequence[bytes],
-        arguments: Sequence[bytes | str | int],
-        started: float,
-    ) -> Any:
-        """Runs a script; reports it if it fails."""
-        events = self.events
-        try:
-            return await _run(send, script, redis_keys, arguments)
-        except BaseException as error:
-            if events is not None:
-                events.failed(script.name, time.perf_counter() - started, error)
-            raise
-
-    async def _write(
-        self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
-    ) -> Outcome:
-        """Runs a script that writes, but only in the store that the server expects.
-
-        In another store, the script writes nothing. It runs again if the server expects that store afterwards.
-        """
-        for _ in range(MOST_STORES):
-            identity = self.identity
-            if not self._layout.fault:
-                every_key = (table.store_id, table.layout, *redis_keys)
-                outcome = await self._outcome(
-                    self._writes[table.partition], script, every_key, (identity.store_id, *arguments)
-                )
-                if outcome.code is not Code.STORE_CHANGED:
-                    return outcome
-            await self.look_again(identity)
-        raise StoreChangedError("the store was emptied, replaced or damaged; nothing was changed")
-
-    async def _outcome(
-        self, send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
-    ) -> Outcome:
-        events = self.events
-        started = time.perf_counter() if events is not None else 0.0
-        reply = await self._failing(send, script, redis_keys, arguments, started)
+    def _outcome(self, reply: Any) -> Outcome:
+        """Returns the outcome in the reply of a script."""
         is_replay = isinstance(reply, list)
         try:
             if is_replay:  # see recorded_outcome in scripts/_outcome.lua
@@ -613,21 +509,12 @@ class RedisStore:
         except ValueError:
             self.distrust()
             raise
-        if events is not None:
-            events.replied(script.name, time.perf_counter() - started)
+        if self.events is not None:
             if is_replay:
-                events.replayed()
+                self.events.replayed()
             elif outcome.code is Code.CONFLICT:
-                events.conflicted()
+                self.events.conflicted()
         return outcome
-
-
-async def _run(send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]) -> Any:
-    """Runs a script over the connection of ``send``; returns its reply."""
-    try:
-        return await send("EVALSHA", script.sha1, len(redis_keys), *redis_keys, *arguments)
-    except NoScriptError:  # Redis lost its scripts (restart, failover, flush); EVAL loads the script again
-        return await send("EVAL", script.text, len(redis_keys), *redis_keys, *arguments)
 
 
 def _report_range(events: StoreEvents, started: float, records: "asyncio.Future[list[bytes]]") -> None:
@@ -639,20 +526,6 @@ def _report_range(events: StoreEvents, started: float, records: "asyncio.Future[
         events.replied("range", seconds)
     else:
         events.failed("range", seconds, error)
-
-
-def _own(table: ports.Table) -> Table:
-    """Returns the table behind a handle, which is the handle itself: tables come from ``RedisStore.tables``."""
-    if not isinstance(table, Table):
-        raise TypeError("the table does not belong to this store")
-    return table
-
-
-def _known(identity: StoreIdentity) -> Identity:
-    """Returns the identity behind a handle, which is the handle itself: it comes from ``RedisStore.identity``."""
-    if not isinstance(identity, Identity):
-        raise TypeError("the identity does not belong to this store")
-    return identity
 
 
 def _request_key(table: Table, idempotency_key: IdempotencyKey) -> bytes:
