@@ -8,18 +8,19 @@ import grpc
 import pytest
 
 from userservice import DeadlineExceededError, ImportOffsetGapError, ImportStatus, UserManager
-from userservice.v1.user_import_pb2 import ImportUsersRequest, ImportUsersResponse
+from userservice.v1.user_import_pb2 import GetImportResponse, ImportUsersRequest, ImportUsersResponse
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 @contextlib.asynccontextmanager
-async def serving(handle: Callable[[Context], Any]) -> AsyncIterator[str]:
+async def serving(handle: Callable[[Context], Any], **unary: Callable[[bytes, Context], Any]) -> AsyncIterator[str]:
     async def stream(_requests: object, context: Context) -> None:
         await handle(context)
 
     server = grpc.aio.server()
     methods: dict[str, Any] = {"ImportUsers": grpc.stream_stream_rpc_method_handler(stream)}
+    methods |= {name: grpc.unary_unary_rpc_method_handler(method) for name, method in unary.items()}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("userservice.v1.UserService", methods)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -59,6 +60,24 @@ async def test_at_most_four_batches_have_no_response() -> None:
             await users.import_users(rows(read))
     assert batches == [0, 500, 1000, 1500]
     assert len(read) <= 2600  # the rows are read in groups of 100, and only as they are sent
+
+
+async def test_rows_that_are_applied_are_not_sent_again() -> None:
+    batches: list[int] = []
+
+    async def handle(context: Context) -> None:
+        await received(context)
+        await respond(context, 9700)
+        while (request := await received(context)) is not None:
+            batches.append(request.batch.offset)
+            await respond(context, request.batch.offset + len(request.batch.users))
+
+    async def state(_request: bytes, _context: Context) -> bytes:
+        return GetImportResponse(acked_offset=9700).SerializeToString()
+
+    async with serving(handle, GetImport=state) as address, UserManager(address, timeout=5) as users:
+        assert (await users.import_users(rows([]))).offset == 10_000
+    assert batches == [9700]
 
 
 async def test_an_import_whose_rows_were_lost_is_not_continued() -> None:

@@ -4,17 +4,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import BadRequest
 from harness.population import struct
 
+from userservice.v1.user_import_pb2 import ImportUsersResponse
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.import_merging import planned
 from userservice_server.domain.import_rows import Fields, Row, RowDecoder
 from userservice_server.domain.imports import _chunks
 from userservice_server.transport.status import row_status
+from userservice_server.wire.ids import MAX_ID
 from userservice_server.wire.imports import status_field
-from userservice_server.wire.records import key_field
+from userservice_server.wire.records import frame, key_field
 
 
 def decoder(fields: Fields = Fields.CALLERS) -> RowDecoder:
@@ -97,6 +102,47 @@ async def test_an_invalid_row_has_an_error(fields: dict[str, Any], wrong: str) -
     [row] = await decoder(Fields.NEW).decode([sent.SerializeToString()], 7, 0)
     assert row.number == 7
     assert wrong.encode() in row.error
+
+
+NOW = Timestamp(seconds=1_800_000_000)
+RESTORED: dict[str, Any] = {
+    "user_id": "ada",
+    "id": 7,
+    "uuid": str(uuid4()),
+    "created_at": NOW,
+    "updated_at": NOW,
+    "etag": "e",
+}
+
+
+async def test_a_restored_row_keeps_all_fields_and_no_unknown_field() -> None:
+    user = User(email="e", metadata=struct({"n": 1}), **RESTORED)
+    [row] = await decoder(Fields.ALL).decode([user.SerializeToString() + b"\x9a\x06\x01x"], 0, 0)
+    assert (row.error, row.id, row.content) == (b"", 7, frame(user))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("user_id", ""),
+        ("id", 0),
+        ("id", MAX_ID + 1),
+        ("uuid", "ada"),
+        ("created_at", None),
+        ("created_at", Timestamp(seconds=1 << 40)),
+        ("updated_at", None),
+        ("etag", ""),
+        ("etag", "e" * 65),
+        ("email", "e" * 321),
+        ("metadata", struct({"k": float("nan")})),
+    ],
+)
+async def test_a_restored_row_must_be_a_valid_record(field: str, value: Any) -> None:
+    [row] = await decoder(Fields.ALL).decode([User(**{**RESTORED, field: value}).SerializeToString()], 0, 0)
+    [error] = ImportUsersResponse.FromString(row.error).row_errors
+    violations = BadRequest()
+    assert error.status.details[1].Unpack(violations)
+    assert [violation.field for violation in violations.field_violations] == [field]
 
 
 def test_scripts_have_at_most_200_rows() -> None:
