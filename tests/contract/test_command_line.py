@@ -169,6 +169,7 @@ def test_sessions_are_added_listed_and_deleted(cli: CommandLine) -> None:
         (["users", "list", "eyJcanary.canary.canary"], "***"),
         (["users", "list", "rediss://name:canary@host:6379/0"], "***"),
         (["users", "list", "redis://host/0?password=canary"], "***"),
+        (["users", "list", "\x1b[2J\u202e"], "\\u001b[2J\\u202e"),
         (["users", "list", "--token-file", "usk_canary_canary"], "the token file:"),
         (["users", "list", "--token-file", "/nowhere/key"], "/nowhere/key"),
         (["users", "list", "--tls-ca", "/nowhere/ca"], "/nowhere/ca"),
@@ -276,6 +277,13 @@ def test_a_profile_file_that_other_users_can_change_is_rejected(cli: CommandLine
     assert "chmod go-w" in cli.error(2, "users", "count")
     file.chmod(0o644)
     assert cli("users", "count").code == 0
+
+
+def test_a_profile_file_that_is_a_link_stays_a_link(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "profiles.toml").symlink_to(tmp_path / "real.toml")
+    assert cli("profile", "set", "prod", "--address", "users.example:1", connect=False).code == 0
+    assert (tmp_path / "profiles.toml").is_symlink()
+    assert "users.example:1" in (tmp_path / "real.toml").read_text()
 
 
 def completions(words: list[str], incomplete: str) -> set[str]:

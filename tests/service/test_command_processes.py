@@ -114,6 +114,10 @@ def test_a_terminal_shows_progress_and_bold_text_and_a_pipe_does_not(
     shown = on_a_terminal(*listing)[1]
     assert "\x1b[1mUSER_ID" in shown
     assert "more users follow" in shown
+    command("users", "add", "odd", "--first-name", "\u202e\x9b2J", "--address", a_service.address)
+    shown = on_a_terminal("users", "get", "odd", "-o", "jsonl", "--address", a_service.address)[1]
+    assert '"first_name": "\\u202e\\u009b2J"' in shown, "stored text cannot control the terminal"
+    command("users", "delete", "odd", "--address", a_service.address)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in on_a_terminal(*listing)[1]
     piped = command("users", "export", tmp_path / "b.csv", "--address", a_service.address)

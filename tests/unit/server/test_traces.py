@@ -9,7 +9,7 @@ import pytest
 from harness.shapes import DESCRIPTOR, chain_settings
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Tracer, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, ParentBasedTraceIdRatio, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, ParentBasedTraceIdRatio, Sampler
 
 from userservice_server.config import ConfigError
 from userservice_server.observability.trace_context import TraceContext
@@ -128,6 +128,12 @@ def test_a_call_that_is_not_recorded_creates_no_span(
         assert parent is None or span.context.trace_id == parent.trace_id
         assert span.context.is_sampled
         span.end("OK")
+
+
+def test_a_sampled_parent_of_a_call_that_the_sampler_rejects_has_no_child() -> None:
+    tracer = TracerProvider(sampler=ALWAYS_OFF, resource=Resource({})).get_tracer("test")
+    assert isinstance(tracer, Tracer)
+    assert CallSpans(tracer, TraceIds(), follows_callers=True).of_method("package.Service/Method")(SAMPLED, ()) is None
 
 
 def test_without_the_propagator_a_call_starts_its_own_trace() -> None:
