@@ -9,6 +9,7 @@ from harness.stores import Store
 
 from userservice.v1 import session_service_pb2 as sessions
 from userservice.v1 import user_service_pb2 as users
+from userservice.v1.user_import_pb2 import ImportUsersRequest
 
 
 def test_a_read_only_server_rejects_all_writes_and_serves_reads() -> None:
@@ -36,6 +37,9 @@ def test_a_read_only_server_rejects_all_writes_and_serves_reads() -> None:
                 with pytest.raises(grpc.RpcError) as raised:
                     getattr(stub, name)(getattr(module, f"{name}Request")())
                 assert failure_of(raised.value).reason == "STORE_UNAVAILABLE", name
+            with pytest.raises(grpc.RpcError) as raised:
+                list(stubs.users.ImportUsers(iter([ImportUsersRequest()])))
+            assert failure_of(raised.value).reason == "STORE_UNAVAILABLE"
             assert stubs.users.GetUser(users.GetUserRequest(user_id="ada")).user.user_id == "ada"
             assert stubs.users.ListUsers(users.ListUsersRequest()).total_size == 1
             assert health(service.address) == "SERVING"

@@ -64,6 +64,17 @@ async def test_a_write_without_a_replica_is_not_acknowledged(pair: tuple[Store, 
         assert "too few replicas confirmed the writes in time" in reasons
 
 
+async def test_health_follows_the_replicas_even_if_nothing_is_written(pair: tuple[Store, Store]) -> None:
+    primary, replica = pair
+    with Service("--wait-replicas", "1", "--store-timeout", str(STORE_TIMEOUT), redis_url=primary.url) as service:
+        replica.freeze()
+        try:
+            await asyncio.to_thread(until, lambda: health(service.address) == "NOT_SERVING")
+        finally:
+            replica.thaw()
+        await asyncio.to_thread(until, lambda: health(service.address) == "SERVING")
+
+
 def is_read(service: Service) -> bool:
     """Returns whether a read succeeds, after the service has noticed that its connections are lost."""
     with connect_blocking(service.address) as stubs:
