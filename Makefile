@@ -88,6 +88,7 @@ types: .venv/.dev ## check types in strict mode: packages, tests, tools, benchma
 
 generate: .venv-codegen/.done ## generate stubs, error classes, README's table of errors, the blocking managers, the Python and gRPC reference, docs/metrics.md, the dashboard
 	tools/generate.sh
+	@tools/test-typescript.sh run --silent generate
 
 api: .venv-codegen/.done ## generate the API reference in docs/api from docstrings, comments and protos
 	.venv-codegen/bin/python tools/generate_python_reference.py

@@ -231,8 +231,8 @@ export enum ErrorReason {
   AUTHENTICATION_UNAVAILABLE = 21,
 
   /**
-   * A batch of an import starts above the rows that were sent before; its rows were not applied. Continue at the offset
-   * of the first response.
+   * A batch of an import leaves out rows: its offset is above the number of rows that were sent before. The rows of the
+   * batch were not applied. Continue at the offset of the first response.
    *
    * @generated from enum value: ERROR_REASON_IMPORT_OFFSET_GAP = 30;
    */

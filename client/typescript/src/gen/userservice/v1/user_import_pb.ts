@@ -24,7 +24,7 @@ export const file_userservice_v1_user_import: GenFile = /*@__PURE__*/
 export type ImportOptions = Message<"userservice.v1.ImportOptions"> & {
   /**
    * Identifies the import, a UUID. Required. After a broken connection or a restart, a call with the same import_id
-   * continues the import. The server remembers an import for 7 days after its last batch.
+   * continues the import. The server keeps the state of an import for 7 days after its last batch.
    *
    * @generated from field: string import_id = 1;
    */
@@ -46,9 +46,10 @@ export type ImportOptions = Message<"userservice.v1.ImportOptions"> & {
   validateOnly: boolean;
 
   /**
-   * Whether the import keeps all fields of the rows: also id, uuid, created_at, updated_at and etag, which are required
-   * then. Without it, these fields are ignored. Needs the scope admin, a store without users at the first message of the
-   * import, and on_duplicate FAIL or SKIP.
+   * Whether the import keeps all fields of the rows: also id, uuid, created_at, updated_at and etag, which are then
+   * required. Without restore, these fields are ignored. Needs the scope admin, a store without users at the first
+   * message of the import, and on_duplicate FAIL or SKIP. In a store with several partitions, a row fails because of its
+   * id only if the other user with this id is in the same partition.
    *
    * @generated from field: bool restore = 4;
    */
@@ -86,7 +87,7 @@ export type ImportBatch = Message<"userservice.v1.ImportBatch"> & {
 
   /**
    * The rows: 1 to 500 users, at most 1 MiB together. The server reads user_id, email, first_name, last_name and
-   * metadata. An invalid row fails alone. Two rows of one user act as if they were sent one after the other.
+   * metadata. An invalid row fails alone. Rows of one user are applied one after the other.
    *
    * @generated from field: repeated userservice.v1.User users = 2;
    */
@@ -216,7 +217,8 @@ export type ImportUsersResponse = Message<"userservice.v1.ImportUsersResponse"> 
   failed: bigint;
 
   /**
-   * The rows of the batch that failed, ordered by index. All counts above include the whole import.
+   * The rows below acked_offset that failed since the previous response of this call, ordered by index: rows of the
+   * batch, and rows that another call with this import_id has applied. All counts above include the whole import.
    *
    * @generated from field: repeated userservice.v1.RowError row_errors = 7;
    */
@@ -316,7 +318,8 @@ export type GetImportResponse = Message<"userservice.v1.GetImportResponse"> & {
   failed: bigint;
 
   /**
-   * The rows that failed, ordered by index. The server keeps the first 10 000 of an import.
+   * The rows that failed, ordered by index. The server keeps the first 10 000 of an import; in a store with several
+   * partitions, the first 10 000 of each partition.
    *
    * @generated from field: repeated userservice.v1.RowError row_errors = 7;
    */

@@ -730,14 +730,15 @@ export const UserService: GenService<{
    *
    * The caller sends the options, and then the rows in batches. The server responds to each message with the offset up
    * to which all rows are applied, and with counts. After a broken connection, or a restart of the server or the store,
-   * the caller opens the import again with the same options: the first response says where to continue, and rows that
-   * were applied are never applied again. To bound memory, keep at most 4 batches without a response.
+   * the caller opens the import again with the same options: the first response contains the offset at which to
+   * continue, and rows that were applied are never applied again. To bound memory, keep at most 4 batches without a
+   * response.
    *
    * The option restore needs the scope admin. At most 8 imports run in a server process; further calls are rejected
    * with OVERLOADED. An import ends with READER_STALLED if its caller sends nothing for too long.
    *
-   * Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch starts above the rows that were
-   * sent before), FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
+   * Errors: INVALID_ARGUMENT / INVALID_FIELD, OUT_OF_RANGE / IMPORT_OFFSET_GAP (a batch leaves out rows),
+   * FAILED_PRECONDITION / IMPORT_ID_REUSED, ABORTED / UPDATE_CONFLICT, UNAVAILABLE / READER_STALLED.
    *
    * @generated from rpc userservice.v1.UserService.ImportUsers
    */
