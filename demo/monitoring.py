@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import os
 import shutil
 import signal
 import socket
@@ -28,10 +29,19 @@ _START_SECONDS = 30
 _PAUSE = 0.02  # seconds between two calls of the load
 
 
-def free_port() -> int:
-    """Returns a port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def available_port(port: int, option: str) -> int:
+    """Returns the port, or any free port for 0.
+
+    Raises:
+        DemoFailedError: if the port is in use. Otherwise the demo could read another Prometheus on this port.
+    """
+    try:
+        with socket.create_server(("127.0.0.1", port)) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        # error.strerror also contains the address.
+        reason = f"cannot listen on 127.0.0.1:{port}: {os.strerror(error.errno or 0)}"
+        raise DemoFailedError(f"{reason}; choose another port with {option}") from error
 
 
 def get(url: str) -> Any:
@@ -125,8 +135,8 @@ def firing(prometheus: str) -> list[str]:
 
 def demonstrate(arguments: argparse.Namespace) -> None:
     """Runs everything until the picture is drawn, and with `--stay` until a signal."""
-    metrics = f"127.0.0.1:{arguments.metrics_port or free_port()}"
-    port = arguments.prometheus_port or free_port()
+    metrics = f"127.0.0.1:{available_port(arguments.metrics_port, '--metrics-port')}"
+    port = available_port(arguments.prometheus_port, "--prometheus-port")
     with ExitStack() as stack:
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="userservice-monitoring-")))
         address = stack.enter_context(running_service(room, "--workers", "2", "--metrics-listen", metrics))

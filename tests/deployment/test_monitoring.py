@@ -1,6 +1,9 @@
 """A real Prometheus scrapes a real service: every panel of the dashboard has data, and an alert fires and ends."""
 
 import re
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from demo.monitoring import firing, get, load, running_prometheus
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 WITHOUT_DATA = {"Certificate"}  # the service has no TLS here
 PATIENCE = 60
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,15 @@ def test_an_alert_fires_while_the_store_is_down(prometheus: str, store: Store) -
     assert Path(re.sub("#.*", "", alert["annotations"]["runbook_url"])).suffix == ".md"
     store.start()
     until(lambda: "UserServiceStoreDown" not in firing(prometheus), within=PATIENCE)
+
+
+@pytest.mark.parametrize("option", ["--metrics-port", "--prometheus-port"])
+def test_a_port_in_use_is_an_error(option: str) -> None:
+    other = {"--metrics-port": "--prometheus-port", "--prometheus-port": "--metrics-port"}[option]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        command = [sys.executable, "-m", "demo.monitoring", option, str(port), other, "0"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    reason = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"demo: FAILED: {reason}; choose another port with {option}\n"
