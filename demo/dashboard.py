@@ -102,7 +102,6 @@ def draw(prometheus: str, start: float, end: float, picture: Path) -> list[str]:
         axis.set_title(f"{panel.title} ({unit})" if unit else panel.title, fontsize=10)
         axis.set_xlim(0, end - start)
         axis.tick_params(labelsize=7)
-        axis.set_ylim(bottom=0)
         if not lines:
             empty.append(panel.title)
             axis.text(0.5, 0.5, "no data", transform=axis.transAxes, ha="center")
@@ -110,6 +109,7 @@ def draw(prometheus: str, start: float, end: float, picture: Path) -> list[str]:
             legend = axis.legend(fontsize=6, loc="upper left", ncols=1 + len(lines) // _LEGEND_LINES)
             legend.set_in_layout(False)
             axis.set_ylim(top=1.4 * axis.get_ylim()[1])  # room for the legend
+        axis.set_ylim(bottom=-0.03 * axis.get_ylim()[1])  # otherwise the frame hides a line at 0
     figure.supxlabel("seconds", fontsize=8)
     figure.savefig(picture, dpi=60)
     plt.close(figure)
