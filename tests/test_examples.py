@@ -111,6 +111,10 @@ async def after_chunks(around: Surroundings) -> None:
     assert names == ["user123", *(f"other{number}" for number in range(150))]
 
 
+async def after_iter(around: Surroundings) -> None:
+    assert around.names["user_ids"] == ["user123", *(f"other{number}" for number in range(150))]
+
+
 OUTCOMES: dict[str, Callable[[Surroundings], Any]] = {
     "Add a User": after_add,
     "Get a User": after_get,
@@ -120,6 +124,8 @@ OUTCOMES: dict[str, Callable[[Surroundings], Any]] = {
     "Get User's Sessions": after_sessions,
     "Import Users": after_import,
     "List Users in Chunks": after_chunks,
+    "Iterate over Users": after_iter,
+    "Set Options of Calls": after_get,
 }
 
 

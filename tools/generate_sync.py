@@ -19,6 +19,7 @@ MODULES = (
     "_chunks",
     "_connection",
     "_importing",
+    "_lazy_channels",
     "_manager",
     "_retry",
     "_shared_reads",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import gc
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -40,6 +41,11 @@ async def eventually(probe: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+def waiting(manager: Any) -> int:
+    """Returns the number of gets that wait for a call and can share it with gets of this manager."""
+    return sum(len(each._waiting) for each in manager._shared_reads._gets._by_view.values())
+
+
 class Reader:
     """A manager with `share_reads`, asyncio or blocking; each get runs in a task or thread of its own."""
 
@@ -63,9 +69,14 @@ class Reader:
     async def get_all(self, *user_ids: str) -> list[User | BaseException]:
         return await asyncio.gather(*map(self.get, user_ids), return_exceptions=True)
 
+    def of(self, manager: Any) -> "Reader":
+        """Returns a reader with another manager that uses the threads of this reader."""
+        other = copy.copy(self)
+        other.manager = manager
+        return other
+
     async def until_waiting(self, count: int) -> None:
-        gatherings = self.manager._shared_reads._gets.values()
-        await eventually(lambda: sum(len(each._waiting) for each in gatherings) == count)
+        await eventually(lambda: waiting(self.manager) == count)
 
     async def close(self) -> None:
         if self._threads is None:
@@ -308,6 +319,34 @@ async def test_after_another_error_each_get_makes_its_own_call(kind: str) -> Non
         server.open.set()
         await asyncio.gather(first, *gets)
     assert sorted(server.requests[2:]) == [["ada"], ["bob"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_gets_share_calls_only_with_the_same_token_and_metadata(kind: str) -> None:
+    async with held(kind, token="one") as (server, reader, first):
+        root = reader.manager
+        relatives = {
+            "timeout": root.with_options(timeout=60, retries=1),
+            "same": root.with_options(timeout=60).with_options(token="one"),
+            "other": root.with_options(token="two"),
+            "too": root.with_options(metadata=[("tenant", "a")]).with_options(token="two", metadata=[("tenant", "a")]),
+            "again": root.with_options(token="two", metadata=[("tenant", "a")], timeout=9),
+        }
+        # Each group has a running call, so that further gets wait.
+        gets = [first, *map(reader.of(relatives["other"]).get, ["second"]), reader.of(relatives["too"]).get("third")]
+        await server.until_asked(3)
+        gets += [reader.of(manager).get(name) for name, manager in relatives.items()]
+        await reader.until_waiting(2)
+        await eventually(lambda: all(waiting(manager) for manager in relatives.values()))
+        server.open.set()
+        await asyncio.gather(*gets)
+    assert sorted(map(sorted, server.requests[3:])) == [["again", "too"], ["other"], ["same", "timeout"]]
+    for user_ids, headers in zip(server.requests, server.headers, strict=True):
+        sent = dict(headers)
+        token, tenant = ("one", None) if {*user_ids} & {"first", "same"} else ("two", None)
+        if {*user_ids} & {"third", "too"}:
+            tenant = "a"
+        assert (sent["authorization"], sent.get("tenant")) == (f"Bearer {token}", tenant)
 
 
 @pytest.mark.usefixtures("patient")

@@ -24,6 +24,7 @@ class StandIn(grpc.GenericRpcHandler):
         self.calls = 0
         self.cancelled = 0
         self.peers: list[str] = []
+        self.headers: list[list[tuple[str, str | bytes]]] = []
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         answer = self._answers.get(details.method.rpartition("/")[2])
@@ -33,6 +34,7 @@ class StandIn(grpc.GenericRpcHandler):
         async def handle(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
             self.calls += 1
             self.peers.append(context.peer())
+            self.headers.append([(key, value) for key, value in details.invocation_metadata])
             try:
                 async for message in answer(request):
                     yield message.SerializeToString()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from userservice._answers import check_cursor
 from userservice._connection import Connection, Stream, decode
@@ -79,3 +79,13 @@ class ChunkReader:
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
+
+
+async def each_user(reader: ChunkReader) -> AsyncGenerator[User, None]:
+    """Yields the users of all chunks one by one. Cancels the RPC if the loop is left."""
+    try:
+        while (chunk := await reader.next_chunk()) is not None:
+            for user in chunk:
+                yield user
+    finally:
+        reader.cancel()

@@ -15,6 +15,7 @@ class EnvironmentOptions(TypedDict, total=False):
 
     connections: int
     timeout: float
+    retries: int | None
     channel_options: Sequence[tuple[str, Any]]
     metadata: Sequence[tuple[str, str | bytes]]
     allow_insecure_token: bool

@@ -30,6 +30,17 @@ def check_timeout(timeout: float) -> float:
     return min(timeout, _LONGEST_TIMEOUT)
 
 
+def check_retries(retries: int | None) -> int | None:
+    """Returns the maximum number of retries; None means any number before the deadline.
+
+    Raises:
+        ValueError: If the number is not an integer from 0.
+    """
+    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
+        raise ValueError(f"retries must be an integer from 0, or None, not {retries!r}")
+    return retries
+
+
 def worth_retrying(error: UserServiceError) -> bool:
     """Returns whether a call that failed with this error is retried.
 
@@ -61,16 +72,23 @@ class Attempts:
     returned a retry delay, the delay is added to the pause.
 
     If the service rejects a credential and the token comes from a callable, the call is repeated once without a pause.
+    This repetition counts as a retry.
+
+    Args:
+        timeout: Seconds to the deadline of all attempts.
+        can_renew_token: Whether to repeat the call once with a new token if the service rejects the token.
+        retries: The maximum number of retries; None for any number.
 
     Attributes:
         deadline: The deadline of all attempts, a time of `time.monotonic`.
     """
 
-    def __init__(self, timeout: float, *, can_renew_token: bool = False) -> None:
+    def __init__(self, timeout: float, *, can_renew_token: bool = False, retries: int | None = None) -> None:
         self._can_renew_token = can_renew_token
         self._timeout = timeout
         self.deadline = time.monotonic() + timeout
         self._failures = 0
+        self._retries_left = math.inf if retries is None else retries
         self._last: tuple[UserServiceError, BaseException | None] | None = None
 
     @property
@@ -86,10 +104,13 @@ class Attempts:
             cause: The exception from which the error was created.
 
         Raises:
-            UserServiceError: The error, if it is not retried, or if the next attempt would start after the deadline.
+            UserServiceError: The error, if it is not retried, if no retries are left, or if the next attempt would
+                start after the deadline.
         """
         try:
-            if self._can_renew_token and _is_credential_rejected(error) and self.remaining:
+            has_retry = self._retries_left > 0
+            self._retries_left -= 1
+            if has_retry and self._can_renew_token and _is_credential_rejected(error) and self.remaining:
                 self._can_renew_token = False
                 self._last = error, cause
                 return
@@ -98,7 +119,7 @@ class Attempts:
                 self._last = error, cause
                 self._failures += 1
             room = self.remaining - (error.retry_delay or 0.0)
-            if not is_retried or room < _FIRST_DELAY:
+            if not (is_retried and has_retry) or room < _FIRST_DELAY:
                 raise self._final(error, cause)
             delay = error.retry_delay or 0.0
         finally:

@@ -10,8 +10,8 @@ import grpc
 
 from userservice import _methods as rpc
 from userservice._answers import check_batch, check_cursor, check_descending, check_user
-from userservice._chunks import ChunkReader
-from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
+from userservice._chunks import ChunkReader, each_user
+from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
 from userservice._import_messages import build_options
 from userservice._importing import Importer, read_errors
 from userservice._manager import Manager
@@ -69,6 +69,7 @@ class UserManager(Manager):
         key: PemSource | None = None,
         allow_insecure_token: bool = False,
         on_call: OnCall | None = None,
+        retries: int | None = None,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -89,6 +90,7 @@ class UserManager(Manager):
             key: See `SessionManager`.
             allow_insecure_token: See `SessionManager`.
             on_call: See `SessionManager`.
+            retries: See `SessionManager`.
 
         Raises:
             TypeError: If an argument has a wrong type; see `SessionManager`.
@@ -109,8 +111,14 @@ class UserManager(Manager):
             key=key,
             allow_insecure_token=allow_insecure_token,
             on_call=on_call,
+            retries=retries,
         )
         self._shared_reads = SharedReads(self._connection) if share_reads else None
+
+    def _use(self, connection: Connection) -> None:
+        super()._use(connection)
+        if self._shared_reads is not None:
+            self._shared_reads = SharedReads(connection, self._shared_reads)
 
     @overload
     async def add(
@@ -314,6 +322,52 @@ class UserManager(Manager):
             # Since grpcio 1.83, a stream that the program drops without cancelling it continues to run
             # (grpc/grpc#43462).
             reader.cancel()
+
+    def iter(
+        self,
+        cursor: int = 0,
+        *,
+        chunk_size: int = 1000,
+        order_by: OrderBy | None = None,
+        view: View | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[User, None]:
+        """Yields all users one by one; reads chunks as `list_chunked`, with the same guarantee.
+
+        All arguments apply to each chunk, also after the stream was resumed. Leaving the loop cancels the RPC. To
+        continue later, store the id of the last user that you processed, and pass this id as `cursor`.
+
+        Args:
+            cursor: The id of the user after which to start; 0 starts at the beginning.
+            chunk_size: The maximum number of users per chunk, at most 10 000.
+            order_by: "id" (the default), or "id desc": the newest users first. The latter reads pages with `list`, of
+                `chunk_size` or 1000 users; users that are added meanwhile are not returned.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
+            timeout: Seconds to wait for each chunk or page, including reconnecting. The time that the body of the loop
+                needs does not count.
+
+        Returns:
+            A generator of User. Its errors are those of `list_chunked`.
+
+        Raises:
+            InvalidArgumentError: If an argument has a wrong type.
+            ValueError: If the timeout is invalid.
+        """
+        if order_by is not None and order_by.split() != ["id"]:
+            return self._iter_pages(chunk_size, cursor, order_by, view, timeout)
+        fields = {"chunk_size": chunk_size, "cursor": cursor, "view": view}
+        return each_user(ChunkReader(self._connection, fields, timeout))
+
+    async def _iter_pages(
+        self, limit: int, cursor: int, order_by: OrderBy, view: View | None, timeout: float | None
+    ) -> AsyncGenerator[User, None]:
+        while True:
+            page = await self.list(limit, cursor, order_by=order_by, view=view, timeout=timeout)
+            for user in page:
+                yield user
+            cursor = page.next_cursor
+            if not cursor:
+                return
 
     async def batch_get(
         self, user_ids: Iterable[str], *, view: View | None = None, timeout: float | None = None

@@ -1,15 +1,16 @@
 /** The connections of a manager to the service, and calls with retries. */
 
-import { ChannelCredentials, type ChannelOptions, Metadata } from "@grpc/grpc-js";
+import { type ChannelOptions, Metadata } from "@grpc/grpc-js";
 
 import { parseAddress } from "./address.js";
 import { registerListResolver } from "./address_list.js";
+import { type CallHeaders, addHeaders } from "./call_headers.js";
 import type { StatusCode } from "./error_base.js";
 import { DeadlineExceededError, InternalError, ManagerClosedError } from "./errors.js";
 import type { OnCall } from "./hooks.js";
 import { proxyVariable } from "./http_proxy.js";
-import { Link } from "./link.js";
-import { Attempts, checkTimeout } from "./retry.js";
+import { Links } from "./links.js";
+import { Attempts, checkRetries, checkTimeout } from "./retry.js";
 import { Rpc } from "./rpc.js";
 import { errorFromStatus, viaProxy } from "./status.js";
 import { TlsFiles, type TlsOptions } from "./tls.js";
@@ -40,6 +41,22 @@ export interface ManagerOptions {
    * `traceCalls()` of `userservice/opentelemetry` returns such a function, which creates spans.
    */
   onCall?: OnCall | undefined;
+  /**
+   * Headers to send with every call, by lower-case name. Values are printable ASCII, or bytes for names that end in
+   * `-bin`; a list sends a header several times.
+   */
+  metadata?: CallHeaders | undefined;
+  /**
+   * The maximum number of retries of a call; for `listChunked`, of each chunk. 0: every call is sent at most once.
+   * Default: any number before the deadline.
+   */
+  retries?: number | undefined;
+}
+
+/** Options of `withOptions`. An absent option is not changed. */
+export interface SharedOptions extends Pick<ManagerOptions, "timeoutMs" | "retries" | "token"> {
+  /** Headers to send in addition. They replace the manager's headers that have the same names. */
+  metadata?: CallHeaders | undefined;
 }
 
 /** Options of one call. */
@@ -85,29 +102,41 @@ export interface Method {
   readonly parent: { readonly typeName: string };
 }
 
+const NUMBERS = new WeakMap<object, number>();
+let lastNumber = 0;
+
+/** Returns a number that identifies an object. */
+function numberOf(object: object): number {
+  const number = NUMBERS.get(object) ?? (lastNumber += 1);
+  NUMBERS.set(object, number);
+  return number;
+}
+
 /** One or several connections to the service. Each connection is opened at its first call. */
 export class Connection {
   readonly #metadata = new Metadata();
   /** Returns the token of a call; undefined if the token is constant or absent. */
   readonly #token: Exclude<TokenSource, string> | undefined;
-  readonly #tls: TlsFiles | undefined;
   readonly #timeoutMs: number;
-  readonly #running = new Set<Rpc>();
-  readonly #links: readonly Link[];
+  readonly #retries: number;
+  readonly #links: Links;
+  readonly #ownsLinks: boolean;
+  /** The options of this connection, for `withOptions`. */
+  readonly #options: ManagerOptions;
   /** The environment variable that configures the proxy of the connection; undefined without a proxy. */
   readonly #proxy: string | undefined;
   readonly #address: string;
   readonly #onCall: OnCall | undefined;
-  #turn = 0;
-  #closed = false;
 
   /**
    * @param address - The address of the service; see `parseAddress`.
    * @param options - The options of the manager.
+   * @param shared - The connections of another manager with the same address; by default, new connections.
    * @throws TypeError if the address or an option is invalid; RangeError if a number is out of range.
    */
-  constructor(address: string, options: ManagerOptions) {
+  constructor(address: string, options: ManagerOptions, shared?: Links) {
     const { tls, token, allowInsecureToken = false, timeoutMs = DEFAULT_TIMEOUT_MS, connections = 1, onCall } = options;
+    const isEncrypted = (parsedTls: boolean | undefined): boolean => tls !== undefined || parsedTls === true;
     const parsed = parseAddress(address);
     if (tls && parsed.tls === false) {
       throw new TypeError(
@@ -115,33 +144,65 @@ export class Connection {
       );
     }
     this.#timeoutMs = checkTimeout(timeoutMs);
+    this.#retries = checkRetries(options.retries);
     if (onCall !== undefined && typeof onCall !== "function") {
       throw new TypeError("onCall must be a function");
     }
     this.#address = address;
+    this.#options = options;
     this.#onCall = onCall;
     if (!Number.isInteger(connections) || connections < 1 || connections > MOST_CONNECTIONS) {
       throw new RangeError(`connections must be a whole number from 1 to ${MOST_CONNECTIONS}, not ${connections}`);
     }
-    this.#tls = (tls ?? parsed.tls) ? new TlsFiles(tls ?? {}) : undefined;
+    addHeaders(this.#metadata, options.metadata ?? {});
+    if (token !== undefined && this.#metadata.get("authorization").length > 0) {
+      throw new TypeError("token and the header 'authorization' in metadata exclude each other");
+    }
     if (typeof token === "function") {
       this.#token = token;
     } else if (token !== undefined) {
       this.#metadata.set("authorization", bearer(token));
     }
-    if (token !== undefined && this.#tls === undefined && !allowInsecureToken) {
+    const hasToken = token !== undefined || this.#metadata.get("authorization").length > 0;
+    if (hasToken && !isEncrypted(parsed.tls) && !allowInsecureToken) {
       checkPlaintext(parsed);
     }
     this.#proxy = proxyVariable(parsed);
+    this.#ownsLinks = shared === undefined;
+    if (shared !== undefined) {
+      this.#links = shared;
+      return;
+    }
     registerListResolver();
-    const insecure = ChannelCredentials.createInsecure();
-    const credentials = (): ChannelCredentials => this.#tls?.credentials ?? insecure;
     const channelOptions = {
       ...CHANNEL_OPTIONS,
       "grpc.enable_http_proxy": this.#proxy === undefined ? 0 : 1,
       ...(parsed.balanced && { "grpc.service_config": ROUND_ROBIN }),
     };
-    this.#links = Array.from({ length: connections }, () => new Link(parsed.target, credentials, channelOptions));
+    const files = isEncrypted(parsed.tls) ? new TlsFiles(tls ?? {}) : undefined;
+    this.#links = new Links(parsed.target, files, connections, channelOptions);
+  }
+
+  /**
+   * Returns a connection that has other options for its calls and shares the links of this connection.
+   *
+   * @throws TypeError if an option is invalid; RangeError if a number is out of range.
+   */
+  withOptions({ timeoutMs, metadata, retries, token }: SharedOptions): Connection {
+    const own = this.#options;
+    const changed = {
+      ...own,
+      timeoutMs: timeoutMs ?? own.timeoutMs,
+      retries: retries ?? own.retries,
+      token: token ?? own.token,
+      metadata: { ...own.metadata, ...metadata },
+    };
+    return new Connection(this.#address, changed, this.#links);
+  }
+
+  /** Equal for connections that send the same token and headers. Token functions are compared by identity. */
+  get caller(): string {
+    return JSON.stringify([this.#metadata.toJSON(), this.#token === undefined ? 0 : numberOf(this.#token)]);
   }
 
   /**
@@ -150,7 +211,7 @@ export class Connection {
    * @throws RangeError if the timeout is out of range.
    */
   attempts({ timeoutMs = this.#timeoutMs, signal }: CallOptions): Attempts {
-    return new Attempts(timeoutMs, signal, this.#token !== undefined);
+    return new Attempts(timeoutMs, signal, this.#token !== undefined, this.#retries);
   }
 
   /**
@@ -193,7 +254,7 @@ export class Connection {
    * @throws ManagerClosedError if the connection is closed.
    */
   checkOpen(): void {
-    if (this.#closed) {
+    if (this.#links.closed) {
       throw new ManagerClosedError("the manager is closed");
     }
   }
@@ -239,7 +300,7 @@ export class Connection {
       rpc.cancel(signal?.reason);
     };
     signal?.addEventListener("abort", abort);
-    const link = this.#nextLink();
+    const link = this.#links.next();
     const name = `${method.parent.typeName}/${method.name}`;
     const { headers, end } = this.#observe(name, metadata);
     const rpc = new Rpc(link.channel, `/${name}`, request, headers, timeoutMs, {
@@ -249,14 +310,14 @@ export class Connection {
       failed: (failure) => errorFromStatus(failure, this.#proxy),
       ended: (error, code) => {
         end(code);
-        this.#running.delete(rpc);
+        this.#links.delete(rpc);
         signal?.removeEventListener("abort", abort);
-        if (error !== undefined && !this.#closed) {
+        if (error !== undefined && !this.#links.closed) {
           link.replaceIfDead();
         }
       },
     });
-    this.#running.add(rpc);
+    this.#links.add(rpc);
     link.asked();
     return rpc;
   }
@@ -276,31 +337,18 @@ export class Connection {
     return { headers, end: (code) => ended?.(code, performance.now() - started) };
   }
 
-  #nextLink(): Link {
-    if (this.#tls?.hasChanged()) {
-      for (const link of this.#links) {
-        link.replace();
-      }
-    }
-    // eslint-disable-next-line @typescript-eslint/no-non-null-assertion -- the turn is below the length
-    const link = this.#links[this.#turn]!;
-    this.#turn = (this.#turn + 1) % this.#links.length;
-    return link;
-  }
-
   /** Returns the error for a call whose deadline expired in the client. */
   outOfTime(message: string): DeadlineExceededError {
     return new DeadlineExceededError(message + viaProxy(this.#proxy));
   }
 
-  /** Closes the connections and ends their running calls with ManagerClosedError. Safe to call twice. */
+  /**
+   * Closes the connections and ends their running calls with ManagerClosedError. Safe to call twice. Has no effect on a
+   * connection from `withOptions`, because its links belong to another manager.
+   */
   close(): void {
-    this.#closed = true;
-    for (const rpc of this.#running) {
-      rpc.cancel(new ManagerClosedError("the manager was closed during the call"));
-    }
-    for (const link of this.#links) {
-      link.channel.close();
+    if (this.#ownsLinks) {
+      this.#links.close();
     }
   }
 }

@@ -1,6 +1,7 @@
 /** The client of the User service: `UserManager` and `SessionManager`. */
 
-export type { CallOptions, ManagerOptions } from "./connection.js";
+export type { CallHeaders, HeaderValue } from "./call_headers.js";
+export type { CallOptions, ManagerOptions, SharedOptions } from "./connection.js";
 export type { EnvironmentOptions } from "./environment.js";
 export * from "./error_base.js";
 export * from "./error_classes.js";
@@ -32,4 +33,4 @@ export type {
 export { SessionManager } from "./session_manager.js";
 export type { PemSource, TlsOptions } from "./tls.js";
 export type { TokenSource } from "./token.js";
-export { type ListOptions, UserManager, type UserManagerOptions } from "./user_manager.js";
+export { type IterOptions, type ListOptions, UserManager, type UserManagerOptions } from "./user_manager.js";

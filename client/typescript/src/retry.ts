@@ -24,6 +24,18 @@ export function checkTimeout(timeoutMs: number): number {
 }
 
 /**
+ * Checks a maximum number of retries, and returns it; Infinity if it is undefined.
+ *
+ * @throws RangeError if the number is not a whole number from 0.
+ */
+export function checkRetries(retries: number | undefined): number {
+  if (retries !== undefined && !(Number.isInteger(retries) && retries >= 0)) {
+    throw new RangeError(`retries must be a whole number from 0, not ${String(retries)}`);
+  }
+  return retries ?? Infinity;
+}
+
+/**
  * Returns whether a call that failed with this error is retried.
  *
  * Every call can be repeated safely: reads change nothing, and writes have a request_id. The class of an error defines
@@ -75,24 +87,29 @@ function isCredentialRejected(error: unknown): error is UserServiceError {
  * delay, the delay is added to the pause.
  *
  * If the service rejects a credential and the token comes from a function, the call is repeated once without a pause.
+ * This repetition counts as a retry.
  */
 export class Attempts {
   readonly #deadline: number;
   #failures = 0;
   #last: UserServiceError | undefined;
   #canRenewToken: boolean;
+  #retriesLeft: number;
 
   /**
    * @param timeoutMs - Timeout of all attempts together, in milliseconds.
    * @param signal - Ends the attempts when the signal is aborted.
    * @param canRenewToken - Whether to repeat the call once with a new token if the service rejects the token.
+   * @param retries - The maximum number of retries.
    * @throws RangeError if the timeout is out of range.
    */
   constructor(
     timeoutMs: number,
     readonly signal?: AbortSignal,
     canRenewToken = false,
+    retries = Infinity,
   ) {
+    this.#retriesLeft = retries;
     this.#canRenewToken = canRenewToken;
     this.#deadline = performance.now() + checkTimeout(timeoutMs);
     allowListeners(signal);
@@ -107,11 +124,13 @@ export class Attempts {
    * Waits before the next attempt.
    *
    * @param error - The error of the last attempt.
-   * @throws The error, if it is not retried, or if the next attempt would start after the deadline; the signal's
-   *   reason, if the signal is aborted.
+   * @throws The error, if it is not retried, if no retries are left, or if the next attempt would start after the
+   *   deadline; the signal's reason, if the signal is aborted.
    */
   async pause(error: unknown): Promise<void> {
-    if (this.#canRenewToken && isCredentialRejected(error) && this.remaining > 0) {
+    const hasRetry = this.#retriesLeft > 0;
+    this.#retriesLeft -= 1;
+    if (hasRetry && this.#canRenewToken && isCredentialRejected(error) && this.remaining > 0) {
       this.#canRenewToken = false;
       this.#last = error;
       return;
@@ -123,7 +142,7 @@ export class Attempts {
     this.#last = error;
     const suggested = error.retryDelayMs ?? 0;
     const room = this.remaining - suggested;
-    if (room < FIRST_DELAY_MS) {
+    if (!hasRetry || room < FIRST_DELAY_MS) {
       throw error;
     }
     // The pause never exceeds the remaining time, so that the last attempt starts shortly before the deadline.

@@ -23,26 +23,54 @@ type Outcome =
   /** The get can share another call, because this call failed for another user_id. */
   | "again";
 
+/** The gets that may share calls: those with the same token and headers, by their view. */
+class Gatherings {
+  readonly byView: Readonly<Record<View, Gathering<Outcome>>>;
+
+  /**
+   * @param connection - A connection with this token and these headers.
+   */
+  constructor(connection: Connection) {
+    const gathering = (view: View | undefined): Gathering<Outcome> =>
+      new Gathering((user_ids, timeoutMs, signal) => send(connection, user_ids, view, timeoutMs, signal));
+    this.byView = { FULL: gathering(undefined), BASIC: gathering("BASIC"), ID: gathering("ID") };
+  }
+}
+
+/** The gatherings of several managers by `Connection.caller`. */
+type AllGatherings = Map<string, WeakRef<Gatherings>>;
+
+/** Removes the keys of gatherings that no manager uses. */
+const COLLECTED = new FinalizationRegistry<{ readonly all: AllGatherings; readonly key: string }>(({ all, key }) => {
+  if (all.get(key)?.deref() === undefined) {
+    all.delete(key);
+  }
+});
+
 /**
  * Sends concurrent gets as one BatchGetUsers. If there is only one get, it is sent as a GetUser.
  *
  * Each get has its own result, error, deadline, signal and retries. If a shared call fails with an error that is not
  * retried, each of its gets makes a call of its own. Therefore a get cannot fail because of another get.
+ *
+ * Gets of managers that share connections (see `withOptions`) share calls if the managers send the same token and
+ * headers. Timeouts and retries may differ, because each get has its own.
  */
 export class SharedReads {
-  /**
-   * The gets that may share calls, by their view. All gets of a manager with the same view may share calls, because they
-   * differ only in user_id, deadline and signal.
-   */
-  readonly #gets: Readonly<Record<View, Gathering<Outcome>>>;
+  /** Weak references, so that a program can use any number of tokens one after the other. */
+  readonly #all: AllGatherings;
+  readonly #gets: Gatherings;
 
   /**
    * @param connection - The connection of the manager.
+   * @param relative - The shared reads of a manager that shares its connections with this manager, if there is one.
    */
-  constructor(private readonly connection: Connection) {
-    const gathering = (view: View | undefined): Gathering<Outcome> =>
-      new Gathering((user_ids, timeoutMs, signal) => this.#send(user_ids, view, timeoutMs, signal));
-    this.#gets = { FULL: gathering(undefined), BASIC: gathering("BASIC"), ID: gathering("ID") };
+  constructor(
+    private readonly connection: Connection,
+    relative?: SharedReads,
+  ) {
+    this.#all = relative === undefined ? new Map<string, WeakRef<Gatherings>>() : relative.#all;
+    this.#gets = this.#find(connection);
   }
 
   /**
@@ -57,7 +85,7 @@ export class SharedReads {
       attempts.signal?.throwIfAborted();
       let outcome: Outcome;
       try {
-        outcome = await this.#gets[view].outcome(user_id, attempts, () =>
+        outcome = await this.#gets.byView[view].outcome(user_id, attempts, () =>
           this.connection.outOfTime("Deadline exceeded"),
         );
       } catch (error) {
@@ -79,33 +107,47 @@ export class SharedReads {
     }
   }
 
-  /** Makes one call without retries; returns the outcome of each user_id. */
-  async #send(
-    user_ids: readonly string[],
-    view: View | undefined,
-    timeoutMs: number,
-    signal: AbortSignal,
-  ): Promise<ReadonlyMap<string, Outcome>> {
-    try {
-      const [user_id] = user_ids;
-      if (user_id !== undefined && user_ids.length === 1) {
-        const request = encodeRequest(method.getUser.input, { user_id, view });
-        const response = await this.connection.callOnce(method.getUser, request, timeoutMs, signal);
-        const user = onlyRecord(decodeAnswer(response, readUser), { user_id });
-        return new Map([[user_id, { user, isTaken: false }]]);
-      }
-      const request = encodeRequest(method.batchGetUsers.input, { user_ids, view });
-      const response = await this.connection.callOnce(method.batchGetUsers, request, timeoutMs, signal);
-      const found = decodeAnswer(response, readUser);
-      checkBatch(found, user_ids);
-      const outcomes = new Map<string, Outcome>(found.missing_user_ids.map((missing) => [missing, "missing"]));
-      for (const user of found.records) {
-        outcomes.set(user.user_id, { user, isTaken: false });
-      }
-      return outcomes;
-    } catch (error) {
-      return outcomesOfFailure(error, user_ids);
+  /** Returns the gatherings of the gets with the same token and headers. Creates them if no manager has them. */
+  #find(connection: Connection): Gatherings {
+    const key = connection.caller;
+    const found = this.#all.get(key)?.deref();
+    if (found !== undefined) {
+      return found;
     }
+    const made = new Gatherings(connection);
+    this.#all.set(key, new WeakRef(made));
+    COLLECTED.register(made, { all: this.#all, key });
+    return made;
+  }
+}
+
+/** Makes one call without retries; returns the outcome of each user_id. */
+async function send(
+  connection: Connection,
+  user_ids: readonly string[],
+  view: View | undefined,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, Outcome>> {
+  try {
+    const [user_id] = user_ids;
+    if (user_id !== undefined && user_ids.length === 1) {
+      const request = encodeRequest(method.getUser.input, { user_id, view });
+      const response = await connection.callOnce(method.getUser, request, timeoutMs, signal);
+      const user = onlyRecord(decodeAnswer(response, readUser), { user_id });
+      return new Map([[user_id, { user, isTaken: false }]]);
+    }
+    const request = encodeRequest(method.batchGetUsers.input, { user_ids, view });
+    const response = await connection.callOnce(method.batchGetUsers, request, timeoutMs, signal);
+    const found = decodeAnswer(response, readUser);
+    checkBatch(found, user_ids);
+    const outcomes = new Map<string, Outcome>(found.missing_user_ids.map((missing) => [missing, "missing"]));
+    for (const user of found.records) {
+      outcomes.set(user.user_id, { user, isTaken: false });
+    }
+    return outcomes;
+  } catch (error) {
+    return outcomesOfFailure(error, user_ids);
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { type Answer, checkBatch, checkContinues, checkDescending, checkKey, onlyRecord } from "./answers.js";
 import { ChunkReader } from "./chunks.js";
-import type { CallOptions, ManagerOptions } from "./connection.js";
+import type { CallOptions, Connection, ManagerOptions } from "./connection.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
 import { Importer, readImport } from "./importing.js";
 import type { ImportRow, ImportStatus, ImportUsersOptions } from "./imports.js";
@@ -21,6 +21,12 @@ const LARGEST_PAGE = 1000;
 export interface ListOptions extends ReadOptions {
   /** The order of the users: `id` (the default), or `id desc` for the newest users first. */
   orderBy?: OrderBy | undefined;
+}
+
+/** Options of `UserManager.iter`. */
+export interface IterOptions extends ListOptions {
+  /** Maximum number of users in a chunk or page; default: 1000. */
+  chunkSize?: number | undefined;
 }
 
 /** Options of a `UserManager`. */
@@ -45,7 +51,8 @@ export interface UserManagerOptions extends ManagerOptions {
  * ```
  */
 export class UserManager extends Manager {
-  readonly #sharedReads: SharedReads | undefined;
+  // Not a private field of JavaScript, because `withOptions` copies the properties of a manager.
+  private sharedReads: SharedReads | undefined;
 
   /**
    * Creates a manager, which connects at its first call.
@@ -57,7 +64,12 @@ export class UserManager extends Manager {
   constructor(address: string, options: UserManagerOptions = {}) {
     const { shareReads = false, ...others } = options;
     super(address, others);
-    this.#sharedReads = shareReads ? new SharedReads(this.connection) : undefined;
+    this.sharedReads = shareReads ? new SharedReads(this.connection) : undefined;
+  }
+
+  protected override use(connection: Connection): void {
+    super.use(connection);
+    this.sharedReads = this.sharedReads && new SharedReads(connection, this.sharedReads);
   }
 
   /**
@@ -82,8 +94,8 @@ export class UserManager extends Manager {
    */
   async get(user_id: string, { view, ...options }: ReadOptions = {}): Promise<User> {
     const attempts = this.connection.attempts(options);
-    if (this.#sharedReads) {
-      return this.#sharedReads.get(user_id, view ?? "FULL", attempts);
+    if (this.sharedReads) {
+      return this.sharedReads.get(user_id, view ?? "FULL", attempts);
     }
     return onlyRecord(await this.read(method.getUser, { user_id, view }, attempts, readUser), { user_id });
   }
@@ -160,6 +172,37 @@ export class UserManager extends Manager {
       }
     } finally {
       reader.cancel();
+    }
+  }
+
+  /**
+   * Yields all users one by one; reads chunks as `listChunked`, with the same guarantee.
+   *
+   * All options apply to each chunk, also after the stream was resumed. Leaving the loop cancels the RPC. To continue
+   * later, store the id of the last user that you processed, and pass this id as `cursor`.
+   *
+   * @param cursor - The id of the user after which to start; 0 for the beginning.
+   * @param options - With `orderBy: "id desc"`, reads pages as `list`; users that are added meanwhile are not returned.
+   *   `timeoutMs` is the timeout of each chunk or page, including reconnection. The time that the loop's body needs does
+   *   not count.
+   * @throws InvalidArgumentError if an argument is invalid.
+   * @throws UnavailableError if the service was unavailable until the timeout.
+   * @throws DeadlineExceededError if the service was available but sent no chunk before the timeout.
+   */
+  async *iter(
+    cursor = 0,
+    { chunkSize = 1000, orderBy, ...options }: IterOptions = {},
+  ): AsyncGenerator<User, void, undefined> {
+    if (orderBy === undefined || orderBy.trim() === "id") {
+      for await (const chunk of this.listChunked(chunkSize, cursor, options)) {
+        yield* chunk;
+      }
+      return;
+    }
+    for (let next: number | undefined = cursor; next !== undefined;) {
+      const page: UserPage = await this.list(chunkSize, next, { orderBy, ...options });
+      yield* page;
+      next = page.next_cursor === 0 ? undefined : page.next_cursor;
     }
   }
 

@@ -130,6 +130,19 @@ const CHECKS: Readonly<
       return Promise.resolve();
     },
   },
+  "Iterate over Users": {
+    others: 3,
+    check: ({ user_ids }) => {
+      assert.deepEqual(user_ids, ["user123", "other0", "other1", "other2"]);
+      return Promise.resolve();
+    },
+  },
+  "Set Options of Calls": {
+    check: ({ user }) => {
+      assert.deepEqual((user as User).metadata, { foo: "bar", kept: 1 });
+      return Promise.resolve();
+    },
+  },
 };
 
 interface Around {

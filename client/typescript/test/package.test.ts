@@ -41,6 +41,21 @@ describe("the package", () => {
     );
   });
 
+  it("has the methods of the list of both languages", async () => {
+    const list = JSON.parse(await readFile(join(ROOT, "client/method_names.json"), "utf8")) as Record<string, string[]>;
+    const camelCase = (name: string): string => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
+    for (const manager of [exported.UserManager, exported.SessionManager]) {
+      // Public methods of the class and its base class. `use`, `read` and `write` are for subclasses.
+      const base = Object.getPrototypeOf(manager) as typeof manager;
+      const names = [manager.prototype, base.prototype].flatMap((each) => Object.getOwnPropertyNames(each));
+      const internal = ["constructor", "use", "read", "write"];
+      const methods = new Set(names.filter((name) => !internal.includes(name)));
+      const listed = [...(list[manager.name] ?? []), ...(list["Manager"] ?? [])].map(camelCase);
+      assert.deepEqual([...methods, "fromEnv"].sort(), listed.sort());
+      assert.equal(typeof manager.fromEnv, "function");
+    }
+  });
+
   it("exports what it documents", () => {
     assert.deepEqual(Object.keys(userservice).sort(), [
       "AuthenticationUnavailableError",

@@ -1,4 +1,5 @@
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -88,15 +89,27 @@ def test_the_blocking_managers_have_the_same_methods(manager: type[Any], twin: t
         ours, theirs = inspect.signature(method), inspect.signature(getattr(twin, name))
         assert ours.parameters == theirs.parameters, name
         returned = ours.return_annotation
-        if returned == "AsyncGenerator[UserPage, None]":
-            returned = "Generator[UserPage, None, None]"
+        if returned.startswith("AsyncGenerator["):
+            returned = returned.replace("AsyncGenerator", "Generator").replace(", None]", ", None, None]")
         assert returned == theirs.return_annotation, name
 
 
+def camel_case(name: str) -> str:
+    return re.sub(r"_(\w)", lambda found: found[1].upper(), name)
+
+
+@pytest.mark.parametrize(("manager", "kind"), [(kind, twins[0].__name__) for twins in TWINS for kind in twins])
+def test_methods_have_the_names_of_the_list_in_both_forms(manager: type[Any], kind: str) -> None:
+    names = json.loads((ROOT / "client/method_names.json").read_text())
+    snake = {*names["Manager"], *names[kind]}
+    public = {name for name in dir(manager) if name[0] != "_"}
+    assert public == {form for name in snake for form in (name, camel_case(name))}
+    for name in snake - {"list_chunked"}:  # its camelCase form has a parameter chunkSize
+        assert getattr(manager, camel_case(name)) == getattr(manager, name)
+
+
 @pytest.mark.parametrize("manager", [UserManager, SyncUserManager])
-def test_all_documented_names_exist(manager: type[Any]) -> None:
-    assert manager.getSessions is manager.get_sessions
-    assert manager.batchGet is manager.batch_get
+def test_list_chunked_has_both_forms_of_its_parameter(manager: type[Any]) -> None:
     parameters = list(inspect.signature(manager.list_chunked).parameters)
     assert list(inspect.signature(manager.listChunked).parameters) == ["self", "chunkSize", *parameters[2:]]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 
 from userservice._answers import check_cursor
 from userservice._sync._connection import Connection, Stream, decode
@@ -80,3 +80,13 @@ class ChunkReader:
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
+
+
+def each_user(reader: ChunkReader) -> Generator[User, None, None]:
+    """Yields the users of all chunks one by one. Cancels the RPC if the loop is left."""
+    try:
+        while (chunk := reader.next_chunk()) is not None:
+            for user in chunk:
+                yield user
+    finally:
+        reader.cancel()

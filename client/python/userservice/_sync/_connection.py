@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,13 +13,13 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from userservice._address import parse_address
-from userservice._sync._channels import Channel, Channels, RetiredChannels
-from userservice._forks import forks
+from userservice._sync._channels import Channel
 from userservice._headers import Headers, check_headers
+from userservice._sync._lazy_channels import LazyChannels
 from userservice._methods import Method
 from userservice._monkey import reject_monkey_patching
 from userservice._observed import Observed
-from userservice._sync._retry import Attempts, check_timeout
+from userservice._sync._retry import Attempts, check_retries, check_timeout
 from userservice._status import error_from_call, with_proxy
 from userservice._tls import PemSource, TlsSettings
 from userservice._token import AUTHORIZATION, bearer, check_plaintext, check_token, has_credential, hidden, is_insecure
@@ -28,14 +29,11 @@ from userservice._sync_transport import (
     RawStream,
     TokenSource,
     ask_token,
-    current_owner,
-    opening,
 )
 from userservice.errors import (
     DeadlineExceededError,
     InternalError,
     ManagerClosedError,
-    ManagerUnusableError,
     UnavailableError,
 )
 from userservice.hooks import OnCall
@@ -53,7 +51,6 @@ DEFAULT_TIMEOUT = 10.0
 """Seconds that a call may take, including retries; for a stream, seconds to the next chunk."""
 
 _STATUS_SECONDS = 0.5
-_SECONDS_BETWEEN_FILE_CHECKS = 1.0
 _KIB = 1024
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -129,6 +126,7 @@ class Connection:
         key: The private key of the client.
         allow_insecure_token: Allow a token over plain text to other machines.
         on_call: The hook that observes the attempts of calls.
+        retries: The maximum number of retries of a call; None for any number before its deadline.
 
     Raises:
         TypeError: If the token or a TLS setting has a wrong type.
@@ -152,39 +150,99 @@ class Connection:
         key: PemSource | None = None,
         allow_insecure_token: bool = False,
         on_call: OnCall | None = None,
+        retries: int | None = None,
     ) -> None:
         reject_monkey_patching()
         self.address = address
         self._targets, tls = parse_address(address)
-        self._tls = TlsSettings(ca, cert, key)
-        if credentials is not None and self._tls:
+        tls_settings = TlsSettings(ca, cert, key)
+        if credentials is not None and tls_settings:
             raise ValueError("credentials and the options ca, cert and key exclude each other")
-        if tls is False and (credentials is not None or self._tls):
+        if tls is False and (credentials is not None or tls_settings):
             named = "credentials need" if credentials is not None else "the options ca, cert and key need"
             raise ValueError(f"{named} an encrypted connection, but http:// in {address!r} disables encryption")
-        self._connections = _check_connections(connections)
+        encrypted = bool(tls) or credentials is not None or bool(tls_settings)
+        self._may_send_token = allow_insecure_token or (encrypted and not is_insecure(credentials))
+        self._set_call_options(timeout, retries, metadata, token)
+        if on_call is not None and not callable(on_call):
+            raise TypeError(f"on_call must be callable, not {type(on_call).__name__}")
+        self._on_call = on_call
+        self._owns_channels = True
+        self._channels = LazyChannels(
+            self._targets,
+            _check_connections(connections),
+            encrypted=encrypted,
+            credentials=credentials,
+            tls=tls_settings,
+            options=[*CHANNEL_OPTIONS, *TRANSPORT_OPTIONS, *channel_options],
+        )
+
+    def _set_call_options(
+        self,
+        timeout: float,
+        retries: int | None,
+        metadata: Sequence[tuple[str, str | bytes]],
+        token: TokenSource | None,
+    ) -> None:
+        """Sets the options that `with_options` can change.
+
+        Raises:
+            TypeError: If the token has a wrong type.
+            ValueError: If an option is invalid, or a token would be sent over plain text to another machine.
+        """
+        token = hidden(token)
         self._timeout = check_timeout(timeout)
-        self._encrypted = bool(tls) or credentials is not None or bool(self._tls)
-        self._credentials = credentials
-        self._options = [*CHANNEL_OPTIONS, *TRANSPORT_OPTIONS, *channel_options]
-        self._metadata = check_headers(metadata)
+        self._retries = check_retries(retries)
+        self._own_metadata = self._metadata = check_headers(metadata)
+        self._token = token
         self._ask: TokenSource | None = token if callable(token) else None
         if token is not None:
             check_token(token, self._metadata)
         if isinstance(token, str):
             self._metadata = (*self._metadata, (AUTHORIZATION, bearer(token)))
-        has_token = self._ask is not None or has_credential(self._metadata)
-        is_plaintext = not self._encrypted or is_insecure(credentials)
-        if has_token and is_plaintext and not allow_insecure_token:
+        if not self._may_send_token and (self._ask is not None or has_credential(self._metadata)):
             check_plaintext(self._targets)
-        if on_call is not None and not callable(on_call):
-            raise TypeError(f"on_call must be callable, not {type(on_call).__name__}")
-        self._on_call = on_call
-        self._channels: Channels | None = None
-        self._retired = RetiredChannels()
-        self._next_file_check = 0.0
-        self._owner: object = None
-        self._closed = False
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None,
+        retries: int | None,
+        metadata: Sequence[tuple[str, str | bytes]],
+        token: TokenSource | None,
+    ) -> Connection:
+        """Returns a connection that has other options for its calls and shares the channels; None keeps an option.
+
+        Args:
+            timeout: See the class.
+            retries: See the class.
+            metadata: Pairs to send in addition. They replace the pairs of this connection that have the same keys.
+            token: See the class.
+
+        Raises:
+            TypeError: If the token has a wrong type.
+            ValueError: If an option is invalid, or a token would be sent over plain text to another machine.
+        """
+        token = hidden(token)
+        added = check_headers(metadata)
+        keys = {key for key, _ in added}
+        twin = copy.copy(self)
+        twin._owns_channels = False  # noqa: SLF001 - the same class
+        twin._set_call_options(  # noqa: SLF001
+            self._timeout if timeout is None else timeout,
+            self._retries if retries is None else retries,
+            (*(pair for pair in self._own_metadata if pair[0] not in keys), *added),
+            self._token if token is None else token,
+        )
+        return twin
+
+    @property
+    def caller(self) -> tuple[Headers, int]:
+        """Equal for connections that share their channels and send the same metadata and token.
+
+        A callable token is compared by identity. The value is valid while one of the connections exists.
+        """
+        return self._metadata, 0 if self._ask is None else id(self._ask)
 
     def connect(self) -> Channel:
         """Returns the channel for the next call. The first call opens all channels.
@@ -195,57 +253,21 @@ class Connection:
                 the process. With asyncio, also if no event loop is running, or if the running event loop is not that of
                 the first call.
         """
-        return self.check_usable().pick()
+        return self._channels.get().pick()
 
-    def check_usable(self) -> Channels:
-        """Returns the channels. The first call opens them.
+    def check_usable(self) -> None:
+        """Opens the channels at the first call.
 
         Raises:
             ManagerClosedError: If the connection was closed.
             ManagerUnusableError: If gRPC cannot work in this process or event loop; see `connect`.
         """
-        owner = current_owner()
-        channels = self._channels
-        if channels is None:
-            with opening():
-                channels = self._open_once(owner)
-        if self._owner is not owner:
-            raise ManagerUnusableError("this manager belongs to another event loop; make one manager for each loop")
-        if self._tls.can_change and time.monotonic() >= self._next_file_check:
-            with opening():
-                channels = self._renew(channels)
-        return channels
-
-    def _open_once(self, owner: object) -> Channels:
-        if self._closed:
-            raise ManagerClosedError("the manager is closed")
-        if self._channels is None:
-            forks.refuse()
-            # Checked again, because a web server that preloads the program may patch the process after it has created
-            # the managers.
-            reject_monkey_patching()
-            self._channels, self._owner = self._open(), owner
-        return self._channels
-
-    def _open(self) -> Channels:
-        self._next_file_check = time.monotonic() + _SECONDS_BETWEEN_FILE_CHECKS
-        credentials = (self._credentials or self._tls.load()) if self._encrypted else None
-        return Channels(self._targets, self._connections, credentials, self._options)
-
-    def _renew(self, channels: Channels) -> Channels:
-        """Returns new channels if a TLS file has changed. Running calls continue on the old channels."""
-        if self._channels is not channels:  # another thread has renewed the channels or closed the manager
-            return self._channels or channels
-        self._next_file_check = time.monotonic() + _SECONDS_BETWEEN_FILE_CHECKS
-        if self._tls.has_changed():
-            self._retired.add(channels)
-            self._channels = self._open()
-        return self._channels
+        self._channels.get()
 
     def attempts(self, timeout: float | None) -> Attempts:
         """Returns the attempts of a call, whose deadline starts now; None means the timeout of the connection."""
         seconds = self._timeout if timeout is None else check_timeout(timeout)
-        return Attempts(seconds, can_renew_token=self._ask is not None)
+        return Attempts(seconds, can_renew_token=self._ask is not None, retries=self._retries)
 
     def _headers(self, timeout: float) -> Headers:  # noqa: ASYNC109 - the deadline of the call
         """Returns the headers of a call. Asks for the token if it is a callable.
@@ -394,13 +416,12 @@ class Connection:
             stream.observed.end(grpc.StatusCode.OK)
 
     def close(self) -> None:
-        """Closes the channels and ends their running calls with ManagerClosedError. Safe to call twice."""
-        with opening():
-            self._closed = True
-            channels, self._channels = self._channels, None
-        if channels is not None:
-            channels.close()
-        self._retired.close()
+        """Closes the channels and ends their running calls with ManagerClosedError. Safe to call twice.
+
+        Has no effect on a connection from `with_options`, because it does not own the channels.
+        """
+        if self._owns_channels:
+            self._channels.close()
 
 
 def _check_connections(connections: int) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -43,6 +44,7 @@ class SyncManager:
         key: PemSource | None = None,
         allow_insecure_token: bool = False,
         on_call: OnCall | None = None,
+        retries: int | None = None,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -73,6 +75,8 @@ class SyncManager:
                 and can return a function that is called at the end of the attempt with its status code
                 (`grpc.StatusCode`) and its duration in seconds. Both must be fast and must not raise.
                 `userservice.opentelemetry.trace_calls()` returns such a function, which creates spans.
+            retries: The maximum number of retries of a call; for `list_chunked`, of each chunk. 0: every call is sent
+                at most once. None: any number before the deadline.
 
         Raises:
             TypeError: If the token or a TLS setting has a wrong type.
@@ -94,6 +98,7 @@ class SyncManager:
             key=key,
             allow_insecure_token=allow_insecure_token,
             on_call=on_call,
+            retries=retries,
         )
 
     @classmethod
@@ -113,6 +118,49 @@ class SyncManager:
         arguments: dict[str, Any] = {**settings_from_environment(), **options}
         return cls(**arguments)
 
+    fromEnv = from_env  # noqa: N815 - the name in TypeScript
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+        retries: int | None = None,
+        token: TokenSource | None = None,
+    ) -> Self:
+        """Returns a manager with other options that shares the connections of this manager.
+
+        The new manager costs little, so it may be created for a single call: this is how a call gets its own metadata,
+        such as the header `x-request-id`, which sets the call id in the log of the service.
+
+            user_manager.with_options(metadata=[("x-request-id", "checkout-7")]).get("user123")
+
+        `close` of the new manager has no effect. Its calls end when this manager is closed.
+
+        Args:
+            timeout: The default timeout of a call in seconds; see the class. None keeps the timeout.
+            metadata: Pairs of key and value to send in addition to the metadata of this manager. They replace the pairs
+                of this manager that have the same keys.
+            retries: The maximum number of retries of a call; see the class. None keeps the number.
+            token: The token, or a callable or async callable that returns it; see the class. None keeps the token.
+
+        Raises:
+            TypeError: If the token has a wrong type.
+            ValueError: If an option is invalid, or a token would be sent without TLS to an address that is not
+                loopback.
+        """
+        token = hidden(token)
+        twin = copy(self)
+        connection = self._connection.with_options(timeout=timeout, retries=retries, metadata=metadata, token=token)
+        twin._use(connection)  # noqa: SLF001 - the same class
+        return twin
+
+    def _use(self, connection: Connection) -> None:
+        """Replaces the connection."""
+        self._connection = connection
+
+    withOptions = with_options  # noqa: N815 - the name in TypeScript
+
     def __enter__(self) -> Self:
         return self
 
@@ -126,6 +174,9 @@ class SyncManager:
 
         Running calls in other threads end with ManagerClosedError. A call that pauses before a retry ends after the
         pause.
+        
+
+        Has no effect on a manager that `with_options` returned: close the manager that made the connection.
         """
         self._connection.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import TypeAlias
@@ -87,22 +88,45 @@ class _Sender:
         return outcomes
 
 
+class _Gatherings:
+    """The gatherings of gets with the same token and metadata, by view.
+
+    Args:
+        connection: A connection with this token and metadata.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._by_view: Mapping[int, Gathering[_Outcome]] = {
+            view: Gathering(_Sender(connection, view).send)
+            for view in (View.VIEW_UNSPECIFIED, View.VIEW_BASIC, View.VIEW_ID)
+        }
+
+    def of(self, view: View.ValueType) -> Gathering[_Outcome]:
+        """Returns the gathering of the gets with this view."""
+        return self._by_view[View.VIEW_UNSPECIFIED if view == View.VIEW_FULL else view]
+
+
 class SharedReads:
     """Sends concurrent gets as one BatchGetUsers. If there is only one get, it is sent as a GetUser.
 
     Each get has its own result, error, deadline and retries. If a shared call fails with an error that is not retried,
     each of its gets makes a call of its own. Therefore a get cannot fail because of another get.
 
+    Gets of managers that share channels (see `with_options`) share calls if the managers send the same token and
+    metadata. Timeouts and retries may differ, because each get has its own.
+
     Args:
         connection: The connection of the manager.
+        relative: The shared reads of a manager that shares its channels with this manager; None if there is none.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, relative: SharedReads | None = None) -> None:
         self._connection = connection
-        self._gets: Mapping[int, Gathering[_Outcome]] = {
-            view: Gathering(_Sender(connection, view).send)
-            for view in (View.VIEW_UNSPECIFIED, View.VIEW_BASIC, View.VIEW_ID)
-        }
+        # Weak references, so that a program can use any number of tokens one after the other.
+        self._all: weakref.WeakValueDictionary[object, _Gatherings] = (
+            weakref.WeakValueDictionary() if relative is None else relative._all  # noqa: SLF001 - the same class
+        )
+        self._gets = self._all.setdefault(connection.caller, _Gatherings(connection))
 
     def get(self, request: GetUserRequest, attempts: Attempts) -> UserMessage:
         """Returns a user.
@@ -113,7 +137,7 @@ class SharedReads:
         while True:
             self._connection.check_usable()
             try:
-                outcome = self._gets_like(request).outcome(request.user_id, attempts.deadline)
+                outcome = self._gets.of(request.view).outcome(request.user_id, attempts.deadline)
             except TimeoutError:
                 attempts.pause(self._out_of_time())
                 continue
@@ -126,14 +150,6 @@ class SharedReads:
                 return (self._connection.call(rpc.GET_USER, request, attempts)).user
             elif not isinstance(outcome, _Verdict):
                 return outcome
-
-    def _gets_like(self, request: GetUserRequest) -> Gathering[_Outcome]:
-        """Returns the gathering of the gets with the same token, metadata and options.
-
-        Only this method decides which gets may share calls. At present, all gets of a manager with the same view may
-        share calls, because they differ only in user_id and deadline.
-        """
-        return self._gets[View.VIEW_UNSPECIFIED if request.view == View.VIEW_FULL else request.view]
 
     def _out_of_time(self) -> DeadlineExceededError:
         return DeadlineExceededError(with_proxy("Deadline Exceeded", self._connection.connect().proxy))

@@ -11,8 +11,8 @@ import grpc
 
 from userservice import _methods as rpc
 from userservice._answers import check_batch, check_cursor, check_descending, check_user
-from userservice._sync._chunks import ChunkReader
-from userservice._sync._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT
+from userservice._sync._chunks import ChunkReader, each_user
+from userservice._sync._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
 from userservice._import_messages import build_options
 from userservice._sync._importing import Importer, read_errors
 from userservice._sync._manager import SyncManager
@@ -70,6 +70,7 @@ class SyncUserManager(SyncManager):
         key: PemSource | None = None,
         allow_insecure_token: bool = False,
         on_call: OnCall | None = None,
+        retries: int | None = None,
     ) -> None:
         """Creates a manager. Nothing is sent before the first call.
 
@@ -90,6 +91,7 @@ class SyncUserManager(SyncManager):
             key: See `SyncSessionManager`.
             allow_insecure_token: See `SyncSessionManager`.
             on_call: See `SyncSessionManager`.
+            retries: See `SyncSessionManager`.
 
         Raises:
             TypeError: If an argument has a wrong type; see `SyncSessionManager`.
@@ -110,8 +112,14 @@ class SyncUserManager(SyncManager):
             key=key,
             allow_insecure_token=allow_insecure_token,
             on_call=on_call,
+            retries=retries,
         )
         self._shared_reads = SharedReads(self._connection) if share_reads else None
+
+    def _use(self, connection: Connection) -> None:
+        super()._use(connection)
+        if self._shared_reads is not None:
+            self._shared_reads = SharedReads(connection, self._shared_reads)
 
     @overload
     def add(
@@ -315,6 +323,52 @@ class SyncUserManager(SyncManager):
             # Since grpcio 1.83, a stream that the program drops without cancelling it continues to run
             # (grpc/grpc#43462).
             reader.cancel()
+
+    def iter(
+        self,
+        cursor: int = 0,
+        *,
+        chunk_size: int = 1000,
+        order_by: OrderBy | None = None,
+        view: View | None = None,
+        timeout: float | None = None,
+    ) -> Generator[User, None, None]:
+        """Yields all users one by one; reads chunks as `list_chunked`, with the same guarantee.
+
+        All arguments apply to each chunk, also after the stream was resumed. Leaving the loop cancels the RPC. To
+        continue later, store the id of the last user that you processed, and pass this id as `cursor`.
+
+        Args:
+            cursor: The id of the user after which to start; 0 starts at the beginning.
+            chunk_size: The maximum number of users per chunk, at most 10 000.
+            order_by: "id" (the default), or "id desc": the newest users first. The latter reads pages with `list`, of
+                `chunk_size` or 1000 users; users that are added meanwhile are not returned.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
+            timeout: Seconds to wait for each chunk or page, including reconnecting. The time that the body of the loop
+                needs does not count.
+
+        Returns:
+            A generator of User. Its errors are those of `list_chunked`.
+
+        Raises:
+            InvalidArgumentError: If an argument has a wrong type.
+            ValueError: If the timeout is invalid.
+        """
+        if order_by is not None and order_by.split() != ["id"]:
+            return self._iter_pages(chunk_size, cursor, order_by, view, timeout)
+        fields = {"chunk_size": chunk_size, "cursor": cursor, "view": view}
+        return each_user(ChunkReader(self._connection, fields, timeout))
+
+    def _iter_pages(
+        self, limit: int, cursor: int, order_by: OrderBy, view: View | None, timeout: float | None
+    ) -> Generator[User, None, None]:
+        while True:
+            page = self.list(limit, cursor, order_by=order_by, view=view, timeout=timeout)
+            for user in page:
+                yield user
+            cursor = page.next_cursor
+            if not cursor:
+                return
 
     def batch_get(
         self, user_ids: Iterable[str], *, view: View | None = None, timeout: float | None = None
