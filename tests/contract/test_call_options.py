@@ -24,7 +24,10 @@ from userservice.v1 import user_service_pb2 as messages
 from userservice.v1.user_pb2 import User as UserMessage
 from userservice.v1.view_pb2 import View
 
-KINDS = {"asyncio": (UserManager, SessionManager), "blocking": (SyncUserManager, SyncSessionManager)}
+KINDS: dict[str, tuple[Any, Any]] = {
+    "asyncio": (UserManager, SessionManager),
+    "blocking": (SyncUserManager, SyncSessionManager),
+}
 
 pytestmark = pytest.mark.parametrize("kind", list(KINDS))
 
