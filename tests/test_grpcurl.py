@@ -125,6 +125,12 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     assert call(USERS, "ImportUsers", options={"import_id": import_id})["acked_offset"] == "0"
     assert call(USERS, "GetImport", import_id=import_id)["row_errors"] == []
 
+    short = call(SESSIONS, "AddSession", user_id="ada", session_id="t", ttl="3600s", idle_ttl="60s")["session"]
+    assert short["idle_ttl"] == "60s"
+    assert short["expire_time"] < short["max_expire_time"]
+    assert call(SESSIONS, "TouchSession", user_id="ada", session_id="t")["session"] == short
+    revoked = call(SESSIONS, "RevokeUserSessions", user_id="ada", except_session_id="s")
+    assert revoked == {"revoked_count": "1"}
     assert call(SESSIONS, "DeleteSession", user_id="ada", session_id="s") == {}
     assert call(USERS, "DeleteUser", user_id="ada") == {}
     assert call(USERS, "ListUsers")["users"] == []

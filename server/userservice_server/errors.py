@@ -71,6 +71,12 @@ class SessionAlreadyExistsError(ServiceError):
     reason = "SESSION_ALREADY_EXISTS"
 
 
+class SessionLimitError(ServiceError):
+    """The user has the maximum number of sessions."""
+
+    reason = "SESSION_LIMIT"
+
+
 class EtagMismatchError(ServiceError):
     """The etag in the request is not the current one; nothing was changed."""
 

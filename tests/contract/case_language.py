@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,6 +90,7 @@ MAKERS: Mapping[str, Callable[[Any], Any]] = {
     "$nest": lambda operand: _nest(*operand),
     "$number": float,
     "$integer": int,
+    "$in": lambda seconds: datetime.now(UTC) + timedelta(seconds=seconds),
 }
 
 
@@ -148,6 +149,8 @@ def _judge(operator: str, operand: Any, actual: Any, where: str) -> None:
             good = actual <= operand
         case "$now":  # a time of at most that many seconds ago; clocks of one machine, so nothing lies ahead
             good = -1 <= time.time() - datetime.fromisoformat(actual).timestamp() <= operand
+        case "$ahead":  # a time in that many seconds, or up to 30 seconds earlier
+            good = -30 <= datetime.fromisoformat(actual).timestamp() - time.time() - operand <= 1
         case "$count":
             good = len(actual) == operand
         case _:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -32,7 +32,21 @@ from userservice.v1 import user_service_pb2 as user_messages
 from userservice.v1.session_pb2 import Session as SessionMessage
 from userservice.v1.user_pb2 import User as UserMessage
 
-SESSION_FIELDS = ("session_id", "uuid", "id", "user_id", "metadata", "created_at", "updated_at", "etag")
+SESSION_FIELDS = (
+    "session_id",
+    "uuid",
+    "id",
+    "user_id",
+    "metadata",
+    "created_at",
+    "updated_at",
+    "etag",
+    "idle_ttl",
+    "max_expire_time",
+    "expire_time",
+    "last_seen_at",
+)
+OPTIONAL_FIELDS = SESSION_FIELDS[-4:]
 USER_FIELDS = (
     "user_id",
     "uuid",
@@ -82,6 +96,8 @@ class StubDriver:
         "sessions.get": ("GetSession", session_messages.GetSessionRequest),
         "sessions.update": ("UpdateSession", session_messages.UpdateSessionRequest),
         "sessions.delete": ("DeleteSession", session_messages.DeleteSessionRequest),
+        "sessions.touch": ("TouchSession", session_messages.TouchSessionRequest),
+        "sessions.revoke": ("RevokeUserSessions", session_messages.RevokeUserSessionsRequest),
     }
 
     def __init__(self, address: str) -> None:
@@ -173,6 +189,8 @@ def _wire_value(key: str, value: Any) -> Any:
         return metadata
     if key == "update_mask":
         return FieldMask(paths=value)
+    if key in ("ttl", "idle_ttl"):
+        return timedelta(seconds=value)
     if key == "view":
         return f"VIEW_{value}"
     return value
@@ -183,9 +201,11 @@ def _from_message(message: Any) -> Any:
         return json_format.MessageToDict(message)
     if isinstance(message, UserMessage | SessionMessage):
         fields = USER_FIELDS if isinstance(message, UserMessage) else SESSION_FIELDS
-        return {field: _from_message(getattr(message, field)) for field in fields}
-    if hasattr(message, "ToDatetime"):
-        return to_text(message.ToDatetime(UTC))
+        present = {field.name for field, _ in message.ListFields()}
+        shown = [field for field in fields if field in present or field not in OPTIONAL_FIELDS]
+        return dict.fromkeys(fields) | {field: _from_message(getattr(message, field)) for field in shown}
+    if hasattr(message, "ToDatetime") or hasattr(message, "ToTimedelta"):
+        return _to_json(message.ToDatetime(UTC) if hasattr(message, "ToDatetime") else message.ToTimedelta())
     if hasattr(message, "DESCRIPTOR"):
         return {field.name: _from_message(getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
     if isinstance(message, str | int):
@@ -196,7 +216,13 @@ def _from_message(message: Any) -> Any:
 def _from_record(record: User | Session) -> dict[str, Any]:
     fields = USER_FIELDS if isinstance(record, User) else SESSION_FIELDS
     values = {field: getattr(record, field) for field in fields}
-    return {field: to_text(value) if isinstance(value, datetime) else value for field, value in values.items()}
+    return {field: _to_json(value) for field, value in values.items()}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return to_text(value) if isinstance(value, datetime) else value
 
 
 class ManagerDriver:
@@ -230,10 +256,11 @@ class ManagerDriver:
             return {"users": [_from_record(user) for user in answer], "missing_user_ids": answer.missing_user_ids}
         if name == "users.get_sessions":
             return {"sessions": [_from_record(session) for session in answer]}
-        if name.endswith(".delete"):
-            assert answer is None
-            return {}
-        return _from_status(answer) if isinstance(answer, ImportStatus) else _from_record(answer)
+        if name == "sessions.revoke":
+            return {"revoked_count": answer}
+        assert (answer is None) == name.endswith(".delete")
+        convert: Callable[[Any], Any] = _from_status if isinstance(answer, ImportStatus) else _from_record
+        return {} if answer is None else convert(answer)
 
 
 def _from_status(status: ImportStatus) -> dict[str, Any]:

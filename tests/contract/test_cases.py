@@ -1,5 +1,6 @@
 """Runs every case of cases/*.json with every driver on every backend."""
 
+import time
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -66,6 +67,9 @@ def test_case(all_drivers: Mapping[str, Driver], driver: str, case: Case) -> Non
 
 def _take(step: dict[str, object], driver: Driver, scope: Scope) -> None:
     arguments = scope.evaluate(step.get("args", {}))
+    if step["call"] == "wait":
+        time.sleep(arguments["seconds"])
+        return
     if "error" in step:
         with pytest.raises(Refused) as refused:
             driver.call(str(step["call"]), arguments)

@@ -25,6 +25,7 @@ from userservice.v1.session_service_pb2 import (
     AddSessionRequest,
     DeleteSessionRequest,
     GetSessionRequest,
+    RevokeUserSessionsRequest,
     UpdateSessionRequest,
 )
 from userservice.v1.user_service_pb2 import (
@@ -100,6 +101,7 @@ def writes(stubs: Stubs) -> list[Awaitable[Any]]:
         sessions.AddSession(AddSessionRequest(user_id="ada", session_id="new"), timeout=20),
         sessions.UpdateSession(UpdateSessionRequest(user_id="ada", session_id="s"), timeout=20),
         sessions.DeleteSession(DeleteSessionRequest(user_id="ada", session_id="s"), timeout=20),
+        sessions.RevokeUserSessions(RevokeUserSessionsRequest(user_id="ada"), timeout=20),
     ]
 
 

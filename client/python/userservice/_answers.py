@@ -72,6 +72,13 @@ def check_descending(records: Sequence[Record[Any]], cursor: int, next_cursor: i
     _check_total_size(total_size)
 
 
+def check_count(count: int) -> int:
+    """Rejects a negative number of records."""
+    if count < 0:
+        raise InternalError(f"the service returned the negative count {count}")
+    return count
+
+
 def _check_total_size(total_size: int) -> None:
     if total_size < 0:
         raise InternalError(f"the service returned the negative total_size {total_size}")

@@ -24,6 +24,7 @@ __all__ = [
     "ScopeMissingError",
     "ServerShuttingDownError",
     "SessionAlreadyExistsError",
+    "SessionLimitError",
     "SessionNotFoundError",
     "StoreChangedError",
     "StoreFullError",
@@ -199,6 +200,13 @@ class AuthenticationUnavailableError(UnavailableError):
     """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
 
     reason = "AUTHENTICATION_UNAVAILABLE"
+
+
+class SessionLimitError(UserServiceError):
+    """The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "SESSION_LIMIT"
 
 
 class ImportOffsetGapError(UserServiceError):

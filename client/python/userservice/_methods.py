@@ -57,3 +57,7 @@ ADD_SESSION = _method(_SESSIONS, "AddSession", sessions.AddSessionRequest, sessi
 GET_SESSION = _method(_SESSIONS, "GetSession", sessions.GetSessionRequest, sessions.GetSessionResponse)
 UPDATE_SESSION = _method(_SESSIONS, "UpdateSession", sessions.UpdateSessionRequest, sessions.UpdateSessionResponse)
 DELETE_SESSION = _method(_SESSIONS, "DeleteSession", sessions.DeleteSessionRequest, sessions.DeleteSessionResponse)
+TOUCH_SESSION = _method(_SESSIONS, "TouchSession", sessions.TouchSessionRequest, sessions.TouchSessionResponse)
+REVOKE_USER_SESSIONS = _method(
+    _SESSIONS, "RevokeUserSessions", sessions.RevokeUserSessionsRequest, sessions.RevokeUserSessionsResponse
+)

@@ -20,6 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from userservice._json_text import UNEXPECTED, user_text
 from userservice._messages import lazy_class
+from userservice._times import EPOCH, fill_timestamp, from_duration, from_timestamp
 from userservice.errors import InternalError
 from userservice.metadata import metadata_from_bytes, metadata_to_bytes
 from userservice.v1.session_pb2 import Session as SessionMessage
@@ -28,32 +29,26 @@ from userservice.v1.user_pb2 import User as UserMessage
 MessageT = TypeVar("MessageT", UserMessage, SessionMessage)
 RecordT = TypeVar("RecordT")
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-"""The default of `created_at` for models that are created without a time."""
-
-_DECODED = frozenset({"metadata", "created_at", "updated_at"})
+_DECODED = frozenset(
+    {"metadata", "created_at", "updated_at", "idle_ttl", "max_expire_time", "expire_time", "last_seen_at"}
+)
 """The fields whose values are converted from the message."""
-
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def _from_timestamp(timestamp: Timestamp, field: str) -> datetime:
-    try:
-        # Computed with integers, because ToDatetime and fromtimestamp of a float can lose microseconds by rounding.
-        return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
-    except OverflowError:
-        raise InternalError(f"the service returned a {field} outside the years 1 to 9999") from None
 
 
 def _fill_timestamp(timestamp: Timestamp, time: datetime, field: str) -> None:
     if time.tzinfo is None:
         raise ValueError(f"{field} needs a time zone")
-    seconds, microseconds = divmod((time - EPOCH) // _MICROSECOND, 1_000_000)
-    timestamp.seconds, timestamp.nanos = seconds, microseconds * 1000
+    fill_timestamp(timestamp, time)
 
 
 def _to_text(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return _to_text(value)
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def _check_mode(mode: str) -> None:
@@ -113,6 +108,10 @@ class Record(Generic[MessageT]):
                 message.metadata = metadata_to_bytes(value)
             elif isinstance(value, datetime):
                 _fill_timestamp(getattr(message, field), value, field)
+            elif isinstance(value, timedelta):
+                getattr(message, field).FromTimedelta(value)
+            elif value is None and field in _DECODED:
+                continue  # the time is absent
             else:
                 setattr(message, field, value)
         self._message = message
@@ -206,12 +205,12 @@ class Record(Generic[MessageT]):
         Raises:
             InternalError: If the service sent a time outside the years 1 to 9999, which datetime cannot represent.
         """
-        return _from_timestamp(self._message.created_at, "created_at")
+        return from_timestamp(self._message.created_at, "created_at")
 
     @property
     def updated_at(self) -> datetime:
         """Time of the last write by the service's clock; see `created_at`. Equal to created_at until an update."""
-        return _from_timestamp(self._message.updated_at, "updated_at")
+        return from_timestamp(self._message.updated_at, "updated_at")
 
     @property
     def etag(self) -> str:
@@ -222,8 +221,9 @@ class Record(Generic[MessageT]):
         """Returns all fields by name.
 
         Args:
-            mode: "python": times are datetime objects. "json": times are RFC 3339 text in UTC with microseconds, so
-                that `json.dumps` accepts the result.
+            mode: "python": times are datetime objects, durations are timedelta objects. "json": times are RFC 3339
+                text in UTC with microseconds, durations are numbers of seconds, so that `json.dumps` accepts the
+                result.
 
         Raises:
             ValueError: If the mode is neither "python" nor "json".
@@ -231,7 +231,7 @@ class Record(Generic[MessageT]):
         _check_mode(mode)
         values = dict(self)
         if mode == "json":
-            return {name: _to_text(value) if isinstance(value, datetime) else value for name, value in values.items()}
+            return {name: _to_json(value) for name, value in values.items()}
         return values
 
     def to_json(self) -> str:
@@ -310,7 +310,10 @@ class Record(Generic[MessageT]):
             "metadata": {"type": "object"},
             "created_at": {"type": "string", "format": "date-time"},
             "updated_at": {"type": "string", "format": "date-time"},
+            "idle_ttl": {"anyOf": [{"type": "number"}, {"type": "null"}]},
         }
+        maybe = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}]}
+        kinds |= dict.fromkeys(("max_expire_time", "expire_time", "last_seen_at"), maybe)
         return _object_schema(cls, {field: kinds.get(field, {"type": "string"}) for field in cls._fields})
 
 
@@ -415,7 +418,20 @@ class Session(Record[SessionMessage]):
 
     __slots__ = ()
 
-    _fields = ("session_id", "id", "uuid", "user_id", "metadata", "created_at", "updated_at", "etag")
+    _fields = (
+        "session_id",
+        "id",
+        "uuid",
+        "user_id",
+        "metadata",
+        "created_at",
+        "updated_at",
+        "etag",
+        "idle_ttl",
+        "max_expire_time",
+        "expire_time",
+        "last_seen_at",
+    )
     _message_class = lazy_class(SessionMessage)
 
     def __init__(
@@ -429,6 +445,10 @@ class Session(Record[SessionMessage]):
         created_at: datetime = EPOCH,
         updated_at: datetime | None = None,
         etag: str = "",
+        idle_ttl: timedelta | None = None,
+        max_expire_time: datetime | None = None,
+        expire_time: datetime | None = None,
+        last_seen_at: datetime | None = None,
     ) -> None:
         """Creates a session; see `User`."""
         self._fill(
@@ -441,8 +461,35 @@ class Session(Record[SessionMessage]):
                 "created_at": created_at,
                 "updated_at": created_at if updated_at is None else updated_at,
                 "etag": etag,
+                "idle_ttl": idle_ttl,
+                "max_expire_time": max_expire_time,
+                "expire_time": expire_time,
+                "last_seen_at": last_seen_at,
             }
         )
+
+    @property
+    def idle_ttl(self) -> timedelta | None:
+        """Time without a touch after which the session expires; None if touches do not matter."""
+        return from_duration(self._message.idle_ttl) if self._message.HasField("idle_ttl") else None
+
+    @property
+    def max_expire_time(self) -> datetime | None:
+        """Time at which the session expires even if it is touched; None if there is no such time."""
+        return self._optional_time("max_expire_time")
+
+    @property
+    def expire_time(self) -> datetime | None:
+        """Time at which the session expires unless it is touched before; None if the session does not expire."""
+        return self._optional_time("expire_time")
+
+    @property
+    def last_seen_at(self) -> datetime | None:
+        """Time at which the session was added or last touched; None for a session without expiry and touch."""
+        return self._optional_time("last_seen_at")
+
+    def _optional_time(self, field: Literal["max_expire_time", "expire_time", "last_seen_at"]) -> datetime | None:
+        return from_timestamp(getattr(self._message, field), field) if self._message.HasField(field) else None
 
     @property
     def session_id(self) -> str:

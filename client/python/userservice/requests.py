@@ -8,18 +8,25 @@ implemented once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from userservice._times import fill_timestamp
 from userservice.errors import FieldViolation, InvalidArgumentError
 from userservice.metadata import fill_struct, is_unicode, printable
 
 RequestT = TypeVar("RequestT", bound="Message")
 
+
+_MOST_SECONDS = 315_576_000_000
+"""The range of google.protobuf.Duration: 10 000 years."""
 
 MOST_ITEMS = 100_000
 """Maximum number of items that the client reads from an iterable, so that it rejects an endless iterable.
@@ -119,6 +126,12 @@ class AddSessionOptions(TypedDict, total=False):
     """JSON object with the caller's own data; see `AddUserOptions.metadata`."""
     request_id: str | None
     """Idempotency key of the write, a UUID; see `AddUserOptions.request_id`."""
+    expire_time: datetime | None
+    """Time at which the session expires, with a time zone: in the future, before the year 2200. It excludes `ttl`."""
+    ttl: timedelta | float | None
+    """Time or number of seconds after which the session expires. It excludes `expire_time`."""
+    idle_ttl: timedelta | float | None
+    """Time or number of seconds without a touch after which the session expires; see `SessionManager.touch`."""
 
 
 class AddSessionFields(AddSessionOptions):
@@ -211,26 +224,59 @@ def _set(message: Message, field: FieldDescriptor, value: object) -> Iterable[Fi
     """Sets one field; returns the violations of its value."""
     name = field.name
     if field.message_type is not None:
-        target = getattr(message, name)
-        if isinstance(target, Struct):
-            return fill_struct(target, value, name)
-        if isinstance(target, FieldMask):
-            target.SetInParent()
-            return _extend(target.paths, value, name)
-        raise TypeError(f"{field.full_name} is of a type that requests do not have")
+        return _fill(getattr(message, name), value, field)
     if field.is_repeated:
         return _extend(getattr(message, name), value, name)
     if field.enum_type is not None:
         return _set_enum(message, field, field.enum_type, value)
-    if field.type == field.TYPE_STRING:
-        wrong = _wrong_text(value)
-    elif field.type == field.TYPE_BOOL:
-        wrong = "" if isinstance(value, bool) else f"must be a bool, not {type(value).__name__}"
-    else:
-        wrong = _wrong_integer(value, 32 if field.type == field.TYPE_INT32 else 64)
+    wrong = _wrong_scalar(field, value)
     if wrong:
         return [FieldViolation(name, wrong)]
     setattr(message, name, value)
+    return ()
+
+
+def _fill(target: object, value: object, field: FieldDescriptor) -> Iterable[FieldViolation]:
+    """Sets a field that is a message."""
+    if isinstance(target, Struct):
+        return fill_struct(target, value, field.name)
+    if isinstance(target, Timestamp):
+        return _set_time(target, value, field.name)
+    if isinstance(target, Duration):
+        return _set_duration(target, value, field.name)
+    if isinstance(target, FieldMask):
+        target.SetInParent()
+        return _extend(target.paths, value, field.name)
+    raise TypeError(f"{field.full_name} is of a type that requests do not have")
+
+
+def _wrong_scalar(field: FieldDescriptor, value: object) -> str:
+    if field.type == field.TYPE_STRING:
+        return _wrong_text(value)
+    if field.type == field.TYPE_BOOL:
+        return "" if isinstance(value, bool) else f"must be a bool, not {type(value).__name__}"
+    return _wrong_integer(value, 32 if field.type == field.TYPE_INT32 else 64)
+
+
+def _set_time(target: Timestamp, value: object, name: str) -> Iterable[FieldViolation]:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        given = "a datetime without time zone" if isinstance(value, datetime) else type(value).__name__
+        return [FieldViolation(name, f"must be a datetime with a time zone, not {given}")]
+    target.SetInParent()
+    fill_timestamp(target, value)
+    return ()
+
+
+def _set_duration(target: Duration, value: object, name: str) -> Iterable[FieldViolation]:
+    if isinstance(value, timedelta):
+        span = value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST_SECONDS:
+        span = timedelta(seconds=value)
+    else:
+        given = repr(value) if isinstance(value, (int, float)) else type(value).__name__
+        return [FieldViolation(name, f"must be a timedelta or a number of seconds, not {given}")]
+    target.SetInParent()
+    target.FromTimedelta(span)
     return ()
 
 

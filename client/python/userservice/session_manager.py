@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack, overload
 
 from userservice import _methods as rpc
-from userservice._answers import check_cursor, check_owner, check_session
+from userservice._answers import check_count, check_cursor, check_owner, check_session
 from userservice._connection import Connection
 from userservice._manager import Manager
 from userservice._retry import Attempts
@@ -56,8 +56,8 @@ class SessionManager(Manager):
         """Adds a session to a user.
 
         Args:
-            session: The fields by name: user_id and session_id (required), metadata, request_id. See
-                `AddSessionFields` for the limits.
+            session: The fields by name: user_id and session_id (required), metadata, expire_time, ttl, idle_ttl,
+                request_id. See `AddSessionFields` for the limits.
             timeout: Seconds that the call may take.
             **fields: The same fields as keyword arguments. A call may use both forms.
 
@@ -67,7 +67,8 @@ class SessionManager(Manager):
         Raises:
             InvalidArgumentError: If a field is invalid or unknown; `violations` lists these fields.
             UserNotFoundError: If the user does not exist.
-            SessionAlreadyExistsError: If the user has a session with this session_id.
+            SessionAlreadyExistsError: If the user has a session with this session_id that has not expired.
+            SessionLimitError: If the user has 10 000 sessions.
             RequestIdReusedError: If the request_id was already used for a different request.
             TypeError: If `session` is not a mapping, or a field is given twice.
         """
@@ -180,12 +181,73 @@ class SessionManager(Manager):
         fields = with_request_id({"user_id": user_id, "session_id": session_id, "etag": etag, "request_id": request_id})
         await self._connection.call(rpc.DELETE_SESSION, build_request(rpc.DELETE_SESSION.request, fields), attempts)
 
+    async def touch(
+        self, user_id: str, session_id: str, *, request_id: str | None = None, timeout: float | None = None
+    ) -> Session:
+        """Reports that a session is in use, which extends it by its `idle_ttl`, at most to its `max_expire_time`.
+
+        Within a tenth of `idle_ttl` (at most 60 s) after the last touch, nothing changes, so a program may touch a
+        session with every request of its user. `etag` and `updated_at` do not change.
+
+        Args:
+            user_id: The user_id of the session's user.
+            session_id: The session_id of the session.
+            request_id: The idempotency key of this write, a UUID; generated if absent.
+            timeout: Seconds that the call may take.
+
+        Returns:
+            The session after the touch.
+
+        Raises:
+            UserNotFoundError: If the user does not exist.
+            SessionNotFoundError: If the user has no session with this session_id, or it has expired.
+            UpdateConflictError: If there were too many concurrent writes of the session.
+            RequestIdReusedError: If the request_id was already used for a different request.
+            InvalidArgumentError: If an argument is invalid.
+        """
+        attempts = self._connection.attempts(timeout)
+        fields = with_request_id({"user_id": user_id, "session_id": session_id, "request_id": request_id})
+        request = build_request(rpc.TOUCH_SESSION.request, fields)
+        message = (await self._connection.call(rpc.TOUCH_SESSION, request, attempts)).session
+        check_session(message, request.user_id, request.session_id)
+        return Session.wrap(message)
+
+    async def revoke(
+        self,
+        user_id: str,
+        *,
+        except_session_id: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Deletes all sessions of a user, or all except one, in one step.
+
+        Args:
+            user_id: The user_id of the user.
+            except_session_id: The session_id of the session to keep; None: all sessions are deleted.
+            request_id: The idempotency key of this write, a UUID; generated if absent.
+            timeout: Seconds that the call may take.
+
+        Returns:
+            The number of deleted sessions, without those that had expired.
+
+        Raises:
+            UserNotFoundError: If the user does not exist.
+            RequestIdReusedError: If the request_id was already used for a different request.
+            InvalidArgumentError: If an argument is invalid.
+        """
+        attempts = self._connection.attempts(timeout)
+        fields = with_request_id({"user_id": user_id, "except_session_id": except_session_id, "request_id": request_id})
+        request = build_request(rpc.REVOKE_USER_SESSIONS.request, fields)
+        return check_count((await self._connection.call(rpc.REVOKE_USER_SESSIONS, request, attempts)).revoked_count)
+
     async def list(
         self,
         user_id: str,
         limit: int = 100,
         cursor: int = 0,
         *,
+        include_expired: bool = False,
         view: View | None = None,
         timeout: float | None = None,
     ) -> SessionPage:
@@ -195,6 +257,7 @@ class SessionManager(Manager):
             user_id: The user_id of the user.
             limit: The maximum number of sessions, at most 1000. A page ends early at 1 MiB.
             cursor: The `next_cursor` of an earlier page; 0 starts at the beginning.
+            include_expired: Whether to include expired sessions that the service has not removed yet.
             view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (keys and id).
             timeout: Seconds that the call may take.
 
@@ -206,7 +269,13 @@ class SessionManager(Manager):
             InvalidArgumentError: If an argument is invalid.
         """
         attempts = self._connection.attempts(timeout)
-        fields = {"user_id": user_id, "limit": limit, "cursor": cursor, "view": view}
+        fields = {
+            "user_id": user_id,
+            "limit": limit,
+            "cursor": cursor,
+            "view": view,
+            "include_expired": include_expired,
+        }
         return await get_session_page(self._connection, fields, attempts)
 
 

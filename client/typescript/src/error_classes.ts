@@ -151,6 +151,12 @@ export class AuthenticationUnavailableError extends UnavailableError {
   static override readonly reason = "AUTHENTICATION_UNAVAILABLE";
 }
 
+/** The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire. */
+export class SessionLimitError extends UserServiceError {
+  static override readonly code = "RESOURCE_EXHAUSTED";
+  static override readonly reason = "SESSION_LIMIT";
+}
+
 /**
  * A batch of an import leaves out rows: its offset is above the number of rows that were sent before. The rows of the
  * batch were not applied. Continue at the offset of the first response.

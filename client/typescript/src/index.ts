@@ -8,7 +8,7 @@ export * from "./error_classes.js";
 export { ManagerClosedError } from "./errors.js";
 export type { CallAttempt, CallEnd, OnCall } from "./hooks.js";
 export type { FieldsOfService, ImportRow, ImportStatus, ImportUsersOptions, OnDuplicate, RowError } from "./imports.js";
-export type { ConditionalWriteOptions, ReadOptions, WriteOptions } from "./manager.js";
+export type { ConditionalWriteOptions, ReadOptions, SessionListOptions, WriteOptions } from "./manager.js";
 export type { Metadata, MetadataInput, MetadataValue } from "./metadata.js";
 export {
   type Page,
@@ -30,7 +30,7 @@ export type {
   OrderBy,
   View,
 } from "./requests.js";
-export { SessionManager } from "./session_manager.js";
+export { type RevokeOptions, SessionManager } from "./session_manager.js";
 export type { PemSource, TlsOptions } from "./tls.js";
 export type { TokenSource } from "./token.js";
 export { type IterOptions, type ListOptions, UserManager, type UserManagerOptions } from "./user_manager.js";

@@ -17,6 +17,12 @@ export interface ReadOptions extends CallOptions {
   view?: View | undefined;
 }
 
+/** Options of a list of sessions. */
+export interface SessionListOptions extends ReadOptions {
+  /** Whether to include expired sessions that the service has not removed yet; default: false. */
+  includeExpired?: boolean | undefined;
+}
+
 /** Options of one write. */
 export interface WriteOptions extends CallOptions {
   /** Idempotency key of the write, a UUID; default: a new one. `request_id` in the request takes precedence. */
@@ -133,6 +139,11 @@ export abstract class Manager implements AsyncDisposable {
     options: ConditionalWriteOptions,
     readRecord: ReadRecord<Item>,
   ): Promise<Answer<Item>> {
+    return decodeAnswer(await this.writeEncoded(method, fields, options), readRecord);
+  }
+
+  /** Does the same as `write`, but returns the encoded response. */
+  protected async writeEncoded(method: UnaryMethod, fields: object, options: ConditionalWriteOptions): Promise<Buffer> {
     const { requestId, etag, ...callOptions } = options;
     const attempts = this.connection.attempts(callOptions);
     const named = { ...fields } as { request_id?: unknown; etag?: unknown };
@@ -141,6 +152,6 @@ export abstract class Manager implements AsyncDisposable {
       named.etag ??= etag;
     }
     const request = encodeRequest(method.input, named);
-    return decodeAnswer(await this.connection.call(method, request, attempts), readRecord);
+    return await this.connection.call(method, request, attempts);
   }
 }

@@ -58,6 +58,20 @@ export interface UserFields extends RecordFields {
 export interface SessionFields extends RecordFields {
   /** The session's key, chosen by the caller, 1 to 256 bytes of UTF-8, unique among the sessions of its user. */
   readonly session_id: string;
+  /** Seconds without a touch after which the session expires; null if touches do not matter. */
+  readonly idle_ttl: number | null;
+  /** Time at which the session expires even if it is touched, truncated to milliseconds; null if there is none. */
+  readonly max_expire_time: Date | null;
+  /** The time `max_expire_time` in microseconds since 1970-01-01 UTC. */
+  readonly max_expire_time_us: number | null;
+  /** Time at which the session expires unless it is touched before; null if the session does not expire. */
+  readonly expire_time: Date | null;
+  /** The time `expire_time` in microseconds since 1970-01-01 UTC. */
+  readonly expire_time_us: number | null;
+  /** Time at which the session was added or last touched; null for a session without expiry and touch. */
+  readonly last_seen_at: Date | null;
+  /** The time `last_seen_at` in microseconds since 1970-01-01 UTC. */
+  readonly last_seen_at_us: number | null;
 }
 
 /**
@@ -68,8 +82,8 @@ export type Some<Fields, Required extends keyof Fields = never> = {
   readonly [Name in keyof Fields]?: Fields[Name] | undefined;
 } & { readonly [Name in Required]: Fields[Name] };
 
-/** The times of a record, each in both forms. */
-type Times = Pick<RecordFields, "created_at" | "created_at_us" | "updated_at" | "updated_at_us">;
+/** The names of the times of a record; each has a second form in microseconds. */
+const TIMES = ["created_at", "updated_at", "max_expire_time", "expire_time", "last_seen_at"] as const;
 
 /** Base class of User and Session. Metadata is decoded at its first read. */
 abstract class StoredRecord {
@@ -188,6 +202,13 @@ export class Session extends StoredRecord implements SessionFields {
   declare readonly updated_at: Date;
   declare readonly updated_at_us: number;
   declare readonly etag: string;
+  declare readonly idle_ttl: number | null;
+  declare readonly max_expire_time: Date | null;
+  declare readonly max_expire_time_us: number | null;
+  declare readonly expire_time: Date | null;
+  declare readonly expire_time_us: number | null;
+  declare readonly last_seen_at: Date | null;
+  declare readonly last_seen_at_us: number | null;
 
   /**
    * Creates a session, for tests of programs that receive sessions from the service.
@@ -213,6 +234,13 @@ export class Session extends StoredRecord implements SessionFields {
     this.updated_at = fields.updated_at ?? dateOf(fields.updated_at_us);
     this.updated_at_us = fields.updated_at_us ?? microsecondsOf(fields.updated_at);
     this.etag = fields.etag ?? "";
+    this.idle_ttl = fields.idle_ttl ?? null;
+    this.max_expire_time = fields.max_expire_time ?? maybeDateOf(fields.max_expire_time_us);
+    this.max_expire_time_us = fields.max_expire_time_us ?? maybeMicrosecondsOf(fields.max_expire_time);
+    this.expire_time = fields.expire_time ?? maybeDateOf(fields.expire_time_us);
+    this.expire_time_us = fields.expire_time_us ?? maybeMicrosecondsOf(fields.expire_time);
+    this.last_seen_at = fields.last_seen_at ?? maybeDateOf(fields.last_seen_at_us);
+    this.last_seen_at_us = fields.last_seen_at_us ?? maybeMicrosecondsOf(fields.last_seen_at);
   }
 
   /** Returns a copy of this session with the changed fields. The copy shares no object with this session. */
@@ -251,16 +279,23 @@ function microsecondsOf(date: Date | undefined): number {
   return (date?.getTime() ?? 0) * 1e3;
 }
 
+function maybeDateOf(microseconds: number | null | undefined): Date | null {
+  return typeof microseconds === "number" ? dateOf(microseconds) : null;
+}
+
+function maybeMicrosecondsOf(date: Date | null | undefined): number | null {
+  return date ? microsecondsOf(date) : null;
+}
+
 /** Returns the changes. If a time changes in one form, its other form is undefined, so that it is derived again. */
-function withBothTimes<Changes extends Partial<Record<keyof Times, unknown>>>(changes: Changes): Changes {
-  const both: Partial<Record<keyof Times, undefined>> = {};
-  for (const [one, other] of [
-    ["created_at", "created_at_us"],
-    ["updated_at", "updated_at_us"],
-  ] as const) {
-    if (changes[one] !== undefined) {
+function withBothTimes<Changes extends object>(changes: Changes): Changes {
+  const given = changes as Readonly<Record<string, unknown>>;
+  const both: Record<string, undefined> = {};
+  for (const one of TIMES) {
+    const other = `${one}_us`;
+    if (given[one] !== undefined) {
       both[other] = undefined;
-    } else if (changes[other] !== undefined) {
+    } else if (given[other] !== undefined) {
       both[one] = undefined;
     }
   }

@@ -28,6 +28,10 @@ const SESSION_METADATA = lengthDelimited(5);
 const SESSION_CREATED_AT = lengthDelimited(6);
 const SESSION_UPDATED_AT = lengthDelimited(7);
 const SESSION_ETAG = lengthDelimited(8);
+const SESSION_IDLE_TTL = lengthDelimited(9);
+const SESSION_MAX_EXPIRE_TIME = lengthDelimited(10);
+const SESSION_EXPIRE_TIME = lengthDelimited(11);
+const SESSION_LAST_SEEN_AT = lengthDelimited(12);
 
 const SECONDS = (1 << 3) | INTEGER;
 const NANOS = (2 << 3) | INTEGER;
@@ -108,6 +112,10 @@ export function readSession(reader: WireReader): Session {
   let created_at_us = 0;
   let updated_at_us = 0;
   let etag = "";
+  let idle_ttl: number | null = null;
+  let max_expire_time_us: number | null = null;
+  let expire_time_us: number | null = null;
+  let last_seen_at_us: number | null = null;
   while (reader.pos < reader.end) {
     const tag = reader.uint32();
     switch (tag) {
@@ -135,12 +143,25 @@ export function readSession(reader: WireReader): Session {
       case SESSION_ETAG:
         etag = reader.text();
         break;
+      case SESSION_IDLE_TTL:
+        idle_ttl = reader.inside(readSeconds);
+        break;
+      case SESSION_MAX_EXPIRE_TIME:
+        max_expire_time_us = reader.inside(readMicroseconds);
+        break;
+      case SESSION_EXPIRE_TIME:
+        expire_time_us = reader.inside(readMicroseconds);
+        break;
+      case SESSION_LAST_SEEN_AT:
+        last_seen_at_us = reader.inside(readMicroseconds);
+        break;
       default:
         reader.skip(tag);
     }
   }
   checkPlace(id, session_id);
-  return new Session({ session_id, id, user_id, uuid, created_at_us, updated_at_us, etag }, metadata);
+  const fields = { session_id, id, user_id, uuid, created_at_us, updated_at_us, etag };
+  return new Session({ ...fields, idle_ttl, max_expire_time_us, expire_time_us, last_seen_at_us }, metadata);
 }
 
 function readEncodedMetadata(reader: WireReader): EncodedMetadata {
@@ -151,6 +172,21 @@ function readEncodedMetadata(reader: WireReader): EncodedMetadata {
 }
 
 function readMicroseconds(reader: WireReader): number {
+  const [seconds, nanos] = readSecondsAndNanos(reader);
+  if (seconds < FIRST_SECOND || seconds > LAST_SECOND || nanos < 0 || nanos > 999_999_999) {
+    throw new MalformedError("a time is out of range");
+  }
+  return seconds * 1e6 + Math.floor(nanos / 1e3);
+}
+
+/** Reads a google.protobuf.Duration as a number of seconds. */
+function readSeconds(reader: WireReader): number {
+  const [seconds, nanos] = readSecondsAndNanos(reader);
+  return (seconds * 1e6 + Math.trunc(nanos / 1e3)) / 1e6;
+}
+
+/** Reads the fields of a Timestamp or Duration. */
+function readSecondsAndNanos(reader: WireReader): [number, number] {
   let seconds = 0;
   let nanos = 0;
   while (reader.pos < reader.end) {
@@ -163,10 +199,7 @@ function readMicroseconds(reader: WireReader): number {
       reader.skip(tag);
     }
   }
-  if (seconds < FIRST_SECOND || seconds > LAST_SECOND || nanos < 0 || nanos > 999_999_999) {
-    throw new MalformedError("a time is out of range");
-  }
-  return seconds * 1e6 + Math.floor(nanos / 1e3);
+  return [seconds, nanos];
 }
 
 function checkPlace(id: number, key: string): void {

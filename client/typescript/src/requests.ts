@@ -7,7 +7,7 @@
  */
 
 import { type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";
-import { FieldMaskSchema, StructSchema } from "@bufbuild/protobuf/wkt";
+import { FieldMaskSchema, StructSchema, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 
 import { type FieldViolation, InvalidArgumentError } from "./errors.js";
@@ -76,6 +76,12 @@ export interface ICreateSessionRequest {
   metadata?: MetadataInput | undefined;
   /** Idempotency key of the write, a UUID; see `ICreateUserRequest.request_id`. */
   request_id?: string | undefined;
+  /** Time at which the session expires: in the future, before the year 2200. It excludes `ttl`. */
+  expire_time?: Date | undefined;
+  /** Number of seconds after which the session expires. It excludes `expire_time`. */
+  ttl?: number | undefined;
+  /** Number of seconds without a touch after which the session expires; see `SessionManager.touch`. */
+  idle_ttl?: number | undefined;
 }
 
 /** Request of `SessionManager.update`. Absent and undefined fields are not changed. */
@@ -145,6 +151,10 @@ function writeField(writer: BinaryWriter, field: DescField, value: unknown): rea
     writer.join();
     return violations;
   }
+  if (field.fieldKind === "message") {
+    const { typeName } = field.message;
+    return writeTime(writer, number, value, name, typeName === TimestampSchema.typeName);
+  }
   if (field.fieldKind === "list") {
     return writeTexts(writer, number, value, name);
   }
@@ -158,6 +168,38 @@ function writeField(writer: BinaryWriter, field: DescField, value: unknown): rea
     return writeBoolean(writer, number, value, name);
   }
   return writeInteger(writer, number, value, name, field.scalar === ScalarType.INT32);
+}
+
+/** The range of google.protobuf.Duration: 10 000 years. */
+const MOST_SECONDS = 315_576_000_000;
+
+/** Writes a Timestamp, which is given as a Date, or a Duration, which is given as a number of seconds. */
+function writeTime(
+  writer: BinaryWriter,
+  number: number,
+  value: unknown,
+  name: string,
+  isTimestamp: boolean,
+): FieldViolation[] {
+  let microseconds: number;
+  if (isTimestamp) {
+    microseconds = value instanceof Date ? value.getTime() * 1e3 : NaN;
+  } else {
+    microseconds = typeof value === "number" && Math.abs(value) <= MOST_SECONDS ? Math.round(value * 1e6) : NaN;
+  }
+  if (Number.isNaN(microseconds)) {
+    const wanted = isTimestamp ? "a valid Date" : "a number of seconds";
+    return [
+      { field: name, description: `must be ${wanted}, not ${typeof value === "number" ? value : nameOf(value)}` },
+    ];
+  }
+  // The nanoseconds of a Timestamp are never negative; those of a Duration have the sign of the seconds.
+  const seconds = isTimestamp ? Math.floor(microseconds / 1e6) : Math.trunc(microseconds / 1e6);
+  const nanos = (microseconds - seconds * 1e6) * 1e3;
+  writer.tag(number, WireType.LengthDelimited).fork();
+  writer.tag(1, WireType.Varint).int64(seconds).tag(2, WireType.Varint).int32(nanos);
+  writer.join();
+  return [];
 }
 
 /** Writes an enum by the name of a value without the prefix that the name of the enum adds, such as `BASIC`. */

@@ -6,7 +6,13 @@ import type { CallOptions, Connection, ManagerOptions } from "./connection.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
 import { Importer, readImport } from "./importing.js";
 import type { ImportRow, ImportStatus, ImportUsersOptions } from "./imports.js";
-import { type ConditionalWriteOptions, Manager, type ReadOptions, type WriteOptions } from "./manager.js";
+import {
+  type ConditionalWriteOptions,
+  Manager,
+  type ReadOptions,
+  type SessionListOptions,
+  type WriteOptions,
+} from "./manager.js";
 import { type Session, SessionPage, type User, UserBatch, UserPage } from "./models.js";
 import { readSession, readUser } from "./records.js";
 import { type ICreateUserRequest, isList, type IUpdateUserRequest, type OrderBy } from "./requests.js";
@@ -270,12 +276,15 @@ export class UserManager extends Manager {
    * @throws UserNotFoundError if the user does not exist.
    * @throws InvalidArgumentError if the user_id or the view is invalid.
    */
-  async getSessions(user_id: string, { view, ...options }: ReadOptions = {}): Promise<SessionPage> {
+  async getSessions(
+    user_id: string,
+    { view, includeExpired, ...options }: SessionListOptions = {},
+  ): Promise<SessionPage> {
     const attempts = this.connection.attempts(options);
     const sessions: Session[] = [];
     let cursor = 0;
     do {
-      const fields = { user_id, limit: LARGEST_PAGE, cursor, view };
+      const fields = { user_id, limit: LARGEST_PAGE, cursor, view, include_expired: includeExpired };
       const answer = await this.read(method.getUserSessions, fields, attempts, readSession);
       checkSessions(answer, user_id, cursor);
       sessions.push(...answer.records);

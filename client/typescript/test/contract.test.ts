@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import { inspect } from "node:util";
 
 import {
@@ -41,6 +42,8 @@ interface Args {
   validate_only?: boolean;
   restore?: boolean;
   digest?: string;
+  include_expired?: boolean;
+  except_session_id?: string;
 }
 
 /** Formats a time in ISO 8601 with microseconds, as in the cases. */
@@ -48,14 +51,19 @@ function isoTime(time: Date, microseconds: number): string {
   return time.toISOString().replace("Z", `${String(microseconds % 1000).padStart(3, "0")}+00:00`);
 }
 
+const TIMES = ["created_at", "updated_at", "max_expire_time", "expire_time", "last_seen_at"] as const;
+
 function readRecord(record: User | Session): object {
-  const { created_at, created_at_us, updated_at, updated_at_us, ...fields } = record.toJSON();
-  assert.equal(Math.floor(created_at_us / 1e3), created_at.getTime());
-  return {
-    ...fields,
-    created_at: isoTime(created_at, created_at_us),
-    updated_at: isoTime(updated_at, updated_at_us),
-  };
+  const fields = { ...record.toJSON() } as Record<string, unknown>;
+  for (const name of TIMES) {
+    const [time, microseconds] = [fields[name], fields[`${name}_us`]];
+    if (time instanceof Date && typeof microseconds === "number") {
+      assert.equal(Math.floor(microseconds / 1e3), time.getTime());
+      fields[name] = isoTime(time, microseconds);
+    }
+    delete fields[`${name}_us`];
+  }
+  return fields;
 }
 
 function readUsers(page: UserPage): { users: object[]; next_cursor: number; total_size: number } {
@@ -124,11 +132,11 @@ class Driver {
       return readStatus(await this.users.importUsers(rows, { importId, onDuplicate, validateOnly, restore, digest }));
     },
     "users.get_import": async ({ import_id }) => readStatus(await this.users.getImport(import_id)),
-    "users.get_sessions": async ({ user_id, view }) => ({
-      sessions: (await this.users.getSessions(user_id, { view })).map(readRecord),
+    "users.get_sessions": async ({ user_id, view, include_expired: includeExpired }) => ({
+      sessions: (await this.users.getSessions(user_id, { view, includeExpired })).map(readRecord),
     }),
-    "users.list_sessions": async ({ user_id, limit, cursor, view }) =>
-      readSessions(await this.sessions.list(user_id, limit, cursor, { view })),
+    "users.list_sessions": async ({ user_id, limit, cursor, view, include_expired: includeExpired }) =>
+      readSessions(await this.sessions.list(user_id, limit, cursor, { view, includeExpired })),
     "sessions.add": async (args) => readRecord(await this.sessions.add(args)),
     "sessions.get": async (args) =>
       readRecord(await this.sessions.get(args.user_id, args.session_id, { view: args.view })),
@@ -137,6 +145,14 @@ class Driver {
       assert.deepEqual(others, {});
       await this.sessions.delete(user_id, session_id, { etag, requestId });
       return {};
+    },
+    "sessions.touch": async ({ user_id, session_id, request_id: requestId }) =>
+      readRecord(await this.sessions.touch(user_id, session_id, { requestId })),
+    "sessions.revoke": async ({ user_id, except_session_id: exceptSessionId, request_id: requestId }) => ({
+      revoked_count: await this.sessions.revoke(user_id, { exceptSessionId, requestId }),
+    }),
+    wait: async (args) => {
+      await setTimeout((args as unknown as { seconds: number }).seconds * 1e3);
     },
   };
 

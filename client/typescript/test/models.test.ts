@@ -164,7 +164,20 @@ describe("a user from the service", () => {
     ];
     assert.deepEqual(numbers, Object.fromEntries(names.map((name, index) => [name, index + 1])));
     const ofSession = Object.fromEntries(SessionSchema.fields.map(({ name, number }) => [name, number]));
-    const inSession = ["session_id", "id", "user_id", "uuid", "metadata", "created_at", "updated_at", "etag"];
+    const inSession = [
+      "session_id",
+      "id",
+      "user_id",
+      "uuid",
+      "metadata",
+      "created_at",
+      "updated_at",
+      "etag",
+      "idle_ttl",
+      "max_expire_time",
+      "expire_time",
+      "last_seen_at",
+    ];
     assert.deepEqual(ofSession, Object.fromEntries(inSession.map((name, index) => [name, index + 1])));
   });
 });

@@ -81,6 +81,7 @@ describe("the package", () => {
       "ServerShuttingDownError",
       "Session",
       "SessionAlreadyExistsError",
+      "SessionLimitError",
       "SessionManager",
       "SessionNotFoundError",
       "SessionPage",

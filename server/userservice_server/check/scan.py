@@ -3,6 +3,7 @@
 import re
 
 from userservice.v1.session_pb2 import Session
+from userservice_server.check.expiry import check_expiry
 from userservice_server.check.reading import PAGE, Reader, batches
 from userservice_server.check.report import Report
 from userservice_server.check.tables import Tables
@@ -19,13 +20,15 @@ ROLES = {
     "last_id": b"string",
     "store_id": b"string",
     "session_count": b"hash",
+    "expiry": b"zset",
+    "session_expiry": b"zset",
     "sessions": b"zset",
     "session_ids": b"hash",
     "request": b"string",
     "import": b"string",
     "import_errors": b"zset",
 }
-_OF_ONE = {b"sessions", b"session_ids", b"request", b"import", b"import_errors"}  # roles of keys that end in a name
+_OF_ONE = {b"sessions", b"session_ids", b"session_expiry", b"request", b"import", b"import_errors"}  # end in a name
 _IMPORT_STATE = re.compile(rb"\d{1,16}( \d{1,16}){5}\n[0-9a-f]{32}")
 _NO_KEY = -2  # the reply of PTTL
 _OF_A_LONGER_PREFIX = re.compile(rb"[A-Za-z0-9_.:-]+:(layout$|\{[0-9.]+\}:)")  # of another service, such as PREFIX:test
@@ -107,7 +110,8 @@ class Scan:
         if table.partition != partition:
             self._report.find(f"sessions are in partition {partition} but belong to partition {table.partition}", key)
             return
-        if not self._reader.has_types({table.rows: b"zset", table.index: b"hash", table.last_id: b"string"}):
+        types = {table.rows: b"zset", table.index: b"hash", table.last_id: b"string", table.session_expiry: b"zset"}
+        if not self._reader.has_types(types):
             return
         owner, rows, index = self._reader.read(
             [("HEXISTS", table.owner_index, user_id), ("EXISTS", table.rows), ("EXISTS", table.index)], at_once=True
@@ -117,3 +121,4 @@ class Scan:
             newest_id = f", the newest with id {newest[1].decode()}" if newest else ""
             self._report.find(f"sessions of a user that does not exist{newest_id}", key)
         self._report.sessions += self._tables.check(table, Session)
+        check_expiry(self._reader, self._report, table)

@@ -5,7 +5,7 @@ The key of a record is its user_id or session_id.
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NoReturn
 
@@ -24,9 +24,12 @@ from userservice_server.errors import (
     InvalidFieldsError,
     RequestIdReusedError,
     ServiceError,
+    SessionLimitError,
     UpdateConflictError,
     UserNotFoundError,
+    Violation,
 )
+from userservice_server.wire.expiry import MOST_SESSIONS
 from userservice_server.wire.outcomes import Code, Outcome
 from userservice_server.wire.projection import cut_of
 from userservice_server.wire.records import (
@@ -54,10 +57,16 @@ class Entities(Generic[Entity]):
     already_exists: type[ServiceError]
     turns: Turns = field(default_factory=Turns)
 
-    async def add(self, table: Table, key: str, new: Entity, idempotency_key: IdempotencyKey) -> bytes:
-        """Adds ``new``, whose key and id are still empty, under ``key``; returns the record. Changes ``new``."""
+    async def add(
+        self, table: Table, key: str, new: Entity, idempotency_key: IdempotencyKey, *, ends_at: int | None = None
+    ) -> bytes:
+        """Adds ``new``, whose key and id are still empty, under ``key``; returns the record. Changes ``new``.
+
+        If ``ends_at`` is given, the record ends at this time.
+        """
         stamp_new(new)
-        outcome = await self.store.add(table, key, key_field(key), new.SerializeToString(), idempotency_key)
+        head, tail = key_field(key), new.SerializeToString()
+        outcome = await self.store.add(table, key, head, tail, idempotency_key, ends_at=ends_at)
         return self._record(table, key, outcome)
 
     async def get(self, table: Table, key: str, view: "View.ValueType" = View.VIEW_FULL) -> bytes:
@@ -124,12 +133,37 @@ class Entities(Generic[Entity]):
         encoded = new.SerializeToString()
         return await self.store.add(table, key, key_field(key), encoded, idempotency_key, is_update=True)
 
+    async def refresh(
+        self, table: Table, key: str, change: Callable[[Entity], int | None], idempotency_key: IdempotencyKey
+    ) -> bytes:
+        """Changes the entity with this key without a new etag; returns the record.
+
+        Args:
+            table: the table.
+            key: the key of the record.
+            change: changes the entity, and returns the time at which it ends (0: never), or None: nothing is written.
+            idempotency_key: the idempotency key of the write, if there is one.
+        """
+        current = await self.store.get(table, key)
+        for _ in range(MAX_ROUNDS):
+            record = self._record(table, key, current)
+            entity = decode(self.entity, record)
+            end = change(entity)
+            if end is None:
+                return record
+            verdict = Outcome(Code.DONE, frame(entity))
+            outcome = await self.store.replace(table, key, record, verdict, idempotency_key, ends_at=end or None)
+            if outcome.code is not Code.CONFLICT:
+                return self._record(table, key, outcome)
+            current = Outcome(Code.DONE, outcome.payload) if outcome.payload else await self.store.get(table, key)
+        raise conflict()
+
     async def delete(
         self, table: Table, key: str, etag: str, idempotency_key: IdempotencyKey, owned: Table | None = None
     ) -> None:
         """Removes the record with this key, and the table that the record owns."""
         if not etag:
-            self._check(await self.store.delete(table, key, b"", Outcome(Code.DONE), idempotency_key, owned))
+            self.check(await self.store.delete(table, key, b"", Outcome(Code.DONE), idempotency_key, owned))
             return
         place = (table, key)
         await self.turns.take(place)
@@ -150,7 +184,7 @@ class Entities(Generic[Entity]):
                 verdict = Outcome(Code.ETAG_MISMATCH)
             outcome = await self.store.delete(table, key, current.payload, verdict, idempotency_key, owned)
             if outcome.code is not Code.CONFLICT:
-                self._check(outcome)
+                self.check(outcome)
                 return
         raise conflict()
 
@@ -169,7 +203,7 @@ class Entities(Generic[Entity]):
         return Outcome(Code.DONE, frame(entity))
 
     def _record(self, table: Table, key: str, outcome: Outcome) -> bytes:
-        self._check(outcome)
+        self.check(outcome)
         self.check_key(outcome.payload, table, key)
         return outcome.payload
 
@@ -190,25 +224,32 @@ class Entities(Generic[Entity]):
         self.store.distrust()
         raise CorruptRecordError("the store returned a record with another key")
 
-    def _check(self, outcome: Outcome) -> None:
+    def check(self, outcome: Outcome) -> None:
         """Raises the error for an outcome other than DONE."""
-        match outcome.code:
-            case Code.DONE:
-                return
+        if outcome.code is Code.DONE:
+            return
+        if outcome.code is Code.REFUSED:
+            raise InvalidFieldsError(decode_violations(outcome.payload))
+        if outcome.code is Code.TIME_PASSED:
+            raise InvalidFieldsError([Violation("expire_time", "must be in the future, by the store's clock")])
+        raise self._failure(outcome.code)
+
+    def _failure(self, code: Code) -> ServiceError:
+        """Returns the error for an outcome without further details."""
+        match code:
             case Code.EXISTS:
-                raise self.already_exists(f"{self._noun()} already exists")
+                return self.already_exists(f"{self._noun()} already exists")
             case Code.NOT_FOUND:
-                raise self.not_found(f"{self._noun()} does not exist")
+                return self.not_found(f"{self._noun()} does not exist")
             case Code.OWNER_NOT_FOUND:
-                raise UserNotFoundError("the user does not exist")
+                return UserNotFoundError("the user does not exist")
             case Code.ETAG_MISMATCH:
-                raise EtagMismatchError("the etag is not the current one; nothing was changed")
-            case Code.REFUSED:
-                raise InvalidFieldsError(decode_violations(outcome.payload))
+                return EtagMismatchError("the etag is not the current one; nothing was changed")
             case Code.REQUEST_ID_REUSED:
-                raise RequestIdReusedError("the request_id was used for another request; nothing was changed")
-            case Code.CONFLICT | Code.STORE_CHANGED | Code.WRONG_CLOCK:
-                raise AssertionError("the callers retry conflicts, and the store raises errors for the others")
+                return RequestIdReusedError("the request_id was used for another request; nothing was changed")
+            case Code.SESSION_LIMIT:
+                return SessionLimitError(f"the user has {MOST_SESSIONS} sessions, the maximum; nothing was added")
+        raise AssertionError("the callers retry conflicts, and the store raises errors for the others")
 
     def _noun(self) -> str:
         return f"the {self.entity.DESCRIPTOR.name.lower()}"

@@ -4,6 +4,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeAlias
 
@@ -18,6 +19,22 @@ _FIRST_READ = 128  # maximum records in the first read of a list; more would del
 _GROWTH = 2  # a read has at most twice the records of the previous one, because later records may be larger
 _MOST_READ_BYTES = 16 << 20  # stored bytes for one response: with a view, a small response may need many of them
 
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a list contains.
+
+    Attributes:
+        cut: returns the records or views to send, of records that were read; may leave out some. None: all records.
+        hidden: number of records of the table that ``cut`` leaves out and that total_size does not count.
+    """
+
+    cut: Cut | None = None
+    hidden: int = 0
+
+
+EVERYTHING = Selection()
+
 Page: TypeAlias = tuple[bytes, bytes, int]
 """An encoded response, its field next_cursor, which is empty at the end, and the number of its records."""
 
@@ -29,15 +46,15 @@ async def pages(
     cursor: int,
     reads: ReadLimit,
     memory: StreamMemory,
-    cut: Cut | None = None,
+    selection: Selection = EVERYTHING,
 ) -> AsyncGenerator[Iterator[Page]]:
     """Yields an iterator over pages for each range that is read, up to the record that was the last one at the start.
 
     The pages of a range are made without waiting. The caller must exhaust them before it requests the next range. A
-    page contains ``size`` records, or fewer if another record would exceed ``memory.response_bytes``, if 16 MiB of
-    records were read for the page, or if it is the last page. Only the last page has no next_cursor, and a list always
-    has at least one page. If the list cannot have an end (see ``Source``), its last page has a next_cursor too, and the
-    reason is raised after this page.
+    page contains ``size`` records, or fewer, perhaps none, if another record would exceed ``memory.response_bytes``, if
+    16 MiB of records were read for the page, or if it is the last page. Only the last page has no next_cursor, and a
+    list always has at least one page. If the list cannot have an end (see ``Source``), its last page has a next_cursor
+    too, and the reason is raised after this page.
 
     Reading in the order of the ids returns each record that exists throughout exactly once, because ids never change
     and a replaced record keeps its id.
@@ -49,9 +66,10 @@ async def pages(
         cursor: the list starts after this id.
         reads: schedules the reads.
         memory: limits the size of responses and reads.
-        cut: cuts the view out of the records; None: the pages contain whole records.
+        selection: the records and fields to return.
     """
     total = source.size()
+    cut = selection.cut
     ranges = _ranges(_Reader(store, source, size, cursor, reads, memory))
     with memory:
         async with aclosing(ranges):
@@ -59,6 +77,7 @@ async def pages(
             read_bytes = 0  # for the records that wait
             async for records, records_bytes, at_end in ranges:
                 read_bytes += records_bytes
+                examined = id_field(records[-1]) if records else b""
                 waiting_bytes = sum(map(len, waiting))
                 if cut is not None:
                     records = cut(records)  # noqa: PLW2901
@@ -70,10 +89,11 @@ async def pages(
                 if stops:
                     read_bytes = 0
                 is_final = at_end and source.fence_failure is None
-                if not is_final and not waiting:
-                    stops.clear()  # an empty page cannot have a next_cursor
-                last_cursor = id_field(waiting[stops[-1] - 1]) if stops and not is_final else b""
-                found = _pages(waiting, stops, total_size_field(await total), last_cursor)
+                last_cursor = b"" if is_final else examined
+                if not last_cursor and not is_final:
+                    stops.clear()  # nothing was read, so there is no cursor to continue from
+                size_field = total_size_field(max(await total - selection.hidden, 0))
+                found = _pages(waiting, stops, size_field, last_cursor)
                 yield found
                 if next(found, None) is not None:
                     raise AssertionError("the pages of a range must be exhausted before the next range is requested")
@@ -83,10 +103,10 @@ async def pages(
 
 
 async def first_page(
-    store: RecordStore, source: Source, size: int, cursor: int, reads: ReadLimit, cut: Cut | None = None
+    store: RecordStore, source: Source, size: int, cursor: int, reads: ReadLimit, selection: Selection = EVERYTHING
 ) -> Page:
     """Returns the first page that ``pages`` would yield."""
-    reading = pages(store, source, size, cursor, reads, StreamMemory(), cut)
+    reading = pages(store, source, size, cursor, reads, StreamMemory(), selection)
     async with reads.pages, aclosing(reading) as ranges:
         async for found in ranges:
             for page in found:
@@ -95,10 +115,14 @@ async def first_page(
 
 
 def _pages(records: list[bytes], stops: list[int], size_field: bytes, last_cursor: bytes) -> Iterator[Page]:
-    """Yields the pages that end at ``stops``; the last of them has the next_cursor ``last_cursor``."""
+    """Yields the pages that end at ``stops``.
+
+    The page that contains the last of the records has ``last_cursor``: the id of the last record that was read, which
+    may have been left out, or nothing at the end of the list.
+    """
     start = 0
     for stop in stops:
-        next_cursor = last_cursor if stop == stops[-1] else id_field(records[stop - 1])
+        next_cursor = last_cursor if stop == len(records) else id_field(records[stop - 1])
         yield _response(records, start, stop, next_cursor + size_field), next_cursor, stop - start
         start = stop
 

@@ -93,11 +93,15 @@ class RecordStore(Protocol):
         idempotency_key: IdempotencyKey,
         *,
         is_update: bool = False,
+        ends_at: int | None = None,
     ) -> Outcome:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``.
 
-        Returns DONE with the record, EXISTS or OWNER_NOT_FOUND; if ``is_update``, CONFLICT with the present record
-        instead of EXISTS.
+        A session may end at a time in microseconds since 1970, by the store's clock: from then on, all methods treat it
+        as absent, except ``range``, ``newest``, ``oldest`` and ``size``.
+
+        Returns DONE with the record, EXISTS, OWNER_NOT_FOUND, SESSION_LIMIT, or TIME_PASSED if the record would have
+        ended already; if ``is_update``, CONFLICT with the present record instead of EXISTS.
         """
 
     async def get(self, table: Table, key: str) -> Outcome:
@@ -110,9 +114,18 @@ class RecordStore(Protocol):
         """
 
     async def replace(
-        self, table: Table, key: str, old: bytes, verdict: Outcome, idempotency_key: IdempotencyKey
+        self,
+        table: Table,
+        key: str,
+        old: bytes,
+        verdict: Outcome,
+        idempotency_key: IdempotencyKey,
+        *,
+        ends_at: int | None = None,
     ) -> Outcome:
         """Applies ``verdict`` if ``old`` is still the record of this key (compare-and-set).
+
+        If ``ends_at`` is given, the new record ends at this time, which is not before the end of the old record.
 
         A verdict DONE carries the new record; any other verdict rejects the request. Returns the verdict, NOT_FOUND,
         OWNER_NOT_FOUND, or CONFLICT with the present record, if there is one.
@@ -167,6 +180,18 @@ class RecordStore(Protocol):
 
     async def fence(self) -> None:
         """Makes all ids that are assigned later larger than all ids that exist now, even if the clocks differ."""
+
+    async def now(self, table: Table) -> int:
+        """Returns the time of the clock of the store, on the server of the table, in microseconds since 1970."""
+
+    async def ended(self, table: Table) -> frozenset[int]:
+        """Returns the ids of the sessions that have ended and are still in the table, at most 10 000."""
+
+    async def revoke(self, table: Table, kept: str, idempotency_key: IdempotencyKey) -> Outcome:
+        """Removes all sessions of the table, except the session with the session_id ``kept`` (empty: none).
+
+        Returns DONE with an encoded RevokeUserSessionsResponse, or OWNER_NOT_FOUND.
+        """
 
     async def reread(self, read: Callable[[], Awaitable[T]]) -> T:
         """Runs a read that depends on no earlier read; repeats it if the store changes during the read."""

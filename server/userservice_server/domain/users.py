@@ -10,7 +10,7 @@ from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import BatchGetUsersResponse
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.entities import Entities
-from userservice_server.domain.listing import Page, first_page, pages
+from userservice_server.domain.listing import Page, Selection, first_page, pages
 from userservice_server.domain.merging import MergedTables, OneTable, Source
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, RecordStore, StoreIdentity, Table
@@ -71,7 +71,7 @@ class Users:
         return await (read() if cursor else self._store.reread(read))
 
     async def _page(self, limit: int, cursor: int, cut: Cut | None, *, descending: bool) -> bytes:
-        read = partial(first_page, self._store, size=limit, cursor=cursor, reads=self._reads, cut=cut)
+        read = partial(first_page, self._store, size=limit, cursor=cursor, reads=self._reads, selection=Selection(cut))
         page, next_cursor, _ = await read(self._source(fences=False, descending=descending))
         if next_cursor or descending or not self._is_partitioned:
             return page
@@ -87,7 +87,9 @@ class Users:
         return read() if cursor else self._restarted(read)
 
     def _ranges(self, chunk_size: int, cursor: int, cut: Cut | None) -> AsyncGenerator[Iterator[Page]]:
-        return pages(self._store, self._source(fences=True), chunk_size, cursor, self._reads, self._memory, cut)
+        return pages(
+            self._store, self._source(fences=True), chunk_size, cursor, self._reads, self._memory, Selection(cut)
+        )
 
     async def _restarted(self, read: Callable[[], AsyncGenerator[Iterator[Page]]]) -> AsyncGenerator[Iterator[Page]]:
         """Yields the same as ``read``; starts again if the store changes before anything was yielded."""

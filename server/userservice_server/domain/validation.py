@@ -6,11 +6,15 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Self
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice.v1.view_pb2 import View
 from userservice_server.domain import metadata as metadata_rules
+from userservice_server.domain.expiry import LEAST_TTL, MOST_TTL, Expiry, microseconds
 from userservice_server.errors import InvalidFieldsError, Violation
 
 MAX_KEY_BYTES = 256  # user_id and session_id
@@ -23,6 +27,9 @@ MAX_CHUNK_SIZE = 10_000
 MAX_BATCH = 1000
 REQUEST_ID_BYTES = 36  # of a UUID in text form
 
+_NANOS = 1_000_000_000
+_DAY_MICROSECONDS = 86_400 * 1_000_000
+_LATEST_SECOND = 7_258_118_400  # 2200-01-01; in microseconds, all times fit into 53 bits
 _DESCENDING = "id desc"
 _ORDERS = ("", "id", _DESCENDING)
 _VIEWS = frozenset(View.values())
@@ -135,6 +142,28 @@ class Checker:
         if order not in _ORDERS:
             self.refuse("order_by", "must be id or id desc")
         return order == _DESCENDING
+
+    def expiry(self, request: AddSessionRequest) -> Expiry:
+        """Checks when a new session ends."""
+        if request.HasField("expire_time") and request.HasField("ttl"):
+            self.refuse("ttl", "must be absent if expire_time is given: a session has one or the other")
+        time = self._time("expire_time", request.expire_time) if request.HasField("expire_time") else None
+        ttl, idle_ttl = (
+            self._ttl(field, getattr(request, field)) if request.HasField(field) else None
+            for field in ("ttl", "idle_ttl")
+        )
+        return Expiry(time, ttl, idle_ttl)
+
+    def _time(self, field: str, value: Timestamp) -> int:
+        if not 0 <= value.nanos < _NANOS or not 0 <= value.seconds <= _LATEST_SECOND:
+            self.refuse(field, "must be in the future and before the year 2200")
+        return microseconds(value)
+
+    def _ttl(self, field: str, value: Duration) -> int:
+        found = microseconds(value)
+        if not 0 <= value.nanos < _NANOS or not LEAST_TTL <= found <= MOST_TTL:
+            self.refuse(field, f"must be from 1 ms to {MOST_TTL // _DAY_MICROSECONDS} days")
+        return found
 
     def limit(self, value: int) -> int:
         """Checks the limit of a page."""

@@ -18,6 +18,7 @@ from userservice_server.process.loop_monitor import LoopMonitor
 from userservice_server.process.sampling import Sources, sample_process, sample_store
 from userservice_server.process.stopping import Stop
 from userservice_server.process.store_opening import open_store
+from userservice_server.process.sweeping import sweep_sessions
 from userservice_server.process.tracing import start_tracing
 from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
 from userservice_server.store.events import combined
@@ -158,6 +159,7 @@ async def _serve_store(
     supervising = asyncio.create_task(supervision.run())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
+    sweeping = asyncio.create_task(sweep_sessions(store))
     sampling = _sampling(metrics, monitor, store, audit_log, callers, tracing) if metrics else None
     logger.info("serving", extra={"port": port} if config.listen.socket is None else {"address": config.listen.address})
 
@@ -167,7 +169,7 @@ async def _serve_store(
     await health.end()
     if callers is not None:
         callers.stop()
-    for task in (*causes, *([sampling] if sampling else [])):
+    for task in (*causes, sweeping, *([sampling] if sampling else [])):
         task.cancel()
     await _drain(server, drain, config.process.grace)
     if audit_log is not None:

@@ -27,12 +27,14 @@ class Table:
     store_id: bytes  # key of the store's id in the partition; every write checks it
     layout: bytes  # key of the layout; every write checks that it exists
     session_count: bytes  # key of the number of sessions in the partition
+    expiry_queue: bytes  # the users of the partition who have sessions that end
     request_prefix: bytes  # the start of the keys of idempotency records
     import_prefix: bytes  # the start of the keys of imports
     import_errors_prefix: bytes  # the start of the keys of the row errors of imports
     partition: int
     owner: str = ""  # the user_id, if the records are the sessions of a user
     owner_index: bytes = b""
+    session_expiry: bytes = b""  # when the sessions of the owner end
 
 
 def own_table(table: ports.Table) -> Table:
@@ -90,12 +92,14 @@ class Keys:
             store_id=users.store_id,
             layout=users.layout,
             session_count=users.session_count,
+            expiry_queue=users.expiry_queue,
             request_prefix=users.request_prefix,
             import_prefix=users.import_prefix,
             import_errors_prefix=users.import_errors_prefix,
             partition=users.partition,
             owner=user_id,
             owner_index=users.index,
+            session_expiry=f"{tag}:session_expiry:{user_id}".encode(),
         )
 
     def _users_table(self, partition: int) -> Table:
@@ -107,6 +111,7 @@ class Keys:
             store_id=f"{tag}:store_id".encode(),
             layout=self.layout if self.partitions == 1 else f"{tag}:layout".encode(),
             session_count=f"{tag}:session_count".encode(),
+            expiry_queue=f"{tag}:expiry".encode(),
             request_prefix=f"{tag}:request:".encode(),
             import_prefix=f"{tag}:import:".encode(),
             import_errors_prefix=f"{tag}:import_errors:".encode(),

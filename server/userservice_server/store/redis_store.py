@@ -39,8 +39,10 @@ from userservice_server.store.running import run
 from userservice_server.store.scripts import Script
 from userservice_server.store.server_checks import check_permissions, check_server, explaining
 from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
+from userservice_server.store.sweeping import sweep
 from userservice_server.store.topology import Topology
 from userservice_server.store.topology.cluster import ClusterServers
+from userservice_server.wire.expiry import MICROSECONDS_A_SECOND
 from userservice_server.wire.outcomes import Code, Outcome
 
 logger = logging.getLogger("userservice.store")
@@ -305,11 +307,13 @@ class RedisStore:
         idempotency_key: IdempotencyKey,
         *,
         is_update: bool = False,
+        ends_at: int | None = None,
     ) -> Outcome:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``."""
         own = own_table(table)
         redis_keys = (own.rows, own.index, own.last_id, _request_key(own, idempotency_key), *_owner_keys(own))
-        arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner, int(is_update))
+        more = ("" if ends_at is None else ends_at, int(is_update))
+        arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner, *more)
         return self._outcome(await self.write(scripts.ADD, own, redis_keys, arguments))
 
     def _wrong_clock(self) -> StoreUnavailableError:
@@ -327,7 +331,7 @@ class RedisStore:
     async def get(self, table: ports.Table, key: str) -> Outcome:
         """Reads a record."""
         own = own_table(table)
-        redis_keys, arguments = (own.rows, own.index, *_owner_key(own)), (key, own.owner)
+        redis_keys, arguments = (own.rows, own.index, *_owner_and_expiry(own)), (key, own.owner)
         outcome = self._outcome(await self._observed(self._calls[own.partition], scripts.GET, redis_keys, arguments))
         if self._layout.fault and self._may_be_lost(outcome):
             await self.look_again(self.identity)
@@ -353,12 +357,20 @@ class RedisStore:
         return records
 
     async def replace(
-        self, table: ports.Table, key: str, old: bytes, verdict: Outcome, idempotency_key: IdempotencyKey
+        self,
+        table: ports.Table,
+        key: str,
+        old: bytes,
+        verdict: Outcome,
+        idempotency_key: IdempotencyKey,
+        *,
+        ends_at: int | None = None,
     ) -> Outcome:
         """Applies ``verdict`` if ``old`` is still the record; returns CONFLICT with the present record if not."""
         own = own_table(table)
-        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_key(own))
-        arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner)
+        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_and_expiry(own))
+        end = "" if ends_at is None else ends_at
+        arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner, end)
         return self._outcome(await self.write(scripts.REPLACE, own, redis_keys, arguments))
 
     async def delete(
@@ -372,7 +384,7 @@ class RedisStore:
     ) -> Outcome:
         """Removes a record, and the table ``owned`` by it, if ``old`` is empty or still the record."""
         own = own_table(table)
-        more_keys = (own_table(owned).rows, own_table(owned).index, own.session_count) if owned else _owner_keys(own)
+        more_keys = _owned_keys(own_table(owned)) if owned else _owner_keys(own)
         redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *more_keys)
         arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner)
         return self._outcome(await self.write(scripts.DELETE, own, redis_keys, arguments))
@@ -441,6 +453,31 @@ class RedisStore:
         """Starts to check whether the owner of the table exists: 1 or 0."""
         own = own_table(table)
         return self._bulk[own.partition]("HEXISTS", own.owner_index, own.owner)
+
+    async def now(self, table: ports.Table) -> int:
+        """Returns the time of the clock of the table's server, in microseconds since 1970."""
+        seconds, microseconds = await self._calls[own_table(table).partition]("TIME")
+        return int(seconds) * MICROSECONDS_A_SECOND + int(microseconds)
+
+    async def ended(self, table: ports.Table) -> frozenset[int]:
+        """Returns the ids of the sessions that have ended and are still in the table."""
+        own = own_table(table)
+        return frozenset(map(int, await run(self._bulk[own.partition], scripts.EXPIRED, (own.session_expiry,), ())))
+
+    async def revoke(self, table: ports.Table, kept: str, idempotency_key: IdempotencyKey) -> Outcome:
+        """Removes all sessions of the table, except the session with the session_id ``kept``."""
+        own = own_table(table)
+        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_keys(own))
+        return self._outcome(await self.write(scripts.REVOKE, own, redis_keys, (own.owner, kept, idempotency_key.fingerprint)))
+
+    async def sweep(self) -> int:
+        """Removes some of the sessions that have ended; returns their number."""
+        removed = 0
+        for table in self._keys.all_users():
+            send = self._bulk[table.partition]
+            if await send("EXISTS", table.expiry_queue):
+                removed += await sweep(partial(run, send), self._keys, table, self.identity.store_id)
+        return removed
 
     async def write(
         self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
@@ -532,10 +569,17 @@ def _request_key(table: Table, idempotency_key: IdempotencyKey) -> bytes:
     return table.request_prefix + idempotency_key.request_id.encode()
 
 
-def _owner_key(table: Table) -> tuple[bytes, ...]:
-    return (table.owner_index,) if table.owner else ()
+def _owner_and_expiry(table: Table) -> tuple[bytes, ...]:
+    return (table.owner_index, table.session_expiry) if table.owner else ()
 
 
 def _owner_keys(table: Table) -> tuple[bytes, ...]:
-    """Returns the keys that a change of the number of sessions needs; none for a table of users."""
-    return (table.owner_index, table.session_count) if table.owner else ()
+    """Returns the keys that adding or removing a session needs; none for a table of users."""
+    if not table.owner:
+        return ()
+    return (table.owner_index, table.session_count, table.session_expiry, table.expiry_queue)
+
+
+def _owned_keys(sessions: Table) -> tuple[bytes, ...]:
+    """Returns the keys that removing a user needs, given the table of its sessions."""
+    return (sessions.rows, sessions.index, sessions.session_count, sessions.session_expiry, sessions.expiry_queue)

@@ -16,6 +16,7 @@ _MASK_PATHS = 16  # an update_mask has at most four different paths; some client
 _MASK_PATH_BYTES = 32
 _ETAG_BYTES = 64  # an etag has 12 bytes; a longer etag is valid but matches nothing
 
+_TIME_BYTES = 2 * (_KEY_BYTES + _VARINT_BYTES)  # seconds and nanoseconds
 _ORDER_BYTES = 16  # "id desc", and some white space
 
 # The maximum size of each field, without tag and length. A field name means the same in all requests.
@@ -37,6 +38,11 @@ _FIELD_BYTES = {
     "order_by": _ORDER_BYTES,
     "allow_missing": _VARINT_BYTES,
     "import_id": validation.REQUEST_ID_BYTES,
+    "include_expired": _VARINT_BYTES,
+    "expire_time": _TIME_BYTES,
+    "ttl": _TIME_BYTES,
+    "idle_ttl": _TIME_BYTES,
+    "except_session_id": validation.MAX_KEY_BYTES,
 }
 _MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH}
 

@@ -20,10 +20,11 @@ class SessionServicer:
             user_id = check.key("user_id", request.user_id)
             session_id = check.key("session_id", request.session_id)
             check.metadata(request.metadata)
+            expiry = check.expiry(request)
             idempotency_key = idempotency_key_of(check, request, request.request_id)
         session = values_of(Session, request, MUTABLE_FIELDS)
         session.user_id = user_id
-        return await self._sessions.add(session_id, session, idempotency_key)
+        return await self._sessions.add(session_id, session, idempotency_key, expiry)
 
     async def GetSession(self, request: pb.GetSessionRequest, _call: Call) -> bytes:
         with Checker() as check:
@@ -49,3 +50,17 @@ class SessionServicer:
             idempotency_key = idempotency_key_of(check, request, request.request_id)
         await self._sessions.delete(user_id, session_id, request.etag, idempotency_key)
         return pb.DeleteSessionResponse().SerializeToString()
+
+    async def TouchSession(self, request: pb.TouchSessionRequest, _call: Call) -> bytes:
+        with Checker() as check:
+            user_id = check.key("user_id", request.user_id)
+            session_id = check.key("session_id", request.session_id)
+            idempotency_key = idempotency_key_of(check, request, request.request_id)
+        return await self._sessions.touch(user_id, session_id, idempotency_key)
+
+    async def RevokeUserSessions(self, request: pb.RevokeUserSessionsRequest, _call: Call) -> bytes:
+        with Checker() as check:
+            user_id = check.key("user_id", request.user_id)
+            kept = check.key("except_session_id", request.except_session_id) if request.except_session_id else ""
+            idempotency_key = idempotency_key_of(check, request, request.request_id)
+        return await self._sessions.revoke(user_id, kept, idempotency_key)

@@ -92,7 +92,7 @@ class UserServicer:
             limit = check.limit(request.limit)
             cursor = check.cursor(request.cursor)
             view = check.view(request.view)
-        return await self._sessions.list(user_id, limit, cursor, view)
+        return await self._sessions.list(user_id, limit, cursor, view, include_expired=request.include_expired)
 
     async def ImportUsers(self, requests: AsyncIterator[Message], call: Call) -> bytes:
         await self._streaming.send(call, responses(self._imports, self._streaming.drain, requests, call))

@@ -17,6 +17,8 @@ class Code(Enum):
     CONFLICT = b"C"
     STORE_CHANGED = b"S"
     WRONG_CLOCK = b"T"
+    SESSION_LIMIT = b"L"
+    TIME_PASSED = b"X"
 
 
 _CODES = {code.value: code for code in Code}
@@ -30,8 +32,8 @@ RECORDED_LETTERS = frozenset(code.value for code in Code) - {code.value for code
 class Outcome(NamedTuple):
     """The result of a script.
 
-    The payload of DONE is a record, of REFUSED the violations. The payload of CONFLICT is the present record, or empty
-    if the script does not return it.
+    The payload of DONE is a record or a response, of REFUSED the violations. The payload of CONFLICT is the present
+    record, or empty if the script does not return it.
     """
 
     code: Code

@@ -97,6 +97,8 @@ async def test_every_rpc_has_a_method() -> None:
     await sessions.update({"user_id": "u", "session_id": "s"})
     await sessions.delete("u", "s")
     await sessions.list("u")
+    await sessions.touch("u", "s")
+    await sessions.revoke("u")
     assert {path for path, _ in sent + more} == RPCS
 
 

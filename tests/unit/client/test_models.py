@@ -13,8 +13,8 @@ from google.protobuf.struct_pb2 import Struct
 import userservice.models
 from userservice import InternalError, Session, SessionPage, User, UserBatch, UserPage
 from userservice._messages import _keep_encoded, lazy_class
+from userservice._times import EPOCH
 from userservice.metadata import metadata_from_bytes
-from userservice.models import EPOCH
 from userservice.v1 import session_pb2, user_pb2, user_service_pb2
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -171,6 +171,10 @@ def test_records_can_be_built_from_fields() -> None:
         "created_at": EPOCH,
         "updated_at": EPOCH,
         "etag": "",
+        "idle_ttl": None,
+        "max_expire_time": None,
+        "expire_time": None,
+        "last_seen_at": None,
     }
 
 

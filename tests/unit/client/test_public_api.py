@@ -44,6 +44,7 @@ NAMES = [
     "ServerShuttingDownError",
     "Session",
     "SessionAlreadyExistsError",
+    "SessionLimitError",
     "SessionManager",
     "SessionNotFoundError",
     "SessionPage",

@@ -84,4 +84,4 @@ def test_a_fingerprint_does_not_depend_on_the_request_id(kind: Any, unknown: byt
 
 
 def test_requests_of_different_methods_differ() -> None:
-    assert len({fingerprint(kind(user_id="ada", request_id=REQUEST_ID)) for kind in REQUESTS}) == len(REQUESTS) == 6
+    assert len({fingerprint(kind(user_id="ada", request_id=REQUEST_ID)) for kind in REQUESTS}) == len(REQUESTS) == 8

@@ -30,6 +30,8 @@ CONTRACT = {
     "GetSession": "sessions.read",
     "UpdateSession": "sessions.write",
     "DeleteSession": "sessions.write",
+    "TouchSession": "sessions.write",
+    "RevokeUserSessions": "sessions.write",
 }
 
 

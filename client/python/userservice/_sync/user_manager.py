@@ -463,12 +463,18 @@ class SyncUserManager(SyncManager):
         return read_errors(self._connection, import_id, 0, self._connection.attempts(timeout))
 
     def get_sessions(
-        self, user_id: str, *, view: View | None = None, timeout: float | None = None
+        self,
+        user_id: str,
+        *,
+        include_expired: bool = False,
+        view: View | None = None,
+        timeout: float | None = None,
     ) -> SessionPage:
         """Returns all sessions of a user in the order of their ids. Reads as many pages as needed.
 
         Args:
             user_id: The user_id of the user.
+            include_expired: Whether to include expired sessions that the service has not removed yet.
             view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (keys and id).
             timeout: Seconds for reading all pages.
 
@@ -483,7 +489,13 @@ class SyncUserManager(SyncManager):
         sessions = SessionPage()
         cursor = 0
         while True:
-            fields = {"user_id": user_id, "limit": _LARGEST_PAGE, "cursor": cursor, "view": view}
+            fields = {
+                "user_id": user_id,
+                "limit": _LARGEST_PAGE,
+                "cursor": cursor,
+                "view": view,
+                "include_expired": include_expired,
+            }
             page = get_session_page(self._connection, fields, attempts)
             sessions += page
             if not page.next_cursor:

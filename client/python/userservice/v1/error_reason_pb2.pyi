@@ -89,6 +89,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_AUTHENTICATION_UNAVAILABLE: _ErrorReason.ValueType  # 21
     """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
+    ERROR_REASON_SESSION_LIMIT: _ErrorReason.ValueType  # 26
+    """The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire."""
     ERROR_REASON_IMPORT_OFFSET_GAP: _ErrorReason.ValueType  # 30
     """A batch of an import leaves out rows: its offset is above the number of rows that were sent before. The rows of the
     batch were not applied. Continue at the offset of the first response.
@@ -168,6 +170,8 @@ the time to wait before a retry; QuotaFailure names the limit.
 """
 ERROR_REASON_AUTHENTICATION_UNAVAILABLE: ErrorReason.ValueType  # 21
 """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
+ERROR_REASON_SESSION_LIMIT: ErrorReason.ValueType  # 26
+"""The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire."""
 ERROR_REASON_IMPORT_OFFSET_GAP: ErrorReason.ValueType  # 30
 """A batch of an import leaves out rows: its offset is above the number of rows that were sent before. The rows of the
 batch were not applied. Continue at the offset of the first response.

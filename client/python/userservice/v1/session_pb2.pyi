@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -20,7 +21,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Session(_message.Message):
-    """A session, as stored and as returned. It belongs to one user and is deleted with that user. It does not expire.
+    """A session, as stored and as returned. It belongs to one user and is deleted with that user.
+
+    A session that was added with an expire_time, a ttl or an idle_ttl expires. From its expire_time on, by the store's
+    clock, it is absent from every read, list and count, as if it had been deleted; the server removes it later.
 
     The encoded message is the storage format, as for User: session_id, id and user_id must keep numbers 1, 2 and 3.
     """
@@ -35,6 +39,10 @@ class Session(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    IDLE_TTL_FIELD_NUMBER: _builtins.int
+    MAX_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_AT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's key, chosen by the caller. Required, unique among the sessions of its user, immutable. 1 to 256
     bytes of UTF-8, without control characters and without leading or trailing white space.
@@ -50,7 +58,7 @@ class Session(_message.Message):
     server generates it when the session is added; it never changes.
     """
     etag: _builtins.str
-    """Opaque version of the session; every write changes it. Output only. See User.etag."""
+    """Opaque version of the session; every write except TouchSession changes it. Output only. See User.etag."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """JSON object with the caller's own data. Optional. Limits: see User.metadata."""
@@ -65,6 +73,30 @@ class Session(_message.Message):
         until the first update.
         """
 
+    @_builtins.property
+    def idle_ttl(self) -> _duration_pb2.Duration:
+        """Time without a touch after which the session expires. Set when the session is added; absent if touches do not
+        matter.
+        """
+
+    @_builtins.property
+    def max_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the session expires even if it is touched, by the store's clock. Set when the session is added, from
+        expire_time or ttl of the request; absent if there is no such time.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the session expires unless it is touched before, by the store's clock, in microseconds. Output only.
+        Absent if the session does not expire.
+        """
+
+    @_builtins.property
+    def last_seen_at(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the session was added or last touched, by the store's clock, in microseconds. Output only. A touch
+        soon after another one does not change it. Absent if the session was neither added with an expiry nor touched.
+        """
+
     def __init__(
         self,
         *,
@@ -76,10 +108,14 @@ class Session(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        idle_ttl: _duration_pb2.Duration | None = ...,
+        max_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        last_seen_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expire_time", b"expire_time", "idle_ttl", b"idle_ttl", "last_seen_at", b"last_seen_at", "max_expire_time", b"max_expire_time", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "etag", b"etag", "id", b"id", "metadata", b"metadata", "session_id", b"session_id", "updated_at", b"updated_at", "user_id", b"user_id", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "etag", b"etag", "expire_time", b"expire_time", "id", b"id", "idle_ttl", b"idle_ttl", "last_seen_at", b"last_seen_at", "max_expire_time", b"max_expire_time", "metadata", b"metadata", "session_id", b"session_id", "updated_at", b"updated_at", "user_id", b"user_id", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,14 +22,16 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from userservice.v1 import options_pb2 as userservice_dot_v1_dot_options__pb2
 from userservice.v1 import session_pb2 as userservice_dot_v1_dot_session__pb2
 from userservice.v1 import view_pb2 as userservice_dot_v1_dot_view__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$userservice/v1/session_service.proto\x12\x0euserservice.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cuserservice/v1/options.proto\x1a\x1cuserservice/v1/session.proto\x1a\x19userservice/v1/view.proto\"w\n\x11\x41\x64\x64SessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x04 \x01(\t\">\n\x12\x41\x64\x64SessionResponse\x12(\n\x07session\x18\x01 \x01(\x0b\x32\x17.userservice.v1.Session\"\\\n\x11GetSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\"\n\x04view\x18\x03 \x01(\x0e\x32\x14.userservice.v1.View\">\n\x12GetSessionResponse\x12(\n\x07session\x18\x01 \x01(\x0b\x32\x17.userservice.v1.Session\"\xb9\x01\n\x14UpdateSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"A\n\x15UpdateSessionResponse\x12(\n\x07session\x18\x01 \x01(\x0b\x32\x17.userservice.v1.Session\"]\n\x14\x44\x65leteSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse2\xc5\x03\n\x0eSessionService\x12g\n\nAddSession\x12!.userservice.v1.AddSessionRequest\x1a\".userservice.v1.AddSessionResponse\"\x12\xa2\xb8\x18\x0esessions.write\x12\x66\n\nGetSession\x12!.userservice.v1.GetSessionRequest\x1a\".userservice.v1.GetSessionResponse\"\x11\xa2\xb8\x18\rsessions.read\x12p\n\rUpdateSession\x12$.userservice.v1.UpdateSessionRequest\x1a%.userservice.v1.UpdateSessionResponse\"\x12\xa2\xb8\x18\x0esessions.write\x12p\n\rDeleteSession\x12$.userservice.v1.DeleteSessionRequest\x1a%.userservice.v1.DeleteSessionResponse\"\x12\xa2\xb8\x18\x0esessions.writeBy\n\x0euserservice.v1B\x13SessionServiceProtoP\x01Z\x1cuserservice/v1;userservicev1\xaa\x02\x0eUserservice.V1\xca\x02\x0eUserservice\\V1\xea\x02\x0fUserservice::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$userservice/v1/session_service.proto\x12\x0euserservice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cuserservice/v1/options.proto\x1a\x1cuserservice/v1/session.proto\x1a\x19userservice/v1/view.proto\"\xfd\x01\n\x11\x41\x64\x64SessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08idle_ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x12\x41\x64\x64SessionResponse\x12(\n\x07session\x18\x01 \x01(\x0b\x32\x17.userservice.v1.Session\"\\\n\x11GetSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\"\n\x04view\x18\x03 \x01(\x0e\x32\x14.userservice.v1.View\">\n\x12GetSessionResponse\x12(\n\x07session\x18\x01 \x01(\x0b\x32\x17.userservice.v1.Session\"\xb9\x01\n\x14UpdateSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"A\n\x15UpdateSessionResponse\x12(\n\x07session\x18\x01 \x01(\x0b\x32\x17.userservice.v1.Session\"]\n\x14\x44\x65leteSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"N\n\x13TouchSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"@\n\x14TouchSessionResponse\x12(\n\x07session\x18\x01 \x01(\x0b\x32\x17.userservice.v1.Session\"[\n\x19RevokeUserSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xcept_session_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"3\n\x1aRevokeUserSessionsResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x03\x32\xb5\x05\n\x0eSessionService\x12g\n\nAddSession\x12!.userservice.v1.AddSessionRequest\x1a\".userservice.v1.AddSessionResponse\"\x12\xa2\xb8\x18\x0esessions.write\x12\x66\n\nGetSession\x12!.userservice.v1.GetSessionRequest\x1a\".userservice.v1.GetSessionResponse\"\x11\xa2\xb8\x18\rsessions.read\x12p\n\rUpdateSession\x12$.userservice.v1.UpdateSessionRequest\x1a%.userservice.v1.UpdateSessionResponse\"\x12\xa2\xb8\x18\x0esessions.write\x12p\n\rDeleteSession\x12$.userservice.v1.DeleteSessionRequest\x1a%.userservice.v1.DeleteSessionResponse\"\x12\xa2\xb8\x18\x0esessions.write\x12m\n\x0cTouchSession\x12#.userservice.v1.TouchSessionRequest\x1a$.userservice.v1.TouchSessionResponse\"\x12\xa2\xb8\x18\x0esessions.write\x12\x7f\n\x12RevokeUserSessions\x12).userservice.v1.RevokeUserSessionsRequest\x1a*.userservice.v1.RevokeUserSessionsResponse\"\x12\xa2\xb8\x18\x0esessions.writeBy\n\x0euserservice.v1B\x13SessionServiceProtoP\x01Z\x1cuserservice/v1;userservicev1\xaa\x02\x0eUserservice.V1\xca\x02\x0eUserservice\\V1\xea\x02\x0fUserservice::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,22 +47,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['UpdateSession']._serialized_options = b'\242\270\030\016sessions.write'
   _globals['_SESSIONSERVICE'].methods_by_name['DeleteSession']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['DeleteSession']._serialized_options = b'\242\270\030\016sessions.write'
-  _globals['_ADDSESSIONREQUEST']._serialized_start=207
-  _globals['_ADDSESSIONREQUEST']._serialized_end=326
-  _globals['_ADDSESSIONRESPONSE']._serialized_start=328
-  _globals['_ADDSESSIONRESPONSE']._serialized_end=390
-  _globals['_GETSESSIONREQUEST']._serialized_start=392
-  _globals['_GETSESSIONREQUEST']._serialized_end=484
-  _globals['_GETSESSIONRESPONSE']._serialized_start=486
-  _globals['_GETSESSIONRESPONSE']._serialized_end=548
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=551
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=736
-  _globals['_UPDATESESSIONRESPONSE']._serialized_start=738
-  _globals['_UPDATESESSIONRESPONSE']._serialized_end=803
-  _globals['_DELETESESSIONREQUEST']._serialized_start=805
-  _globals['_DELETESESSIONREQUEST']._serialized_end=898
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=900
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=923
-  _globals['_SESSIONSERVICE']._serialized_start=926
-  _globals['_SESSIONSERVICE']._serialized_end=1379
+  _globals['_SESSIONSERVICE'].methods_by_name['TouchSession']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['TouchSession']._serialized_options = b'\242\270\030\016sessions.write'
+  _globals['_SESSIONSERVICE'].methods_by_name['RevokeUserSessions']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['RevokeUserSessions']._serialized_options = b'\242\270\030\016sessions.write'
+  _globals['_ADDSESSIONREQUEST']._serialized_start=273
+  _globals['_ADDSESSIONREQUEST']._serialized_end=526
+  _globals['_ADDSESSIONRESPONSE']._serialized_start=528
+  _globals['_ADDSESSIONRESPONSE']._serialized_end=590
+  _globals['_GETSESSIONREQUEST']._serialized_start=592
+  _globals['_GETSESSIONREQUEST']._serialized_end=684
+  _globals['_GETSESSIONRESPONSE']._serialized_start=686
+  _globals['_GETSESSIONRESPONSE']._serialized_end=748
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=751
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=936
+  _globals['_UPDATESESSIONRESPONSE']._serialized_start=938
+  _globals['_UPDATESESSIONRESPONSE']._serialized_end=1003
+  _globals['_DELETESESSIONREQUEST']._serialized_start=1005
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1098
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=1100
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=1123
+  _globals['_TOUCHSESSIONREQUEST']._serialized_start=1125
+  _globals['_TOUCHSESSIONREQUEST']._serialized_end=1203
+  _globals['_TOUCHSESSIONRESPONSE']._serialized_start=1205
+  _globals['_TOUCHSESSIONRESPONSE']._serialized_end=1269
+  _globals['_REVOKEUSERSESSIONSREQUEST']._serialized_start=1271
+  _globals['_REVOKEUSERSESSIONSREQUEST']._serialized_end=1362
+  _globals['_REVOKEUSERSESSIONSRESPONSE']._serialized_start=1364
+  _globals['_REVOKEUSERSESSIONSRESPONSE']._serialized_end=1415
+  _globals['_SESSIONSERVICE']._serialized_start=1418
+  _globals['_SESSIONSERVICE']._serialized_end=2111
 # @@protoc_insertion_point(module_scope)

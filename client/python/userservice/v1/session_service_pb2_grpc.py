@@ -58,6 +58,16 @@ class SessionServiceStub(object):
                 request_serializer=userservice_dot_v1_dot_session__service__pb2.DeleteSessionRequest.SerializeToString,
                 response_deserializer=userservice_dot_v1_dot_session__service__pb2.DeleteSessionResponse.FromString,
                 _registered_method=True)
+        self.TouchSession = channel.unary_unary(
+                '/userservice.v1.SessionService/TouchSession',
+                request_serializer=userservice_dot_v1_dot_session__service__pb2.TouchSessionRequest.SerializeToString,
+                response_deserializer=userservice_dot_v1_dot_session__service__pb2.TouchSessionResponse.FromString,
+                _registered_method=True)
+        self.RevokeUserSessions = channel.unary_unary(
+                '/userservice.v1.SessionService/RevokeUserSessions',
+                request_serializer=userservice_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.SerializeToString,
+                response_deserializer=userservice_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -68,10 +78,10 @@ class SessionServiceServicer(object):
     """
 
     def AddSession(self, request, context):
-        """Adds a session to a user.
+        """Adds a session to a user. An expired session with the same session_id is replaced.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ALREADY_EXISTS / SESSION_ALREADY_EXISTS,
-        FAILED_PRECONDITION / REQUEST_ID_REUSED.
+        RESOURCE_EXHAUSTED / SESSION_LIMIT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +116,30 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TouchSession(self, request, context):
+        """Reports that a session is in use: sets last_seen_at, and extends the session by its idle_ttl, at most to its
+        max_expire_time. etag and updated_at do not change.
+
+        Within a tenth of idle_ttl (at most 60 s, also without idle_ttl) after the last write, a touch writes nothing and
+        returns the session as it is. A session may therefore expire earlier than idle_ttl after its last touch, by at most
+        this interval.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
+        ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeUserSessions(self, request, context):
+        """Deletes all sessions of a user, or all except one, atomically.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +162,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.DeleteSession,
                     request_deserializer=userservice_dot_v1_dot_session__service__pb2.DeleteSessionRequest.FromString,
                     response_serializer=userservice_dot_v1_dot_session__service__pb2.DeleteSessionResponse.SerializeToString,
+            ),
+            'TouchSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.TouchSession,
+                    request_deserializer=userservice_dot_v1_dot_session__service__pb2.TouchSessionRequest.FromString,
+                    response_serializer=userservice_dot_v1_dot_session__service__pb2.TouchSessionResponse.SerializeToString,
+            ),
+            'RevokeUserSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeUserSessions,
+                    request_deserializer=userservice_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.FromString,
+                    response_serializer=userservice_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -242,6 +286,60 @@ class SessionService(object):
             '/userservice.v1.SessionService/DeleteSession',
             userservice_dot_v1_dot_session__service__pb2.DeleteSessionRequest.SerializeToString,
             userservice_dot_v1_dot_session__service__pb2.DeleteSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TouchSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/userservice.v1.SessionService/TouchSession',
+            userservice_dot_v1_dot_session__service__pb2.TouchSessionRequest.SerializeToString,
+            userservice_dot_v1_dot_session__service__pb2.TouchSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeUserSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/userservice.v1.SessionService/RevokeUserSessions',
+            userservice_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.SerializeToString,
+            userservice_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,10 +38,10 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     AddSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AddSessionRequest, _session_service_pb2.AddSessionResponse]
-    """Adds a session to a user.
+    """Adds a session to a user. An expired session with the same session_id is replaced.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ALREADY_EXISTS / SESSION_ALREADY_EXISTS,
-    FAILED_PRECONDITION / REQUEST_ID_REUSED.
+    RESOURCE_EXHAUSTED / SESSION_LIMIT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Returns one session.
@@ -60,6 +60,22 @@ class SessionServiceStub:
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
     ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
     """
+    TouchSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.TouchSessionRequest, _session_service_pb2.TouchSessionResponse]
+    """Reports that a session is in use: sets last_seen_at, and extends the session by its idle_ttl, at most to its
+    max_expire_time. etag and updated_at do not change.
+
+    Within a tenth of idle_ttl (at most 60 s, also without idle_ttl) after the last write, a touch writes nothing and
+    returns the session as it is. A session may therefore expire earlier than idle_ttl after its last touch, by at most
+    this interval.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
+    ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+    """
+    RevokeUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeUserSessionsRequest, _session_service_pb2.RevokeUserSessionsResponse]
+    """Deletes all sessions of a user, or all except one, atomically.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -71,10 +87,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AddSessionRequest, _session_service_pb2.AddSessionResponse]  # type: ignore[assignment]
-    """Adds a session to a user.
+    """Adds a session to a user. An expired session with the same session_id is replaced.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ALREADY_EXISTS / SESSION_ALREADY_EXISTS,
-    FAILED_PRECONDITION / REQUEST_ID_REUSED.
+    RESOURCE_EXHAUSTED / SESSION_LIMIT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Returns one session.
@@ -93,6 +109,22 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
     ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
     """
+    TouchSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.TouchSessionRequest, _session_service_pb2.TouchSessionResponse]  # type: ignore[assignment]
+    """Reports that a session is in use: sets last_seen_at, and extends the session by its idle_ttl, at most to its
+    max_expire_time. etag and updated_at do not change.
+
+    Within a tenth of idle_ttl (at most 60 s, also without idle_ttl) after the last write, a touch writes nothing and
+    returns the session as it is. A session may therefore expire earlier than idle_ttl after its last touch, by at most
+    this interval.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
+    ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+    """
+    RevokeUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeUserSessionsRequest, _session_service_pb2.RevokeUserSessionsResponse]  # type: ignore[assignment]
+    """Deletes all sessions of a user, or all except one, atomically.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages the sessions of users. UserService.GetUserSessions lists them.
@@ -107,10 +139,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.AddSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.AddSessionResponse, _abc.Awaitable[_session_service_pb2.AddSessionResponse]]:
-        """Adds a session to a user.
+        """Adds a session to a user. An expired session with the same session_id is replaced.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ALREADY_EXISTS / SESSION_ALREADY_EXISTS,
-        FAILED_PRECONDITION / REQUEST_ID_REUSED.
+        RESOURCE_EXHAUSTED / SESSION_LIMIT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -146,6 +178,34 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
         ABORTED / ETAG_MISMATCH, ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def TouchSession(
+        self,
+        request: _session_service_pb2.TouchSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.TouchSessionResponse, _abc.Awaitable[_session_service_pb2.TouchSessionResponse]]:
+        """Reports that a session is in use: sets last_seen_at, and extends the session by its idle_ttl, at most to its
+        max_expire_time. etag and updated_at do not change.
+
+        Within a tenth of idle_ttl (at most 60 s, also without idle_ttl) after the last write, a touch writes nothing and
+        returns the session as it is. A session may therefore expire earlier than idle_ttl after its last touch, by at most
+        this interval.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
+        ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeUserSessions(
+        self,
+        request: _session_service_pb2.RevokeUserSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.RevokeUserSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeUserSessionsResponse]]:
+        """Deletes all sessions of a user, or all except one, atomically.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, FAILED_PRECONDITION / REQUEST_ID_REUSED.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

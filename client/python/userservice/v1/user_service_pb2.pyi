@@ -507,6 +507,7 @@ class GetUserSessionsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    INCLUDE_EXPIRED_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """user_id of the user. Required. Limits: see User.user_id."""
     limit: _builtins.int
@@ -519,6 +520,8 @@ class GetUserSessionsRequest(_message.Message):
     """
     view: _view_pb2.View.ValueType
     """The fields to return. Optional; all fields by default."""
+    include_expired: _builtins.bool
+    """Whether the list and total_size include expired sessions that the server has not removed yet. Optional."""
     def __init__(
         self,
         *,
@@ -526,10 +529,11 @@ class GetUserSessionsRequest(_message.Message):
         limit: _builtins.int = ...,
         cursor: _builtins.int = ...,
         view: _view_pb2.View.ValueType = ...,
+        include_expired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "include_expired", b"include_expired", "limit", b"limit", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -198,7 +198,7 @@ class UserServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetUserSessions(self, request, context):
-        """Returns one page of the sessions of a user, ordered by id.
+        """Returns one page of the sessions of a user, ordered by id, without expired sessions.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
         """

@@ -98,7 +98,7 @@ class UserServiceStub:
     Errors: INVALID_ARGUMENT / INVALID_FIELD.
     """
     GetUserSessions: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetUserSessionsRequest, _user_service_pb2.GetUserSessionsResponse]
-    """Returns one page of the sessions of a user, ordered by id.
+    """Returns one page of the sessions of a user, ordered by id, without expired sessions.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
     """
@@ -192,7 +192,7 @@ class UserServiceAsyncStub(UserServiceStub):
     Errors: INVALID_ARGUMENT / INVALID_FIELD.
     """
     GetUserSessions: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetUserSessionsRequest, _user_service_pb2.GetUserSessionsResponse]  # type: ignore[assignment]
-    """Returns one page of the sessions of a user, ordered by id.
+    """Returns one page of the sessions of a user, ordered by id, without expired sessions.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
     """
@@ -331,7 +331,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.GetUserSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.GetUserSessionsResponse, _abc.Awaitable[_user_service_pb2.GetUserSessionsResponse]]:
-        """Returns one page of the sessions of a user, ordered by id.
+        """Returns one page of the sessions of a user, ordered by id, without expired sessions.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND.
         """

@@ -94,7 +94,7 @@ export class Scope {
 }
 
 function isBag(value: unknown): value is Bag {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  return typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Date);
 }
 
 /** Sets a property; `__proto__` is an ordinary key. */
@@ -122,6 +122,7 @@ const MAKERS: Readonly<Record<string, (operand: never) => unknown>> = {
   $nest: ([kind, levels]: [string, number]) => nest(kind, levels),
   $number: (text: string) => Number(text),
   $integer: (text: string) => BigInt(text),
+  $in: (seconds: number) => new Date(Date.now() + seconds * 1e3),
 };
 
 /** Returns the value of an operator; a matcher is returned unchanged, because `match` evaluates it. */
@@ -171,6 +172,11 @@ const MATCHERS: Readonly<Record<string, (operand: never, actual: never) => boole
   $now: (seconds: number, actual: string) => {
     const age = (Date.now() - Date.parse(actual)) / 1e3;
     return age >= -1 && age <= seconds;
+  },
+  // A time in the given seconds, or up to 30 seconds earlier.
+  $ahead: (seconds: number, actual: string) => {
+    const late = (Date.parse(actual) - Date.now()) / 1e3 - seconds;
+    return late >= -30 && late <= 1;
   },
   $count: (length: number, actual: unknown[]) => actual.length === length,
 };

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from userservice_server.wire import idempotency, ids, imports, records
+from userservice_server.wire import expiry, idempotency, ids, imports, records
 from userservice_server.wire.outcomes import Code
 
 _INCLUDE = re.compile(r"^--@include (\S+)$", re.MULTILINE)
@@ -18,6 +18,9 @@ _CONSTANTS = re.compile(r"^--@constants (.+)$", re.MULTILINE)
 
 CONSTANTS: Mapping[str, int | bytes] = {
     **{code.name: code.value for code in Code},
+    "COUNT_TAG": expiry.COUNT_TAG,
+    "MICROSECONDS_A_SECOND": expiry.MICROSECONDS_A_SECOND,
+    "MOST_SESSIONS": expiry.MOST_SESSIONS,
     "FRAME_TAG": records.FRAME_TAG,
     "KEY_TAG": records.KEY_TAG,
     "ID_TAG": bytes([records.ID_TAG]),
@@ -78,6 +81,10 @@ IMPORT = Script.load("import.lua")
 IMPORT_READ = Script.load("import_read.lua")
 CREATE = Script.load("create.lua")
 UPGRADE = Script.load("upgrade.lua")
+EXPIRED = Script.load("expired.lua")
+REVOKE = Script.load("revoke.lua")
+DUE = Script.load("due.lua")
+SWEEP = Script.load("sweep.lua")
 FOUND = Script.load("found.lua")
 FOUND_PARTITION = Script.load("found_partition.lua")
 FOUNDED = Script.load("founded.lua")
@@ -86,4 +93,5 @@ RAISE_LAST_ID = Script.load("raise_last_id.lua")
 _OF_IMPORTS = (IMPORT_OPEN, IMPORT, IMPORT_READ)
 _OF_CREATION = (CREATE, UPGRADE, FOUND, FOUND_PARTITION, FOUNDED)
 _OF_CHECKS = (PERMISSIONS, PROBE, COUNT, RAISE_LAST_ID)
-ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, *_OF_IMPORTS, *_OF_CHECKS, *_OF_CREATION)
+_OF_SESSIONS = (EXPIRED, REVOKE, DUE, SWEEP)
+ALL = (ADD, GET, BATCH_GET, REPLACE, DELETE, *_OF_SESSIONS, *_OF_IMPORTS, *_OF_CHECKS, *_OF_CREATION)

@@ -1,5 +1,5 @@
 --@constants DONE EXISTS NOT_FOUND OWNER_NOT_FOUND REQUEST_ID_REUSED CONFLICT STORE_CHANGED WRONG_CLOCK
---@constants FINGERPRINT_BYTES REQUEST_TTL_MS
+--@constants SESSION_LIMIT TIME_PASSED FINGERPRINT_BYTES REQUEST_TTL_MS
 -- Shared by the scripts that return outcomes. An outcome is one letter and a payload:
 --   DONE               payload: the record (none for a delete)
 --   EXISTS             there is a record with this key
@@ -11,6 +11,8 @@
 --   CONFLICT           the record has changed, and nothing was written: repeat; payload: the present record, if known
 --   STORE_CHANGED      this is another store, or it has lost keys; nothing was written
 --   WRONG_CLOCK        the store's clock is wrong; nothing was written
+--   SESSION_LIMIT      the user has the maximum number of sessions
+--   TIME_PASSED        the session would end at a time that has passed
 
 -- Returns the outcome in the idempotency record of this request_id, or nil if the request_id is new or empty (the
 -- fingerprint is then empty). The outcome of an earlier request is in a list of one element, by which the server

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 --@include _store.lua
 --@include _outcome.lua
+--@include _expiry.lua
 --@include _sessions.lua
 -- Removes a record and the table that it owns. Allowed if memory is full: deleting makes room.
 --
@@ -9,9 +10,10 @@
 -- KEYS[3]     rows of the table
 -- KEYS[4]     index of the table
 -- KEYS[5]     idempotency record
--- KEYS[6, 7]  if the records have an owner: index of the owner's table, and session count
--- KEYS[6…8]   if the records have no owner: rows and index of the table of sessions that the record owns, and session
---             count
+-- KEYS[6…9]   if the records have an owner: index of the owner's table, session count, expiry of the owner's sessions,
+--             expiry queue
+-- KEYS[6…10]  if the records have no owner: rows and index of the table of sessions that the record owns, session count,
+--             expiry of these sessions, expiry queue
 --
 -- ARGV[1]     expected store id
 -- ARGV[2]     key of the record
@@ -23,7 +25,7 @@
 --
 -- Returns:
 --   the verdict        the record was removed, or the request is rejected
---   NOT_FOUND          there is no record with this key
+--   NOT_FOUND          there is no record with this key, or it has ended
 --   OWNER_NOT_FOUND    the owner does not exist
 --   CONFLICT           the record is not the old one: read it and repeat
 --   REQUEST_ID_REUSED  the request_id was used for another request
@@ -40,7 +42,7 @@ if recorded then
   return recorded
 end
 local id = redis.call('HGET', index, key)
-if not id then
+if not id or (owner ~= '' and has_ended(KEYS[8], id)) then
   return conclude(request_key, fingerprint, missing(KEYS[6], owner))
 end
 if old == '' and verdict ~= DONE then
@@ -52,11 +54,15 @@ end
 if verdict == DONE then
   if owner == '' then
     count_sessions(KEYS[8], id, 'removed', redis.call('ZCARD', KEYS[6]))
-    redis.call('UNLINK', KEYS[6], KEYS[7])
+    redis.call('UNLINK', KEYS[6], KEYS[7], KEYS[9])
+    redis.call('ZREM', KEYS[10], id)
   else
     count_sessions(KEYS[7], redis.call('HGET', KEYS[6], owner), 'removed', 1)
   end
   redis.call('ZREMRANGEBYSCORE', rows, id, id)
   redis.call('HDEL', index, key)
+  if owner ~= '' then
+    redis.call('ZREM', KEYS[8], id)
+  end
 end
 return conclude(request_key, fingerprint, verdict)

@@ -1,6 +1,7 @@
 #!lua
 --@include _store.lua
 --@include _outcome.lua
+--@include _expiry.lua
 -- Replaces a record by a new one that was made from the old one, if the old one is still there (compare-and-set).
 --
 -- KEYS[1]  store id of the partition
@@ -9,6 +10,7 @@
 -- KEYS[4]  index of the table
 -- KEYS[5]  idempotency record
 -- KEYS[6]  index of the owner's table; left out if the records have no owner
+-- KEYS[7]  expiry of the owner's sessions; left out if the records have no owner
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  key of the record
@@ -16,10 +18,11 @@
 -- ARGV[4]  verdict: DONE and the new record, or the outcome to return
 -- ARGV[5]  fingerprint of the request; empty without a request_id
 -- ARGV[6]  owner: user_id of the user to whom the record belongs; empty if the records have no owner
+-- ARGV[7]  time at which the new record ends, in microseconds, not before that of the old one; empty: the same time
 --
 -- Returns:
 --   the verdict              the record was replaced, or the request is rejected
---   NOT_FOUND                there is no record with this key
+--   NOT_FOUND                there is no record with this key, or it has ended
 --   OWNER_NOT_FOUND          the owner does not exist
 --   CONFLICT and the record  the record is not the old one: repeat with the present one
 --   CONFLICT                 the old record was removed: repeat without it
@@ -37,7 +40,7 @@ if recorded then
   return recorded
 end
 local id = redis.call('HGET', index, key)
-if not id then
+if not id or has_ended(KEYS[7], id) then
   if old ~= '' then
     return CONFLICT -- an update with allow_missing adds the record; other updates then return NOT_FOUND
   end
@@ -50,5 +53,8 @@ end
 if verdict:sub(1, 1) == DONE then
   redis.call('ZREM', rows, old)
   redis.call('ZADD', rows, id, verdict:sub(2))
+  if ARGV[7] ~= '' then
+    redis.call('ZADD', KEYS[7], ARGV[7], id)
+  end
 end
 return conclude(request_key, fingerprint, verdict)

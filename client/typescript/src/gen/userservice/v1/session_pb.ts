@@ -4,18 +4,21 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file userservice/v1/session.proto.
  */
 export const file_userservice_v1_session: GenFile = /*@__PURE__*/
-  fileDesc("Chx1c2Vyc2VydmljZS92MS9zZXNzaW9uLnByb3RvEg51c2Vyc2VydmljZS52MSLhAQoHU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEgoKAmlkGAIgASgDEg8KB3VzZXJfaWQYAyABKAkSDAoEdXVpZBgEIAEoCRIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgIIAEoCUJyCg51c2Vyc2VydmljZS52MUIMU2Vzc2lvblByb3RvUAFaHHVzZXJzZXJ2aWNlL3YxO3VzZXJzZXJ2aWNldjGqAg5Vc2Vyc2VydmljZS5WMcoCDlVzZXJzZXJ2aWNlXFYx6gIPVXNlcnNlcnZpY2U6OlYxYgZwcm90bzM", [file_google_protobuf_struct, file_google_protobuf_timestamp]);
+  fileDesc("Chx1c2Vyc2VydmljZS92MS9zZXNzaW9uLnByb3RvEg51c2Vyc2VydmljZS52MSKmAwoHU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEgoKAmlkGAIgASgDEg8KB3VzZXJfaWQYAyABKAkSDAoEdXVpZBgEIAEoCRIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgIIAEoCRIrCghpZGxlX3R0bBgJIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIzCg9tYXhfZXhwaXJlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxsYXN0X3NlZW5fYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQnIKDnVzZXJzZXJ2aWNlLnYxQgxTZXNzaW9uUHJvdG9QAVocdXNlcnNlcnZpY2UvdjE7dXNlcnNlcnZpY2V2MaoCDlVzZXJzZXJ2aWNlLlYxygIOVXNlcnNlcnZpY2VcVjHqAg9Vc2Vyc2VydmljZTo6VjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
- * A session, as stored and as returned. It belongs to one user and is deleted with that user. It does not expire.
+ * A session, as stored and as returned. It belongs to one user and is deleted with that user.
+ *
+ * A session that was added with an expire_time, a ttl or an idle_ttl expires. From its expire_time on, by the store's
+ * clock, it is absent from every read, list and count, as if it had been deleted; the server removes it later.
  *
  * The encoded message is the storage format, as for User: session_id, id and user_id must keep numbers 1, 2 and 3.
  *
@@ -76,11 +79,43 @@ export type Session = Message<"userservice.v1.Session"> & {
   updatedAt?: Timestamp | undefined;
 
   /**
-   * Opaque version of the session; every write changes it. Output only. See User.etag.
+   * Opaque version of the session; every write except TouchSession changes it. Output only. See User.etag.
    *
    * @generated from field: string etag = 8;
    */
   etag: string;
+
+  /**
+   * Time without a touch after which the session expires. Set when the session is added; absent if touches do not
+   * matter.
+   *
+   * @generated from field: google.protobuf.Duration idle_ttl = 9;
+   */
+  idleTtl?: Duration | undefined;
+
+  /**
+   * Time at which the session expires even if it is touched, by the store's clock. Set when the session is added, from
+   * expire_time or ttl of the request; absent if there is no such time.
+   *
+   * @generated from field: google.protobuf.Timestamp max_expire_time = 10;
+   */
+  maxExpireTime?: Timestamp | undefined;
+
+  /**
+   * Time at which the session expires unless it is touched before, by the store's clock, in microseconds. Output only.
+   * Absent if the session does not expire.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 11;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * Time at which the session was added or last touched, by the store's clock, in microseconds. Output only. A touch
+   * soon after another one does not change it. Absent if the session was neither added with an expiry nor touched.
+   *
+   * @generated from field: google.protobuf.Timestamp last_seen_at = 12;
+   */
+  lastSeenAt?: Timestamp | undefined;
 };
 
 /**

@@ -4,8 +4,8 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { FieldMask } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_field_mask, file_google_protobuf_struct } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import { file_userservice_v1_options } from "./options_pb.js";
 import type { Session } from "./session_pb.js";
 import { file_userservice_v1_session } from "./session_pb.js";
@@ -17,7 +17,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file userservice/v1/session_service.proto.
  */
 export const file_userservice_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("CiR1c2Vyc2VydmljZS92MS9zZXNzaW9uX3NlcnZpY2UucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIncKEUFkZFNlc3Npb25SZXF1ZXN0Eg8KB3VzZXJfaWQYASABKAkSEgoKc2Vzc2lvbl9pZBgCIAEoCRIpCghtZXRhZGF0YRgDIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSEgoKcmVxdWVzdF9pZBgEIAEoCSI+ChJBZGRTZXNzaW9uUmVzcG9uc2USKAoHc2Vzc2lvbhgBIAEoCzIXLnVzZXJzZXJ2aWNlLnYxLlNlc3Npb24iXAoRR2V0U2Vzc2lvblJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgpzZXNzaW9uX2lkGAIgASgJEiIKBHZpZXcYAyABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3Ij4KEkdldFNlc3Npb25SZXNwb25zZRIoCgdzZXNzaW9uGAEgASgLMhcudXNlcnNlcnZpY2UudjEuU2Vzc2lvbiK5AQoUVXBkYXRlU2Vzc2lvblJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgpzZXNzaW9uX2lkGAIgASgJEikKCG1ldGFkYXRhGAMgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIvCgt1cGRhdGVfbWFzaxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJIkEKFVVwZGF0ZVNlc3Npb25SZXNwb25zZRIoCgdzZXNzaW9uGAEgASgLMhcudXNlcnNlcnZpY2UudjEuU2Vzc2lvbiJdChREZWxldGVTZXNzaW9uUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEhIKCnNlc3Npb25faWQYAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJIhcKFURlbGV0ZVNlc3Npb25SZXNwb25zZTLFAwoOU2Vzc2lvblNlcnZpY2USZwoKQWRkU2Vzc2lvbhIhLnVzZXJzZXJ2aWNlLnYxLkFkZFNlc3Npb25SZXF1ZXN0GiIudXNlcnNlcnZpY2UudjEuQWRkU2Vzc2lvblJlc3BvbnNlIhKiuBgOc2Vzc2lvbnMud3JpdGUSZgoKR2V0U2Vzc2lvbhIhLnVzZXJzZXJ2aWNlLnYxLkdldFNlc3Npb25SZXF1ZXN0GiIudXNlcnNlcnZpY2UudjEuR2V0U2Vzc2lvblJlc3BvbnNlIhGiuBgNc2Vzc2lvbnMucmVhZBJwCg1VcGRhdGVTZXNzaW9uEiQudXNlcnNlcnZpY2UudjEuVXBkYXRlU2Vzc2lvblJlcXVlc3QaJS51c2Vyc2VydmljZS52MS5VcGRhdGVTZXNzaW9uUmVzcG9uc2UiEqK4GA5zZXNzaW9ucy53cml0ZRJwCg1EZWxldGVTZXNzaW9uEiQudXNlcnNlcnZpY2UudjEuRGVsZXRlU2Vzc2lvblJlcXVlc3QaJS51c2Vyc2VydmljZS52MS5EZWxldGVTZXNzaW9uUmVzcG9uc2UiEqK4GA5zZXNzaW9ucy53cml0ZUJ5Cg51c2Vyc2VydmljZS52MUITU2Vzc2lvblNlcnZpY2VQcm90b1ABWhx1c2Vyc2VydmljZS92MTt1c2Vyc2VydmljZXYxqgIOVXNlcnNlcnZpY2UuVjHKAg5Vc2Vyc2VydmljZVxWMeoCD1VzZXJzZXJ2aWNlOjpWMWIGcHJvdG8z", [file_google_protobuf_field_mask, file_google_protobuf_struct, file_userservice_v1_options, file_userservice_v1_session, file_userservice_v1_view]);
+  fileDesc("CiR1c2Vyc2VydmljZS92MS9zZXNzaW9uX3NlcnZpY2UucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIv0BChFBZGRTZXNzaW9uUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEhIKCnNlc3Npb25faWQYAiABKAkSKQoIbWV0YWRhdGEYAyABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhIKCnJlcXVlc3RfaWQYBCABKAkSLwoLZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiYKA3R0bBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIrCghpZGxlX3R0bBgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI+ChJBZGRTZXNzaW9uUmVzcG9uc2USKAoHc2Vzc2lvbhgBIAEoCzIXLnVzZXJzZXJ2aWNlLnYxLlNlc3Npb24iXAoRR2V0U2Vzc2lvblJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgpzZXNzaW9uX2lkGAIgASgJEiIKBHZpZXcYAyABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3Ij4KEkdldFNlc3Npb25SZXNwb25zZRIoCgdzZXNzaW9uGAEgASgLMhcudXNlcnNlcnZpY2UudjEuU2Vzc2lvbiK5AQoUVXBkYXRlU2Vzc2lvblJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgpzZXNzaW9uX2lkGAIgASgJEikKCG1ldGFkYXRhGAMgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIvCgt1cGRhdGVfbWFzaxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSDAoEZXRhZxgFIAEoCRISCgpyZXF1ZXN0X2lkGAYgASgJIkEKFVVwZGF0ZVNlc3Npb25SZXNwb25zZRIoCgdzZXNzaW9uGAEgASgLMhcudXNlcnNlcnZpY2UudjEuU2Vzc2lvbiJdChREZWxldGVTZXNzaW9uUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEhIKCnNlc3Npb25faWQYAiABKAkSDAoEZXRhZxgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJIhcKFURlbGV0ZVNlc3Npb25SZXNwb25zZSJOChNUb3VjaFNlc3Npb25SZXF1ZXN0Eg8KB3VzZXJfaWQYASABKAkSEgoKc2Vzc2lvbl9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIkAKFFRvdWNoU2Vzc2lvblJlc3BvbnNlEigKB3Nlc3Npb24YASABKAsyFy51c2Vyc2VydmljZS52MS5TZXNzaW9uIlsKGVJldm9rZVVzZXJTZXNzaW9uc1JlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRIZChFleGNlcHRfc2Vzc2lvbl9pZBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJIjMKGlJldm9rZVVzZXJTZXNzaW9uc1Jlc3BvbnNlEhUKDXJldm9rZWRfY291bnQYASABKAMytQUKDlNlc3Npb25TZXJ2aWNlEmcKCkFkZFNlc3Npb24SIS51c2Vyc2VydmljZS52MS5BZGRTZXNzaW9uUmVxdWVzdBoiLnVzZXJzZXJ2aWNlLnYxLkFkZFNlc3Npb25SZXNwb25zZSISorgYDnNlc3Npb25zLndyaXRlEmYKCkdldFNlc3Npb24SIS51c2Vyc2VydmljZS52MS5HZXRTZXNzaW9uUmVxdWVzdBoiLnVzZXJzZXJ2aWNlLnYxLkdldFNlc3Npb25SZXNwb25zZSIRorgYDXNlc3Npb25zLnJlYWQScAoNVXBkYXRlU2Vzc2lvbhIkLnVzZXJzZXJ2aWNlLnYxLlVwZGF0ZVNlc3Npb25SZXF1ZXN0GiUudXNlcnNlcnZpY2UudjEuVXBkYXRlU2Vzc2lvblJlc3BvbnNlIhKiuBgOc2Vzc2lvbnMud3JpdGUScAoNRGVsZXRlU2Vzc2lvbhIkLnVzZXJzZXJ2aWNlLnYxLkRlbGV0ZVNlc3Npb25SZXF1ZXN0GiUudXNlcnNlcnZpY2UudjEuRGVsZXRlU2Vzc2lvblJlc3BvbnNlIhKiuBgOc2Vzc2lvbnMud3JpdGUSbQoMVG91Y2hTZXNzaW9uEiMudXNlcnNlcnZpY2UudjEuVG91Y2hTZXNzaW9uUmVxdWVzdBokLnVzZXJzZXJ2aWNlLnYxLlRvdWNoU2Vzc2lvblJlc3BvbnNlIhKiuBgOc2Vzc2lvbnMud3JpdGUSfwoSUmV2b2tlVXNlclNlc3Npb25zEikudXNlcnNlcnZpY2UudjEuUmV2b2tlVXNlclNlc3Npb25zUmVxdWVzdBoqLnVzZXJzZXJ2aWNlLnYxLlJldm9rZVVzZXJTZXNzaW9uc1Jlc3BvbnNlIhKiuBgOc2Vzc2lvbnMud3JpdGVCeQoOdXNlcnNlcnZpY2UudjFCE1Nlc3Npb25TZXJ2aWNlUHJvdG9QAVocdXNlcnNlcnZpY2UvdjE7dXNlcnNlcnZpY2V2MaoCDlVzZXJzZXJ2aWNlLlYxygIOVXNlcnNlcnZpY2VcVjHqAg9Vc2Vyc2VydmljZTo6VjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_userservice_v1_options, file_userservice_v1_session, file_userservice_v1_view]);
 
 /**
  * Request of SessionService.AddSession.
@@ -52,6 +52,29 @@ export type AddSessionRequest = Message<"userservice.v1.AddSessionRequest"> & {
    * @generated from field: string request_id = 4;
    */
   requestId: string;
+
+  /**
+   * Time at which the session expires. Optional. It must be in the future, by the store's clock, and before the year
+   * 2200, and excludes ttl.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 5;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * Time after which the session expires, at least 1 ms and at most 36 500 days. Optional. It excludes expire_time.
+   *
+   * @generated from field: google.protobuf.Duration ttl = 6;
+   */
+  ttl?: Duration | undefined;
+
+  /**
+   * Time without a touch after which the session expires, at least 1 ms and at most 36 500 days. Optional. See
+   * TouchSession.
+   *
+   * @generated from field: google.protobuf.Duration idle_ttl = 7;
+   */
+  idleTtl?: Duration | undefined;
 };
 
 /**
@@ -274,6 +297,118 @@ export const DeleteSessionResponseSchema: GenMessage<DeleteSessionResponse> = /*
   messageDesc(file_userservice_v1_session_service, 7);
 
 /**
+ * Request of SessionService.TouchSession.
+ *
+ * @generated from message userservice.v1.TouchSessionRequest
+ */
+export type TouchSessionRequest = Message<"userservice.v1.TouchSessionRequest"> & {
+  /**
+   * The user to which the session belongs. Required. Limits: see User.user_id.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * session_id of the session. Required. Limits: see Session.session_id.
+   *
+   * @generated from field: string session_id = 2;
+   */
+  sessionId: string;
+
+  /**
+   * Idempotency key, a UUID. Optional. See AddUserRequest.request_id. A touch that writes nothing is not recorded.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message userservice.v1.TouchSessionRequest.
+ * Use `create(TouchSessionRequestSchema)` to create a new message.
+ */
+export const TouchSessionRequestSchema: GenMessage<TouchSessionRequest> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_session_service, 8);
+
+/**
+ * Response of SessionService.TouchSession.
+ *
+ * @generated from message userservice.v1.TouchSessionResponse
+ */
+export type TouchSessionResponse = Message<"userservice.v1.TouchSessionResponse"> & {
+  /**
+   * The session after the touch.
+   *
+   * @generated from field: userservice.v1.Session session = 1;
+   */
+  session?: Session | undefined;
+};
+
+/**
+ * Describes the message userservice.v1.TouchSessionResponse.
+ * Use `create(TouchSessionResponseSchema)` to create a new message.
+ */
+export const TouchSessionResponseSchema: GenMessage<TouchSessionResponse> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_session_service, 9);
+
+/**
+ * Request of SessionService.RevokeUserSessions.
+ *
+ * @generated from message userservice.v1.RevokeUserSessionsRequest
+ */
+export type RevokeUserSessionsRequest = Message<"userservice.v1.RevokeUserSessionsRequest"> & {
+  /**
+   * The user whose sessions are deleted. Required. Limits: see User.user_id.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * session_id of a session to keep. Optional. If the user has no such session, all sessions are deleted.
+   *
+   * @generated from field: string except_session_id = 2;
+   */
+  exceptSessionId: string;
+
+  /**
+   * Idempotency key, a UUID. Optional. See AddUserRequest.request_id.
+   *
+   * @generated from field: string request_id = 3;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message userservice.v1.RevokeUserSessionsRequest.
+ * Use `create(RevokeUserSessionsRequestSchema)` to create a new message.
+ */
+export const RevokeUserSessionsRequestSchema: GenMessage<RevokeUserSessionsRequest> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_session_service, 10);
+
+/**
+ * Response of SessionService.RevokeUserSessions.
+ *
+ * @generated from message userservice.v1.RevokeUserSessionsResponse
+ */
+export type RevokeUserSessionsResponse = Message<"userservice.v1.RevokeUserSessionsResponse"> & {
+  /**
+   * Number of sessions that were deleted, without those that had expired before.
+   *
+   * @generated from field: int64 revoked_count = 1;
+   */
+  revokedCount: bigint;
+};
+
+/**
+ * Describes the message userservice.v1.RevokeUserSessionsResponse.
+ * Use `create(RevokeUserSessionsResponseSchema)` to create a new message.
+ */
+export const RevokeUserSessionsResponseSchema: GenMessage<RevokeUserSessionsResponse> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_session_service, 11);
+
+/**
  * Manages the sessions of users. UserService.GetUserSessions lists them.
  *
  * Errors contain the details that the comment of UserService describes. Every RPC of this service returns NOT_FOUND /
@@ -283,10 +418,10 @@ export const DeleteSessionResponseSchema: GenMessage<DeleteSessionResponse> = /*
  */
 export const SessionService: GenService<{
   /**
-   * Adds a session to a user.
+   * Adds a session to a user. An expired session with the same session_id is replaced.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, ALREADY_EXISTS / SESSION_ALREADY_EXISTS,
-   * FAILED_PRECONDITION / REQUEST_ID_REUSED.
+   * RESOURCE_EXHAUSTED / SESSION_LIMIT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
    *
    * @generated from rpc userservice.v1.SessionService.AddSession
    */
@@ -332,6 +467,36 @@ export const SessionService: GenService<{
     methodKind: "unary";
     input: typeof DeleteSessionRequestSchema;
     output: typeof DeleteSessionResponseSchema;
+  },
+  /**
+   * Reports that a session is in use: sets last_seen_at, and extends the session by its idle_ttl, at most to its
+   * max_expire_time. etag and updated_at do not change.
+   *
+   * Within a tenth of idle_ttl (at most 60 s, also without idle_ttl) after the last write, a touch writes nothing and
+   * returns the session as it is. A session may therefore expire earlier than idle_ttl after its last touch, by at most
+   * this interval.
+   *
+   * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
+   * ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+   *
+   * @generated from rpc userservice.v1.SessionService.TouchSession
+   */
+  touchSession: {
+    methodKind: "unary";
+    input: typeof TouchSessionRequestSchema;
+    output: typeof TouchSessionResponseSchema;
+  },
+  /**
+   * Deletes all sessions of a user, or all except one, atomically.
+   *
+   * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, FAILED_PRECONDITION / REQUEST_ID_REUSED.
+   *
+   * @generated from rpc userservice.v1.SessionService.RevokeUserSessions
+   */
+  revokeUserSessions: {
+    methodKind: "unary";
+    input: typeof RevokeUserSessionsRequestSchema;
+    output: typeof RevokeUserSessionsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_userservice_v1_session_service, 0);

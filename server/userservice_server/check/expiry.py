@@ -1,0 +1,58 @@
+"""Checks when the sessions of a user end: the records, the expiry of the sessions and the expiry queue must agree."""
+
+from collections.abc import Iterator
+
+from google.protobuf.message import DecodeError
+
+from userservice.v1.session_pb2 import Session
+from userservice_server.check.reading import PAGE, Reader, number
+from userservice_server.check.report import Report
+from userservice_server.store.keys import Table
+from userservice_server.wire.records import decode
+
+
+def check_expiry(reader: Reader, report: Report, table: Table) -> None:
+    """Compares the ends in the records of a user's sessions with the expiry of the sessions and the expiry queue."""
+    differences = _differences(reader, table)
+    if differences:
+        # Read again, because a session may have been added, touched or removed between the reads.
+        for text in sorted(set(differences) & set(_differences(reader, table))):
+            report.find(text, table.session_expiry)
+
+
+def _differences(reader: Reader, table: Table) -> list[str]:
+    found = []
+    [scores, owner] = reader.read(
+        [("ZRANGE", table.session_expiry, 0, -1, "WITHSCORES"), ("HGET", table.owner_index, table.owner)]
+    )
+    ends = {number(session): float(score) for session, score in zip(scores[::2], scores[1::2], strict=True)}
+    for row, session in _rows(reader, table):
+        if _end(row) != ends.pop(session, None):
+            found.append(f"session {session}: its record and the expiry of the sessions have different ends")
+    found += [f"session {session}: the expiry of the sessions has an entry without session" for session in ends]
+    if scores and owner is not None:
+        [due] = reader.read([("ZSCORE", table.expiry_queue, owner)])
+        if due is None or float(due) > float(scores[1]):
+            found.append("the expiry queue has no entry, or a later one, for the user of these sessions")
+    return found
+
+
+def _rows(reader: Reader, table: Table) -> Iterator[tuple[bytes, int]]:
+    """Yields the rows of a table with their ids."""
+    position = "-inf"
+    while True:
+        arguments = ("ZRANGE", table.rows, position, "+inf", "BYSCORE", "LIMIT", 0, PAGE, "WITHSCORES")
+        [page] = reader.read([arguments])
+        yield from zip(page[::2], (int(float(score)) for score in page[1::2]), strict=True)
+        if not page:
+            return
+        position = f"({page[-1].decode()}"
+
+
+def _end(row: bytes) -> float | None:
+    """Returns the time at which a session ends; None if it does not end, or its record is damaged."""
+    try:
+        session = decode(Session, row)
+    except (DecodeError, IndexError):
+        return None
+    return float(session.expire_time.ToMicroseconds()) if session.HasField("expire_time") else None
