@@ -67,7 +67,7 @@ class Store:
         for start in range(0, count, _BATCH):
             self._pipe(
                 [
-                    (*head, user.user_id, key_field(user.user_id), _new_user(user), b"", _TABLE.partition, "")
+                    (*head, user.user_id, key_field(user.user_id), _new_user(user), b"", _TABLE.partition, "", "", 0)
                     for user in users(min(_BATCH, count - start), start)
                 ]
             )
