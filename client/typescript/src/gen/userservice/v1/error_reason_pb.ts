@@ -231,6 +231,13 @@ export enum ErrorReason {
   AUTHENTICATION_UNAVAILABLE = 21,
 
   /**
+   * The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire.
+   *
+   * @generated from enum value: ERROR_REASON_SESSION_LIMIT = 26;
+   */
+  SESSION_LIMIT = 26,
+
+  /**
    * A batch of an import leaves out rows: its offset is above the number of rows that were sent before. The rows of the
    * batch were not applied. Continue at the offset of the first response.
    *
