@@ -11,7 +11,7 @@ from harness.services import Service
 from harness.stores import BACKENDS
 from harness.topologies import SHORT, TOPOLOGIES
 
-SHORT_FILES = ("users_list_chunked", "users_batch_get", "users_delete")
+SHORT_FILES = ("users_list_chunked", "users_batch_get", "users_delete", "sessions_end")
 
 
 def _runs(case: Case, driver: str) -> bool:
@@ -25,7 +25,7 @@ def _combinations() -> list[ParameterSet]:
 
     The drivers differ in the client, which does not see the store. The other combinations are long. On stores with
     several servers, every case runs through its first driver, which takes the least time; `make test` takes the cases
-    of lists, which are merged there.
+    of lists, which are merged there, and of sessions that end, which each partition has.
     """
     found = []
     for backend in sorted(BACKENDS, reverse=True):

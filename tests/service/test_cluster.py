@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from harness.clusters import Cluster
 from harness.connections import Stubs, connect, connect_blocking, health
 from harness.failures import failure_of
@@ -196,6 +197,29 @@ def test_the_check_reads_all_masters(cluster: Cluster, running: Service) -> None
     assert sorted(finding.key for finding in report.findings) == sorted(name.encode() for name in names_of_keys)
 
 
+def test_expired_sessions_are_removed_in_every_partition(cluster: Cluster, running: Service) -> None:
+    tables = [KEYS.sessions(f"ends{number}") for number in range(64)]
+    assert {table.partition for table in tables} == set(range(16))
+    with connect_blocking(running.address) as stubs, cluster.client() as client:
+        for table in tables:
+            stubs.users.AddUser(AddUserRequest(user_id=table.owner))
+            for session_id, seconds in (("short", 1), ("long", 900)):
+                ttl = Duration(seconds=seconds)
+                stubs.sessions.AddSession(AddSessionRequest(user_id=table.owner, session_id=session_id, ttl=ttl))
+        until(lambda: all(client.zcard(table.rows) == client.zcard(table.session_expiry) == 1 for table in tables))
+        assert check(cluster.url, "userservice", 5).findings == []
+        # The check compares these keys on every master.
+        queues = {table.partition: table.expiry_queue for table in tables}.values()
+        assert len({cluster.owner(slot_of(queue)).port for queue in queues}) == 3
+        for queue in queues:
+            client.delete(queue)
+        findings = check(cluster.url, "userservice", 5).findings
+        assert sorted(finding.key for finding in findings) == sorted(table.session_expiry for table in tables)
+        for table in tables:
+            stubs.users.DeleteUser(DeleteUserRequest(user_id=table.owner))
+    assert check(cluster.url, "userservice", 5).findings == []
+
+
 async def test_a_list_has_no_end_while_a_master_rejects_writes(cluster: Cluster, running: Service) -> None:
     """The service cannot raise the last ids of its partitions. A master without free memory still allows this."""
     async with connect(running.address) as stubs:
@@ -290,9 +314,14 @@ async def test_masters_that_hang_are_unavailable_and_the_others_are_not(cluster:
     with Service("--store-timeout", "1.5", redis_url=cluster.url) as service:
         async with connect(service.address) as stubs:
             await add_users(stubs, [lost, kept])
+            for user_id in (lost, kept):
+                ttl = Duration(seconds=1)
+                await stubs.sessions.AddSession(AddSessionRequest(user_id=user_id, session_id="s", ttl=ttl))
             try:
                 first.freeze()
                 await until_reason(stubs, lost)
+                with held[kept].client() as client:
+                    await asyncio.to_thread(until, lambda: not client.exists(KEYS.sessions(kept).session_expiry))
                 for _ in range(20):
                     await stubs.users.GetUser(GetUserRequest(user_id=kept))
                     assert health(service.address) == "SERVING"
@@ -310,6 +339,8 @@ async def test_masters_that_hang_are_unavailable_and_the_others_are_not(cluster:
             await asyncio.to_thread(until, lambda: health(service.address) == "SERVING")
             for user_id in (lost, kept):
                 assert (await stubs.users.GetUser(GetUserRequest(user_id=user_id))).user.user_id == user_id
+            with cluster.client() as client:
+                await asyncio.to_thread(until, lambda: not client.exists(KEYS.sessions(lost).session_expiry))
 
 
 async def until_reason(stubs: Stubs, user_id: str) -> None:

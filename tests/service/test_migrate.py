@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from harness.connections import connect_blocking
 from harness.failures import failure_of
 from harness.population import struct
@@ -45,9 +46,13 @@ def test_a_store_is_moved_to_another_number_of_partitions_and_back() -> None:
             for user_id in NAMED_LIKE_KEYS:
                 stubs.users.AddUser(AddUserRequest(user_id=user_id))
                 stubs.sessions.AddSession(AddSessionRequest(user_id=user_id, session_id="s"))
+                stubs.sessions.AddSession(
+                    AddSessionRequest(user_id=user_id, session_id="ends", ttl=Duration(seconds=900))
+                )
             stubs.users.AddUser(retried)
             before = stubs.users.ListUsers(ListUsersRequest(limit=1000))
-            sessions = stubs.users.GetUserSessions(GetUserSessionsRequest(user_id="u7"))
+            owners = [GetUserSessionsRequest(user_id=user_id) for user_id in ("u7", *NAMED_LIKE_KEYS)]
+            sessions = [stubs.users.GetUserSessions(request) for request in owners]
 
             class InterruptedMigrationError(Exception):
                 pass
@@ -67,7 +72,7 @@ def test_a_store_is_moved_to_another_number_of_partitions_and_back() -> None:
             assert service.wait(30) == 2, "a store that is not complete must not be opened"
         code, out, error = run("--partitions", "16", USERSERVICE_FROM=old.url, USERSERVICE_TO=new.url)
         assert (code, error) == (0, "")
-        assert out == f"moved {USERS + 4} users, 6 sessions; the check of the new store found nothing\n"
+        assert out == f"moved {USERS + 4} users, 9 sessions; the check of the new store found nothing\n"
         with new.client() as client:  # as if the command had been killed before its last step
             assert not client.exists("userservice:migration")
             client.hset("userservice:migration", mapping={"store_id": client.get(f"{TAG}:store_id"), "partitions": 16})
@@ -77,13 +82,17 @@ def test_a_store_is_moved_to_another_number_of_partitions_and_back() -> None:
         assert migrate(Endpoint(new.url, "userservice"), Endpoint(last.url, "p"), 64, 5, lambda *_: None).findings == []
         with Service("--key-prefix", "p", redis_url=last.url) as service, connect_blocking(service.address) as stubs:
             assert stubs.users.ListUsers(ListUsersRequest(limit=1000)) == before
-            assert stubs.users.GetUserSessions(GetUserSessionsRequest(user_id="u7")) == sessions
+            assert [stubs.users.GetUserSessions(request) for request in owners] == sessions
             assert stubs.users.AddUser(retried).user in before.users
             added = stubs.users.AddUser(AddUserRequest(user_id="new")).user
             assert added.id > max(user.id for user in before.users)
             cursor = before.users[-1].id
             assert [user.user_id for user in stubs.users.ListUsers(ListUsersRequest(cursor=cursor)).users] == ["new"]
         assert check(last.url, "p", 5).findings == []
+        with last.client() as client:
+            ending = list(client.scan_iter("p:{*}:session_expiry:*"))
+            queued = list(client.scan_iter("p:{*}:expiry"))
+            assert len(ending) == sum(client.zcard(queue) for queue in queued) == len(NAMED_LIKE_KEYS)
 
 
 def refusal(old: Store, new: Store, partitions: int = 1) -> str:

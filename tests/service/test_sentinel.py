@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from harness.connections import connect, health
 from harness.population import add_users, names, read_chunks
 from harness.ports import free_port
@@ -15,6 +16,7 @@ from harness.steady_adds import SteadyAdds
 from harness.stores import BACKENDS, Store
 from harness.waiting import until
 
+from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice_server.check import check
 
 DOWN_AFTER_MS = 1000
@@ -50,6 +52,9 @@ async def test_a_planned_failover_needs_no_restart(sentinels: Sentinels) -> None
             assert len(found) == len(set(found))
             assert set(adds.acknowledged[kept:]) <= set(found)
             assert set(found) <= {f"u{number}" for number in range(50)} | set(adds.acknowledged)
+            await stubs.sessions.AddSession(AddSessionRequest(user_id="u0", session_id="s", ttl=Duration(seconds=1)))
+            with sentinels.client() as client:  # expired sessions are removed from the new primary too
+                await asyncio.to_thread(until, lambda: not client.exists("userservice:{0}:session_expiry:u0"))
             assert await asyncio.to_thread(service.stop) == 0
     # The check asks the Sentinels too.
     report = check(sentinels.url, "userservice", 5)

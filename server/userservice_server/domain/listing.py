@@ -26,11 +26,11 @@ class Selection:
 
     Attributes:
         cut: returns the records or views to send, of records that were read; may leave out some. None: all records.
-        hidden: number of records of the table that ``cut`` leaves out and that total_size does not count.
+        total_size: number of records of the list, without those that ``cut`` leaves out. None: all records.
     """
 
     cut: Cut | None = None
-    hidden: int = 0
+    total_size: int | None = None
 
 
 EVERYTHING = Selection()
@@ -68,7 +68,7 @@ async def pages(
         memory: limits the size of responses and reads.
         selection: the records and fields to return.
     """
-    total = source.size()
+    total = source.size() if selection.total_size is None else None
     cut = selection.cut
     ranges = _ranges(_Reader(store, source, size, cursor, reads, memory))
     with memory:
@@ -92,7 +92,7 @@ async def pages(
                 last_cursor = b"" if is_final else examined
                 if not last_cursor and not is_final:
                     stops.clear()  # nothing was read, so there is no cursor to continue from
-                size_field = total_size_field(max(await total - selection.hidden, 0))
+                size_field = total_size_field(selection.total_size or 0 if total is None else await total)
                 found = _pages(waiting, stops, size_field, last_cursor)
                 yield found
                 if next(found, None) is not None:

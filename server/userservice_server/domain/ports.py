@@ -184,8 +184,8 @@ class RecordStore(Protocol):
     async def now(self, table: Table) -> int:
         """Returns the time of the clock of the store, on the server of the table, in microseconds since 1970."""
 
-    async def ended(self, table: Table) -> frozenset[int]:
-        """Returns the ids of the sessions that have ended and are still in the table, at most 10 000."""
+    async def ended(self, table: Table) -> "tuple[frozenset[int], int]":
+        """Returns the ids of the sessions that have ended and are still in the table, and the number of the others."""
 
     async def revoke(self, table: Table, kept: str, idempotency_key: IdempotencyKey) -> Outcome:
         """Removes all sessions of the table, except the session with the session_id ``kept`` (empty: none).

@@ -82,8 +82,10 @@ class Sessions:
     ) -> bytes:
         table = self._store.tables.sessions(user_id)
         cut = cut_of(Session, view)
-        ended = frozenset[int]() if include_expired else await self._store.ended(table)
-        selection = Selection(partial(_without, ended, cut), hidden=len(ended)) if ended else Selection(cut)
+        selection = Selection(cut)
+        if not include_expired:
+            ended, total_size = await self._store.ended(table)
+            selection = Selection(partial(_without, ended, cut) if ended else cut, total_size)
         owner = self._store.has_owner(table)
         try:
             source = OneTable(self._store, table)

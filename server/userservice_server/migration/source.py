@@ -14,9 +14,8 @@ MOVED = "moved"
 """Field of the layout of a store that was marked; the store ids of its partitions end with the same word."""
 
 # What a migration copies or makes anew, and what it refuses. Any other key or field of the layout is refused too.
-COPIED = frozenset(
-    {"layout", "users", "user_ids", "last_id", "store_id", "session_count", "sessions", "session_ids", "request"}
-)
+_OF_SESSIONS = frozenset({"session_count", "sessions", "session_ids", "session_expiry", "expiry"})
+COPIED = frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request"}) | _OF_SESSIONS
 OF_IMPORTS = frozenset({"import", "import_errors"})
 COPIED_FIELDS = frozenset({b"version", b"partitions", b"store_id", b"lowest_id"})
 
@@ -25,11 +24,12 @@ Row = tuple[bytes, bytes]  # a record and its id in decimal digits
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user to copy: its record, and the rows of its sessions."""
+    """A user to copy: its record, the rows of its sessions, and the ids of sessions that end, each with its end."""
 
     user_id: str
     row: Row
     sessions: list[Row]
+    ends: list[Row]
 
 
 class Source:
@@ -87,9 +87,14 @@ class Source:
             tables = [self.keys.sessions(user_id) for user_id in user_ids]
             counts = self._reader.read([("ZCARD", sessions.rows) for sessions in tables])
             yield [
-                User(user_id, row, list(self._all(sessions.rows)) if count else [])
+                User(user_id, row, *self._sessions(sessions)) if count else User(user_id, row, [], [])
                 for user_id, row, sessions, count in zip(user_ids, rows, tables, counts, strict=True)
             ]
+
+    def _sessions(self, table: Table) -> tuple[list[Row], list[Row]]:
+        """Returns the rows of the sessions of a user, and the ids of sessions that end, each with its end."""
+        [ends] = self._reader.read([("ZRANGE", table.session_expiry, 0, -1, "WITHSCORES")])
+        return list(self._all(table.rows)), list(zip(ends[::2], ends[1::2], strict=True))
 
     def _all(self, key: bytes) -> Iterator[Row]:
         after = b"-inf"

@@ -60,6 +60,9 @@ class Target:
             for session, session_number in user.sessions:
                 commands.append(("ZADD", sessions.rows, session_number, session))
                 commands.append(("HSET", sessions.index, record_key(session), session_number))
+            commands += [("ZADD", sessions.session_expiry, end, session_number) for session_number, end in user.ends]
+            if user.ends:
+                commands.append(("ZADD", table.expiry_queue, user.ends[0][1], number))
         self._reader.read(commands)
         self._reader.read([("HSET", self._progress, str(partition), users[-1].row[1])])
 

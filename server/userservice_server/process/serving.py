@@ -159,7 +159,7 @@ async def _serve_store(
     supervising = asyncio.create_task(supervision.run())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
-    sweeping = asyncio.create_task(sweep_sessions(store))
+    sweeping = None if config.process.read_only else asyncio.create_task(sweep_sessions(store))
     sampling = _sampling(metrics, monitor, store, audit_log, callers, tracing) if metrics else None
     logger.info("serving", extra={"port": port} if config.listen.socket is None else {"address": config.listen.address})
 
@@ -169,7 +169,7 @@ async def _serve_store(
     await health.end()
     if callers is not None:
         callers.stop()
-    for task in (*causes, sweeping, *([sampling] if sampling else [])):
+    for task in filter(None, (*causes, sweeping, sampling)):
         task.cancel()
     await _drain(server, drain, config.process.grace)
     if audit_log is not None:

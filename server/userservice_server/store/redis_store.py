@@ -39,7 +39,7 @@ from userservice_server.store.running import run
 from userservice_server.store.scripts import Script
 from userservice_server.store.server_checks import check_permissions, check_server, explaining
 from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
-from userservice_server.store.sweeping import sweep
+from userservice_server.store.sweeping import sweep_all
 from userservice_server.store.topology import Topology
 from userservice_server.store.topology.cluster import ClusterServers
 from userservice_server.wire.expiry import MICROSECONDS_A_SECOND
@@ -459,25 +459,24 @@ class RedisStore:
         seconds, microseconds = await self._calls[own_table(table).partition]("TIME")
         return int(seconds) * MICROSECONDS_A_SECOND + int(microseconds)
 
-    async def ended(self, table: ports.Table) -> frozenset[int]:
-        """Returns the ids of the sessions that have ended and are still in the table."""
+    async def ended(self, table: ports.Table) -> tuple[frozenset[int], int]:
+        """Returns the ids of the sessions that have ended and are still in the table, and the number of the others."""
         own = own_table(table)
-        return frozenset(map(int, await run(self._bulk[own.partition], scripts.EXPIRED, (own.session_expiry,), ())))
+        redis_keys = (own.rows, own.session_expiry)
+        count, *ended = map(int, await run(self._bulk[own.partition], scripts.EXPIRED, redis_keys, ()))
+        return frozenset(ended), count - len(ended)
 
     async def revoke(self, table: ports.Table, kept: str, idempotency_key: IdempotencyKey) -> Outcome:
         """Removes all sessions of the table, except the session with the session_id ``kept``."""
         own = own_table(table)
         redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_keys(own))
-        return self._outcome(await self.write(scripts.REVOKE, own, redis_keys, (own.owner, kept, idempotency_key.fingerprint)))
+        return self._outcome(
+            await self.write(scripts.REVOKE, own, redis_keys, (own.owner, kept, idempotency_key.fingerprint))
+        )
 
     async def sweep(self) -> int:
-        """Removes some of the sessions that have ended; returns their number."""
-        removed = 0
-        for table in self._keys.all_users():
-            send = self._bulk[table.partition]
-            if await send("EXISTS", table.expiry_queue):
-                removed += await sweep(partial(run, send), self._keys, table, self.identity.store_id)
-        return removed
+        """Removes some of the sessions that have ended, in all partitions that are available; returns their number."""
+        return await sweep_all(self._keys, self.identity.store_id, self._bulk, self._writes)
 
     async def write(
         self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]

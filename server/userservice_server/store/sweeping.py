@@ -5,30 +5,58 @@ sweeper only frees memory. The expiry queue of a partition contains the ids of u
 of the users who are due, and then runs a script with the keys of their sessions. Several servers may sweep together.
 """
 
+import asyncio
 from collections.abc import Sequence
 
+from userservice_server.errors import StoreUnavailableError
 from userservice_server.store import scripts
-from userservice_server.store.identity import Run
+from userservice_server.store.connection import Send
 from userservice_server.store.keys import Keys, Table
+from userservice_server.store.running import run
 from userservice_server.wire.records import record_key
 
 _USERS_PER_STEP = 20
 _SESSIONS_PER_STEP = 200  # removing them takes about a millisecond, in which the store does nothing else
 
 
-async def sweep(run: Run, keys: Keys, users: Table, store_id: bytes) -> int:
-    """Removes some of the sessions of a partition that have ended.
+async def sweep_all(keys: Keys, store_id: bytes, reads: Sequence[Send], writes: Sequence[Send]) -> int:
+    """Removes some of the sessions that have ended, in all partitions that are available.
 
     Args:
-        run: runs a script on the server of the partition.
         keys: the names of the keys.
-        users: the table of users of the partition.
         store_id: the store that the server expects.
+        reads: sends a command that reads, by partition.
+        writes: the same for writes.
 
     Returns:
         The number of removed sessions.
+
+    Raises:
+        StoreUnavailableError: no session was removed, because a partition is unavailable.
     """
-    due: Sequence[bytes | None] = await run(scripts.DUE, (users.expiry_queue, users.rows), (_USERS_PER_STEP,))
+    tables = keys.all_users()
+    queued = await asyncio.gather(
+        *(reads[table.partition]("EXISTS", table.expiry_queue) for table in tables), return_exceptions=True
+    )
+    removed, failure = 0, None
+    for table, found in zip(tables, queued, strict=True):
+        try:
+            if isinstance(found, BaseException):
+                raise found
+            if found:
+                # In turn, so that other commands run between the steps if the partitions are on one server.
+                removed += await _sweep(keys, table, store_id, reads[table.partition], writes[table.partition])
+        except StoreUnavailableError as error:  # the other partitions must not wait for this one
+            failure = error
+    if failure is not None and not removed:
+        raise failure
+    return removed
+
+
+async def _sweep(keys: Keys, users: Table, store_id: bytes, read: Send, write: Send) -> int:
+    """Removes some of the sessions of a partition that have ended; returns their number."""
+    redis_keys: list[bytes] = [users.expiry_queue, users.rows]
+    due: Sequence[bytes | None] = await run(read, scripts.DUE, redis_keys, (_USERS_PER_STEP,))
     if not due:
         return 0
     redis_keys = [users.store_id, users.layout, users.rows, users.index, users.session_count, users.expiry_queue]
@@ -38,5 +66,5 @@ async def sweep(run: Run, keys: Keys, users: Table, store_id: bytes) -> int:
         sessions = keys.sessions(user_id)
         redis_keys += [sessions.rows, sessions.index, sessions.session_expiry]
         arguments += [user_id, user or b""]
-    removed: int = await run(scripts.SWEEP, redis_keys, arguments)
+    removed: int = await run(write, scripts.SWEEP, redis_keys, arguments)
     return max(removed, 0)
