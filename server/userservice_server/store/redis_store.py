@@ -463,7 +463,8 @@ class RedisStore:
         """Returns the ids of the sessions that have ended and are still in the table, and the number of the others."""
         own = own_table(table)
         redis_keys = (own.rows, own.session_expiry)
-        count, *ended = map(int, await run(self._bulk[own.partition], scripts.EXPIRED, redis_keys, ()))
+        reply = await self._observed(self._bulk[own.partition], scripts.EXPIRED, redis_keys, ())
+        count, *ended = map(int, reply)
         return frozenset(ended), count - len(ended)
 
     async def revoke(self, table: ports.Table, kept: str, idempotency_key: IdempotencyKey) -> Outcome:
