@@ -61,9 +61,8 @@ function readRecord(record: User | Session): object {
       assert.equal(Math.floor(microseconds / 1e3), time.getTime());
       fields[name] = isoTime(time, microseconds);
     }
-    delete fields[`${name}_us`];
   }
-  return fields;
+  return Object.fromEntries(Object.entries(fields).filter(([name]) => !name.endsWith("_us")));
 }
 
 function readUsers(page: UserPage): { users: object[]; next_cursor: number; total_size: number } {
