@@ -156,6 +156,30 @@ def test_sessions_are_added_listed_and_deleted(cli: CommandLine) -> None:
     assert cli("sessions", "list", "ada", "-o", "json").json()["total_size"] == 1
 
 
+def test_sessions_that_expire_are_added_touched_and_revoked(cli: CommandLine) -> None:
+    cli("users", "add", "ada")
+    cli("sessions", "add", "ada", "endless")
+    phone = cli("sessions", "add", "ada", "phone", "--ttl", "900.5", "--idle-ttl", "60", "-o", "json").json()
+    assert phone["idle_ttl"] == 60
+    assert phone["expire_time"] < phone["max_expire_time"]
+    end = "2150-01-01T00:00:00.000000Z"
+    laptop = cli("sessions", "add", "ada", "laptop", "--expire-time", end, "-o", "json").json()
+    assert (laptop["expire_time"], laptop["max_expire_time"], laptop["idle_ttl"]) == (end, end, None)
+    assert cli("sessions", "touch", "ada", "phone", "-o", "json").json() == phone
+    assert "SESSION_NOT_FOUND" in cli.error(3, "sessions", "touch", "ada", "none")
+    shown = cli("sessions", "get", "ada", "endless").out
+    assert "None" not in shown
+    assert "\nexpire_time\n" in shown
+    listed = cli("sessions", "list", "ada").out.splitlines()
+    assert (listed[0].split()[-1], listed[3].split()[-2:]) == ("EXPIRE_TIME", ["2150-01-01", "00:00:00"])
+    cli("sessions", "add", "ada", "short", "--ttl", "0.001")
+    assert cli("sessions", "list", "ada", "-o", "json").json()["total_size"] == 3
+    assert cli("sessions", "revoke", "ada", "--except", "phone").out == "2\n"
+    assert cli("sessions", "list", "ada", "-o", "jsonl").lines() == [phone]
+    assert cli("sessions", "revoke", "ada").out == "1\n"
+    assert "USER_NOT_FOUND" in cli.error(3, "sessions", "revoke", "eve")
+
+
 @pytest.mark.parametrize(
     ("arguments", "mentioned"),
     [
@@ -184,6 +208,10 @@ def test_sessions_are_added_listed_and_deleted(cli: CommandLine) -> None:
         (["users", "delete", "ada", "bob", "--etag", "x"], "--etag"),
         (["users", "update", "ada", "--replace", "nothing"], "update_mask"),
         (["sessions", "get", "ada"], "SESSION_ID"),
+        (["sessions", "add", "ada", "s", "--expire-time", "tomorrow"], "expire_time: must be a time such as"),
+        (["sessions", "add", "ada", "s", "--expire-time", "2150-01-01T00:00:00"], "expire_time"),
+        (["sessions", "add", "ada", "s", "--ttl", "0"], "ttl: must be from 1 ms"),
+        (["sessions", "add", "ada", "s", "--ttl", "5", "--expire-time", "2150-01-01T00:00:00Z"], "ttl: must be absent"),
         (["profile", "use"], "--none"),
         (["profile", "set", "a b"], "letters"),
         (["completion", "tcsh"], "tcsh"),

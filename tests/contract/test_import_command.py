@@ -73,7 +73,8 @@ def test_an_import_of_an_export_equals_the_source(
     }
     cli("users", "import", json_lines(tmp_path / "a.jsonl", [{"user_id": f"u{n}", **odd} for n in range(1200)]))
     cli("users", "import", json_lines(tmp_path / "b.jsonl", [{"user_id": "plain"}, {"user_id": "x" * 256}]))
-    cli("sessions", "add", "u7", "laptop", "--metadata", '{"os": "x"}')
+    end = "2150-01-01T00:00:00.000001Z"
+    cli("sessions", "add", "u7", "laptop", "--metadata", '{"os": "x"}', "--idle-ttl", "900", "--expire-time", end)
     source = stored(a_service)
     assert len(source) == 1202
     file = tmp_path / f"users.{suffix}"
@@ -88,7 +89,8 @@ def test_an_import_of_an_export_equals_the_source(
         assert copy["uuid"] != source[user_id]["uuid"]
         kept = {name: value for name, value in copy.items() if name not in SET_BY_THE_SERVICE}
         assert kept == {name: source[user_id][name] for name in kept}
-    assert cli("sessions", "list", "u7", "-o", "jsonl").lines()[0]["metadata"] == {"os": "x"}
+    [session] = cli("sessions", "list", "u7", "-o", "jsonl").lines()
+    assert (session["metadata"], session["idle_ttl"], session["max_expire_time"]) == ({"os": "x"}, 900, end)
 
     a_store.empty()
     assert cli("users", "import", file, "--restore").code == 0
@@ -219,16 +221,18 @@ def test_an_interrupted_import_continues_and_counts_as_one(
 
 def test_sessions_of_rows_are_added_once_and_failed_sessions_are_counted(cli: CommandLine, tmp_path: Path) -> None:
     rows = [
-        {"user_id": "a", "sessions": [{"session_id": "s"}]},
+        {"user_id": "a", "sessions": [{"session_id": "s"}, {"session_id": "x", "expire_time": "2026-01-01T00:00:00Z"}]},
         {"user_id": "b", "sessions": [{"session_id": ""}, {"session_id": "t"}]},
         {"user_id": "c", "sessions": "not a list"},
+        {"user_id": "d", "sessions": [{"session_id": "s", "max_expire_time": "tomorrow"}]},
     ]
     file = json_lines(tmp_path / "users.jsonl", rows)
     checked = cli("users", "import", file, "--sessions", "--validate-only", "--json")
     assert (checked.code, checked.json()["failed_sessions"]) == (0, 0)
     for _ in range(2):  # the second run finds the sessions of the first one
         done = cli("users", "import", file, "--sessions", "--json")
-        assert (done.code, counts(done)[1], done.json()["failed_sessions"]) == (1, 3, 2)
+        assert (done.code, counts(done)[1], done.json()["failed_sessions"]) == (1, 4, 3)
+        assert "row 4: sessions: max_expire_time: must be a time" in done.err
         assert "row 3: sessions: " in done.err
     for user_id, session_id in (("a", "s"), ("b", "t")):
         [session] = cli("sessions", "list", user_id, "-o", "jsonl").lines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from userservice.cli.exit_codes import USAGE, CommandError
@@ -106,17 +106,30 @@ class UserMapping:
 
 
 def sessions_of(row: Row) -> list[dict[str, Any]]:
-    """Returns the sessions in a row of an export with sessions.
+    """Returns the sessions in a row of an export with sessions, without those that have expired since.
 
     Raises:
-        RowError: If they are not a list of objects.
+        RowError: If they are not a list of objects, or a time is invalid.
     """
     value = row.values.get(SESSIONS) or []
     if isinstance(value, str):
         value = _json(SESSIONS, value)
     if not isinstance(value, list) or not all(isinstance(session, dict) for session in value):
         raise RowError(f"{SESSIONS}: must be a list of objects")
-    return [{name: session.get(name) for name in ("session_id", "metadata")} for session in value]
+    return [_session(session) for session in value if not _has_expired(session)]
+
+
+def _session(exported: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a request that adds the session with the same expiry; a period without touches restarts."""
+    fields = {name: exported.get(name) for name in ("session_id", "metadata", "idle_ttl")}
+    if exported.get("max_expire_time") is not None:
+        fields["expire_time"] = _time(f"{SESSIONS}: max_expire_time", exported["max_expire_time"])
+    return fields
+
+
+def _has_expired(exported: Mapping[str, Any]) -> bool:
+    end = exported.get("expire_time")
+    return end is not None and _time(f"{SESSIONS}: expire_time", end) <= datetime.now(UTC)
 
 
 def _find(values: Mapping[str, Any], source: str) -> Any:

@@ -270,6 +270,7 @@ def _adder(manager: SyncSessionManager) -> Callable[[dict[str, Any]], str]:
     from userservice.errors import (  # noqa: PLC0415 - imports grpc
         InvalidArgumentError,
         SessionAlreadyExistsError,
+        SessionLimitError,
         UserNotFoundError,
     )
 
@@ -280,7 +281,7 @@ def _adder(manager: SyncSessionManager) -> Callable[[dict[str, Any]], str]:
             manager.add(fields)
         except SessionAlreadyExistsError:  # added before the import was interrupted
             return ""
-        except (InvalidArgumentError, UserNotFoundError) as error:
+        except (InvalidArgumentError, SessionLimitError, UserNotFoundError) as error:
             return f"session {fields['session_id']!r} of user {fields['user_id']!r}: {_reason(error)}"
         return ""
 

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -24,7 +25,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FORMATS = ("table", "json", "jsonl", "csv")
 TABLE_COLUMNS = {
     "users": ("user_id", "email", "first_name", "last_name", "created_at"),
-    "sessions": ("session_id", "user_id", "created_at", "updated_at"),
+    "sessions": ("session_id", "user_id", "created_at", "updated_at", "expire_time"),
 }
 
 _SHOWN_CHARACTERS = 60  # of a cell of a table on a terminal
@@ -142,7 +143,7 @@ def print_record(record: User | Session, kind: str, output: str) -> None:
         fields = record.to_dict(mode="json")
         width = max(map(len, fields))
         for name, value in fields.items():
-            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else _text(value)
             streams.write(f"{name:<{width}}  {_printable(text)}".rstrip() + "\n")
     elif output == "json":
         streams.write(f"{json.dumps(record.to_dict(mode='json'), ensure_ascii=False, indent=2)}\n")
@@ -158,11 +159,15 @@ def print_bold(line: str) -> None:
         streams.write(f"{line}\n")
 
 
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
 def _cell(record: User | Session, column: str) -> str:
     value = getattr(record, column)
-    if column.endswith("_at"):
+    if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    text = _printable(value)
+    text = _printable(_text(value))
     if sys.stdout.isatty():
         limit = max(_SHOWN_CHARACTERS, shutil.get_terminal_size().columns // 2)
         return text if len(text) <= limit else f"{text[: limit - 1]}…"
