@@ -18,6 +18,7 @@ MISSED = 1  # the exit code if a figure does not reach its goal
     ("arguments", "figure"),
     [
         (["metrics", "--rounds", "1", "--calls", "64", "--users", "1000"], "scrape"),
+        (["session_expiry", "--sessions", "2000", "--seconds", "1", "--touches", "100"], " 0 expired sessions shown"),
         (["shared_reads", "--rounds", "1", "--clients", "asyncio"], "service µs"),
         (["tracing", "--rounds", "1", "--calls", "64"], "with tracing x"),
         (["views", "--rounds", "1", "--users", "1000"], "relative to FULL"),

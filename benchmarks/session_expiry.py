@@ -1,0 +1,162 @@
+"""`python -m benchmarks.session_expiry`: measures sessions that expire.
+
+Prints the p99 of GetUser without and with a sweeper that removes expired sessions, how often a session that is touched
+all the time is written, and how many expired sessions a list returned while sessions were touched.
+"""
+
+import argparse
+import asyncio
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks import programs, stores
+from benchmarks.population import user_id
+from userservice import SessionManager, SessionNotFoundError, UserManager, UserServiceError
+from userservice.v1 import session_pb2
+from userservice_server.store.keys import Keys
+from userservice_server.wire.records import frame, record_id, record_key
+
+_KEYS = Keys("userservice", 1)
+_SESSIONS_OF_A_USER = 100
+_GETS_PER_SECOND = 300
+_TOUCHED = 50  # sessions
+_WRITTEN_IDLE_TTL, _SHOWN_IDLE_TTL = 60, 1  # seconds
+_MICROSECONDS = 1_000_000
+_LONG_AGO = 1_600_000_000 * _MICROSECONDS
+
+
+def _add_expired(store: stores.Store, count: int) -> None:
+    """Adds expired sessions to the users of the store."""
+    for record in store.records():
+        table, owner = _KEYS.sessions(record_key(record).decode()), record_id(record)
+        of_user = min(count, _SESSIONS_OF_A_USER)
+        count -= of_user
+        with store.redis.pipeline(transaction=False) as pipeline:
+            rows, index = {}, {}
+            for number in range(of_user):
+                session = session_pb2.Session(session_id=f"s{number}", id=number + 1, user_id=table.owner)
+                session.expire_time.FromMicroseconds(_LONG_AGO)
+                rows[frame(session)] = index[session.session_id] = session.id
+            if rows:
+                pipeline.zadd(table.rows, rows)
+                pipeline.hset(table.index, mapping=index)
+                pipeline.zadd(table.session_expiry, dict.fromkeys(map(str, index.values()), _LONG_AGO))
+                pipeline.zadd(table.expiry_queue, {str(owner): _LONG_AGO})
+                pipeline.hincrby(table.session_count, "added", of_user)
+            pipeline.execute()
+
+
+async def _at_rate(rate: float, goes_on: Callable[[], bool], call: Callable[[], Awaitable[Any]]) -> list[float]:
+    """Starts calls at a constant rate; returns the seconds from the time at which each was due to its end."""
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    started = loop.time()
+
+    async def measure(due: float) -> None:
+        await call()
+        latencies.append(loop.time() - due)
+
+    async with asyncio.TaskGroup() as tasks:
+        number = 0
+        while goes_on():
+            due = started + number / rate
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            tasks.create_task(measure(due))
+            number += 1
+    return latencies
+
+
+def _lasting(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() < end
+
+
+async def _p99(address: str, users: int, goes_on: Callable[[], bool]) -> float:
+    async with UserManager(address) as manager:
+        await manager.list(limit=1)
+        latencies = await _at_rate(_GETS_PER_SECOND, goes_on, lambda: manager.get(user_id(random.randrange(users))))
+    return statistics.quantiles(latencies, n=100)[98] * 1000
+
+
+def _sweep(store: stores.Store, folder: Path, users: int, sessions: int, seconds: float) -> None:
+    _add_expired(store, sessions)
+    queue = _KEYS.all_users()[0].expiry_queue
+    with programs.service("calm", store.url, folder, "--read-only", "true") as service:
+        calm = asyncio.run(_p99(f"127.0.0.1:{service.port}", users, _lasting(seconds)))
+    with programs.service("sweeping", store.url, folder) as service:
+        started = time.monotonic()
+        limit = _lasting(3600)
+        swept = asyncio.run(
+            _p99(f"127.0.0.1:{service.port}", users, lambda: limit() and bool(store.redis.exists(queue)))
+        )
+        taken = time.monotonic() - started
+    sys.stdout.write(f"GetUser p99 without sweeper: {calm:.1f} ms\n")
+    sys.stdout.write(f"GetUser p99 while {sessions} sessions are removed in {taken:.0f} s: {swept:.1f} ms ")
+    sys.stdout.write(f"({swept / calm:.2f} x)\n")
+
+
+async def _touch_one(store: stores.Store, address: str, rate: float, seconds: float) -> None:
+    async with SessionManager(address) as manager:
+        owner, session_id = user_id(0), "one"
+        await manager.add(user_id=owner, session_id=session_id, idle_ttl=_WRITTEN_IDLE_TTL)
+        before = store.redis.info("commandstats")["cmdstat_zrem"]["calls"]
+        done = await _at_rate(rate, _lasting(seconds), lambda: manager.touch(owner, session_id))
+        writes = store.redis.info("commandstats")["cmdstat_zrem"]["calls"] - before
+    sys.stdout.write(f"{len(done)} touches of one session in {seconds:.0f} s: {writes} writes\n")
+
+
+async def _touch_many(store: stores.Store, address: str, rate: float, seconds: float) -> None:
+    owner = user_id(1)
+    shown = lists = 0
+    async with SessionManager(address) as manager:
+
+        async def touch() -> None:
+            session_id = f"s{min(int(random.expovariate(0.1)), _TOUCHED - 1)}"  # some are touched rarely and expire
+            with suppress(UserServiceError):  # another caller adds the session at the same time
+                try:
+                    await manager.touch(owner, session_id)
+                except SessionNotFoundError:
+                    await manager.add(user_id=owner, session_id=session_id, idle_ttl=_SHOWN_IDLE_TTL)
+
+        async def look(goes_on: Callable[[], bool]) -> None:
+            nonlocal shown, lists
+            while goes_on():
+                whole, microseconds = store.redis.time()
+                page = await manager.list(owner)
+                now = whole + microseconds / _MICROSECONDS
+                shown += sum(s.expire_time is not None and s.expire_time.timestamp() <= now for s in page)
+                lists += 1
+
+        _, touches = await asyncio.gather(look(_lasting(seconds)), _at_rate(rate, _lasting(seconds), touch))
+    sys.stdout.write(f"{len(touches)} touches of {_TOUCHED} sessions in {seconds:.0f} s, {lists} lists: ")
+    sys.stdout.write(f"{shown} expired sessions shown\n")
+
+
+def main() -> None:
+    """Starts a store and services, and measures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.session_expiry", description=__doc__)
+    parser.add_argument("--sessions", type=int, default=1_000_000, help="number of expired sessions to remove")
+    parser.add_argument("--seconds", type=float, default=60, help="duration of each of the other measurements")
+    parser.add_argument("--touches", type=float, default=2000, help="touches per second")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that servers are stopped, too
+    users = max(2, -(-arguments.sessions // _SESSIONS_OF_A_USER))
+    with tempfile.TemporaryDirectory(prefix="userservice-bench-") as name, stores.running(Path(name)) as store:
+        store.fill(users)
+        _sweep(store, Path(name), users, arguments.sessions, arguments.seconds)
+        with programs.service("touches", store.url, Path(name)) as service:
+            address = f"127.0.0.1:{service.port}"
+            asyncio.run(_touch_one(store, address, arguments.touches, arguments.seconds))
+            asyncio.run(_touch_many(store, address, arguments.touches, arguments.seconds))
+
+
+if __name__ == "__main__":
+    main()
