@@ -12,7 +12,7 @@ from userservice_server.observability.log_writer import add_line
 
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
 BEYOND_GRACE_SECONDS = 1.0  # from the end of --grace to the end of the process
-_NOTICE_SECONDS = 0.05  # time to write the log line about a forced exit
+_NOTICE_SECONDS = 0.25  # time to write the log line about a forced exit; the log is written every 50 ms
 # Signals within this time count as one stop, because one stop can cause two signals, for example SIGINT to the process
 # group (Ctrl-C) and SIGTERM to the process.
 _SAME_STOP_SECONDS = 1.0
