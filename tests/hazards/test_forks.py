@@ -29,7 +29,8 @@ def forked(service: Service, case: str) -> Program:
 def test_no_manager_works_in_a_child_if_one_was_in_use(large_service: Service, case: str) -> None:
     with forked(large_service, case) as program:
         program.wait_for("stdout", "^done$")
-        assert [line.startswith(REFUSED) for line in program.stdout] == [True, True, True, False], program.stdout
+        of_child = program.stdout[: program.stdout.index("done")]  # the parent may have written its line already
+        assert [line.startswith(REFUSED) for line in of_child] == [True, True, True], of_child
         assert program.wait() == 0
 
 
