@@ -44,6 +44,7 @@ def steady(output: str) -> str:
     return output
 
 
+@pytest.mark.long
 def test_the_commands_of_the_page_print_the_shown_output(tmp_path: Path) -> None:
     setup, calls, revocation, certificate, key = re.findall(r"^```console\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     bin_folder = Path(sys.executable).parent

@@ -60,7 +60,9 @@ def counts(result: Any) -> tuple[int, ...]:
     return tuple(found[name] for name in ("rows", "added", "merged", "replaced", "skipped", "failed"))
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    "suffix", ["jsonl", *(pytest.param(name, marks=pytest.mark.long) for name in ("csv", "parquet"))]
+)
 def test_an_import_of_an_export_equals_the_source(
     cli: CommandLine, a_service: Service, a_store: Store, tmp_path: Path, suffix: str
 ) -> None:

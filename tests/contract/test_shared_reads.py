@@ -439,6 +439,7 @@ async def test_gets_of_different_views_share_no_call(kind: str, service: Service
         await reader.close()
 
 
+@pytest.mark.long
 async def test_gets_continue_after_a_restart(tmp_path: Path) -> None:
     listen = f"127.0.0.1:{free_port()}"
     readers = [Reader(kind, listen, timeout=30) for kind in ("asyncio", "threads")]

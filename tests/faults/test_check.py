@@ -382,6 +382,7 @@ async def test_check_of_a_stopped_and_a_running_embedded_store(tmp_path: Path) -
     assert run("--data-dir", tmp_path)[:2] == (0, "checked 1 users, 0 sessions, 0 idempotency records: 0 findings\n")
 
 
+@pytest.mark.long
 async def test_check_reports_a_truncated_append_only_file_and_does_not_change_it(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         async with connect(service.address) as stubs:

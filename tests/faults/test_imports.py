@@ -81,6 +81,7 @@ class Faults:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("mode", ["FAIL", pytest.param("MERGE", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_each_row_is_applied_once(mode: Any, dice: random.Random) -> None:
     count, cuts, kills = sized(8000, 200_000), sized(4, 50), sized(1, 5)
     with Store() as store, Service(*QUIET, redis_url=store.url) as service:

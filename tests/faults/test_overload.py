@@ -67,6 +67,7 @@ async def capacity(stubs: Stubs, seconds: float) -> float:
     return answered / seconds
 
 
+@pytest.mark.long
 async def test_four_times_the_capacity() -> None:
     seconds = sized(2, 5)
     share, quick = 0.0, math.inf

@@ -158,6 +158,7 @@ async def test_nothing_is_left_of_failed_calls(service: InstrumentedService, kin
         await assert_freed(service)
 
 
+@pytest.mark.long
 async def test_nothing_is_left_of_calls_without_a_store(service: InstrumentedService, proxy: Proxy) -> None:
     """The first calls time out or lose their connection; later calls are rejected immediately."""
     async with connect(service.address) as stubs:

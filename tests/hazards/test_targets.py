@@ -134,6 +134,7 @@ async def test_a_manager_distributes_calls_over_its_connections() -> None:
     assert sorted(Counter(server.peers).values()) == [10, 10, 10, 10]
 
 
+@pytest.mark.long
 def test_one_busy_process_reaches_more_than_one_worker(tmp_path: Path) -> None:
     """The kernel assigns each connection to a worker.
 

@@ -28,6 +28,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_each_change_is_recorded_once_and_nothing_else(tmp_path: Path) -> None:
     path, keys = tmp_path / "audit.jsonl", tmp_path / "keys.toml"
     key = new_key(keys)

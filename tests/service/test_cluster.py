@@ -277,6 +277,7 @@ async def test_later_users_are_after_the_end_of_a_list(cluster: Cluster, running
         assert await follow(end) == [behind]
 
 
+@pytest.mark.long
 def test_bad_urls_are_rejected_with_one_line(cluster: Cluster) -> None:
     node = cluster.nodes[0]
     assert "the server is part of a cluster; use redis-cluster://" in refusal_of(redis_url=node.url)

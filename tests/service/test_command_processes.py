@@ -103,6 +103,7 @@ def on_a_terminal(*arguments: str) -> tuple[int, str]:
     return process.returncode, shown.decode()
 
 
+@pytest.mark.long
 def test_a_terminal_shows_progress_and_bold_text_and_a_pipe_does_not(
     a_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def reason(failure: Failure | None) -> str:
     return failure.reason if failure else ""
 
 
+@pytest.mark.long
 def test_the_service_starts_without_the_issuer_and_fetches_its_keys_later(tmp_path: Path) -> None:
     root, first, second = authority(), Issuer("first"), Issuer("second", "RS256")
     private(tmp_path / "roots.pem", root.certificate.public_bytes(Encoding.PEM))

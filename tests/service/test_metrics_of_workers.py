@@ -97,6 +97,7 @@ class Watch:
     ("workers", "calls", "callers"), [(2, 1500, 16), pytest.param(4, 100_000, 64, marks=pytest.mark.long)]
 )
 @pytest.mark.timeout(900)
+@pytest.mark.long
 async def test_a_killed_worker_loses_no_counts(workers: int, calls: int, callers: int) -> None:
     with Store() as store, Service(*METRICS, "--workers", str(workers), redis_url=store.url) as service:
         watch = Watch(metrics_address(service))

@@ -102,6 +102,7 @@ def refusal(old: Store, new: Store, partitions: int = 1) -> str:
     return str(raised.value)
 
 
+@pytest.mark.long
 def test_a_store_that_cannot_be_moved_is_not_changed(tmp_path: Path) -> None:
     with Store() as old, Store() as new:
         with Service(redis_url=old.url) as service, connect_blocking(service.address) as stubs:

@@ -34,6 +34,7 @@ def supervised(request: pytest.FixtureRequest) -> Iterator[Sentinels]:
         yield sentinels
 
 
+@pytest.mark.long
 async def test_a_planned_failover_needs_no_restart(sentinels: Sentinels) -> None:
     with Service(redis_url=sentinels.url) as service:
         async with connect(service.address) as stubs:

@@ -110,6 +110,7 @@ def test_an_invalid_url_is_rejected_and_not_printed(url: str) -> None:
     assert "canary" not in line
 
 
+@pytest.mark.long
 def test_an_unreachable_redis_is_an_error() -> None:
     line = assert_refused(redis_url="redis://:canary@127.0.0.1:1/0")
     assert "--redis-url" in line

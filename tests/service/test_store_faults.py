@@ -42,7 +42,7 @@ from userservice.v1.user_service_pb2 import (
 SERVICES = ("", "userservice.v1.UserService", "userservice.v1.SessionService")
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=["redis", pytest.param("valkey", marks=pytest.mark.long)])
 def durable(request: pytest.FixtureRequest) -> Iterator[Store]:
     """A store that keeps its data when it is killed."""
     with Store(request.param, append_only=True, options=["--appendfsync", "always"]) as store:

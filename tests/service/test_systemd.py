@@ -68,6 +68,7 @@ def test_systemd_is_notified_of_start_and_stop_by_the_main_process_only(tmp_path
         assert longest_pause(pings) < manager.watchdog_seconds
 
 
+@pytest.mark.long
 def test_a_blocked_event_loop_fails_liveness_and_the_watchdog_ends_the_service(tmp_path: Path) -> None:
     with (
         ServiceManager(2) as manager,

@@ -144,6 +144,7 @@ def test_a_path_that_is_not_a_file_is_rejected(tmp_path: Path, made: str) -> Non
     refusal(path)
 
 
+@pytest.mark.long
 def test_the_command_line_takes_precedence_and_two_sources_there_are_refused(
     locked_store: Store, tmp_path: Path
 ) -> None:
