@@ -21,9 +21,10 @@ def _runs(case: Case, driver: str) -> bool:
 
 
 def _combinations() -> list[ParameterSet]:
-    """Every case through every driver and on every backend; `make test` takes the last driver of a case on Redis only.
+    """Every case through every driver and on every backend.
 
-    The drivers differ in the client, which does not see the store. The other combinations are long. On stores with
+    `make test` takes the last driver of a case on Redis and the first one on Valkey, because the drivers differ in the
+    client, which does not see the store. The other combinations are long. On stores with
     several servers, every case runs through its first driver, which takes the least time; `make test` takes the cases
     of lists, which are merged there, and of sessions that end, which each partition has.
     """
@@ -32,8 +33,7 @@ def _combinations() -> list[ParameterSet]:
         for case in load_cases():
             drivers = [driver for driver in DRIVERS if _runs(case, driver)]
             for driver in drivers:
-                is_last = driver == drivers[-1]
-                is_long = not is_last if backend == "redis" else is_last and len(drivers) > 1
+                is_long = driver != drivers[-1 if backend == "redis" else 0]
                 found.append(pytest.param(backend, driver, case, marks=[pytest.mark.long] if is_long else []))
     for topology in TOPOLOGIES:
         for case in load_cases():

@@ -127,6 +127,7 @@ def test_four_thousand_callers_at_the_default_setting() -> None:
     raise AssertionError(f"{share:.0%} of the peak was left, and a refusal took {quick:.3f} s")
 
 
+@pytest.mark.long
 async def test_the_manager_retries_rejected_calls_until_they_succeed() -> None:
     with (
         Store() as store,

@@ -128,6 +128,7 @@ async def test_a_damaged_record_does_not_block_other_records(stubs: Stubs, store
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_service_stopped_while_it_waits_for_the_store_does_not_report_an_address(workers: str) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,

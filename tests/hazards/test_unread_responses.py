@@ -70,6 +70,7 @@ async def test_unread_responses_are_bounded(store: Store, kind: str) -> None:
     assert grown < 320
 
 
+@pytest.mark.long
 async def test_a_rejected_write_changes_nothing(store: Store) -> None:
     method, request, _ = CALLS["pages"]
     with Service(redis_url=store.url) as service:

@@ -197,6 +197,7 @@ def test_the_check_reads_all_masters(cluster: Cluster, running: Service) -> None
     assert sorted(finding.key for finding in report.findings) == sorted(name.encode() for name in names_of_keys)
 
 
+@pytest.mark.long
 def test_expired_sessions_are_removed_in_every_partition(cluster: Cluster, running: Service) -> None:
     tables = [KEYS.sessions(f"ends{number}") for number in range(64)]
     assert {table.partition for table in tables} == set(range(16))

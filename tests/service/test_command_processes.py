@@ -54,6 +54,7 @@ def test_an_export_that_is_killed_continues_to_the_same_bytes(a_service: Service
     assert not cursor.exists()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_the_export_continues(a_service: Service, tmp_path: Path) -> None:
     """The test limits the size of files instead of filling a disk."""
     file = tmp_path / "users.csv"
@@ -69,6 +70,7 @@ def test_a_full_disk_is_one_line_and_the_export_continues(a_service: Service, tm
     assert file.read_bytes().count(b"\r\n") == COUNT + 1
 
 
+@pytest.mark.long
 def test_output_that_nobody_reads_ends_the_command(a_service: Service) -> None:
     listing = f"{' '.join(PROGRAM)} users list --limit 300 -o jsonl --address {a_service.address}"
 

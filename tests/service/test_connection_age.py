@@ -96,6 +96,7 @@ def call_blocking(address: str, ends: float, calls: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize("grace", ["60", "1"])
+@pytest.mark.long
 async def test_a_stream_continues_after_its_connections_age_until_the_grace_period_ends(
     store: Store, grace: str
 ) -> None:

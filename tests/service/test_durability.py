@@ -95,6 +95,7 @@ async def test_the_embedded_store_stops_if_the_service_is_killed(tmp_path: Path)
         assert await asyncio.to_thread(service.stop) == 0
 
 
+@pytest.mark.long
 def test_a_service_can_start_right_after_a_kill(tmp_path: Path) -> None:
     with Service(data_dir=tmp_path) as service:
         os.kill(service.pid, signal.SIGKILL)

@@ -54,6 +54,7 @@ def full_pipe() -> Iterator[tuple[int, int]]:
         ("stderr", "2"),
     ],
 )
+@pytest.mark.long
 def test_a_pipe_that_is_not_read_delays_neither_calls_nor_the_exit(
     a_store: Store, full_pipe: tuple[int, int], unread: str, workers: str
 ) -> None:

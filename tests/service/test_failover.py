@@ -138,6 +138,7 @@ def primary_and_replica(backend: str) -> Iterator[tuple[Store, Store]]:
 
 
 @pytest.mark.parametrize("backend", ["valkey", pytest.param("redis", marks=pytest.mark.long)])
+@pytest.mark.long
 async def test_a_failover_while_the_old_primary_keeps_its_connections(backend: str) -> None:
     with (
         primary_and_replica(backend) as (old, new),

@@ -320,6 +320,7 @@ def test_the_endpoint_serves_one_path_and_both_content_types(measured: Measured)
         raised.value.close()
 
 
+@pytest.mark.long
 async def test_scrapers_that_hang_hold_up_neither_scrapes_nor_calls(measured: Measured, stubs: Stubs) -> None:
     host, _, port = measured.metrics.rpartition(":")
     before = measured.scrape().value("process_open_fds")

@@ -49,6 +49,7 @@ def test_a_read_only_server_rejects_all_writes_and_serves_reads() -> None:
             assert health(service.address) == "SERVING"
 
 
+@pytest.mark.long
 def test_a_read_only_server_removes_no_expired_sessions() -> None:
     expiring = sessions.AddSessionRequest(user_id="ada", session_id="s", ttl=Duration(seconds=1))
     with Store() as store:

@@ -178,6 +178,7 @@ async def test_health_watches_receive_changes(fragile: Store) -> None:
         assert seen == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING, HealthCheckResponse.SERVING]
 
 
+@pytest.mark.long
 async def test_a_store_that_is_loading(durable: Store) -> None:
     async with serving(durable) as (service, stubs):
         added = await add_users(stubs, ["ada"])

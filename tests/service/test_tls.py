@@ -163,6 +163,7 @@ def test_a_new_root_affects_new_connections_and_open_connections_continue(plain_
         assert service.stop() == 0
 
 
+@pytest.mark.long
 def test_an_invalid_new_pair_is_logged_and_the_last_valid_pair_stays_in_use(plain_store: Store, tmp_path: Path) -> None:
     files = TlsFiles(tmp_path).write(issued(ROOT))
     with Service(*files.arguments, redis_url=plain_store.url) as service:

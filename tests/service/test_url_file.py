@@ -65,6 +65,7 @@ def test_a_file_without_a_url_is_rejected_with_one_line(tmp_path: Path, content:
 
 
 @pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.long), "2"])
+@pytest.mark.long
 def test_the_password_is_in_no_command_line_and_no_environment(
     locked_store: Store, tmp_path: Path, workers: str
 ) -> None:
@@ -88,6 +89,7 @@ def test_check_reads_the_file_too_and_links_as_of_kubernetes_are_followed(locked
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_password_on_the_command_line_logs_a_warning_and_is_hidden_from_workers(
     locked_store: Store, workers: str
 ) -> None:

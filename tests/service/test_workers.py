@@ -50,6 +50,7 @@ async def test_two_workers_serve_one_store_and_stop(tmp_path: Path) -> None:
         assert len(answered) == 2, "one of the two was never asked"
 
 
+@pytest.mark.long
 async def test_a_killed_worker_is_replaced_while_calls_and_streams_of_others_continue(tmp_path: Path) -> None:
     with Service("--workers", "2", data_dir=tmp_path) as service, ExitStack() as connections:
         before = workers_of(service)
@@ -142,6 +143,7 @@ def test_ctrl_c_while_workers_start_is_an_orderly_stop(moment: float) -> None:
         assert [line for line in service.stderr if not line.startswith("{")] == []
 
 
+@pytest.mark.long
 def test_workers_use_the_event_engine_that_was_chosen_for_this_grpcio(tmp_path: Path) -> None:
     major, minor = grpc.__version__.split(".")[:2]
     expected = EXPERIMENTS.get((int(major), int(minor)))
