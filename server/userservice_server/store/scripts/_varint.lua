@@ -1,4 +1,4 @@
--- Shared by the scripts that make records.
+-- Shared by the scripts that encode protobuf messages.
 
 -- Encodes a number as a protobuf varint.
 local function varint(number)

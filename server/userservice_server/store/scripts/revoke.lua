@@ -3,6 +3,7 @@
 --@include _outcome.lua
 --@include _sessions.lua
 --@include _expiry.lua
+--@include _varint.lua
 --@constants COUNT_TAG MOST_SESSIONS
 -- Removes all sessions of a user, or all except one. Allowed if memory is full: deleting makes room.
 --
@@ -29,16 +30,6 @@
 --   {any outcome}          that the idempotency record of this request holds
 local rows, index, request_key, expiry_key, queue = KEYS[3], KEYS[4], KEYS[5], KEYS[8], KEYS[9]
 local user_id, kept_key, fingerprint = ARGV[2], ARGV[3], ARGV[4]
-
--- Encodes the number of removed sessions as a RevokeUserSessionsResponse.
-local function response(number)
-  local encoded = {}
-  while number > 127 do
-    encoded[#encoded + 1] = string.char(number % 128 + 128)
-    number = math.floor(number / 128)
-  end
-  return COUNT_TAG .. table.concat(encoded) .. string.char(number)
-end
 
 if is_changed_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then
   return STORE_CHANGED
@@ -73,4 +64,5 @@ if kept_ends_at then
   redis.call('ZADD', expiry_key, kept_ends_at, kept_id)
   redis.call('ZADD', queue, kept_ends_at, owner_id)
 end
-return conclude(request_key, fingerprint, DONE .. response(math.max(removed - ended, 0)))
+local response = COUNT_TAG .. varint(math.max(removed - ended, 0)) -- a RevokeUserSessionsResponse
+return conclude(request_key, fingerprint, DONE .. response)
