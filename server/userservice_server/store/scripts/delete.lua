@@ -58,11 +58,9 @@ if verdict == DONE then
     redis.call('ZREM', KEYS[10], id)
   else
     count_sessions(KEYS[7], redis.call('HGET', KEYS[6], owner), 'removed', 1)
+    redis.call('ZREM', KEYS[8], id)
   end
   redis.call('ZREMRANGEBYSCORE', rows, id, id)
   redis.call('HDEL', index, key)
-  if owner ~= '' then
-    redis.call('ZREM', KEYS[8], id)
-  end
 end
 return conclude(request_key, fingerprint, verdict)
