@@ -6,10 +6,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from userservice.v1.session_pb2 import Session
+from userservice_server.wire.expiry import MICROSECONDS_A_SECOND
 
 LEAST_TTL = 1000  # microseconds
-MOST_TTL = 36_500 * 86_400 * 1_000_000
-_LONGEST_TOUCH_INTERVAL = 60 * 1_000_000
+MOST_TTL_DAYS = 36_500
+MOST_TTL = MOST_TTL_DAYS * 86_400 * MICROSECONDS_A_SECOND
+_LONGEST_TOUCH_INTERVAL = 60 * MICROSECONDS_A_SECOND
 _TOUCHES_PER_IDLE_TTL = 10
 
 
@@ -76,4 +78,4 @@ def _extend(session: Session, now: int) -> int:
 
 def microseconds(value: "Timestamp | Duration") -> int:
     """Returns a time or a duration in microseconds, without the nanoseconds below."""
-    return value.seconds * 1_000_000 + value.nanos // 1000
+    return value.seconds * MICROSECONDS_A_SECOND + value.nanos // 1000

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice.v1.view_pb2 import View
 from userservice_server.domain import metadata as metadata_rules
-from userservice_server.domain.expiry import LEAST_TTL, MOST_TTL, Expiry, microseconds
+from userservice_server.domain.expiry import LEAST_TTL, MOST_TTL, MOST_TTL_DAYS, Expiry, microseconds
 from userservice_server.errors import InvalidFieldsError, Violation
 
 MAX_KEY_BYTES = 256  # user_id and session_id
@@ -28,7 +28,6 @@ MAX_BATCH = 1000
 REQUEST_ID_BYTES = 36  # of a UUID in text form
 
 _NANOS = 1_000_000_000
-_DAY_MICROSECONDS = 86_400 * 1_000_000
 _LATEST_SECOND = 7_258_118_400  # 2200-01-01; in microseconds, all times fit into 53 bits
 _DESCENDING = "id desc"
 _ORDERS = ("", "id", _DESCENDING)
@@ -162,7 +161,7 @@ class Checker:
     def _ttl(self, field: str, value: Duration) -> int:
         found = microseconds(value)
         if not 0 <= value.nanos < _NANOS or not LEAST_TTL <= found <= MOST_TTL:
-            self.refuse(field, f"must be from 1 ms to {MOST_TTL // _DAY_MICROSECONDS} days")
+            self.refuse(field, f"must be from 1 ms to {MOST_TTL_DAYS} days")
         return found
 
     def limit(self, value: int) -> int:
