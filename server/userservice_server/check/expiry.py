@@ -1,11 +1,11 @@
 """Checks when the sessions of a user end: the records, the expiry of the sessions and the expiry queue must agree."""
 
-from collections.abc import Iterator
+from itertools import chain
 
 from google.protobuf.message import DecodeError
 
 from userservice.v1.session_pb2 import Session
-from userservice_server.check.reading import PAGE, Reader, number
+from userservice_server.check.reading import Reader, number
 from userservice_server.check.report import Report
 from userservice_server.store.keys import Table
 from userservice_server.wire.records import decode
@@ -26,7 +26,8 @@ def _differences(reader: Reader, table: Table) -> list[str]:
         [("ZRANGE", table.session_expiry, 0, -1, "WITHSCORES"), ("HGET", table.owner_index, table.owner)]
     )
     ends = {number(session): float(score) for session, score in zip(scores[::2], scores[1::2], strict=True)}
-    for row, session in _rows(reader, table):
+    for row, score in chain.from_iterable(reader.pages(table.rows)):
+        session = int(float(score))
         if _end(row) != ends.pop(session, None):
             found.append(f"session {session}: its record and the expiry of the sessions have different ends")
     found += [f"session {session}: the expiry of the sessions has an entry without session" for session in ends]
@@ -35,18 +36,6 @@ def _differences(reader: Reader, table: Table) -> list[str]:
         if due is None or float(due) > float(scores[1]):
             found.append("the expiry queue has no entry, or a later one, for the user of these sessions")
     return found
-
-
-def _rows(reader: Reader, table: Table) -> Iterator[tuple[bytes, int]]:
-    """Yields the rows of a table with their ids."""
-    position = "-inf"
-    while True:
-        arguments = ("ZRANGE", table.rows, position, "+inf", "BYSCORE", "LIMIT", 0, PAGE, "WITHSCORES")
-        [page] = reader.read([arguments])
-        yield from zip(page[::2], (int(float(score)) for score in page[1::2]), strict=True)
-        if not page:
-            return
-        position = f"({page[-1].decode()}"
 
 
 def _end(row: bytes) -> float | None:

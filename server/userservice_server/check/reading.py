@@ -51,6 +51,15 @@ class Reader:
         """Yields the fields of a hash and their values."""
         return self._servers.of(key)[0].hscan_iter(key.decode(), count=PAGE)
 
+    def pages(self, key: bytes, after: bytes = b"-inf") -> Iterator[list[tuple[bytes, bytes]]]:
+        """Yields pages of the members of a sorted set and their scores, from ``after`` on: a lower limit of ZRANGE."""
+        while True:
+            [found] = self.read([("ZRANGE", key, after, "+inf", "BYSCORE", "LIMIT", 0, PAGE, "WITHSCORES")])
+            if not found:
+                return
+            yield list(zip(found[::2], found[1::2], strict=True))
+            after = b"(" + found[-1]
+
     def has_types(self, expected: dict[bytes, bytes]) -> bool:
         """Returns whether each key has its expected type or does not exist. ``Scan`` reports keys of other types."""
         types = self.read([("TYPE", key) for key in expected])

@@ -30,20 +30,14 @@ class Tables:
 
     def check(self, table: Table, entity: type[User | Session]) -> int:
         """Compares rows and index of a table; returns the number of rows."""
-        count, position = 0, "-inf"
-        while rows := self._page(table, position):
-            count += len(rows)
-            position = f"({_score(rows[-1][1])}"
-            self._rows(table, entity, rows)
+        count = 0
+        for page in self._reader.pages(table.rows):
+            count += len(page)
+            self._rows(table, entity, [(row, float(score)) for row, score in page])
         for entries in batches(self._reader.entries(table.index), PAGE):
             self._entries(table, entries)
         self._last_id(table)
         return count
-
-    def _page(self, table: Table, position: str) -> list[tuple[bytes, float]]:
-        arguments = ("ZRANGE", table.rows, position, "+inf", "BYSCORE", "LIMIT", 0, PAGE, "WITHSCORES")
-        [page] = self._reader.read([arguments])
-        return list(zip(page[::2], map(float, page[1::2]), strict=True))
 
     def _rows(self, table: Table, entity: type[User | Session], rows: list[tuple[bytes, float]]) -> None:
         for row, score in rows:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from userservice_server.check.reading import PAGE, Reader, batches
 from userservice_server.config import ConfigError
@@ -81,8 +82,7 @@ class Source:
 
     def pages(self, table: Table, after: bytes) -> Iterator[list[User]]:
         """Yields the users of a partition in the order of their ids, with their sessions."""
-        while rows := self._page(table.rows, after):
-            after = b"(" + rows[-1][1]
+        for rows in self._reader.pages(table.rows, after):
             user_ids = [record_key(record).decode() for record, _ in rows]
             tables = [self.keys.sessions(user_id) for user_id in user_ids]
             counts = self._reader.read([("ZCARD", sessions.rows) for sessions in tables])
@@ -94,17 +94,8 @@ class Source:
     def _sessions(self, table: Table) -> tuple[list[Row], list[Row]]:
         """Returns the rows of the sessions of a user, and the ids of sessions that end, each with its end."""
         [ends] = self._reader.read([("ZRANGE", table.session_expiry, 0, -1, "WITHSCORES")])
-        return list(self._all(table.rows)), list(zip(ends[::2], ends[1::2], strict=True))
-
-    def _all(self, key: bytes) -> Iterator[Row]:
-        after = b"-inf"
-        while rows := self._page(key, after):
-            after = b"(" + rows[-1][1]
-            yield from rows
-
-    def _page(self, key: bytes, after: bytes) -> list[Row]:
-        [found] = self._reader.read([("ZRANGE", key, after, "+inf", "BYSCORE", "LIMIT", 0, PAGE, "WITHSCORES")])
-        return list(zip(found[::2], found[1::2], strict=True))
+        rows = list(chain.from_iterable(self._reader.pages(table.rows)))
+        return rows, list(zip(ends[::2], ends[1::2], strict=True))
 
     def requests(self) -> Iterator[tuple[bytes, bytes, int]]:
         """Yields the idempotency records: request_id, content, and the milliseconds until it expires."""
