@@ -12,7 +12,7 @@ from userservice_server.store.partitions import tags
 from userservice_server.wire.idempotency import FINGERPRINT_BYTES
 from userservice_server.wire.outcomes import RECORDED_LETTERS
 
-# The kinds of keys of a partition, and their types; userservice migrate copies all of them.
+# The kinds of keys of a partition, and their types. migration/source.py decides which kinds a migration copies.
 ROLES = {
     "layout": b"hash",
     "users": b"zset",
