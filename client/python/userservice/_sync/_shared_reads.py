@@ -126,7 +126,12 @@ class SharedReads:
         self._all: weakref.WeakValueDictionary[object, _Gatherings] = (
             weakref.WeakValueDictionary() if relative is None else relative._all  # noqa: SLF001 - the same class
         )
-        self._gets = self._all.setdefault(connection.caller, _Gatherings(connection))
+        self._gets = self._find(connection)
+
+    def _find(self, connection: Connection) -> _Gatherings:
+        """Returns the gatherings of the gets with the same token and metadata. Creates them if no manager has them."""
+        found = self._all.get(connection.caller)
+        return self._all.setdefault(connection.caller, _Gatherings(connection)) if found is None else found
 
     def get(self, request: GetUserRequest, attempts: Attempts) -> UserMessage:
         """Returns a user.
