@@ -205,11 +205,12 @@ export class UserManager extends Manager {
       }
       return;
     }
-    for (let next: number | undefined = cursor; next !== undefined;) {
-      const page: UserPage = await this.list(chunkSize, next, { orderBy, ...options });
+    let next = cursor;
+    do {
+      const page = await this.list(chunkSize, next, { orderBy, ...options });
       yield* page;
-      next = page.next_cursor === 0 ? undefined : page.next_cursor;
-    }
+      next = page.next_cursor;
+    } while (next !== 0);
   }
 
   /**
