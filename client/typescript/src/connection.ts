@@ -136,8 +136,8 @@ export class Connection {
    */
   constructor(address: string, options: ManagerOptions, shared?: Links) {
     const { tls, token, allowInsecureToken = false, timeoutMs = DEFAULT_TIMEOUT_MS, connections = 1, onCall } = options;
-    const isEncrypted = (parsedTls: boolean | undefined): boolean => tls !== undefined || parsedTls === true;
     const parsed = parseAddress(address);
+    const isEncrypted = tls !== undefined || parsed.tls === true;
     if (tls && parsed.tls === false) {
       throw new TypeError(
         `the option tls requires an encrypted connection, but http:// in ${JSON.stringify(address)} disables encryption`,
@@ -164,7 +164,7 @@ export class Connection {
       this.#metadata.set("authorization", bearer(token));
     }
     const hasToken = token !== undefined || this.#metadata.get("authorization").length > 0;
-    if (hasToken && !isEncrypted(parsed.tls) && !allowInsecureToken) {
+    if (hasToken && !isEncrypted && !allowInsecureToken) {
       checkPlaintext(parsed);
     }
     this.#proxy = proxyVariable(parsed);
@@ -179,7 +179,7 @@ export class Connection {
       "grpc.enable_http_proxy": this.#proxy === undefined ? 0 : 1,
       ...(parsed.balanced && { "grpc.service_config": ROUND_ROBIN }),
     };
-    const files = isEncrypted(parsed.tls) ? new TlsFiles(tls ?? {}) : undefined;
+    const files = isEncrypted ? new TlsFiles(tls ?? {}) : undefined;
     this.#links = new Links(parsed.target, files, connections, channelOptions);
   }
 
