@@ -1,5 +1,7 @@
 /** Decodes responses into records, and rejects responses that violate the contract. */
 
+import { fromBinary } from "@bufbuild/protobuf";
+
 import { InternalError } from "./errors.js";
 import { RevokeUserSessionsResponseSchema } from "./gen/userservice/v1/session_service_pb.js";
 import { BatchGetUsersResponseSchema, ListUsersResponseSchema } from "./gen/userservice/v1/user_service_pb.js";
@@ -19,7 +21,6 @@ export interface Answer<Item> {
 
 const RECORD = lengthDelimited(ListUsersResponseSchema.field.users.number);
 const NEXT_CURSOR = ListUsersResponseSchema.field.nextCursor.number << 3;
-const REVOKED_COUNT = RevokeUserSessionsResponseSchema.field.revokedCount.number << 3;
 const TOTAL_SIZE = ListUsersResponseSchema.field.totalSize.number << 3;
 const MISSING_USER_ID = lengthDelimited(BatchGetUsersResponseSchema.field.missingUserIds.number);
 
@@ -71,22 +72,13 @@ function checkCount(count: number): void {
  * @throws InternalError if the bytes are not a valid response.
  */
 export function decodeRevokedCount(encoded: Buffer): number {
-  let count = 0;
   try {
-    const reader = new WireReader(encoded);
-    while (reader.pos < reader.end) {
-      const tag = reader.uint32();
-      if (tag === REVOKED_COUNT) {
-        count = reader.int64();
-      } else {
-        reader.skip(tag);
-      }
-    }
+    const count = Number(fromBinary(RevokeUserSessionsResponseSchema, encoded).revokedCount);
     checkCount(count);
+    return count;
   } catch (error) {
     throw new InternalError("cannot decode the response of the service", { cause: error });
   }
-  return count;
 }
 
 /**
