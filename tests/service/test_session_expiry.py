@@ -1,4 +1,4 @@
-"""Sessions that end: the sweeper, the maximum number of sessions, and how rarely touches write."""
+"""Sessions that expire: the sweeper, the maximum number of sessions, and the number of writes by touches."""
 
 import asyncio
 import time
@@ -113,7 +113,7 @@ async def test_a_session_that_is_touched_often_is_written_rarely(stubs: Stubs, o
         for _ in range(200):
             await stubs.sessions.TouchSession(request)
         assert writes() == before
-        await stubs.sessions.AddSession(add("t"))  # its first touch is due at once, and 200 callers touch it together
+        await stubs.sessions.AddSession(add("t"))  # has no last_seen_at, so the first touch writes
         before = writes()
         request.session_id = "t"
         await asyncio.gather(*(stubs.sessions.TouchSession(request) for _ in range(200)))
@@ -186,6 +186,6 @@ async def test_record_expiry_and_queue_agree_after_touches(stubs: Stubs, own_sto
         client.zadd(EXPIRY, {str(touched.session.id): end + 1, "77": end})
         client.delete(QUEUE)
     found = findings(own_store)
-    assert [text for text in found if "different ends" in text]
+    assert [text for text in found if "different times of expiry" in text]
     assert [text for text in found if "without session" in text]
     assert [text for text in found if "queue" in text]

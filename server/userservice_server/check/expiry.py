@@ -1,4 +1,4 @@
-"""Checks when the sessions of a user end: the records, the expiry of the sessions and the expiry queue must agree."""
+"""Checks that the times of expiry in the records of sessions, in session_expiry and in the expiry queue agree."""
 
 from itertools import chain
 
@@ -12,7 +12,7 @@ from userservice_server.wire.records import decode
 
 
 def check_expiry(reader: Reader, report: Report, table: Table) -> None:
-    """Compares the ends in the records of a user's sessions with the expiry of the sessions and the expiry queue."""
+    """Compares the times in the records of a user's sessions with session_expiry and the expiry queue."""
     differences = _differences(reader, table)
     if differences:
         # Read again, because a session may have been added, touched or removed between the reads.
@@ -29,17 +29,17 @@ def _differences(reader: Reader, table: Table) -> list[str]:
     for row, score in chain.from_iterable(reader.pages(table.rows)):
         session = int(float(score))
         if _end(row) != ends.pop(session, None):
-            found.append(f"session {session}: its record and the expiry of the sessions have different ends")
-    found += [f"session {session}: the expiry of the sessions has an entry without session" for session in ends]
+            found.append(f"session {session}: its record and session_expiry have different times of expiry")
+    found += [f"session {session}: session_expiry has an entry without session" for session in ends]
     if scores and owner is not None:
         [due] = reader.read([("ZSCORE", table.expiry_queue, owner)])
         if due is None or float(due) > float(scores[1]):
-            found.append("the expiry queue has no entry, or a later one, for the user of these sessions")
+            found.append("the expiry queue has no entry, or an entry that is too late, for the user of these sessions")
     return found
 
 
 def _end(row: bytes) -> float | None:
-    """Returns the time at which a session ends; None if it does not end, or its record is damaged."""
+    """Returns the time at which a session expires; None if it does not expire, or if its record is damaged."""
     try:
         session = decode(Session, row)
     except (DecodeError, IndexError):

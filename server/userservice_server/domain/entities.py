@@ -62,7 +62,7 @@ class Entities(Generic[Entity]):
     ) -> bytes:
         """Adds ``new``, whose key and id are still empty, under ``key``; returns the record. Changes ``new``.
 
-        If ``ends_at`` is given, the record ends at this time.
+        If ``ends_at`` is given, the record expires at this time.
         """
         stamp_new(new)
         head, tail = key_field(key), new.SerializeToString()
@@ -141,7 +141,7 @@ class Entities(Generic[Entity]):
         Args:
             table: the table.
             key: the key of the record.
-            change: changes the entity, and returns the time at which it ends (0: never), or None: nothing is written.
+            change: changes the entity, and returns the time at which it expires (0: never), or None to write nothing.
             idempotency_key: the idempotency key of the write, if there is one.
         """
         current = await self.store.get(table, key)

@@ -1,4 +1,4 @@
-"""Computes when sessions end. All times are by the store's clock, in microseconds since 1970."""
+"""Computes when sessions expire. All times are by the store's clock, in microseconds since 1970."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ _TOUCHES_PER_IDLE_TTL = 10
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """When a new session ends, as its request says.
+    """The expiry of a new session in the request that adds the session.
 
     Attributes:
-        expire_time: the time at which it ends; None: not given.
-        ttl: microseconds until it ends; None: not given.
-        idle_ttl: microseconds without a touch until it ends; None: not given.
+        expire_time: the time at which the session expires; None: not given.
+        ttl: microseconds until the session expires; None: not given.
+        idle_ttl: microseconds without a touch until the session expires; None: not given.
     """
 
     expire_time: int | None = None
@@ -31,11 +31,11 @@ class Expiry:
 
     @property
     def is_set(self) -> bool:
-        """Whether the session ends at all."""
+        """Whether the session expires."""
         return (self.expire_time, self.ttl, self.idle_ttl) != (None, None, None)
 
     def start(self, session: Session, now: int) -> int:
-        """Fills the fields of a new session; returns the time at which it ends."""
+        """Fills the fields of a new session; returns the time at which the session expires."""
         end = now + self.ttl if self.ttl is not None else self.expire_time
         if end is not None:
             session.max_expire_time.FromMicroseconds(end)
@@ -48,10 +48,10 @@ ENDLESS = Expiry()
 
 
 def touch(session: Session, now: int) -> int | None:
-    """Changes the fields of a session that is in use; returns the time at which it ends.
+    """Changes the fields of a session that is in use; returns the time at which the session expires.
 
     Returns:
-        0: it does not end. None: the last touch was so short ago that nothing is to be written.
+        0 if the session does not expire; None if the last touch is so recent that nothing must be written.
     """
     interval = _LONGEST_TOUCH_INTERVAL
     if session.HasField("idle_ttl"):

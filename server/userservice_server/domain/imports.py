@@ -151,7 +151,7 @@ class Import:
             applying = (self._apply(part, rows[part.table], batch.stop) for part in self._parts)
             errors = [error for errors in await asyncio.gather(*applying) for error in errors]
         if self.options.restore:
-            await self._store.fence()  # restored ids may be those of other partitions, and of a clock that is ahead
+            await self._store.fence()  # restored ids may be from other partitions or from a clock that was ahead
         return self.response([error for _, error in sorted([*self._acked_errors(), *errors])])
 
     async def read_earlier_errors(self) -> None:
@@ -166,7 +166,7 @@ class Import:
             part.earlier_errors += [error for error in found.errors if error[0] < part.state.applied]
 
     def _acked_errors(self) -> list[tuple[int, bytes]]:
-        """Takes the earlier errors of the rows that all partitions have applied now."""
+        """Removes and returns the earlier errors of rows that all partitions have now applied."""
         taken: list[tuple[int, bytes]] = []
         for part in self._parts:
             stop = bisect_left(part.earlier_errors, (self.acked_offset, b""))

@@ -25,8 +25,9 @@ class Selection:
     """What a list contains.
 
     Attributes:
-        cut: returns the records or views to send, of records that were read; may leave out some. None: all records.
-        total_size: number of records of the list, without those that ``cut`` leaves out. None: all records.
+        cut: returns the records or views to send, given the records that were read; may leave out records. None: the
+            list contains all records.
+        total_size: number of records of the list, without records that ``cut`` leaves out. None: number of all records.
     """
 
     cut: Cut | None = None

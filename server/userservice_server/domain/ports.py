@@ -97,11 +97,11 @@ class RecordStore(Protocol):
     ) -> Outcome:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``.
 
-        A session may end at a time in microseconds since 1970, by the store's clock: from then on, all methods treat it
-        as absent, except ``range``, ``newest``, ``oldest`` and ``size``.
+        If ``ends_at`` is given, the session expires at this time (microseconds since 1970, by the store's clock). All
+        methods except ``range``, ``newest``, ``oldest`` and ``size`` treat an expired session as absent.
 
-        Returns DONE with the record, EXISTS, OWNER_NOT_FOUND, SESSION_LIMIT, or TIME_PASSED if the record would have
-        ended already; if ``is_update``, CONFLICT with the present record instead of EXISTS.
+        Returns DONE with the record, EXISTS, OWNER_NOT_FOUND, SESSION_LIMIT, or TIME_PASSED if ``ends_at`` has passed;
+        if ``is_update``, CONFLICT with the present record instead of EXISTS.
         """
 
     async def get(self, table: Table, key: str) -> Outcome:
@@ -125,7 +125,7 @@ class RecordStore(Protocol):
     ) -> Outcome:
         """Applies ``verdict`` if ``old`` is still the record of this key (compare-and-set).
 
-        If ``ends_at`` is given, the new record ends at this time, which is not before the end of the old record.
+        If ``ends_at`` is given, the new record expires at this time, which is not before the expiry of the old record.
 
         A verdict DONE carries the new record; any other verdict rejects the request. Returns the verdict, NOT_FOUND,
         OWNER_NOT_FOUND, or CONFLICT with the present record, if there is one.
@@ -185,7 +185,7 @@ class RecordStore(Protocol):
         """Returns the time of the clock of the store, on the server of the table, in microseconds since 1970."""
 
     async def ended(self, table: Table) -> "tuple[frozenset[int], int]":
-        """Returns the ids of the sessions that have ended and are still in the table, and the number of the others."""
+        """Returns the ids of the expired sessions that are still in the table, and the number of the other sessions."""
 
     async def revoke(self, table: Table, kept: str, idempotency_key: IdempotencyKey) -> Outcome:
         """Removes all sessions of the table, except the session with the session_id ``kept`` (empty: none).

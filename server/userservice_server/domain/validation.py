@@ -143,9 +143,9 @@ class Checker:
         return order == _DESCENDING
 
     def expiry(self, request: AddSessionRequest) -> Expiry:
-        """Checks when a new session ends."""
+        """Checks the expiry of a new session."""
         if request.HasField("expire_time") and request.HasField("ttl"):
-            self.refuse("ttl", "must be absent if expire_time is given: a session has one or the other")
+            self.refuse("ttl", "must be absent if expire_time is given; set only one of the two")
         time = self._time("expire_time", request.expire_time) if request.HasField("expire_time") else None
         ttl, idle_ttl = (
             self._ttl(field, getattr(request, field)) if request.HasField(field) else None

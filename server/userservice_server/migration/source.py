@@ -14,7 +14,8 @@ from userservice_server.wire.records import record_key
 MOVED = "moved"
 """Field of the layout of a store that was marked; the store ids of its partitions end with the same word."""
 
-# What a migration copies or makes anew, and what it refuses. Any other key or field of the layout is refused too.
+# Kinds of keys that a migration copies or creates again, and those that it refuses. It also refuses any other kind of
+# key, and any other field of the layout.
 _OF_SESSIONS = frozenset({"session_count", "sessions", "session_ids", "session_expiry", "expiry"})
 COPIED = frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request"}) | _OF_SESSIONS
 OF_IMPORTS = frozenset({"import", "import_errors"})
@@ -25,7 +26,7 @@ Row = tuple[bytes, bytes]  # a record and its id in decimal digits
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user to copy: its record, the rows of its sessions, and the ids of sessions that end, each with its end."""
+    """A user to copy: its record, the rows of its sessions, and the ids of sessions that expire, each with its time."""
 
     user_id: str
     row: Row
@@ -92,14 +93,14 @@ class Source:
             ]
 
     def _sessions(self, table: Table) -> tuple[list[Row], list[Row]]:
-        """Returns the rows of the sessions of a user, and the ids of sessions that end, each with its end."""
+        """Returns the rows of the sessions of a user, and the ids of sessions that expire, each with its time."""
         [ends] = self._reader.read([("ZRANGE", table.session_expiry, 0, -1, "WITHSCORES")])
         rows = list(chain.from_iterable(self._reader.pages(table.rows)))
         return rows, list(zip(ends[::2], ends[1::2], strict=True))
 
     def requests(self) -> Iterator[tuple[bytes, bytes, int]]:
         """Yields the idempotency records: request_id, content, and the milliseconds until it expires."""
-        found = self._reader.scan(f"{self._prefix}:{{*}}:request:*")  # and keys of users whose user_id looks like one
+        found = self._reader.scan(f"{self._prefix}:{{*}}:request:*")  # also finds keys whose user_id matches
         own = (key for key in found if role_of(key, self._prefix)[0] == "request")
         for keys in batches(own, PAGE):
             contents = self._reader.read([("GET", key) for key in keys])

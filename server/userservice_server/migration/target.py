@@ -37,7 +37,7 @@ class Target:
         progress, version = self._reader.read([("HGETALL", self._progress), ("HGET", self.keys.layout, "version")])
         expected = {b"store_id": source.store_id, b"partitions": b"%d" % self.keys.partitions}
         if version == b"%d" % LAYOUT_VERSION and expected.items() <= progress.items():
-            self._reader.read([("DEL", self._progress)])  # the only step of an earlier run that is missing
+            self._reader.read([("DEL", self._progress)])  # the last step, which an earlier run did not reach
             return None
         is_used = version is not None or bool(partitions_without_layout(self._reader, self._prefix))
         if is_used and (not progress or version != b"%d" % _INCOMPLETE):

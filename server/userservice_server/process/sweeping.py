@@ -1,4 +1,4 @@
-"""Removes sessions that have ended, in the background."""
+"""Removes expired sessions in the background."""
 
 import asyncio
 import logging
@@ -7,14 +7,14 @@ import time
 from userservice_server.errors import ServiceError
 from userservice_server.store.redis_store import RedisStore
 
-_IDLE_SECONDS = 1.0  # between two looks if nothing has ended
+_IDLE_SECONDS = 1.0  # pause between two steps if nothing has expired
 _REST = 3  # pause between two steps, in durations of a step, so that other calls get most of the store's time
 
 logger = logging.getLogger("userservice.sessions")
 
 
 async def sweep_sessions(store: RedisStore) -> None:
-    """Removes ended sessions until cancelled."""
+    """Removes expired sessions until it is cancelled."""
     is_failing = False
     while True:
         started, removed = time.monotonic(), 0

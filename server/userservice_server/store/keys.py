@@ -27,14 +27,14 @@ class Table:
     store_id: bytes  # key of the store's id in the partition; every write checks it
     layout: bytes  # key of the layout; every write checks that it exists
     session_count: bytes  # key of the number of sessions in the partition
-    expiry_queue: bytes  # the users of the partition who have sessions that end
+    expiry_queue: bytes  # the users of the partition who have sessions that expire
     request_prefix: bytes  # the start of the keys of idempotency records
     import_prefix: bytes  # the start of the keys of imports
     import_errors_prefix: bytes  # the start of the keys of the row errors of imports
     partition: int
     owner: str = ""  # the user_id, if the records are the sessions of a user
     owner_index: bytes = b""
-    session_expiry: bytes = b""  # when the sessions of the owner end
+    session_expiry: bytes = b""  # when the sessions of the owner expire
 
 
 def own_table(table: ports.Table) -> Table:

@@ -141,7 +141,7 @@ class RedisStore:
                 self._start_looking()
 
     async def _settle_over(self, send: Send) -> None:
-        """Identifies the store over a new connection. A fault of a store that was in use does not close it."""
+        """Identifies the store over a new connection. A fault of the layout raises no error if the store was in use."""
         try:
             if self.identity is UNKNOWN:
                 await self._choose_partitions(send)
@@ -460,7 +460,7 @@ class RedisStore:
         return int(seconds) * MICROSECONDS_A_SECOND + int(microseconds)
 
     async def ended(self, table: ports.Table) -> tuple[frozenset[int], int]:
-        """Returns the ids of the sessions that have ended and are still in the table, and the number of the others."""
+        """Returns the ids of the expired sessions that are still in the table, and the number of the other sessions."""
         own = own_table(table)
         redis_keys = (own.rows, own.session_expiry)
         reply = await self._observed(self._bulk[own.partition], scripts.EXPIRED, redis_keys, ())
@@ -476,7 +476,7 @@ class RedisStore:
         )
 
     async def sweep(self) -> int:
-        """Removes some of the sessions that have ended, in all partitions that are available; returns their number."""
+        """Removes some of the expired sessions, in all partitions that are available; returns their number."""
         return await sweep_all(self._keys, self.identity.store_id, self._bulk, self._writes)
 
     async def write(

@@ -1,8 +1,8 @@
-"""Removes sessions that have ended, in bounded steps.
+"""Removes expired sessions, in bounded steps.
 
-From its end on, a session is absent from every read, because the scripts compare its end with the store's clock. The
+An expired session is absent from every read, because the scripts compare its time of expiry with the store's clock. The
 sweeper only frees memory. The expiry queue of a partition contains the ids of users, so a step first reads the records
-of the users who are due, and then runs a script with the keys of their sessions. Several servers may sweep together.
+of the users who are due, and then runs a script with the keys of their sessions. Several servers may sweep at once.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _SESSIONS_PER_STEP = 200  # removing them takes about a millisecond, in which th
 
 
 async def sweep_all(keys: Keys, store_id: bytes, reads: Sequence[Send], writes: Sequence[Send]) -> int:
-    """Removes some of the sessions that have ended, in all partitions that are available.
+    """Removes some of the expired sessions, in all partitions that are available.
 
     Args:
         keys: the names of the keys.
@@ -54,7 +54,7 @@ async def sweep_all(keys: Keys, store_id: bytes, reads: Sequence[Send], writes: 
 
 
 async def _sweep(keys: Keys, users: Table, store_id: bytes, read: Send, write: Send) -> int:
-    """Removes some of the sessions of a partition that have ended; returns their number."""
+    """Removes some of the expired sessions of a partition; returns their number."""
     redis_keys: list[bytes] = [users.expiry_queue, users.rows]
     due: Sequence[bytes | None] = await run(read, scripts.DUE, redis_keys, (_USERS_PER_STEP,))
     if not due:
@@ -62,7 +62,7 @@ async def _sweep(keys: Keys, users: Table, store_id: bytes, read: Send, write: S
     redis_keys = [users.store_id, users.layout, users.rows, users.index, users.session_count, users.expiry_queue]
     arguments: list[bytes | str | int] = [store_id, _SESSIONS_PER_STEP]
     for user, record in zip(due[::2], due[1::2], strict=True):
-        user_id = record_key(record).decode() if record else ""  # a user who does not exist leaves the queue
+        user_id = record_key(record).decode() if record else ""  # the script removes missing users from the queue
         sessions = keys.sessions(user_id)
         redis_keys += [sessions.rows, sessions.index, sessions.session_expiry]
         arguments += [user_id, user or b""]

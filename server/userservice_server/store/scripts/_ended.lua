@@ -1,4 +1,4 @@
--- Removes sessions that have ended. Shared by add.lua and sweep.lua; needs _expiry.lua.
+-- Removes expired sessions. Shared by add.lua and sweep.lua; needs _expiry.lua.
 
 -- Returns the varint at a position, and the position after it.
 local function varint_at(text, position)

@@ -12,7 +12,7 @@
 --   STORE_CHANGED      this is another store, or it has lost keys; nothing was written
 --   WRONG_CLOCK        the store's clock is wrong; nothing was written
 --   SESSION_LIMIT      the user has the maximum number of sessions
---   TIME_PASSED        the session would end at a time that has passed
+--   TIME_PASSED        the session would expire at a time that has passed
 
 -- Returns the outcome in the idempotency record of this request_id, or nil if the request_id is new or empty (the
 -- fingerprint is then empty). The outcome of an earlier request is in a list of one element, by which the server

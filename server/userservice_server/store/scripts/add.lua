@@ -27,15 +27,15 @@
 -- ARGV[5]  fingerprint of the request; empty without a request_id
 -- ARGV[6]  number of the partition
 -- ARGV[7]  owner: user_id of the user to whom the record belongs; empty if the records have no owner
--- ARGV[8]  time at which the record ends, in microseconds; empty if it does not end
+-- ARGV[8]  time at which the record expires, in microseconds; empty if it does not expire
 -- ARGV[9]  1: the record is added because an update found none; if there is one now, the update must be repeated
 --
 -- Returns:
 --   DONE and the record      the record was added
---   EXISTS                   there is a record with this key, which has not ended
+--   EXISTS                   there is a record with this key, and it has not expired
 --   SESSION_LIMIT            the owner has the maximum number of sessions
---   TIME_PASSED              the record would end at a time that has passed
---   CONFLICT and the record  the same, for an update
+--   TIME_PASSED              the record would expire at a time that has passed
+--   CONFLICT and the record  there is a record with this key, and this is an update
 --   OWNER_NOT_FOUND          the owner does not exist
 --   REQUEST_ID_REUSED        the request_id was used for another request
 --   STORE_CHANGED            this is another store, or it has lost keys

@@ -25,7 +25,7 @@
 --
 -- Returns:
 --   the verdict        the record was removed, or the request is rejected
---   NOT_FOUND          there is no record with this key, or it has ended
+--   NOT_FOUND          there is no record with this key, or it has expired
 --   OWNER_NOT_FOUND    the owner does not exist
 --   CONFLICT           the record is not the old one: read it and repeat
 --   REQUEST_ID_REUSED  the request_id was used for another request

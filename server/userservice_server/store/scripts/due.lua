@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 --@include _expiry.lua
--- Returns the users who may have sessions that have ended: a list of ids, each followed by the user's record, or by false
--- if the user does not exist.
+-- Returns the users who may have expired sessions: a list of ids, each followed by the user's record, or by false if
+-- the user does not exist.
 --
 -- KEYS[1]  expiry queue
 -- KEYS[2]  rows of the users

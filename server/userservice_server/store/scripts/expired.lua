@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 --@include _expiry.lua
 --@constants MOST_SESSIONS
--- Returns the number of a user's sessions, followed by the ids of those that have ended and are not removed yet. Both are
+-- Returns the number of a user's sessions, followed by the ids of expired sessions that are not removed yet. Both are
 -- read in one step, because the sweeper can remove sessions between two commands.
 --
 -- KEYS[1]  rows of the user's sessions

@@ -13,7 +13,7 @@
 --
 -- Returns:
 --   DONE and the record  the record exists
---   NOT_FOUND            there is no record with this key, or it has ended
+--   NOT_FOUND            there is no record with this key, or it has expired
 --   OWNER_NOT_FOUND      the owner does not exist
 --   STORE_CHANGED        the key is in the index without its record in the rows: data was lost
 local id = redis.call('HGET', KEYS[2], ARGV[1])

@@ -18,11 +18,12 @@
 -- ARGV[4]  verdict: DONE and the new record, or the outcome to return
 -- ARGV[5]  fingerprint of the request; empty without a request_id
 -- ARGV[6]  owner: user_id of the user to whom the record belongs; empty if the records have no owner
--- ARGV[7]  time at which the new record ends, in microseconds, not before that of the old one; empty: the same time
+-- ARGV[7]  time at which the new record expires, in microseconds, not before the expiry of the old record; empty: the
+--          expiry does not change
 --
 -- Returns:
 --   the verdict              the record was replaced, or the request is rejected
---   NOT_FOUND                there is no record with this key, or it has ended
+--   NOT_FOUND                there is no record with this key, or it has expired
 --   OWNER_NOT_FOUND          the owner does not exist
 --   CONFLICT and the record  the record is not the old one: repeat with the present one
 --   CONFLICT                 the old record was removed: repeat without it

@@ -3,7 +3,7 @@
 --@include _sessions.lua
 --@include _expiry.lua
 --@include _ended.lua
--- Removes sessions that have ended: a step of the sweeper.
+-- Removes expired sessions: a step of the sweeper.
 --
 -- KEYS[1]   store id of the partition
 -- KEYS[2]   layout
@@ -21,7 +21,7 @@
 local queue, count_key, room = KEYS[6], KEYS[5], tonumber(ARGV[2])
 local FIRST_TABLE, TABLE_KEYS, FIRST_USER = 7, 3, 3
 
--- Removes sessions of one user, and enters the time at which the next one ends into the queue.
+-- Removes expired sessions of one user, and writes the next expiry of the user's sessions into the queue.
 local function sweep(rows, index, expiry_key, id)
   local ended = ended_ids(expiry_key, room)
   count_sessions(count_key, id, 'removed', #ended)
