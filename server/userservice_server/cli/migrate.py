@@ -39,9 +39,10 @@ def migrate_command(
 ) -> None:
     """Move a store to other servers, or to another number of partitions. Exit codes: 0 moved, 2 not moved.
 
-    The command first marks the store at --from: from then on, servers reject its writes with STORE_CHANGED, even if the
-    command is interrupted. Run the same command again to continue. Ids, uuids, etags, times, sessions and idempotency
-    records are copied unchanged, and the store at --to is checked at the end. Then start the servers with the new URL.
+    The command first marks the store at --from. From then on, servers reject writes to this store with STORE_CHANGED,
+    even if the command is interrupted. Run the same command again to continue. Ids, uuids, etags, times, sessions and
+    idempotency records are copied unchanged, and the store at --to is checked at the end. Then start the servers with
+    the new URL.
 
     Put URLs with passwords into files or environment variables, because the list of processes shows arguments.
     """

@@ -57,7 +57,7 @@ class StoreUrl:
         server: URL of one server with the options of all servers, in a form that redis-py accepts. Can contain a
             password, so it is not in the repr.
         addresses: hosts and ports of the Sentinels, or of some nodes of the cluster; empty for a single server.
-        service: the name under which the Sentinels supervise the primary.
+        service: the name under which the Sentinels monitor the primary.
         sentinel_credentials: ``username`` and ``password`` for the Sentinels.
     """
 

@@ -1,7 +1,7 @@
 """The clock fence of a store with several partitions.
 
-The clocks of the servers that assign ids differ. Raising the last ids of all partitions to the newest id makes all
-later ids larger than all ids that exist now.
+The clocks of the servers that assign ids differ. The fence raises the last ids of all partitions to the newest id, so
+that all ids that are assigned later are larger than all ids that exist now.
 """
 
 import asyncio

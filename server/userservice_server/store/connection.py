@@ -210,7 +210,7 @@ class SharedConnection:
         return reply
 
     def resend(self, command: bytes, reply: "asyncio.Future[Any]", *, asking: bool = False) -> None:
-        """Sends an encoded command that another connection has not sent, or whose server has not executed it.
+        """Sends an encoded command that another connection did not send, or that another server did not execute.
 
         Args:
             command: the encoded command.

@@ -1,4 +1,4 @@
-"""A primary that Sentinels supervise. Every new connection asks the Sentinels for the address of the primary."""
+"""A primary that Sentinels monitor. Every new connection asks the Sentinels for the address of the primary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,12 +29,12 @@ class _Primaries(SentinelConnectionPool):
 
 
 class SentinelServers:
-    """A store whose primary Sentinels supervise.
+    """A store whose primary is monitored by Sentinels.
 
     Args:
         url: URL with the options of the servers, in a form that redis-py accepts; its address is not used.
         sentinels: hosts and ports of the Sentinels.
-        service: the name under which the Sentinels supervise the primary.
+        service: the name under which the Sentinels monitor the primary.
         credentials: ``username`` and ``password`` for the Sentinels; none if they need none.
         timeout: limit in seconds for connecting, of which the questions to the Sentinels are a part.
 
@@ -74,8 +74,8 @@ class SentinelServers:
     async def has_moved(self) -> bool:
         """Returns whether the Sentinels name another primary than the one of the last connection.
 
-        If the old primary can still be reached, the Sentinels demote it only up to 10 s after a failover. Until then,
-        the old primary accepts writes, and these writes are lost.
+        If the old primary can still be reached, the Sentinels may demote it as late as 10 s after a failover. Until
+        then, the old primary accepts writes, and these writes are lost.
         """
         known = self._pool.master_address
         try:

@@ -76,7 +76,7 @@ class Authentication:
         return caller
 
     def known_caller_of(self, call: Call) -> Caller | None:
-        """Returns the same as ``caller_of`` if the credential is in the cache, else None; takes less time."""
+        """Returns the caller if the credential is in the cache, else None; takes less time than ``caller_of``."""
         value = call.credential
         caller = self._cache.get(value) if value is not None else None
         if caller is None or caller.expires_at <= time.time():
