@@ -1,8 +1,8 @@
 """Measures the CPU time that the authentication of a verified credential adds to a call.
 
-A handler runs in this process behind the interceptors that concern credentials, with and without authentication.
-Between two services, the CPU time of a call through grpcio differs by tens of µs for other reasons, which hides a cost
-of 1 µs.
+A handler runs in this process behind the interceptors that concern credentials, with and without authentication. Two
+services are not compared, because the CPU time of a call through grpcio differs between them by tens of µs for other
+reasons, which hides a cost of 1 µs.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class _Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """Stands for the context of grpc, of which only the headers are used."""
+    """Replaces the context of grpc, of which only the headers are used."""
 
     authorization: bytes
 

@@ -70,7 +70,7 @@ async def _add(manager: UserManager, rows: list[dict[str, Any]]) -> float:
 
 
 def _script(store: Store, prefix: str, count: int) -> float:
-    """Calls the import script over one connection, and sends a few calls ahead; makes the commands in advance."""
+    """Calls the import script over one connection, with a few calls in flight; makes the commands in advance."""
     store_id, import_id = store.redis.get(_TABLE.store_id), str(uuid4()).encode()
     keys = (_TABLE.store_id, _TABLE.layout, _TABLE.rows, _TABLE.index)
     own = (_TABLE.import_prefix + import_id, _TABLE.import_errors_prefix + import_id)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.session_expiry`: measures sessions that expire.
 
-Prints the p99 of GetUser without and with a sweeper that removes expired sessions, how often a session that is touched
-all the time is written, and how many expired sessions a list returned while sessions were touched.
+Prints the p99 of GetUser without and with the sweeper, the number of writes of a session that is touched continuously,
+and the number of expired sessions that lists returned while sessions were touched.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def _add_expired(store: stores.Store, count: int) -> None:
 
 
 async def _at_rate(rate: float, goes_on: Callable[[], bool], call: Callable[[], Awaitable[Any]]) -> list[float]:
-    """Starts calls at a constant rate; returns the seconds from the time at which each was due to its end."""
+    """Starts calls at a constant rate; returns the latency of each call, in seconds from the time when it was due."""
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
     started = loop.time()

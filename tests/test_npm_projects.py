@@ -57,7 +57,7 @@ def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     if not (PACKAGE / "node_modules").exists():
         run("npm", "ci", "--no-audit", "--no-fund", cwd=PACKAGE)
-    # In a copy, because `npm pack` builds again, and other tests use the build in the meantime.
+    # Packs a copy, because `npm pack` builds the package again while other tests use the build.
     copy = shutil.copytree(PACKAGE, folder / "package", ignore=shutil.ignore_patterns("node_modules", "dist", ".build"))
     (copy / "node_modules").symlink_to(PACKAGE / "node_modules")
     run("npm", "pack", "--pack-destination", folder, cwd=copy)

@@ -149,7 +149,7 @@ def _judge(operator: str, operand: Any, actual: Any, where: str) -> None:
             good = actual <= operand
         case "$now":  # a time of at most that many seconds ago; clocks of one machine, so nothing lies ahead
             good = -1 <= time.time() - datetime.fromisoformat(actual).timestamp() <= operand
-        case "$ahead":  # a time in that many seconds, or up to 30 seconds earlier
+        case "$ahead":  # the time in that many seconds, or up to 30 seconds earlier
             good = -30 <= datetime.fromisoformat(actual).timestamp() - time.time() - operand <= 1
         case "$count":
             good = len(actual) == operand

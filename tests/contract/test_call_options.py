@@ -33,7 +33,7 @@ pytestmark = pytest.mark.parametrize("kind", list(KINDS))
 
 
 async def run(method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Calls a method of a manager, a blocking one in a thread; collects the results of a generator."""
+    """Calls a method of a manager, in a thread if it is blocking; collects the results of a generator."""
     if inspect.iscoroutinefunction(method):
         return await method(*arguments, **options)
     made = await asyncio.to_thread(functools.partial(method, *arguments, **options))
@@ -43,7 +43,7 @@ async def run(method: Callable[..., Any], *arguments: Any, **options: Any) -> An
 
 
 class Users(StandIn):
-    """A server with one user, whose chunks and pages have one user each; fails as often as a test wants."""
+    """A server with one user, whose chunks and pages have one user each; fails as many calls as a test sets."""
 
     def __init__(self, ids: Sequence[int] = ()) -> None:
         super().__init__(

@@ -208,7 +208,7 @@ def test_an_interrupted_import_continues_and_counts_as_one(
     # The same command again changes nothing; a new import does.
     again = cli("users", "import", file, "--json")
     assert (counts(again), again.json()["import_id"]) == (counts(done), done.json()["import_id"])
-    # Also under another name, because the id is derived from the content; other content is another import.
+    # The id is derived from the content: another name is the same import, and other content is another import.
     again = cli("users", "import", file.rename(tmp_path / "renamed.jsonl"), "--json")
     assert (counts(again), again.json()["import_id"]) == (counts(done), done.json()["import_id"])
     other = cli("users", "import", json_lines(file, rows[:1]), "--json")

@@ -42,7 +42,7 @@ async def eventually(probe: Callable[[], bool]) -> None:
 
 
 def waiting(manager: Any) -> int:
-    """Returns the number of gets that wait for a call and can share it with gets of this manager."""
+    """Returns the number of waiting gets that can share a call with gets of this manager."""
     return sum(len(each._waiting) for each in manager._shared_reads._gets._by_view.values())
 
 

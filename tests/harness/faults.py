@@ -249,12 +249,12 @@ def descriptors_used_up(stage: Stage) -> list[Work]:
 
 
 def service_crashes(stage: Stage) -> list[Work]:
-    """The service is killed and started again and again, each third time after a pause."""
+    """Kills and starts the service repeatedly, each third time after a pause."""
     services = [stage.service("service_crashes")]
 
     def work() -> None:
         for pause in itertools.cycle((0, 0, DOWN)):
-            if stage.ended.wait(1.5):  # seconds, in which Prometheus scrapes it
+            if stage.ended.wait(1.5):  # seconds, so that Prometheus scrapes the service
                 return
             services[-1].kill()
             if stage.ended.wait(pause):

@@ -1,4 +1,4 @@
-"""A primary with replicas, and three Sentinels that supervise them."""
+"""A primary with replicas, and three Sentinels that monitor them."""
 
 import contextlib
 import time

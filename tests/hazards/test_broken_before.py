@@ -203,7 +203,7 @@ def test_a_store_too_full_for_the_layout_key_is_rejected() -> None:
 
 
 async def test_a_call_that_waits_for_a_connection_is_sent_over_the_connection_that_replaces_it() -> None:
-    """The checks of the connection that the call waits for hang; connections made later pass them."""
+    """The call waits for a connection whose checks hang; connections that are made later pass the checks."""
     with Store(port=free_port()) as store, Proxy(store.port or 0) as proxy:
         direct = RedisStore(SingleServer(proxy.url), key_prefix="userservice", timeout=10)
         try:

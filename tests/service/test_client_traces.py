@@ -24,7 +24,7 @@ Use = Callable[[Any], Any]
 
 
 async def with_asyncio(address: str, use: Use, **options: Any) -> Any:
-    """Runs a function with the asyncio manager, and awaits the results in its result."""
+    """Runs a function with the asyncio manager, and awaits the awaitables in its result."""
     async with UserManager(address, **options) as manager:
         return await _awaited(use(manager))
 

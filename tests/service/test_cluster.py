@@ -158,7 +158,7 @@ async def test_nodes_that_redirect_to_each_other_are_not_followed_for_ever(clust
     async with connect(running.address) as stubs:
         await add_users(stubs, [user_id])
         await asyncio.to_thread(cluster.move_slot, slot, source, target, ends=False)
-        with target.client() as client:  # it forgets that it imports the slot, so it answers ASKING with MOVED
+        with target.client() as client:  # the target no longer imports the slot, so it answers ASKING with MOVED
             client.execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await stubs.users.GetUser(GetUserRequest(user_id=user_id), timeout=10)

@@ -168,7 +168,7 @@ async def test_at_most_eight_imports_run(service: Service) -> None:
         assert (await Import(call).failure()).reason == "OVERLOADED"
         earlier = cancelled_imports(service)
         await first.__aexit__(None, None, None)
-        # In a thread, because gRPC needs the event loop to cancel the call.
+        # Waits in a thread, because gRPC needs the event loop to cancel the call.
         await asyncio.to_thread(until, lambda: cancelled_imports(service) > earlier)
         async with opened(stubs):
             pass

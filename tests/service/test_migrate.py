@@ -96,7 +96,7 @@ def test_a_store_is_moved_to_another_number_of_partitions_and_back() -> None:
 
 
 def refusal(old: Store, new: Store, partitions: int = 1) -> str:
-    """Returns why a migration is refused, into another prefix of a store that is in use."""
+    """Migrates a store into another prefix of a store in use; returns the reason why the migration is refused."""
     with pytest.raises(ConfigError) as raised:
         migrate(Endpoint(old.url, "userservice"), Endpoint(new.url, "x"), partitions, 5, lambda *_: None)
     return str(raised.value)
@@ -158,5 +158,5 @@ def test_a_target_that_differs_at_the_end_is_reported(lost: str) -> None:
 
 
 def test_every_kind_of_keys_is_copied_or_refused() -> None:
-    """A new kind of keys needs code that copies it, or a message."""
+    """A new kind of keys needs code that copies it, or an error message that refuses it."""
     assert set(ROLES) == COPIED | OF_IMPORTS

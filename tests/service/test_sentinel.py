@@ -1,4 +1,4 @@
-"""A store that Sentinels supervise: planned failovers, lost primaries, lost Sentinels, wrong URLs."""
+"""A store that Sentinels monitor: planned failovers, lost primaries, lost Sentinels, wrong URLs."""
 
 import asyncio
 import signal

@@ -45,7 +45,7 @@ async def test_a_write_without_a_replica_is_not_acknowledged(pair: tuple[Store, 
                     with pytest.raises(grpc.aio.AioRpcError) as raised:
                         await stubs.users.AddUser(request, timeout=10)
                     assert failure_of(raised.value).reason == "STORE_UNAVAILABLE"
-                # Nor over a new connection, where WAIT returns at once unless the replay writes something.
+                # Over a new connection, the repetition fails too: WAIT returns at once if the replay writes nothing.
                 with primary.client() as client:
                     client.client_kill_filter(_type="normal", skipme=True)
                 await asyncio.to_thread(until, lambda: is_read(service))

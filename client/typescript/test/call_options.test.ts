@@ -25,7 +25,7 @@ function userOf(id: number): { userId: string; id: bigint } {
   return { userId: `u${id}`, id: BigInt(id) };
 }
 
-/** A server with one user; its chunks and pages have one user each, and it fails as often as a test wants. */
+/** A server with one user; its chunks and pages have one user each. It fails as many calls as a test sets. */
 class Users implements AsyncDisposable {
   failures = 0;
   private constructor(readonly server: StandIn) {}

@@ -136,7 +136,7 @@ describe("importUsers", () => {
   });
 });
 
-/** A server of ImportUsers that responds with these offsets, one for each request, and then no longer. */
+/** A server of ImportUsers that responds to the first requests with these offsets, and then to no further request. */
 class Responder implements AsyncDisposable {
   /** The offsets of the batches so far. */
   readonly batches: number[] = [];

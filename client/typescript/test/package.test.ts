@@ -44,7 +44,7 @@ describe("the package", () => {
   it("has the methods of the list of both languages", async () => {
     const list = JSON.parse(await readFile(join(ROOT, "client/method_names.json"), "utf8")) as Record<string, string[]>;
     const camelCase = (name: string): string => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
-    // The declarations, because protected methods look like public methods at run time.
+    // Reads the declarations, because protected methods look like public methods at run time.
     const methodsOf = async (file: string): Promise<string[]> => {
       const declared = await readFile(join(PACKAGE, "dist", file), "utf8");
       return [...declared.matchAll(/^ {4}(?:static )?(\w+)(?:<[^(]*>)?\(/gm)].map(([, name]) => String(name));

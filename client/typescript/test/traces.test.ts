@@ -163,7 +163,7 @@ describe("the adapter for OpenTelemetry", () => {
     assert.ok(calls.length > 1);
     for (const call of calls) {
       const work = works.get(call.parentSpanContext?.spanId ?? "");
-      // The order of the list, because each span measures its times from its own start.
+      // Compares the order of the list and not the times, because each span measures its times from its own start.
       assert.ok(work !== undefined && spans.indexOf(work) > spans.indexOf(call));
     }
   });

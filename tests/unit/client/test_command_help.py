@@ -67,7 +67,7 @@ def test_summaries_of_groups_agree_with_the_commands_and_with_the_server() -> No
             assert member.summary.endswith(".")
 
 
-def test_what_cannot_be_shared_is_equal() -> None:
+def test_texts_that_client_and_server_cannot_share_are_equal() -> None:
     """The help must not import grpc, and the server must not import the SDK."""
     assert connection.DEFAULT_ADDRESS == _connection.DEFAULT_ADDRESS
     assert connection.DEFAULT_TIMEOUT == _connection.DEFAULT_TIMEOUT

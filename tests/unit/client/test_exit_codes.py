@@ -1,4 +1,4 @@
-"""Each error of a call ends a command with the exit code that docs/cli.md promises."""
+"""Each error of a call ends a command with the exit code that docs/cli.md lists."""
 
 from userservice import errors
 from userservice.cli.exit_codes import exit_code_of

@@ -100,7 +100,7 @@ def camel_case(name: str) -> str:
 
 
 @pytest.mark.parametrize(("manager", "kind"), [(kind, twins[0].__name__) for twins in TWINS for kind in twins])
-def test_methods_have_the_names_of_the_list_in_both_forms(manager: type[Any], kind: str) -> None:
+def test_methods_have_the_listed_names_in_both_forms(manager: type[Any], kind: str) -> None:
     names = json.loads((ROOT / "client/method_names.json").read_text())
     snake = {*names["Manager"], *names[kind]}
     public = {name for name in dir(manager) if name[0] != "_"}

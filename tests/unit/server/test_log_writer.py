@@ -1,4 +1,4 @@
-"""The queue of the log is bounded, and its lines contain tracebacks as text."""
+"""The queue of the log is bounded, and log lines contain tracebacks as text."""
 
 import json
 import logging

@@ -173,7 +173,7 @@ const MATCHERS: Readonly<Record<string, (operand: never, actual: never) => boole
     const age = (Date.now() - Date.parse(actual)) / 1e3;
     return age >= -1 && age <= seconds;
   },
-  // A time in the given seconds, or up to 30 seconds earlier.
+  // The time in the given number of seconds, or up to 30 seconds earlier.
   $ahead: (seconds: number, actual: string) => {
     const late = (Date.parse(actual) - Date.now()) / 1e3 - seconds;
     return late >= -30 && late <= 1;
