@@ -76,25 +76,26 @@ class Session(_message.Message):
     @_builtins.property
     def idle_ttl(self) -> _duration_pb2.Duration:
         """Time without a touch after which the session expires. Set when the session is added; absent if touches do not
-        matter.
+        extend the session.
         """
 
     @_builtins.property
     def max_expire_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the session expires even if it is touched, by the store's clock. Set when the session is added, from
-        expire_time or ttl of the request; absent if there is no such time.
+        expire_time or ttl of the request; absent if the request contains neither.
         """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Time at which the session expires unless it is touched before, by the store's clock, in microseconds. Output only.
-        Absent if the session does not expire.
+        """Time at which the session expires unless a touch extends it before, by the store's clock, in microseconds. Output
+        only. Absent if the session does not expire.
         """
 
     @_builtins.property
     def last_seen_at(self) -> _timestamp_pb2.Timestamp:
         """Time at which the session was added or last touched, by the store's clock, in microseconds. Output only. A touch
-        soon after another one does not change it. Absent if the session was neither added with an expiry nor touched.
+        soon after another one does not change last_seen_at. Absent if the session was neither added with an expiry nor
+        touched.
         """
 
     def __init__(

@@ -48,7 +48,7 @@ class AddSessionRequest(_message.Message):
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the session expires. Optional. It must be in the future, by the store's clock, and before the year
-        2200, and excludes ttl.
+        2200. It excludes ttl.
         """
 
     @_builtins.property
@@ -373,7 +373,7 @@ class RevokeUserSessionsResponse(_message.Message):
 
     REVOKED_COUNT_FIELD_NUMBER: _builtins.int
     revoked_count: _builtins.int
-    """Number of sessions that were deleted, without those that had expired before."""
+    """Number of sessions that were deleted. Sessions that had expired before are not counted."""
     def __init__(
         self,
         *,

@@ -120,9 +120,9 @@ class SessionServiceServicer(object):
         """Reports that a session is in use: sets last_seen_at, and extends the session by its idle_ttl, at most to its
         max_expire_time. etag and updated_at do not change.
 
-        Within a tenth of idle_ttl (at most 60 s, also without idle_ttl) after the last write, a touch writes nothing and
-        returns the session as it is. A session may therefore expire earlier than idle_ttl after its last touch, by at most
-        this interval.
+        A touch soon after last_seen_at writes nothing and returns the session unchanged: within a tenth of idle_ttl, but at
+        most 60 s, or within 60 s without idle_ttl. A session may therefore expire earlier than idle_ttl after its last
+        touch, by at most this interval.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
         ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.

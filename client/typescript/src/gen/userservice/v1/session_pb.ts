@@ -87,7 +87,7 @@ export type Session = Message<"userservice.v1.Session"> & {
 
   /**
    * Time without a touch after which the session expires. Set when the session is added; absent if touches do not
-   * matter.
+   * extend the session.
    *
    * @generated from field: google.protobuf.Duration idle_ttl = 9;
    */
@@ -95,15 +95,15 @@ export type Session = Message<"userservice.v1.Session"> & {
 
   /**
    * Time at which the session expires even if it is touched, by the store's clock. Set when the session is added, from
-   * expire_time or ttl of the request; absent if there is no such time.
+   * expire_time or ttl of the request; absent if the request contains neither.
    *
    * @generated from field: google.protobuf.Timestamp max_expire_time = 10;
    */
   maxExpireTime?: Timestamp | undefined;
 
   /**
-   * Time at which the session expires unless it is touched before, by the store's clock, in microseconds. Output only.
-   * Absent if the session does not expire.
+   * Time at which the session expires unless a touch extends it before, by the store's clock, in microseconds. Output
+   * only. Absent if the session does not expire.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 11;
    */
@@ -111,7 +111,8 @@ export type Session = Message<"userservice.v1.Session"> & {
 
   /**
    * Time at which the session was added or last touched, by the store's clock, in microseconds. Output only. A touch
-   * soon after another one does not change it. Absent if the session was neither added with an expiry nor touched.
+   * soon after another one does not change last_seen_at. Absent if the session was neither added with an expiry nor
+   * touched.
    *
    * @generated from field: google.protobuf.Timestamp last_seen_at = 12;
    */

@@ -55,7 +55,7 @@ export type AddSessionRequest = Message<"userservice.v1.AddSessionRequest"> & {
 
   /**
    * Time at which the session expires. Optional. It must be in the future, by the store's clock, and before the year
-   * 2200, and excludes ttl.
+   * 2200. It excludes ttl.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 5;
    */
@@ -394,7 +394,7 @@ export const RevokeUserSessionsRequestSchema: GenMessage<RevokeUserSessionsReque
  */
 export type RevokeUserSessionsResponse = Message<"userservice.v1.RevokeUserSessionsResponse"> & {
   /**
-   * Number of sessions that were deleted, without those that had expired before.
+   * Number of sessions that were deleted. Sessions that had expired before are not counted.
    *
    * @generated from field: int64 revoked_count = 1;
    */
@@ -472,9 +472,9 @@ export const SessionService: GenService<{
    * Reports that a session is in use: sets last_seen_at, and extends the session by its idle_ttl, at most to its
    * max_expire_time. etag and updated_at do not change.
    *
-   * Within a tenth of idle_ttl (at most 60 s, also without idle_ttl) after the last write, a touch writes nothing and
-   * returns the session as it is. A session may therefore expire earlier than idle_ttl after its last touch, by at most
-   * this interval.
+   * A touch soon after last_seen_at writes nothing and returns the session unchanged: within a tenth of idle_ttl, but at
+   * most 60 s, or within 60 s without idle_ttl. A session may therefore expire earlier than idle_ttl after its last
+   * touch, by at most this interval.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / USER_NOT_FOUND, NOT_FOUND / SESSION_NOT_FOUND,
    * ABORTED / UPDATE_CONFLICT, FAILED_PRECONDITION / REQUEST_ID_REUSED.
