@@ -97,7 +97,7 @@ class Stream(NamedTuple, Generic[RawT]):
     """Reports the end of the RPC to the hook."""
 
     response: str
-    """What errors call a response, such as `chunk`."""
+    """The noun for a response in error messages, such as `chunk`."""
 
     def cancel(self) -> None:
         """Ends the RPC at once."""
@@ -210,7 +210,7 @@ class Connection:
         metadata: Sequence[tuple[str, str | bytes]],
         token: TokenSource | None,
     ) -> Connection:
-        """Returns a connection that has other options for its calls and shares the channels; None keeps an option.
+        """Returns a connection that has other options and shares the channels of this connection; None keeps an option.
 
         Args:
             timeout: See the class.
@@ -237,9 +237,9 @@ class Connection:
 
     @property
     def caller(self) -> tuple[Headers, int]:
-        """Equal for connections that share their channels and send the same metadata and token.
+        """A value that is equal for connections that share their channels and send the same metadata and token.
 
-        A callable token is compared by identity. The value is valid while one of the connections exists.
+        A callable token is compared by identity. The value is valid while one of these connections exists.
         """
         return self._metadata, 0 if self._ask is None else id(self._ask)
 

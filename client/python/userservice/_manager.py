@@ -125,14 +125,14 @@ class Manager:
         retries: int | None = None,
         token: TokenSource | None = None,
     ) -> Self:
-        """Returns a manager with other options that shares the connections of this manager.
+        """Returns a manager that has other options and shares the connections of this manager.
 
-        The new manager costs little, so it may be created for a single call: this is how a call gets its own metadata,
-        such as the header `x-request-id`, which sets the call id in the log of the service.
+        The new manager costs little, so it may be created for a single call, for example to send metadata with this
+        call only. The header `x-request-id` sets the call id in the log of the service.
 
             await user_manager.with_options(metadata=[("x-request-id", "checkout-7")]).get("user123")
 
-        `close` of the new manager has no effect. Its calls end when this manager is closed.
+        `close` of the new manager has no effect. Calls of the new manager end when this manager is closed.
 
         Args:
             timeout: The default timeout of a call in seconds; see the class. None keeps the timeout.

@@ -116,7 +116,7 @@ class SharedReads:
 
     Args:
         connection: The connection of the manager.
-        relative: The shared reads of a manager that shares its channels with this manager; None if there is none.
+        relative: The shared reads of a manager that shares its channels with this manager; None without such a manager.
     """
 
     def __init__(self, connection: Connection, relative: SharedReads | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Converts the times of messages, without rounding of microseconds."""
+"""Converts the times and durations of messages without rounding microseconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def from_timestamp(timestamp: Timestamp, field: str) -> datetime:
-    """Returns the time of a message.
+    """Returns the time in a Timestamp.
 
     Raises:
         InternalError: If the time is outside the years 1 to 9999.
@@ -29,7 +29,7 @@ def from_timestamp(timestamp: Timestamp, field: str) -> datetime:
 
 
 def from_duration(duration: Duration) -> timedelta:
-    """Returns the duration of a message.
+    """Returns the duration in a Duration message.
 
     Raises:
         InternalError: If a timedelta cannot represent the duration.
@@ -41,6 +41,6 @@ def from_duration(duration: Duration) -> timedelta:
 
 
 def fill_timestamp(timestamp: Timestamp, time: datetime) -> None:
-    """Writes a time, which must have a time zone, into a message."""
+    """Writes a time, which must have a time zone, into a Timestamp."""
     seconds, microseconds = divmod((time - EPOCH) // _MICROSECOND, 1_000_000)
     timestamp.seconds, timestamp.nanos = seconds, microseconds * 1000

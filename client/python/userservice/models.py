@@ -214,7 +214,7 @@ class Record(Generic[MessageT]):
 
     @property
     def etag(self) -> str:
-        """Opaque version; every write changes it. An update or delete with an outdated etag is rejected."""
+        """Opaque version; each write but a touch changes it. An update or delete with an outdated etag is rejected."""
         return self._message.etag
 
     def to_dict(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
@@ -470,7 +470,7 @@ class Session(Record[SessionMessage]):
 
     @property
     def idle_ttl(self) -> timedelta | None:
-        """Time without a touch after which the session expires; None if touches do not matter."""
+        """Time without a touch after which the session expires; None if touches do not extend the session."""
         return from_duration(self._message.idle_ttl) if self._message.HasField("idle_ttl") else None
 
     @property
@@ -480,12 +480,12 @@ class Session(Record[SessionMessage]):
 
     @property
     def expire_time(self) -> datetime | None:
-        """Time at which the session expires unless it is touched before; None if the session does not expire."""
+        """Time at which the session expires unless a touch extends it before; None if the session does not expire."""
         return self._optional_time("expire_time")
 
     @property
     def last_seen_at(self) -> datetime | None:
-        """Time at which the session was added or last touched; None for a session without expiry and touch."""
+        """Time at which the session was added or last touched; None if it never had an expiry and was never touched."""
         return self._optional_time("last_seen_at")
 
     def _optional_time(self, field: Literal["max_expire_time", "expire_time", "last_seen_at"]) -> datetime | None:

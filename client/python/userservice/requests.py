@@ -129,9 +129,9 @@ class AddSessionOptions(TypedDict, total=False):
     expire_time: datetime | None
     """Time at which the session expires, with a time zone: in the future, before the year 2200. It excludes `ttl`."""
     ttl: timedelta | float | None
-    """Time or number of seconds after which the session expires. It excludes `expire_time`."""
+    """Duration, or number of seconds, after which the session expires. It excludes `expire_time`."""
     idle_ttl: timedelta | float | None
-    """Time or number of seconds without a touch after which the session expires; see `SessionManager.touch`."""
+    """Duration, or number of seconds, without a touch after which the session expires; see `SessionManager.touch`."""
 
 
 class AddSessionFields(AddSessionOptions):

@@ -186,8 +186,8 @@ class SessionManager(Manager):
     ) -> Session:
         """Reports that a session is in use, which extends it by its `idle_ttl`, at most to its `max_expire_time`.
 
-        Within a tenth of `idle_ttl` (at most 60 s) after the last touch, nothing changes, so a program may touch a
-        session with every request of its user. `etag` and `updated_at` do not change.
+        A touch within a tenth of `idle_ttl` (at most 60 s) after `last_seen_at` changes nothing, so a program may touch
+        a session with every request of its user. `etag` and `updated_at` do not change.
 
         Args:
             user_id: The user_id of the session's user.
@@ -200,7 +200,7 @@ class SessionManager(Manager):
 
         Raises:
             UserNotFoundError: If the user does not exist.
-            SessionNotFoundError: If the user has no session with this session_id, or it has expired.
+            SessionNotFoundError: If the user has no session with this session_id, or if the session has expired.
             UpdateConflictError: If there were too many concurrent writes of the session.
             RequestIdReusedError: If the request_id was already used for a different request.
             InvalidArgumentError: If an argument is invalid.
@@ -229,7 +229,7 @@ class SessionManager(Manager):
             timeout: Seconds that the call may take.
 
         Returns:
-            The number of deleted sessions, without those that had expired.
+            The number of deleted sessions, without sessions that had expired before.
 
         Raises:
             UserNotFoundError: If the user does not exist.

@@ -332,7 +332,7 @@ class UserManager(Manager):
         view: View | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[User, None]:
-        """Yields all users one by one; reads chunks as `list_chunked`, with the same guarantee.
+        """Yields all users one by one; reads chunks like `list_chunked`, with the same guarantee.
 
         All arguments apply to each chunk, also after the stream was resumed. Leaving the loop cancels the RPC. To
         continue later, store the id of the last user that you processed, and pass this id as `cursor`.
@@ -340,8 +340,8 @@ class UserManager(Manager):
         Args:
             cursor: The id of the user after which to start; 0 starts at the beginning.
             chunk_size: The maximum number of users per chunk, at most 10 000.
-            order_by: "id" (the default), or "id desc": the newest users first. The latter reads pages with `list`, of
-                `chunk_size` or 1000 users; users that are added meanwhile are not returned.
+            order_by: "id" (the default), or "id desc": the newest users first. With "id desc", `iter` reads pages with
+                `list`, of at most 1000 users; users that are added meanwhile are not returned.
             view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
             timeout: Seconds to wait for each chunk or page, including reconnecting. The time that the body of the loop
                 needs does not count.

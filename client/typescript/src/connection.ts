@@ -200,7 +200,7 @@ export class Connection {
     return new Connection(this.#address, changed, this.#links);
   }
 
-  /** Equal for connections that send the same token and headers. Token functions are compared by identity. */
+  /** A text that is equal for connections with the same token and headers. Token functions are compared by identity. */
   get caller(): string {
     return JSON.stringify([this.#metadata.toJSON(), this.#token === undefined ? 0 : numberOf(this.#token)]);
   }

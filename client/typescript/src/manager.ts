@@ -76,11 +76,11 @@ export abstract class Manager implements AsyncDisposable {
   }
 
   /**
-   * Returns a manager with other options that shares the connections of this manager.
+   * Returns a manager that has other options and shares the connections of this manager.
    *
-   * The new manager costs little, so it may be created for a single call: this is how a call gets its own metadata, such
-   * as the header `x-request-id`, which sets the call id in the log of the service. `close` of the new manager has no
-   * effect. Its calls end when this manager is closed.
+   * The new manager costs little, so it may be created for a single call, for example to send metadata with this call
+   * only. The header `x-request-id` sets the call id in the log of the service. `close` of the new manager has no
+   * effect. Calls of the new manager end when this manager is closed.
    *
    * ```ts
    * await userManager.withOptions({ metadata: { "x-request-id": "checkout-7" } }).get("user123");
@@ -142,7 +142,7 @@ export abstract class Manager implements AsyncDisposable {
     return decodeAnswer(await this.writeEncoded(method, fields, options), readRecord);
   }
 
-  /** Does the same as `write`, but returns the encoded response. */
+  /** Writes like `write`, but returns the encoded response. */
   protected async writeEncoded(method: UnaryMethod, fields: object, options: ConditionalWriteOptions): Promise<Buffer> {
     const { requestId, etag, ...callOptions } = options;
     const attempts = this.connection.attempts(callOptions);

@@ -40,7 +40,7 @@ export interface RecordFields {
   readonly updated_at: Date;
   /** The time `updated_at` in microseconds since 1970-01-01 UTC, with the service's full precision. */
   readonly updated_at_us: number;
-  /** Opaque version; every write changes it. An update or delete with an outdated etag is rejected. */
+  /** Opaque version; each write but a touch changes it. An update or delete with an outdated etag is rejected. */
   readonly etag: string;
 }
 
@@ -58,17 +58,17 @@ export interface UserFields extends RecordFields {
 export interface SessionFields extends RecordFields {
   /** The session's key, chosen by the caller, 1 to 256 bytes of UTF-8, unique among the sessions of its user. */
   readonly session_id: string;
-  /** Seconds without a touch after which the session expires; null if touches do not matter. */
+  /** Seconds without a touch after which the session expires; null if touches do not extend the session. */
   readonly idle_ttl: number | null;
-  /** Time at which the session expires even if it is touched, truncated to milliseconds; null if there is none. */
+  /** Time at which the session expires even if touched, truncated to milliseconds; null if there is no such time. */
   readonly max_expire_time: Date | null;
   /** The time `max_expire_time` in microseconds since 1970-01-01 UTC. */
   readonly max_expire_time_us: number | null;
-  /** Time at which the session expires unless it is touched before; null if the session does not expire. */
+  /** Time at which the session expires unless a touch extends it before; null if the session does not expire. */
   readonly expire_time: Date | null;
   /** The time `expire_time` in microseconds since 1970-01-01 UTC. */
   readonly expire_time_us: number | null;
-  /** Time at which the session was added or last touched; null for a session without expiry and touch. */
+  /** Time at which the session was added or last touched; null if it never had an expiry and was never touched. */
   readonly last_seen_at: Date | null;
   /** The time `last_seen_at` in microseconds since 1970-01-01 UTC. */
   readonly last_seen_at_us: number | null;

@@ -24,9 +24,9 @@ export function checkTimeout(timeoutMs: number): number {
 }
 
 /**
- * Checks a maximum number of retries, and returns it; Infinity if it is undefined.
+ * Checks a maximum number of retries. Returns the number, or Infinity if the number is undefined.
  *
- * @throws RangeError if the number is not a whole number from 0.
+ * @throws RangeError if the number is not a whole number, or is negative.
  */
 export function checkRetries(retries: number | undefined): number {
   if (retries !== undefined && !(Number.isInteger(retries) && retries >= 0)) {

@@ -92,13 +92,13 @@ export class SessionManager extends Manager {
   }
 
   /**
-   * Reports that a session is in use, which extends it by its `idle_ttl`, at most to its `max_expire_time`. Within a
-   * tenth of `idle_ttl` (at most 60 s) after the last touch, nothing changes, so a program may touch a session with
-   * every request of its user. `etag` and `updated_at` do not change.
+   * Reports that a session is in use, which extends the session by its `idle_ttl`, at most to its `max_expire_time`. A
+   * touch within a tenth of `idle_ttl` (at most 60 s) after `last_seen_at` changes nothing, so a program may touch a
+   * session with every request of its user. `etag` and `updated_at` do not change.
    *
    * @returns The session after the touch.
    * @throws UserNotFoundError if the user does not exist.
-   * @throws SessionNotFoundError if the user has no session with this session_id, or it has expired.
+   * @throws SessionNotFoundError if the user has no session with this session_id, or if the session has expired.
    * @throws UpdateConflictError if too many concurrent writes changed the session.
    * @throws RequestIdReusedError if the requestId was used for a different request.
    * @throws InvalidArgumentError if an argument is invalid.
@@ -111,7 +111,7 @@ export class SessionManager extends Manager {
   /**
    * Deletes all sessions of a user, or all except one, in one step.
    *
-   * @returns The number of deleted sessions, without those that had expired.
+   * @returns The number of deleted sessions, without sessions that had expired before.
    * @throws UserNotFoundError if the user does not exist.
    * @throws RequestIdReusedError if the requestId was used for a different request.
    * @throws InvalidArgumentError if an argument is invalid.

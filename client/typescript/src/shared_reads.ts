@@ -23,7 +23,7 @@ type Outcome =
   /** The get can share another call, because this call failed for another user_id. */
   | "again";
 
-/** The gets that may share calls: those with the same token and headers, by their view. */
+/** The gets that may share calls, by their view: gets with the same token and headers. */
 class Gatherings {
   readonly byView: Readonly<Record<View, Gathering<Outcome>>>;
 

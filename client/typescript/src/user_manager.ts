@@ -182,15 +182,15 @@ export class UserManager extends Manager {
   }
 
   /**
-   * Yields all users one by one; reads chunks as `listChunked`, with the same guarantee.
+   * Yields all users one by one; reads chunks like `listChunked`, with the same guarantee.
    *
    * All options apply to each chunk, also after the stream was resumed. Leaving the loop cancels the RPC. To continue
    * later, store the id of the last user that you processed, and pass this id as `cursor`.
    *
    * @param cursor - The id of the user after which to start; 0 for the beginning.
-   * @param options - With `orderBy: "id desc"`, reads pages as `list`; users that are added meanwhile are not returned.
-   *   `timeoutMs` is the timeout of each chunk or page, including reconnection. The time that the loop's body needs does
-   *   not count.
+   * @param options - With `orderBy: "id desc"`, reads pages like `list`; users that are added meanwhile are not
+   *   returned. `timeoutMs` is the timeout of each chunk or page, including reconnection. The time that the loop's body
+   *   needs does not count.
    * @throws InvalidArgumentError if an argument is invalid.
    * @throws UnavailableError if the service was unavailable until the timeout.
    * @throws DeadlineExceededError if the service was available but sent no chunk before the timeout.

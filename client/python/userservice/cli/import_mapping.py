@@ -120,7 +120,7 @@ def sessions_of(row: Row) -> list[dict[str, Any]]:
 
 
 def _session(exported: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a request that adds the session with the same expiry; a period without touches restarts."""
+    """Returns the fields of a request that adds the session with the same expiry; its idle_ttl starts again."""
     fields = {name: exported.get(name) for name in ("session_id", "metadata", "idle_ttl")}
     if exported.get("max_expire_time") is not None:
         fields["expire_time"] = _time(f"{SESSIONS}: max_expire_time", exported["max_expire_time"])

@@ -19,7 +19,7 @@ MEMBERS = {
     "list": Member("userservice.cli.sessions:list_sessions", "List the sessions of a user in order of creation."),
     "get": Member("userservice.cli.sessions:get_session", "Show a session."),
     "add": Member("userservice.cli.sessions:add_session", "Add a session to a user."),
-    "touch": Member("userservice.cli.sessions:touch_session", "Extend a session that is in use."),
+    "touch": Member("userservice.cli.sessions:touch_session", "Report that a session is in use, which extends it."),
     "revoke": Member("userservice.cli.sessions:revoke_sessions", "Delete all sessions of a user, or all except one."),
     "delete": Member("userservice.cli.sessions:delete_session", "Delete a session."),
 }
@@ -119,7 +119,7 @@ def _time(text: str) -> datetime:
 @output_option
 @connection_options
 def touch_session(*, user_id: str, session_id: str, output: str) -> None:
-    """Extend a session that is in use by its idle_ttl, and print it."""
+    """Report that a session is in use, which extends it by its idle_ttl; print the session."""
     with sessions_manager() as manager:
         print_record(manager.touch(user_id, session_id), "sessions", output)
 
