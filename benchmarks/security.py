@@ -46,7 +46,7 @@ _TARGETS = {
     _REJECTION: ("<=", 1.2),
     _SLOWDOWN: ("<=", 2.0),
 }
-_ISSUER, _AUDIENCE = "issuer", "audience"
+ISSUER, AUDIENCE = "issuer", "audience"
 _GET, _LIST = "UserService/GetUser", "UserService/ListUsersChunked"
 
 
@@ -111,7 +111,7 @@ def _make_certificate(folder: Path) -> None:
     (folder / "key").chmod(0o600)
 
 
-def _make_credentials(folder: Path) -> tuple[list[str], str, str]:
+def make_credentials(folder: Path) -> tuple[list[str], str, str]:
     """Returns the options of the server, a key, and a token."""
     api_key, issuer_key = new_key(), ec.generate_private_key(ec.SECP256R1())
     entry = f'[keys.{api_key.id}]\nsha256 = "{api_key.digest.hex()}"\nscopes = ["*"]\n'
@@ -119,8 +119,8 @@ def _make_credentials(folder: Path) -> tuple[list[str], str, str]:
     jwk = jwt.algorithms.ECAlgorithm.to_jwk(issuer_key.public_key(), as_dict=True)
     (folder / "jwks").write_text(json.dumps({"keys": [{**jwk, "kid": "a"}]}), encoding="utf-8")
     claims = {
-        "iss": _ISSUER,
-        "aud": _AUDIENCE,
+        "iss": ISSUER,
+        "aud": AUDIENCE,
         "sub": "job",
         "exp": int(time.time()) + 3600,
         "scope": "*",
@@ -128,7 +128,7 @@ def _make_credentials(folder: Path) -> tuple[list[str], str, str]:
     }
     token = jwt.encode(claims, issuer_key, "ES256", {"kid": "a"})
     options = ["--auth", "keys,jwt", "--keys-file", str(folder / "keys.toml"), "--jwt-jwks", str(folder / "jwks")]
-    return [*options, "--jwt-issuer", _ISSUER, "--jwt-audience", _AUDIENCE], api_key.text, token
+    return [*options, "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE], api_key.text, token
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _measure(rounds: int, calls: int, users: int) -> _Results:
         store = running.enter_context(stores.running(folder / "store"))
         store.fill(users)
         _make_certificate(folder)
-        options, key, token = _make_credentials(folder)
+        options, key, token = make_credentials(folder)
         tls = ["--tls-cert", str(folder / "cert"), "--tls-key", str(folder / "key")]
         plain = running.enter_context(programs.service("plain", store.url, folder))
         with_tls = running.enter_context(programs.service("tls", store.url, folder, *tls))
@@ -185,7 +185,7 @@ def _measure(rounds: int, calls: int, users: int) -> _Results:
                 cost = _load(program, method, request, count, scheme=scheme, token=credential, streams=streams)
                 if number:  # the first round warms up
                     found.setdefault(name, []).append(cost)
-        verifier = authentication.verifier(folder / "keys.toml", folder / "jwks", _ISSUER, _AUDIENCE)
+        verifier = authentication.verifier(folder / "keys.toml", folder / "jwks", ISSUER, AUDIENCE)
         added = {
             kind: authentication.added_microseconds(verifier, text) for kind, text in (("key", key), ("JWT", token))
         }
