@@ -47,8 +47,9 @@ export interface ManagerOptions {
    */
   metadata?: CallHeaders | undefined;
   /**
-   * The maximum number of retries of a call; for `listChunked`, of each chunk. 0: every call is sent at most once.
-   * Default: any number before the deadline.
+   * The maximum number of retries of a call; for `listChunked`, of each chunk. 0: every call is sent at most once,
+   * except a `get` whose shared call failed, which is then sent alone (`shareReads`). Default: any number before the
+   * deadline.
    */
   retries?: number | undefined;
 }

@@ -76,7 +76,8 @@ class SyncManager:
                 (`grpc.StatusCode`) and its duration in seconds. Both must be fast and must not raise.
                 `userservice.opentelemetry.trace_calls()` returns such a function, which creates spans.
             retries: The maximum number of retries of a call; for `list_chunked`, of each chunk. 0: every call is sent
-                at most once. None: any number before the deadline.
+                at most once, except a `get` whose shared call failed, which is then sent alone (`share_reads`). None:
+                any number before the deadline.
 
         Raises:
             TypeError: If the token or a TLS setting has a wrong type.
