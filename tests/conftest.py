@@ -5,15 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
 import pytest
-from harness.clusters import Cluster
+from harness.clusters import Cluster, wait_for_partitions
 from harness.connections import Stubs, connect
 from harness.services import Service
 from harness.stores import Store
 from harness.topologies import TOPOLOGIES
-from harness.waiting import until
 from hypothesis import HealthCheck, settings
-
-from userservice import StoreChangedError, SyncUserManager
 
 # A shell ignores Ctrl-C in background jobs, and the programs that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -53,29 +50,9 @@ def store(shared_store: Store) -> Store:
 @pytest.fixture
 def service(store: Store, shared_service: Service) -> Service:
     """A running service that has no users."""
-    several: object = store
-    if isinstance(several, Cluster):
-        _wait_for_partitions(several, shared_service)
+    if isinstance(cast("object", store), Cluster):
+        wait_for_partitions(store, shared_service.address)
     return shared_service
-
-
-def _wait_for_partitions(cluster: Cluster, service: Service) -> None:
-    """Waits until the service has created all partitions in an empty cluster.
-
-    No client can empty all servers at once. If the service creates partitions meanwhile, only some of them remain, and
-    the service rejects such a store. The store is then emptied again.
-    """
-
-    def is_created() -> bool:
-        try:
-            users.list(limit=1)
-        except StoreChangedError:
-            cluster.empty()
-            return False
-        return True
-
-    with SyncUserManager(service.address) as users:
-        until(is_created)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from redis.retry import Retry
 from harness.ports import free_port
 from harness.stores import Store
 from harness.waiting import until
+from userservice import StoreChangedError, SyncUserManager
 
 SLOTS = 16384
 _BUS_PORTS = 10_000  # the port of the cluster bus is the port of the node and this number
@@ -192,3 +193,22 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def wait_for_partitions(store: Cluster | Store, address: str) -> None:
+    """Waits until the service at an address has created all partitions of an empty store.
+
+    No client can empty all servers at once. If the service creates partitions meanwhile, only some of them remain, and
+    the service rejects such a store. The store is then emptied again.
+    """
+
+    def is_created() -> bool:
+        try:
+            users.list(limit=1)
+        except StoreChangedError:
+            store.empty()
+            return False
+        return True
+
+    with SyncUserManager(address) as users:
+        until(is_created)
