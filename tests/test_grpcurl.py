@@ -118,6 +118,8 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     page = call(USERS, "ListUsers", limit=10)
     assert (page["users"], page["next_cursor"], page["total_size"]) == ([masked], "0", "1")
     assert call(USERS, "ListUsersChunked", chunk_size=10)["users"] == [masked]
+    [part] = call(USERS, "PlanUserScan", parts=3)["parts"]
+    assert call(USERS, "ListUsersChunked", **part)["users"] == [masked]
     batch = call(USERS, "BatchGetUsers", user_ids=["nobody", "ada"])
     assert (batch["users"], batch["missing_user_ids"]) == ([masked], ["nobody"])
 

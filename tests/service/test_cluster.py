@@ -29,6 +29,7 @@ from userservice.v1.user_service_pb2 import (
     ListUsersChunkedRequest,
     ListUsersChunkedResponse,
     ListUsersRequest,
+    PlanUserScanRequest,
     UpdateUserRequest,
 )
 from userservice_server.check import check
@@ -244,6 +245,9 @@ async def test_a_list_has_no_end_while_a_master_rejects_writes(cluster: Cluster,
                 with pytest.raises(grpc.aio.AioRpcError) as raised:
                     await read()
                 assert failure_of(raised.value).reason == "STORE_UNAVAILABLE"
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await stubs.users.PlanUserScan(PlanUserScanRequest())
+                assert failure_of(raised.value).reason == "STORE_UNAVAILABLE"
                 assert names(chunks) == expected
                 assert chunks[-1].next_cursor == last
             finally:
@@ -251,16 +255,17 @@ async def test_a_list_has_no_end_while_a_master_rejects_writes(cluster: Cluster,
             client.config_set("maxmemory", 1024)
             try:
                 assert names(await read_chunks(stubs, 1000, start)) == expected
+                assert (await stubs.users.PlanUserScan(PlanUserScanRequest())).parts
             finally:
                 client.config_set("maxmemory", "200mb")
 
 
-@pytest.mark.parametrize("read", ["stream", "pages"])
+@pytest.mark.parametrize("read", ["stream", "pages", "parts"])
 async def test_later_users_are_after_the_end_of_a_list(cluster: Cluster, running: Service, read: str) -> None:
     """One partition assigns ids of the future, as if the clocks of the other nodes were 10 s behind."""
 
     async def follow(cursor: int) -> list[str]:
-        if read == "stream":
+        if read != "pages":
             return names(await read_chunks(stubs, 1000, cursor))
         page = await stubs.users.ListUsers(ListUsersRequest(limit=1000, cursor=cursor))
         assert not page.next_cursor
@@ -273,7 +278,11 @@ async def test_later_users_are_after_the_end_of_a_list(cluster: Cluster, running
         with cluster.client() as client:
             client.incrby(KEYS.users(ahead).last_id, 10 * ids.TICKS_A_SECOND * ids.PARTITIONS)
         end = (await add_users(stubs, [ahead]))[ahead].id
-        assert await follow(start) == [ahead]
+        if read == "parts":
+            plan = await stubs.users.PlanUserScan(PlanUserScanRequest())
+            assert {part.end_cursor for part in plan.parts} == {end}
+        else:
+            assert await follow(start) == [ahead]
         await add_users(stubs, [behind])
         assert await follow(end) == [behind]
 

@@ -42,13 +42,21 @@ class Source(Protocol):
 
 
 class OneTable:
-    """The records of one table."""
+    """The records of one table.
 
-    def __init__(self, store: RecordStore, table: Table, *, descending: bool = False) -> None:
+    Args:
+        store: the store of the table.
+        table: the table.
+        descending: whether the newest records come first.
+        end: the largest id of the list; 0: the list has no such limit.
+    """
+
+    def __init__(self, store: RecordStore, table: Table, *, descending: bool = False, end: int = 0) -> None:
         self.descending = descending
         self.fence_failure: StoreUnavailableError | None = None
         self._store = store
         self._table = table
+        self._end = end
 
     def size(self) -> "asyncio.Future[int]":
         """See ``Source``."""
@@ -56,13 +64,15 @@ class OneTable:
 
     def last(self) -> "asyncio.Future[list[bytes]]":
         """See ``Source``."""
-        return (self._store.oldest if self.descending else self._store.newest)(self._table)
+        return self._store.oldest(self._table) if self.descending else self._store.newest(self._table, self._end)
 
     def range(
         self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool
     ) -> "asyncio.Future[list[bytes]]":
         """See ``Source``."""
-        return self._store.range(self._table, after, count, identity, is_resumed=is_resumed, descending=self.descending)
+        return self._store.range(
+            self._table, after, count, identity, is_resumed=is_resumed, descending=self.descending, end=self._end
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -107,18 +117,22 @@ class MergedTables:
         fences: whether the store raises its last ids before the list ends, so that records that are added later get ids
             after the end, although the clocks of the servers differ. Without this fence, a list must not be presented
             as complete.
+        end: the largest id of the list; 0: the list has no such limit.
 
     Attributes:
         fence_failure: see ``Source``.
     """
 
-    def __init__(self, store: RecordStore, tables: Sequence[Table], *, fences: bool, descending: bool = False) -> None:
+    def __init__(
+        self, store: RecordStore, tables: Sequence[Table], *, fences: bool, descending: bool = False, end: int = 0
+    ) -> None:
         self.descending = descending
         self.fence_failure: StoreUnavailableError | None = None
         self._store = store
         self._parts = [_Part(table) for table in tables]
         self._fences = fences and not descending  # the end of a descending list is its oldest record
         self._sign = -1 if descending else 1
+        self._end = end
         self._position = -1  # the last id that was returned
 
     def size(self) -> "asyncio.Future[int]":
@@ -127,8 +141,10 @@ class MergedTables:
 
     def last(self) -> "asyncio.Future[list[bytes]]":
         """See ``Source``."""
-        read = self._store.oldest if self.descending else self._store.newest
-        return _combined([read(part.table) for part in self._parts], _joined)
+        tables = [part.table for part in self._parts]
+        if self.descending:
+            return _combined([self._store.oldest(table) for table in tables], _joined)
+        return _combined([self._store.newest(table, self._end) for table in tables], _joined)
 
     def range(
         self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool
@@ -174,6 +190,7 @@ class MergedTables:
                 is_resumed=is_resumed,
                 descending=self.descending,
                 with_ids=True,
+                end=self._end,
             )
             for part, count in counts.items()
         ]

@@ -156,18 +156,20 @@ class RecordStore(Protocol):
         is_resumed: bool = False,
         descending: bool = False,
         with_ids: bool = False,
+        end: int = 0,
     ) -> "Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
 
         If ``descending``, it reads ids below ``after`` instead, the largest first; 0 starts at the newest record. With
-        ``with_ids``, each record is followed by its id in decimal digits.
+        ``with_ids``, each record is followed by its id in decimal digits. If ``end`` is not 0, it reads no ids above
+        ``end``; not together with ``descending``.
 
-        Raises StoreChangedError, or sets it in the future, if the store is not the one of ``identity``, or if
-        ``is_resumed`` and ``after`` is a cursor of another store.
+        Raises StoreChangedError, or sets it in the future, if the store is not the one of ``identity``, if
+        ``is_resumed`` and ``after`` is a cursor of another store, or if ``end`` is one.
         """
 
-    def newest(self, table: Table) -> "Future[list[bytes]]":
-        """Starts to read the newest record. Returns a list of one record, or an empty list."""
+    def newest(self, table: Table, end: int = 0) -> "Future[list[bytes]]":
+        """Starts to read the newest record, or the newest with an id up to ``end``; returns a list of one or none."""
 
     def oldest(self, table: Table) -> "Future[list[bytes]]":
         """Starts to read the oldest record. Returns a list of one record, or an empty list."""
@@ -178,8 +180,18 @@ class RecordStore(Protocol):
     def has_owner(self, table: Table) -> "Future[int]":
         """Starts to check whether the owner of the table exists. Returns 1 or 0."""
 
-    async def fence(self) -> None:
-        """Makes all ids that are assigned later larger than all ids that exist now, even if the clocks differ."""
+    async def cuts(self, table: Table, parts: int, identity: StoreIdentity) -> list[int]:
+        """Divides the records into up to ``parts`` ranges of almost the same number of records.
+
+        Returns the last id of each range, in increasing order; none if the table has no records. Raises
+        StoreChangedError if the store is not the one of ``identity``.
+        """
+
+    async def fence(self) -> int:
+        """Makes all ids that are assigned later larger than all ids that exist now, even if the clocks differ.
+
+        Returns an id that lies between: at least as large as all ids that exist now, and smaller than all later ids.
+        """
 
     async def now(self, table: Table) -> int:
         """Returns the time of the clock of the store, on the server of the table, in microseconds since 1970."""

@@ -7,13 +7,14 @@ from functools import partial
 from typing import TypeAlias
 
 from userservice.v1.user_pb2 import User
-from userservice.v1.user_service_pb2 import BatchGetUsersResponse
+from userservice.v1.user_service_pb2 import BatchGetUsersResponse, PlanUserScanResponse
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.entities import Entities
 from userservice_server.domain.listing import Page, Selection, first_page, pages
 from userservice_server.domain.merging import MergedTables, OneTable, Source
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, RecordStore, StoreIdentity, Table
+from userservice_server.domain.scanning import partition_numbers, planned
 from userservice_server.domain.stream_memory import ReadLimit, StreamMemory
 from userservice_server.errors import StoreChangedError, UserAlreadyExistsError, UserNotFoundError
 from userservice_server.wire.projection import Cut, cut_of
@@ -79,17 +80,47 @@ class Users:
         page, *_ = await read(self._source(fences=True))
         return page
 
-    def stream(
-        self, chunk_size: int, cursor: int, view: "View.ValueType" = View.VIEW_FULL
-    ) -> AsyncGenerator[Iterator[Page]]:
-        """Yields all users as encoded ListUsersChunkedResponses, one range after the other, as ``pages`` does."""
-        read = partial(self._ranges, chunk_size, cursor, cut_of(User, view))
-        return read() if cursor else self._restarted(read)
+    @property
+    def partitions(self) -> range:
+        """The numbers by which callers name the partitions."""
+        return partition_numbers(self._store)
 
-    def _ranges(self, chunk_size: int, cursor: int, cut: Cut | None) -> AsyncGenerator[Iterator[Page]]:
-        return pages(
-            self._store, self._source(fences=True), chunk_size, cursor, self._reads, self._memory, Selection(cut)
-        )
+    async def plan(self, parts: int) -> bytes:
+        """Divides all users into parts; returns an encoded PlanUserScanResponse."""
+        found = await self._store.reread(partial(planned, self._store, parts))
+        return PlanUserScanResponse(parts=found).SerializeToString()
+
+    def stream(
+        self,
+        chunk_size: int,
+        cursor: int,
+        view: "View.ValueType" = View.VIEW_FULL,
+        *,
+        partition: int = 0,
+        end_cursor: int = 0,
+    ) -> AsyncGenerator[Iterator[Page]]:
+        """Yields users as encoded ListUsersChunkedResponses, one range after the other, as ``pages`` does.
+
+        Args:
+            chunk_size: maximum number of users in a response.
+            cursor: the stream starts after this id.
+            view: the fields of the users.
+            partition: the number of the partition whose users are streamed; 0: all users.
+            end_cursor: the stream ends at this id; 0: at the newest user.
+        """
+        read = partial(self._ranges, chunk_size, cursor, cut_of(User, view), partition, end_cursor)
+        # An end_cursor belongs to one store, like a cursor.
+        return read() if cursor or end_cursor else self._restarted(read)
+
+    def _ranges(
+        self, chunk_size: int, cursor: int, cut: Cut | None, partition: int, end_cursor: int
+    ) -> AsyncGenerator[Iterator[Page]]:
+        if partition:
+            table = self._tables[self.partitions.index(partition)]
+            source: Source = OneTable(self._store, table, end=end_cursor)
+        else:
+            source = self._source(fences=True, end=end_cursor)
+        return pages(self._store, source, chunk_size, cursor, self._reads, self._memory, Selection(cut))
 
     async def _restarted(self, read: Callable[[], AsyncGenerator[Iterator[Page]]]) -> AsyncGenerator[Iterator[Page]]:
         """Yields the same as ``read``; starts again if the store changes before anything was yielded."""
@@ -161,9 +192,9 @@ class Users:
     def _is_partitioned(self) -> bool:
         return len(self._tables) > 1
 
-    def _source(self, *, fences: bool, descending: bool = False) -> Source:
+    def _source(self, *, fences: bool, descending: bool = False, end: int = 0) -> Source:
         """Returns the records of one list."""
         tables = self._tables
         if len(tables) == 1:
-            return OneTable(self._store, tables[0], descending=descending)
-        return MergedTables(self._store, tables, fences=fences, descending=descending)
+            return OneTable(self._store, tables[0], descending=descending, end=end)
+        return MergedTables(self._store, tables, fences=fences, descending=descending, end=end)

@@ -24,6 +24,8 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 DEFAULT_CHUNK_SIZE = 100
 MAX_CHUNK_SIZE = 10_000
+DEFAULT_PARTS = 16
+MAX_PARTS = 64
 MAX_BATCH = 1000
 REQUEST_ID_BYTES = 36  # of a UUID in text form
 
@@ -176,6 +178,25 @@ class Checker:
         """Checks a cursor."""
         if value < 0:
             self.refuse("cursor", "must not be negative: 0, or the id of the last record received")
+        return value
+
+    def parts(self, value: int) -> int:
+        """Checks the number of parts of a plan."""
+        if not 0 <= value <= MAX_PARTS:
+            self.refuse("parts", f"must be at most {MAX_PARTS}, or 0 for {DEFAULT_PARTS}; is {value}")
+        return value or DEFAULT_PARTS
+
+    def partition(self, value: int, known: range) -> int:
+        """Checks which partition a stream reads; ``known`` are the numbers of the partitions, and 0 means all."""
+        if value and value not in known:
+            expected = f"{known[0]}" if len(known) == 1 else f"from {known[0]} to {known[-1]}"
+            self.refuse("partition", f"must be {expected} (see PlanUserScan), or 0 for all users; is {value}")
+        return value
+
+    def end_cursor(self, value: int) -> int:
+        """Checks the id at which a stream ends."""
+        if value < 0:
+            self.refuse("end_cursor", "must not be negative: 0, or the end_cursor of a part")
         return value
 
     def _count(self, field: str, value: int, default: int, maximum: int) -> int:

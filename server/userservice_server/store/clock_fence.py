@@ -16,7 +16,7 @@ from userservice_server.wire.ids import PARTITIONS
 from userservice_server.wire.outcomes import Code
 
 
-async def raise_last_ids(tables: Sequence[Table], store_id: bytes, reads: list[Send], writes: list[Send]) -> None:
+async def raise_last_ids(tables: Sequence[Table], store_id: bytes, reads: list[Send], writes: list[Send]) -> int:
     """Raises the last ids of all partitions; writes only to partitions whose last id is smaller.
 
     Args:
@@ -24,6 +24,9 @@ async def raise_last_ids(tables: Sequence[Table], store_id: bytes, reads: list[S
         store_id: the expected store id.
         reads: sends a command that reads, by partition.
         writes: the same for writes.
+
+    Returns:
+        The largest of the last ids.
 
     Raises:
         StoreChangedError: the store was emptied, replaced or damaged.
@@ -45,3 +48,4 @@ async def raise_last_ids(tables: Sequence[Table], store_id: bytes, reads: list[S
     ]
     if Code.STORE_CHANGED.value in await asyncio.gather(*raising):
         raise StoreChangedError.during_read()
+    return newest

@@ -288,15 +288,16 @@ class RedisStore:
         send = self._bulk[LAYOUT]  # such a store has one partition
         return await count_sessions(send, partial(run, send), self._keys, self.identity.store_id)
 
-    async def fence(self) -> None:
+    async def fence(self) -> int:
         """Raises the last ids of all partitions, so that all later ids are above all ids that exist now.
+
+        Returns:
+            The largest of the last ids: all ids that exist now are at most this one, and all later ids are larger.
 
         Raises:
             StoreChangedError: the store was emptied, replaced or damaged.
         """
-        tables = self._keys.all_users()
-        if len(tables) > 1:
-            await raise_last_ids(tables, self.identity.store_id, self._bulk, self._writes)
+        return await raise_last_ids(self._keys.all_users(), self.identity.store_id, self._bulk, self._writes)
 
     async def add(
         self,
@@ -399,6 +400,7 @@ class RedisStore:
         is_resumed: bool = False,
         descending: bool = False,
         with_ids: bool = False,
+        end: int = 0,
     ) -> "asyncio.Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
 
@@ -410,17 +412,19 @@ class RedisStore:
             is_resumed: whether ``after`` is a cursor that a caller sent, perhaps of another store.
             descending: whether to read ids below ``after`` instead, the largest first; 0 starts at the newest record.
             with_ids: whether each record is followed by its id.
+            end: the largest id to read, which a caller sent; 0: no limit. Only if not ``descending``.
         """
         own, expected = own_table(table), known_identity(identity)
         if is_resumed:
             expected.check_cursor(after)
+        expected.check_cursor(end)
         send = self._bulk[own.partition]
         scores = ("WITHSCORES",) if with_ids else ()
         if descending:
             start = f"({after}" if after else "+inf"
             reply = send("ZRANGE", own.rows, start, "-inf", "BYSCORE", "REV", "LIMIT", 0, count, *scores)
         else:
-            reply = send("ZRANGE", own.rows, f"({after}", "+inf", "BYSCORE", "LIMIT", 0, count, *scores)
+            reply = send("ZRANGE", own.rows, f"({after}", end or "+inf", "BYSCORE", "LIMIT", 0, count, *scores)
         checks = [
             Check(send("GET", own.store_id), partial(eq, expected.store_id), StoreChangedError.during_read),
             # Scripts always write both keys. If the rows were lost, a store with users would look empty.
@@ -434,10 +438,13 @@ class RedisStore:
             records.add_done_callback(partial(_report_range, self.events, time.perf_counter()))
         return records
 
-    def newest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
-        """Starts to read the newest record: a list of one record, or an empty list."""
+    def newest(self, table: ports.Table, end: int = 0) -> "asyncio.Future[list[bytes]]":
+        """Starts to read the newest record, or the newest up to the id ``end``: a list of one record or none."""
         own = own_table(table)
-        return self._bulk[own.partition]("ZRANGE", own.rows, -1, -1)
+        send = self._bulk[own.partition]
+        if end:
+            return send("ZRANGE", own.rows, end, "-inf", "BYSCORE", "REV", "LIMIT", 0, 1)
+        return send("ZRANGE", own.rows, -1, -1)
 
     def oldest(self, table: ports.Table) -> "asyncio.Future[list[bytes]]":
         """Starts to read the oldest record: a list of one record, or an empty list."""
@@ -448,6 +455,15 @@ class RedisStore:
         """Starts to count the records."""
         own = own_table(table)
         return self._bulk[own.partition]("ZCARD", own.rows)
+
+    async def cuts(self, table: ports.Table, parts: int, identity: StoreIdentity) -> list[int]:
+        """Divides the records into up to ``parts`` ranges; returns the last id of each range."""
+        own, expected = own_table(table), known_identity(identity)
+        redis_keys, arguments = (own.store_id, own.rows, own.index), (expected.store_id, parts)
+        ends = await self._observed(self._bulk[own.partition], scripts.CUTS, redis_keys, arguments)
+        if isinstance(ends, bytes):
+            raise StoreChangedError.during_read()
+        return list(map(int, ends))
 
     def has_owner(self, table: ports.Table) -> "asyncio.Future[int]":
         """Starts to check whether the owner of the table exists: 1 or 0."""

@@ -77,8 +77,16 @@ class UserServicer:
             chunk_size = check.chunk_size(request.chunk_size)
             cursor = check.cursor(request.cursor)
             view = check.view(request.view)
-        await self._streaming.send(call, self._users.stream(chunk_size, cursor, view))
+            partition = check.partition(request.partition, self._users.partitions)
+            end_cursor = check.end_cursor(request.end_cursor)
+        ranges = self._users.stream(chunk_size, cursor, view, partition=partition, end_cursor=end_cursor)
+        await self._streaming.send(call, ranges)
         return b""
+
+    async def PlanUserScan(self, request: pb.PlanUserScanRequest, _call: Call) -> bytes:
+        with Checker() as check:
+            parts = check.parts(request.parts)
+        return await self._users.plan(parts)
 
     async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, _call: Call) -> bytes:
         with Checker() as check:

@@ -32,9 +32,11 @@ class Tables:
         is_resumed: bool,
         descending: bool,
         with_ids: bool,
+        end: int,
     ) -> "asyncio.Future[list[bytes]]":
         assert identity is IDENTITY
         assert with_ids
+        assert not end
         assert isinstance(is_resumed, bool)
         if descending:
             found = [number for number in reversed(self.tables[table]) if not after or number < after][:count]

@@ -22,6 +22,7 @@ CONTRACT = {
     "DeleteUser": "users.write",
     "ListUsers": "users.list",
     "ListUsersChunked": "users.list",
+    "PlanUserScan": "users.list",
     "BatchGetUsers": "users.read",
     "GetUserSessions": "sessions.read",
     "ImportUsers": "users.import",

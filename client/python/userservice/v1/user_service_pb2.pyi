@@ -376,6 +376,8 @@ class ListUsersChunkedRequest(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    END_CURSOR_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
     """Maximum number of users in one message. Optional. 0 means 100; values above 10 000 mean 10 000; negative values are
     an error. A message has fewer users if one more user would exceed 1 MiB, or a smaller limit while many streams run.
@@ -388,20 +390,112 @@ class ListUsersChunkedRequest(_message.Message):
     """The fields to return. Optional; all fields by default. With another view, a message also ends after 16 MiB of
     stored users.
     """
+    partition: _builtins.int
+    """The partition whose users are streamed: UserScanPart.partition. Optional; 0 means all users. A partition that the
+    store does not have is an error, also if the store was moved to another number of partitions since the plan.
+    """
+    end_cursor: _builtins.int
+    """The stream ends at this id, inclusive: UserScanPart.end_cursor. Optional; 0 means the newest user at the start of the
+    stream; negative values are an error.
+    """
     def __init__(
         self,
         *,
         chunk_size: _builtins.int = ...,
         cursor: _builtins.int = ...,
         view: _view_pb2.View.ValueType = ...,
+        partition: _builtins.int = ...,
+        end_cursor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "end_cursor", b"end_cursor", "partition", b"partition", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListUsersChunkedRequest: _TypeAlias = ListUsersChunkedRequest  # noqa: Y015
+
+@_typing.final
+class PlanUserScanRequest(_message.Message):
+    """Request of UserService.PlanUserScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    parts: _builtins.int
+    """Number of parts, at most 64. Optional; 0 means 16; negative values and larger values are an error. The response has
+    at least one part for each partition that contains users, and fewer parts if there are fewer users.
+    """
+    def __init__(
+        self,
+        *,
+        parts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanUserScanRequest: _TypeAlias = PlanUserScanRequest  # noqa: Y015
+
+@_typing.final
+class PlanUserScanResponse(_message.Message):
+    """Response of UserService.PlanUserScan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserScanPart]:
+        """The parts, at most 64; none if there are no users. They have about the same number of users."""
+
+    def __init__(
+        self,
+        *,
+        parts: _abc.Iterable[Global___UserScanPart] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanUserScanResponse: _TypeAlias = PlanUserScanResponse  # noqa: Y015
+
+@_typing.final
+class UserScanPart(_message.Message):
+    """A part of all users: the users of one partition whose ids are above cursor and at most end_cursor.
+
+    The fields of the same names of ListUsersChunkedRequest select a part. To resume a part, replace cursor by the
+    next_cursor of the last message that was received.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    END_CURSOR_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    """Identifies the partition and the number of partitions of the store. Not 0. Pass it on unchanged."""
+    cursor: _builtins.int
+    """The part starts after this id; 0 for the beginning."""
+    end_cursor: _builtins.int
+    """The last id that the part can contain."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        cursor: _builtins.int = ...,
+        end_cursor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "end_cursor", b"end_cursor", "partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserScanPart: _TypeAlias = UserScanPart  # noqa: Y015
 
 @_typing.final
 class ListUsersChunkedResponse(_message.Message):
@@ -415,7 +509,7 @@ class ListUsersChunkedResponse(_message.Message):
     next_cursor: _builtins.int
     """The cursor that resumes the stream after this message, or 0 in the last message."""
     total_size: _builtins.int
-    """Number of all users at the start of the stream."""
+    """Number of all users at the start of the stream; with a partition, of the users of this partition."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
         """The users, ordered by id."""

@@ -81,6 +81,11 @@ class UserServiceStub(object):
                 request_serializer=userservice_dot_v1_dot_user__service__pb2.ListUsersChunkedRequest.SerializeToString,
                 response_deserializer=userservice_dot_v1_dot_user__service__pb2.ListUsersChunkedResponse.FromString,
                 _registered_method=True)
+        self.PlanUserScan = channel.unary_unary(
+                '/userservice.v1.UserService/PlanUserScan',
+                request_serializer=userservice_dot_v1_dot_user__service__pb2.PlanUserScanRequest.SerializeToString,
+                response_deserializer=userservice_dot_v1_dot_user__service__pb2.PlanUserScanResponse.FromString,
+                _registered_method=True)
         self.BatchGetUsers = channel.unary_unary(
                 '/userservice.v1.UserService/BatchGetUsers',
                 request_serializer=userservice_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.SerializeToString,
@@ -188,6 +193,22 @@ class UserServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanUserScan(self, request, context):
+        """Divides all users into parts, which ListUsersChunked can stream side by side, one stream for each part.
+
+        All parts together contain every user that exists from this call to the end of the last stream exactly once,
+        regardless of concurrent writes. Each part can be resumed by itself. A part is a range of ids of one partition of the
+        store. The streams of parts therefore need no merge, and in a cluster they come from different nodes.
+
+        The parts may also contain users that are added during this call, but no later ones. The largest end_cursor of the
+        parts is a cursor: ListUsersChunked without a partition then returns the users that were added after this call.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchGetUsers(self, request, context):
         """Returns up to 1000 users by their user_ids.
 
@@ -266,6 +287,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.ListUsersChunked,
                     request_deserializer=userservice_dot_v1_dot_user__service__pb2.ListUsersChunkedRequest.FromString,
                     response_serializer=userservice_dot_v1_dot_user__service__pb2.ListUsersChunkedResponse.SerializeToString,
+            ),
+            'PlanUserScan': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanUserScan,
+                    request_deserializer=userservice_dot_v1_dot_user__service__pb2.PlanUserScanRequest.FromString,
+                    response_serializer=userservice_dot_v1_dot_user__service__pb2.PlanUserScanResponse.SerializeToString,
             ),
             'BatchGetUsers': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetUsers,
@@ -466,6 +492,33 @@ class UserService(object):
             '/userservice.v1.UserService/ListUsersChunked',
             userservice_dot_v1_dot_user__service__pb2.ListUsersChunkedRequest.SerializeToString,
             userservice_dot_v1_dot_user__service__pb2.ListUsersChunkedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanUserScan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/userservice.v1.UserService/PlanUserScan',
+            userservice_dot_v1_dot_user__service__pb2.PlanUserScanRequest.SerializeToString,
+            userservice_dot_v1_dot_user__service__pb2.PlanUserScanResponse.FromString,
             options,
             channel_credentials,
             insecure,

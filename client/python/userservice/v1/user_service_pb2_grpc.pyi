@@ -92,6 +92,18 @@ class UserServiceStub:
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, UNAVAILABLE / READER_STALLED.
     """
+    PlanUserScan: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.PlanUserScanRequest, _user_service_pb2.PlanUserScanResponse]
+    """Divides all users into parts, which ListUsersChunked can stream side by side, one stream for each part.
+
+    All parts together contain every user that exists from this call to the end of the last stream exactly once,
+    regardless of concurrent writes. Each part can be resumed by itself. A part is a range of ids of one partition of the
+    store. The streams of parts therefore need no merge, and in a cluster they come from different nodes.
+
+    The parts may also contain users that are added during this call, but no later ones. The largest end_cursor of the
+    parts is a cursor: ListUsersChunked without a partition then returns the users that were added after this call.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD.
+    """
     BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]
     """Returns up to 1000 users by their user_ids.
 
@@ -185,6 +197,18 @@ class UserServiceAsyncStub(UserServiceStub):
     client receives READER_STALLED after the messages that were already sent.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, UNAVAILABLE / READER_STALLED.
+    """
+    PlanUserScan: _aio.UnaryUnaryMultiCallable[_user_service_pb2.PlanUserScanRequest, _user_service_pb2.PlanUserScanResponse]  # type: ignore[assignment]
+    """Divides all users into parts, which ListUsersChunked can stream side by side, one stream for each part.
+
+    All parts together contain every user that exists from this call to the end of the last stream exactly once,
+    regardless of concurrent writes. Each part can be resumed by itself. A part is a range of ids of one partition of the
+    store. The streams of parts therefore need no merge, and in a cluster they come from different nodes.
+
+    The parts may also contain users that are added during this call, but no later ones. The largest end_cursor of the
+    parts is a cursor: ListUsersChunked without a partition then returns the users that were added after this call.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD.
     """
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
     """Returns up to 1000 users by their user_ids.
@@ -312,6 +336,24 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         client receives READER_STALLED after the messages that were already sent.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, UNAVAILABLE / READER_STALLED.
+        """
+
+    @_abc_1.abstractmethod
+    def PlanUserScan(
+        self,
+        request: _user_service_pb2.PlanUserScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.PlanUserScanResponse, _abc.Awaitable[_user_service_pb2.PlanUserScanResponse]]:
+        """Divides all users into parts, which ListUsersChunked can stream side by side, one stream for each part.
+
+        All parts together contain every user that exists from this call to the end of the last stream exactly once,
+        regardless of concurrent writes. Each part can be resumed by itself. A part is a range of ids of one partition of the
+        store. The streams of parts therefore need no merge, and in a cluster they come from different nodes.
+
+        The parts may also contain users that are added during this call, but no later ones. The largest end_cursor of the
+        parts is a cursor: ListUsersChunked without a partition then returns the users that were added after this call.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod

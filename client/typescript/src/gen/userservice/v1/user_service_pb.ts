@@ -21,7 +21,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file userservice/v1/user_service.proto.
  */
 export const file_userservice_v1_user_service: GenFile = /*@__PURE__*/
-  fileDesc("CiF1c2Vyc2VydmljZS92MS91c2VyX3NlcnZpY2UucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIpYBCg5BZGRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhIKCmZpcnN0X25hbWUYAyABKAkSEQoJbGFzdF9uYW1lGAQgASgJEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBISCgpyZXF1ZXN0X2lkGAYgASgJIjUKD0FkZFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJFCg5HZXRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEiIKBHZpZXcYAiABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3IjUKD0dldFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciKlAgoRVXBkYXRlVXNlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgVlbWFpbBgCIAEoCUgAiAEBEhcKCmZpcnN0X25hbWUYAyABKAlIAYgBARIWCglsYXN0X25hbWUYBCABKAlIAogBARIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLdXBkYXRlX21hc2sYBiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBGV0YWcYByABKAkSEgoKcmVxdWVzdF9pZBgIIAEoCRIVCg1hbGxvd19taXNzaW5nGAkgASgIQggKBl9lbWFpbEINCgtfZmlyc3RfbmFtZUIMCgpfbGFzdF9uYW1lIjgKElVwZGF0ZVVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJGChFEZWxldGVVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSIUChJEZWxldGVVc2VyUmVzcG9uc2UiZwoQTGlzdFVzZXJzUmVxdWVzdBINCgVsaW1pdBgBIAEoBRIOCgZjdXJzb3IYAiABKAMSIgoEdmlldxgDIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXcSEAoIb3JkZXJfYnkYBCABKAkiYQoRTGlzdFVzZXJzUmVzcG9uc2USIwoFdXNlcnMYASADKAsyFC51c2Vyc2VydmljZS52MS5Vc2VyEhMKC25leHRfY3Vyc29yGAIgASgDEhIKCnRvdGFsX3NpemUYAyABKAMiYQoXTGlzdFVzZXJzQ2h1bmtlZFJlcXVlc3QSEgoKY2h1bmtfc2l6ZRgBIAEoBRIOCgZjdXJzb3IYAiABKAMSIgoEdmlldxgDIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXciaAoYTGlzdFVzZXJzQ2h1bmtlZFJlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlcnNlcnZpY2UudjEuVXNlchITCgtuZXh0X2N1cnNvchgCIAEoAxISCgp0b3RhbF9zaXplGAMgASgDIkwKFEJhdGNoR2V0VXNlcnNSZXF1ZXN0EhAKCHVzZXJfaWRzGAEgAygJEiIKBHZpZXcYAiABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3IlYKFUJhdGNoR2V0VXNlcnNSZXNwb25zZRIjCgV1c2VycxgBIAMoCzIULnVzZXJzZXJ2aWNlLnYxLlVzZXISGAoQbWlzc2luZ191c2VyX2lkcxgCIAMoCSKFAQoWR2V0VXNlclNlc3Npb25zUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEg0KBWxpbWl0GAIgASgFEg4KBmN1cnNvchgDIAEoAxIiCgR2aWV3GAQgASgOMhQudXNlcnNlcnZpY2UudjEuVmlldxIXCg9pbmNsdWRlX2V4cGlyZWQYBSABKAgibQoXR2V0VXNlclNlc3Npb25zUmVzcG9uc2USKQoIc2Vzc2lvbnMYASADKAsyFy51c2Vyc2VydmljZS52MS5TZXNzaW9uEhMKC25leHRfY3Vyc29yGAIgASgDEhIKCnRvdGFsX3NpemUYAyABKAMypAgKC1VzZXJTZXJ2aWNlElsKB0FkZFVzZXISHi51c2Vyc2VydmljZS52MS5BZGRVc2VyUmVxdWVzdBofLnVzZXJzZXJ2aWNlLnYxLkFkZFVzZXJSZXNwb25zZSIPorgYC3VzZXJzLndyaXRlEloKB0dldFVzZXISHi51c2Vyc2VydmljZS52MS5HZXRVc2VyUmVxdWVzdBofLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJSZXNwb25zZSIOorgYCnVzZXJzLnJlYWQSZAoKVXBkYXRlVXNlchIhLnVzZXJzZXJ2aWNlLnYxLlVwZGF0ZVVzZXJSZXF1ZXN0GiIudXNlcnNlcnZpY2UudjEuVXBkYXRlVXNlclJlc3BvbnNlIg+iuBgLdXNlcnMud3JpdGUSZAoKRGVsZXRlVXNlchIhLnVzZXJzZXJ2aWNlLnYxLkRlbGV0ZVVzZXJSZXF1ZXN0GiIudXNlcnNlcnZpY2UudjEuRGVsZXRlVXNlclJlc3BvbnNlIg+iuBgLdXNlcnMud3JpdGUSYAoJTGlzdFVzZXJzEiAudXNlcnNlcnZpY2UudjEuTGlzdFVzZXJzUmVxdWVzdBohLnVzZXJzZXJ2aWNlLnYxLkxpc3RVc2Vyc1Jlc3BvbnNlIg6iuBgKdXNlcnMubGlzdBJ3ChBMaXN0VXNlcnNDaHVua2VkEicudXNlcnNlcnZpY2UudjEuTGlzdFVzZXJzQ2h1bmtlZFJlcXVlc3QaKC51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNDaHVua2VkUmVzcG9uc2UiDqK4GAp1c2Vycy5saXN0MAESbAoNQmF0Y2hHZXRVc2VycxIkLnVzZXJzZXJ2aWNlLnYxLkJhdGNoR2V0VXNlcnNSZXF1ZXN0GiUudXNlcnNlcnZpY2UudjEuQmF0Y2hHZXRVc2Vyc1Jlc3BvbnNlIg6iuBgKdXNlcnMucmVhZBJ1Cg9HZXRVc2VyU2Vzc2lvbnMSJi51c2Vyc2VydmljZS52MS5HZXRVc2VyU2Vzc2lvbnNSZXF1ZXN0GicudXNlcnNlcnZpY2UudjEuR2V0VXNlclNlc3Npb25zUmVzcG9uc2UiEaK4GA1zZXNzaW9ucy5yZWFkEmwKC0ltcG9ydFVzZXJzEiIudXNlcnNlcnZpY2UudjEuSW1wb3J0VXNlcnNSZXF1ZXN0GiMudXNlcnNlcnZpY2UudjEuSW1wb3J0VXNlcnNSZXNwb25zZSIQorgYDHVzZXJzLmltcG9ydCgBMAESYgoJR2V0SW1wb3J0EiAudXNlcnNlcnZpY2UudjEuR2V0SW1wb3J0UmVxdWVzdBohLnVzZXJzZXJ2aWNlLnYxLkdldEltcG9ydFJlc3BvbnNlIhCiuBgMdXNlcnMuaW1wb3J0QnYKDnVzZXJzZXJ2aWNlLnYxQhBVc2VyU2VydmljZVByb3RvUAFaHHVzZXJzZXJ2aWNlL3YxO3VzZXJzZXJ2aWNldjGqAg5Vc2Vyc2VydmljZS5WMcoCDlVzZXJzZXJ2aWNlXFYx6gIPVXNlcnNlcnZpY2U6OlYxYgZwcm90bzM", [file_google_protobuf_field_mask, file_google_protobuf_struct, file_userservice_v1_options, file_userservice_v1_session, file_userservice_v1_user, file_userservice_v1_user_import, file_userservice_v1_view]);
+  fileDesc("CiF1c2Vyc2VydmljZS92MS91c2VyX3NlcnZpY2UucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIpYBCg5BZGRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhIKCmZpcnN0X25hbWUYAyABKAkSEQoJbGFzdF9uYW1lGAQgASgJEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBISCgpyZXF1ZXN0X2lkGAYgASgJIjUKD0FkZFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJFCg5HZXRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEiIKBHZpZXcYAiABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3IjUKD0dldFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciKlAgoRVXBkYXRlVXNlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgVlbWFpbBgCIAEoCUgAiAEBEhcKCmZpcnN0X25hbWUYAyABKAlIAYgBARIWCglsYXN0X25hbWUYBCABKAlIAogBARIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLdXBkYXRlX21hc2sYBiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBGV0YWcYByABKAkSEgoKcmVxdWVzdF9pZBgIIAEoCRIVCg1hbGxvd19taXNzaW5nGAkgASgIQggKBl9lbWFpbEINCgtfZmlyc3RfbmFtZUIMCgpfbGFzdF9uYW1lIjgKElVwZGF0ZVVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJGChFEZWxldGVVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSIUChJEZWxldGVVc2VyUmVzcG9uc2UiZwoQTGlzdFVzZXJzUmVxdWVzdBINCgVsaW1pdBgBIAEoBRIOCgZjdXJzb3IYAiABKAMSIgoEdmlldxgDIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXcSEAoIb3JkZXJfYnkYBCABKAkiYQoRTGlzdFVzZXJzUmVzcG9uc2USIwoFdXNlcnMYASADKAsyFC51c2Vyc2VydmljZS52MS5Vc2VyEhMKC25leHRfY3Vyc29yGAIgASgDEhIKCnRvdGFsX3NpemUYAyABKAMiiAEKF0xpc3RVc2Vyc0NodW5rZWRSZXF1ZXN0EhIKCmNodW5rX3NpemUYASABKAUSDgoGY3Vyc29yGAIgASgDEiIKBHZpZXcYAyABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3EhEKCXBhcnRpdGlvbhgFIAEoBRISCgplbmRfY3Vyc29yGAYgASgDIiQKE1BsYW5Vc2VyU2NhblJlcXVlc3QSDQoFcGFydHMYASABKAUiQwoUUGxhblVzZXJTY2FuUmVzcG9uc2USKwoFcGFydHMYASADKAsyHC51c2Vyc2VydmljZS52MS5Vc2VyU2NhblBhcnQiRQoMVXNlclNjYW5QYXJ0EhEKCXBhcnRpdGlvbhgBIAEoBRIOCgZjdXJzb3IYAiABKAMSEgoKZW5kX2N1cnNvchgDIAEoAyJoChhMaXN0VXNlcnNDaHVua2VkUmVzcG9uc2USIwoFdXNlcnMYASADKAsyFC51c2Vyc2VydmljZS52MS5Vc2VyEhMKC25leHRfY3Vyc29yGAIgASgDEhIKCnRvdGFsX3NpemUYAyABKAMiTAoUQmF0Y2hHZXRVc2Vyc1JlcXVlc3QSEAoIdXNlcl9pZHMYASADKAkSIgoEdmlldxgCIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXciVgoVQmF0Y2hHZXRVc2Vyc1Jlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlcnNlcnZpY2UudjEuVXNlchIYChBtaXNzaW5nX3VzZXJfaWRzGAIgAygJIoUBChZHZXRVc2VyU2Vzc2lvbnNSZXF1ZXN0Eg8KB3VzZXJfaWQYASABKAkSDQoFbGltaXQYAiABKAUSDgoGY3Vyc29yGAMgASgDEiIKBHZpZXcYBCABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3EhcKD2luY2x1ZGVfZXhwaXJlZBgFIAEoCCJtChdHZXRVc2VyU2Vzc2lvbnNSZXNwb25zZRIpCghzZXNzaW9ucxgBIAMoCzIXLnVzZXJzZXJ2aWNlLnYxLlNlc3Npb24SEwoLbmV4dF9jdXJzb3IYAiABKAMSEgoKdG90YWxfc2l6ZRgDIAEoAzKPCQoLVXNlclNlcnZpY2USWwoHQWRkVXNlchIeLnVzZXJzZXJ2aWNlLnYxLkFkZFVzZXJSZXF1ZXN0Gh8udXNlcnNlcnZpY2UudjEuQWRkVXNlclJlc3BvbnNlIg+iuBgLdXNlcnMud3JpdGUSWgoHR2V0VXNlchIeLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJSZXF1ZXN0Gh8udXNlcnNlcnZpY2UudjEuR2V0VXNlclJlc3BvbnNlIg6iuBgKdXNlcnMucmVhZBJkCgpVcGRhdGVVc2VyEiEudXNlcnNlcnZpY2UudjEuVXBkYXRlVXNlclJlcXVlc3QaIi51c2Vyc2VydmljZS52MS5VcGRhdGVVc2VyUmVzcG9uc2UiD6K4GAt1c2Vycy53cml0ZRJkCgpEZWxldGVVc2VyEiEudXNlcnNlcnZpY2UudjEuRGVsZXRlVXNlclJlcXVlc3QaIi51c2Vyc2VydmljZS52MS5EZWxldGVVc2VyUmVzcG9uc2UiD6K4GAt1c2Vycy53cml0ZRJgCglMaXN0VXNlcnMSIC51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNSZXF1ZXN0GiEudXNlcnNlcnZpY2UudjEuTGlzdFVzZXJzUmVzcG9uc2UiDqK4GAp1c2Vycy5saXN0EncKEExpc3RVc2Vyc0NodW5rZWQSJy51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNDaHVua2VkUmVxdWVzdBooLnVzZXJzZXJ2aWNlLnYxLkxpc3RVc2Vyc0NodW5rZWRSZXNwb25zZSIOorgYCnVzZXJzLmxpc3QwARJpCgxQbGFuVXNlclNjYW4SIy51c2Vyc2VydmljZS52MS5QbGFuVXNlclNjYW5SZXF1ZXN0GiQudXNlcnNlcnZpY2UudjEuUGxhblVzZXJTY2FuUmVzcG9uc2UiDqK4GAp1c2Vycy5saXN0EmwKDUJhdGNoR2V0VXNlcnMSJC51c2Vyc2VydmljZS52MS5CYXRjaEdldFVzZXJzUmVxdWVzdBolLnVzZXJzZXJ2aWNlLnYxLkJhdGNoR2V0VXNlcnNSZXNwb25zZSIOorgYCnVzZXJzLnJlYWQSdQoPR2V0VXNlclNlc3Npb25zEiYudXNlcnNlcnZpY2UudjEuR2V0VXNlclNlc3Npb25zUmVxdWVzdBonLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJTZXNzaW9uc1Jlc3BvbnNlIhGiuBgNc2Vzc2lvbnMucmVhZBJsCgtJbXBvcnRVc2VycxIiLnVzZXJzZXJ2aWNlLnYxLkltcG9ydFVzZXJzUmVxdWVzdBojLnVzZXJzZXJ2aWNlLnYxLkltcG9ydFVzZXJzUmVzcG9uc2UiEKK4GAx1c2Vycy5pbXBvcnQoATABEmIKCUdldEltcG9ydBIgLnVzZXJzZXJ2aWNlLnYxLkdldEltcG9ydFJlcXVlc3QaIS51c2Vyc2VydmljZS52MS5HZXRJbXBvcnRSZXNwb25zZSIQorgYDHVzZXJzLmltcG9ydEJ2Cg51c2Vyc2VydmljZS52MUIQVXNlclNlcnZpY2VQcm90b1ABWhx1c2Vyc2VydmljZS92MTt1c2Vyc2VydmljZXYxqgIOVXNlcnNlcnZpY2UuVjHKAg5Vc2Vyc2VydmljZVxWMeoCD1VzZXJzZXJ2aWNlOjpWMWIGcHJvdG8z", [file_google_protobuf_field_mask, file_google_protobuf_struct, file_userservice_v1_options, file_userservice_v1_session, file_userservice_v1_user, file_userservice_v1_user_import, file_userservice_v1_view]);
 
 /**
  * Request of UserService.AddUser.
@@ -415,6 +415,22 @@ export type ListUsersChunkedRequest = Message<"userservice.v1.ListUsersChunkedRe
    * @generated from field: userservice.v1.View view = 3;
    */
   view: View;
+
+  /**
+   * The partition whose users are streamed: UserScanPart.partition. Optional; 0 means all users. A partition that the
+   * store does not have is an error, also if the store was moved to another number of partitions since the plan.
+   *
+   * @generated from field: int32 partition = 5;
+   */
+  partition: number;
+
+  /**
+   * The stream ends at this id, inclusive: UserScanPart.end_cursor. Optional; 0 means the newest user at the start of the
+   * stream; negative values are an error.
+   *
+   * @generated from field: int64 end_cursor = 6;
+   */
+  endCursor: bigint;
 };
 
 /**
@@ -423,6 +439,87 @@ export type ListUsersChunkedRequest = Message<"userservice.v1.ListUsersChunkedRe
  */
 export const ListUsersChunkedRequestSchema: GenMessage<ListUsersChunkedRequest> = /*@__PURE__*/
   messageDesc(file_userservice_v1_user_service, 10);
+
+/**
+ * Request of UserService.PlanUserScan.
+ *
+ * @generated from message userservice.v1.PlanUserScanRequest
+ */
+export type PlanUserScanRequest = Message<"userservice.v1.PlanUserScanRequest"> & {
+  /**
+   * Number of parts, at most 64. Optional; 0 means 16; negative values and larger values are an error. The response has
+   * at least one part for each partition that contains users, and fewer parts if there are fewer users.
+   *
+   * @generated from field: int32 parts = 1;
+   */
+  parts: number;
+};
+
+/**
+ * Describes the message userservice.v1.PlanUserScanRequest.
+ * Use `create(PlanUserScanRequestSchema)` to create a new message.
+ */
+export const PlanUserScanRequestSchema: GenMessage<PlanUserScanRequest> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_user_service, 11);
+
+/**
+ * Response of UserService.PlanUserScan.
+ *
+ * @generated from message userservice.v1.PlanUserScanResponse
+ */
+export type PlanUserScanResponse = Message<"userservice.v1.PlanUserScanResponse"> & {
+  /**
+   * The parts, at most 64; none if there are no users. They have about the same number of users.
+   *
+   * @generated from field: repeated userservice.v1.UserScanPart parts = 1;
+   */
+  parts: UserScanPart[];
+};
+
+/**
+ * Describes the message userservice.v1.PlanUserScanResponse.
+ * Use `create(PlanUserScanResponseSchema)` to create a new message.
+ */
+export const PlanUserScanResponseSchema: GenMessage<PlanUserScanResponse> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_user_service, 12);
+
+/**
+ * A part of all users: the users of one partition whose ids are above cursor and at most end_cursor.
+ *
+ * The fields of the same names of ListUsersChunkedRequest select a part. To resume a part, replace cursor by the
+ * next_cursor of the last message that was received.
+ *
+ * @generated from message userservice.v1.UserScanPart
+ */
+export type UserScanPart = Message<"userservice.v1.UserScanPart"> & {
+  /**
+   * Identifies the partition and the number of partitions of the store. Not 0. Pass it on unchanged.
+   *
+   * @generated from field: int32 partition = 1;
+   */
+  partition: number;
+
+  /**
+   * The part starts after this id; 0 for the beginning.
+   *
+   * @generated from field: int64 cursor = 2;
+   */
+  cursor: bigint;
+
+  /**
+   * The last id that the part can contain.
+   *
+   * @generated from field: int64 end_cursor = 3;
+   */
+  endCursor: bigint;
+};
+
+/**
+ * Describes the message userservice.v1.UserScanPart.
+ * Use `create(UserScanPartSchema)` to create a new message.
+ */
+export const UserScanPartSchema: GenMessage<UserScanPart> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_user_service, 13);
 
 /**
  * One message of the stream of UserService.ListUsersChunked.
@@ -445,7 +542,7 @@ export type ListUsersChunkedResponse = Message<"userservice.v1.ListUsersChunkedR
   nextCursor: bigint;
 
   /**
-   * Number of all users at the start of the stream.
+   * Number of all users at the start of the stream; with a partition, of the users of this partition.
    *
    * @generated from field: int64 total_size = 3;
    */
@@ -457,7 +554,7 @@ export type ListUsersChunkedResponse = Message<"userservice.v1.ListUsersChunkedR
  * Use `create(ListUsersChunkedResponseSchema)` to create a new message.
  */
 export const ListUsersChunkedResponseSchema: GenMessage<ListUsersChunkedResponse> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 11);
+  messageDesc(file_userservice_v1_user_service, 14);
 
 /**
  * Request of UserService.BatchGetUsers.
@@ -486,7 +583,7 @@ export type BatchGetUsersRequest = Message<"userservice.v1.BatchGetUsersRequest"
  * Use `create(BatchGetUsersRequestSchema)` to create a new message.
  */
 export const BatchGetUsersRequestSchema: GenMessage<BatchGetUsersRequest> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 12);
+  messageDesc(file_userservice_v1_user_service, 15);
 
 /**
  * Response of UserService.BatchGetUsers.
@@ -515,7 +612,7 @@ export type BatchGetUsersResponse = Message<"userservice.v1.BatchGetUsersRespons
  * Use `create(BatchGetUsersResponseSchema)` to create a new message.
  */
 export const BatchGetUsersResponseSchema: GenMessage<BatchGetUsersResponse> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 13);
+  messageDesc(file_userservice_v1_user_service, 16);
 
 /**
  * Request of UserService.GetUserSessions.
@@ -566,7 +663,7 @@ export type GetUserSessionsRequest = Message<"userservice.v1.GetUserSessionsRequ
  * Use `create(GetUserSessionsRequestSchema)` to create a new message.
  */
 export const GetUserSessionsRequestSchema: GenMessage<GetUserSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 14);
+  messageDesc(file_userservice_v1_user_service, 17);
 
 /**
  * Response of UserService.GetUserSessions.
@@ -601,7 +698,7 @@ export type GetUserSessionsResponse = Message<"userservice.v1.GetUserSessionsRes
  * Use `create(GetUserSessionsResponseSchema)` to create a new message.
  */
 export const GetUserSessionsResponseSchema: GenMessage<GetUserSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 15);
+  messageDesc(file_userservice_v1_user_service, 18);
 
 /**
  * Manages users and lists their sessions.
@@ -707,6 +804,25 @@ export const UserService: GenService<{
     methodKind: "server_streaming";
     input: typeof ListUsersChunkedRequestSchema;
     output: typeof ListUsersChunkedResponseSchema;
+  },
+  /**
+   * Divides all users into parts, which ListUsersChunked can stream side by side, one stream for each part.
+   *
+   * All parts together contain every user that exists from this call to the end of the last stream exactly once,
+   * regardless of concurrent writes. Each part can be resumed by itself. A part is a range of ids of one partition of the
+   * store. The streams of parts therefore need no merge, and in a cluster they come from different nodes.
+   *
+   * The parts may also contain users that are added during this call, but no later ones. The largest end_cursor of the
+   * parts is a cursor: ListUsersChunked without a partition then returns the users that were added after this call.
+   *
+   * Errors: INVALID_ARGUMENT / INVALID_FIELD.
+   *
+   * @generated from rpc userservice.v1.UserService.PlanUserScan
+   */
+  planUserScan: {
+    methodKind: "unary";
+    input: typeof PlanUserScanRequestSchema;
+    output: typeof PlanUserScanResponseSchema;
   },
   /**
    * Returns up to 1000 users by their user_ids.
