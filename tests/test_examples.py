@@ -111,6 +111,12 @@ async def after_chunks(around: Surroundings) -> None:
     assert names == ["user123", *(f"other{number}" for number in range(150))]
 
 
+async def after_parts(around: Surroundings) -> None:
+    names = [user.user_id for users in around.processed for user in users]
+    assert sorted(names) == sorted(["user123", *(f"other{number}" for number in range(150))])
+    assert around.names["parts"] == []
+
+
 async def after_iter(around: Surroundings) -> None:
     assert around.names["user_ids"] == ["user123", *(f"other{number}" for number in range(150))]
 
@@ -124,6 +130,7 @@ OUTCOMES: dict[str, Callable[[Surroundings], Any]] = {
     "Get User's Sessions": after_sessions,
     "Import Users": after_import,
     "List Users in Chunks": after_chunks,
+    "List Users in Parts": after_parts,
     "Iterate over Users": after_iter,
     "Set Options of Calls": after_get,
 }

@@ -21,6 +21,7 @@ MODULES = (
     "_importing",
     "_lazy_channels",
     "_manager",
+    "_parts",
     "_retry",
     "_shared_reads",
     "session_manager",
@@ -53,6 +54,7 @@ TEXTS = {
         Running calls in other threads end with ManagerClosedError. A call that pauses before a retry ends after the
         pause.
         """,
+    "async for users in": "for users in",
     "async with UserManager": "with SyncUserManager",
     "await user_manager": "user_manager",
     "`UserManager": "`SyncUserManager",

@@ -94,6 +94,35 @@ async def test_the_record_of_another_user_is_an_internal_error(method: str, resp
     assert not any(name in str(raised.value) for name in ("ada", "bob", "phone", "tv"))
 
 
+def plan_of(*parts: tuple[int, int, int]) -> messages.PlanUserScanResponse:
+    names = ("partition", "cursor", "end_cursor")
+    return messages.PlanUserScanResponse(
+        parts=[messages.UserScanPart(**dict(zip(names, part, strict=True))) for part in parts]
+    )
+
+
+@pytest.mark.parametrize(
+    "plan", [plan_of((0, 0, 9)), plan_of((1, 9, 9)), plan_of((1, -1, 9)), plan_of((1, 0, 9), (1, 8, 12))], ids=str
+)
+async def test_a_plan_whose_parts_cannot_be_read_or_overlap_is_an_internal_error(plan: Message) -> None:
+    with pytest.raises(InternalError):
+        await outcome("PlanUserScan", plan, lambda u, _: u.plan_user_scan())
+    good = plan_of((2, 5, 9), (1, 0, 9), (2, 0, 5))
+    assert len(await outcome("PlanUserScan", good, lambda u, _: u.plan_user_scan())) == 3
+
+
+async def test_a_part_with_a_user_beyond_its_end_is_an_internal_error() -> None:
+    """A server that does not know parts returns all users, so a user would be returned by several parts."""
+
+    async def read(users: UserManager, end: int) -> list[int]:
+        return [user.id async for chunk in users.list_chunked(parts=[(1, 0, end)]) for user in chunk]
+
+    chunk = messages.ListUsersChunkedResponse(users=[ADA, BOB])
+    assert await outcome("ListUsersChunked", chunk, lambda u, _: read(u, 6)) == [5, 6]
+    with pytest.raises(InternalError):
+        await outcome("ListUsersChunked", chunk, lambda u, _: read(u, 5))
+
+
 async def test_valid_responses_are_accepted() -> None:
     batch = messages.BatchGetUsersResponse(users=[BOB, ADA, BOB], missing_user_ids=["eve", "eve"])
     users = await outcome("BatchGetUsers", batch, lambda u, _: u.batch_get(["eve", "bob", "ada", "eve", "bob"]))

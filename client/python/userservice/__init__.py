@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from userservice.hooks import CallAttempt
     from userservice.imports import ImportStatus, RowError
-    from userservice.models import Session, SessionPage, User, UserBatch, UserPage
+    from userservice.models import Session, SessionPage, User, UserBatch, UserPage, UserScanPart
     from userservice.requests import (
         AddSessionFields,
         AddUserFields,
@@ -106,6 +106,7 @@ __all__ = [
     "UserManager",
     "UserNotFoundError",
     "UserPage",
+    "UserScanPart",
     "UserServiceError",
     "View",
 ]
@@ -155,7 +156,7 @@ _MODULES = {
     ),
     "hooks": ("CallAttempt",),
     "imports": ("ImportStatus", "RowError"),
-    "models": ("Session", "SessionPage", "User", "UserBatch", "UserPage"),
+    "models": ("Session", "SessionPage", "User", "UserBatch", "UserPage", "UserScanPart"),
     "session_manager": ("SessionManager",),
     "sync": ("SyncSessionManager", "SyncUserManager"),
     "user_manager": ("UserManager",),

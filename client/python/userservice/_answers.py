@@ -7,10 +7,11 @@ All checks raise InternalError, which is not retried. The error messages contain
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from userservice.errors import InternalError
-from userservice.models import Record
+from userservice.models import Record, UserScanPart
 from userservice.v1.session_pb2 import Session as SessionMessage
 from userservice.v1.user_pb2 import User as UserMessage
 
@@ -77,6 +78,21 @@ def check_count(count: int) -> int:
     if count < 0:
         raise InternalError(f"the service returned the negative count {count}")
     return count
+
+
+def check_end(users: Sequence[Record[Any]], end_cursor: int) -> None:
+    """Rejects a chunk of a part that contains a user beyond the end of the part: another part contains it too."""
+    if users and users[-1].id > end_cursor:
+        raise InternalError(f"the service returned id {users[-1].id} for a part that ends at {end_cursor}")
+
+
+def check_parts(parts: Sequence[UserScanPart]) -> None:
+    """Rejects a plan that cannot be read, or whose parts overlap: a reader could receive a user twice."""
+    if not all(part.partition > 0 and 0 <= part.cursor < part.end_cursor for part in parts):
+        raise InternalError("the service returned a part that is empty or has no partition")
+    for part, after in pairwise(sorted(parts)):
+        if after.partition == part.partition and after.cursor < part.end_cursor:
+            raise InternalError("the service returned parts that overlap")
 
 
 def _check_total_size(total_size: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -542,12 +542,34 @@ class RecordList(list[AnyRecordT]):
         return {"next_cursor": {"type": "integer"}, "total_size": {"type": "integer"}}
 
 
+class UserScanPart(NamedTuple):
+    """A part of all users, from `plan_user_scan`: the users of one partition above `cursor`, up to `end_cursor`.
+
+    `partition` and `end_cursor` together identify a part. `json.dumps` writes a part as a list of three integers, and
+    `list_chunked` accepts such lists.
+
+    Attributes:
+        partition: Number of the partition. It also identifies the number of partitions of the store.
+        cursor: The part starts after this id. After a chunk, this is the last id of the chunk.
+        end_cursor: The last id that the part can contain.
+    """
+
+    partition: int
+    cursor: int
+    end_cursor: int
+
+
 class UserPage(RecordList[User]):
     """A page or chunk of users, ordered by id. Its JSON form is an object with the users in `users`.
 
     Attributes:
-        next_cursor: The cursor of the next page; 0 at the end.
-        total_size: Number of all users. In a page, at the time of the call; in a chunk, at the start of the stream.
+        next_cursor: The cursor of the next page; 0 at the end. In a chunk of a part, the end of the part.
+        total_size: Number of all users. In a page, at the time of the call; in a chunk, at the start of the stream. In
+            a chunk of a part, the number of the users of its partition.
+        part: In a chunk of a part, what remains of this part after the chunk; at the end of the part, `cursor` is equal
+            to `end_cursor`. None in other pages and chunks.
+        remaining: In a chunk of a part, what remains of all parts of the `list_chunked` after the chunk. To continue
+            later, call `list_chunked` with it as `parts`. Empty in other pages and chunks.
     """
 
     _record_class = User
@@ -557,6 +579,8 @@ class UserPage(RecordList[User]):
         super().__init__(users)
         self.next_cursor = next_cursor
         self.total_size = total_size
+        self.part: UserScanPart | None = None
+        self.remaining: list[UserScanPart] = []
 
 
 class SessionPage(RecordList[Session]):

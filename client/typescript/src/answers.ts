@@ -4,7 +4,13 @@ import { fromBinary } from "@bufbuild/protobuf";
 
 import { InternalError } from "./errors.js";
 import { RevokeUserSessionsResponseSchema } from "./gen/userservice/v1/session_service_pb.js";
-import { BatchGetUsersResponseSchema, ListUsersResponseSchema } from "./gen/userservice/v1/user_service_pb.js";
+import {
+  BatchGetUsersResponseSchema,
+  ListUsersResponseSchema,
+  PlanUserScanResponseSchema,
+  UserScanPartSchema,
+} from "./gen/userservice/v1/user_service_pb.js";
+import type { UserScanPart } from "./models.js";
 import type { ReadRecord } from "./records.js";
 import { lengthDelimited, MalformedError, WireReader } from "./wire.js";
 
@@ -63,6 +69,62 @@ export function decodeAnswer<Item>(encoded: Buffer, readRecord: ReadRecord<Item>
 function checkCount(count: number): void {
   if (!(count >= 0 && count <= Number.MAX_SAFE_INTEGER)) {
     throw new MalformedError("a cursor or total is out of range");
+  }
+}
+
+const PARTS = lengthDelimited(PlanUserScanResponseSchema.field.parts.number);
+const PARTITION = UserScanPartSchema.field.partition.number << 3;
+const CURSOR = UserScanPartSchema.field.cursor.number << 3;
+const END_CURSOR = UserScanPartSchema.field.endCursor.number << 3;
+
+/**
+ * Decodes a plan.
+ *
+ * @throws InternalError if the bytes are not a valid plan, or if its parts overlap: a reader could receive a user twice.
+ */
+export function decodeParts(encoded: Buffer): UserScanPart[] {
+  const parts: UserScanPart[] = [];
+  try {
+    const reader = new WireReader(encoded);
+    while (reader.pos < reader.end) {
+      const tag = reader.uint32();
+      if (tag === PARTS) {
+        parts.push(reader.inside(readPart));
+      } else {
+        reader.skip(tag);
+      }
+    }
+  } catch (error) {
+    throw new InternalError("cannot decode the response of the service", { cause: error });
+  }
+  checkParts(parts);
+  return parts;
+}
+
+function readPart(reader: WireReader): UserScanPart {
+  const part = { partition: 0, cursor: 0, end_cursor: 0 };
+  while (reader.pos < reader.end) {
+    const tag = reader.uint32();
+    if (tag === PARTITION) {
+      part.partition = reader.int64();
+    } else if (tag === CURSOR) {
+      part.cursor = reader.int64();
+    } else if (tag === END_CURSOR) {
+      part.end_cursor = reader.int64();
+    } else {
+      reader.skip(tag);
+    }
+  }
+  return part;
+}
+
+function checkParts(parts: readonly UserScanPart[]): void {
+  const ends = new Map<number, number>();
+  for (const { partition, cursor, end_cursor } of parts.toSorted((one, other) => one.cursor - other.cursor)) {
+    if (partition <= 0 || cursor < (ends.get(partition) ?? 0) || end_cursor <= cursor) {
+      throw new InternalError("the service returned parts that are empty, overlap or have no partition");
+    }
+    ends.set(partition, end_cursor);
   }
 }
 
@@ -131,6 +193,18 @@ export function checkContinues(page: Answer<{ readonly id: number }>, cursor: nu
     throw new InternalError(
       `the service returned next_cursor ${page.next_cursor} for a page that starts after ${cursor}`,
     );
+  }
+}
+
+/**
+ * Checks that a chunk of a part contains no user beyond the end of the part.
+ *
+ * @throws InternalError if it contains one: another part contains this user too.
+ */
+export function checkEnd(page: Answer<{ readonly id: number }>, end_cursor: number): void {
+  const last = page.records.at(-1)?.id ?? 0;
+  if (last > end_cursor) {
+    throw new InternalError(`the service returned id ${last} for a part that ends at ${end_cursor}`);
   }
 }
 

@@ -1,10 +1,10 @@
 /** Reads the stream of all users, and resumes the stream after a lost connection or a restart of the server. */
 
-import { checkContinues, decodeAnswer } from "./answers.js";
+import { checkContinues, checkEnd, decodeAnswer } from "./answers.js";
 import type { CallOptions, Connection } from "./connection.js";
 import { UnavailableError } from "./errors.js";
 import { ListUsersChunkedRequestSchema, UserService } from "./gen/userservice/v1/user_service_pb.js";
-import { UserPage } from "./models.js";
+import { UserPage, type UserScanPart } from "./models.js";
 import { readUser } from "./records.js";
 import { encodeRequest, type View } from "./requests.js";
 import type { Attempts } from "./retry.js";
@@ -12,8 +12,8 @@ import type { Rpc } from "./rpc.js";
 
 const STATUS_TIMEOUT_MS = 500;
 
-/** The fields of a request of ListUsersChunked. */
-interface ChunkFields {
+/** The fields of a request of ListUsersChunked. A part has also `partition` and `end_cursor`. */
+export interface ChunkFields extends Partial<UserScanPart> {
   readonly chunk_size: number;
   readonly cursor: number;
   readonly view: View | undefined;
@@ -65,6 +65,15 @@ export class ChunkReader {
     }
     await this.#readStatus();
     return undefined;
+  }
+
+  /** What remains of the part, if the fields contain a part. */
+  get part(): UserScanPart | undefined {
+    const { partition, end_cursor } = this.#fields;
+    if (partition === undefined || end_cursor === undefined) {
+      return undefined;
+    }
+    return { partition, cursor: this.#finished ? end_cursor : this.#cursor, end_cursor };
   }
 
   /** Cancels the running RPC, if there is one. A caller that stops reading must call `cancel`, or the RPC continues. */
@@ -119,11 +128,12 @@ export class ChunkReader {
   #accept(encoded: Buffer): UserPage {
     const answer = decodeAnswer(encoded, readUser);
     checkContinues(answer, this.#cursor);
+    checkEnd(answer, this.#fields.end_cursor ?? Infinity);
     this.#finished = answer.next_cursor === 0;
     // If this stream is cut, the next stream starts at this cursor.
     this.#cursor = answer.next_cursor;
     this.#request = this.#encode();
-    return new UserPage(answer.records, answer);
+    return new UserPage(answer.records, { ...answer, part: this.part });
   }
 
   #encode(): Buffer {

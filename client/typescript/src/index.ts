@@ -13,6 +13,7 @@ export type { Metadata, MetadataInput, MetadataValue } from "./metadata.js";
 export {
   type Page,
   type RecordFields,
+  type Rest,
   Session,
   type SessionFields,
   SessionPage,
@@ -21,7 +22,9 @@ export {
   UserBatch,
   type UserFields,
   UserPage,
+  type UserScanPart,
 } from "./models.js";
+export type { ListChunkedOptions } from "./parts.js";
 export type {
   ICreateSessionRequest,
   ICreateUserRequest,

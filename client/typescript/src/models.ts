@@ -324,15 +324,49 @@ class RecordArray<Item> extends Array<Item> {
   }
 }
 
-/** A page or chunk of users, ordered by id. As JSON it is an object with the users in `users`. */
-export class UserPage extends RecordArray<User> implements Page {
+/**
+ * A part of all users, from `planUserScan`: the users of one partition above `cursor`, up to `end_cursor`. `partition` and
+ * `end_cursor` together identify a part.
+ */
+export interface UserScanPart {
+  /** Number of the partition. It also identifies the number of partitions of the store. */
+  readonly partition: number;
+  /** The part starts after this id. After a chunk, this is the last id of the chunk. */
+  readonly cursor: number;
+  /** The last id that the part can contain. */
+  readonly end_cursor: number;
+}
+
+/**
+ * What remains of the parts of a `listChunked` after a chunk. If all users are read as one list, `part` is undefined, and
+ * `remaining` is empty.
+ */
+export interface Rest {
+  /** What remains of the part of this chunk; at the end of the part, `cursor` is equal to `end_cursor`. */
+  readonly part?: UserScanPart | undefined;
+  /** What remains of all parts. To continue later, call `listChunked` with it as `parts`. */
+  readonly remaining: readonly UserScanPart[];
+}
+
+/**
+ * A page or chunk of users, ordered by id. As JSON it is an object with the users in `users`. In a chunk of a part,
+ * `next_cursor` is 0 at the end of the part, and `total_size` is the number of the users of its partition.
+ */
+export class UserPage extends RecordArray<User> implements Page, Rest {
   declare readonly next_cursor: number;
   declare readonly total_size: number;
+  declare readonly part: UserScanPart | undefined;
+  declare readonly remaining: readonly UserScanPart[];
 
-  constructor(users: Iterable<User> = [], { next_cursor = 0, total_size = 0 }: Partial<Page> = {}) {
+  constructor(
+    users: Iterable<User> = [],
+    { next_cursor = 0, total_size = 0, part, remaining = [] }: Partial<Page & Rest> = {},
+  ) {
     super(users);
     this.next_cursor = next_cursor;
     this.total_size = total_size;
+    this.part = part;
+    this.remaining = remaining;
   }
 
   /** Returns a plain object with the users and the page's own fields. */

@@ -1,6 +1,14 @@
 /** `UserManager` manages users and lists their sessions. */
 
-import { type Answer, checkBatch, checkContinues, checkDescending, checkKey, onlyRecord } from "./answers.js";
+import {
+  type Answer,
+  checkBatch,
+  checkContinues,
+  checkDescending,
+  checkKey,
+  decodeParts,
+  onlyRecord,
+} from "./answers.js";
 import { ChunkReader } from "./chunks.js";
 import type { CallOptions, Connection, ManagerOptions } from "./connection.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
@@ -13,9 +21,10 @@ import {
   type SessionListOptions,
   type WriteOptions,
 } from "./manager.js";
-import { type Session, SessionPage, type User, UserBatch, UserPage } from "./models.js";
+import { type Session, SessionPage, type User, UserBatch, UserPage, type UserScanPart } from "./models.js";
+import { checkScan, type ListChunkedOptions, PartsReader } from "./parts.js";
 import { readSession, readUser } from "./records.js";
-import { type ICreateUserRequest, isList, type IUpdateUserRequest, type OrderBy } from "./requests.js";
+import { encodeRequest, type ICreateUserRequest, isList, type IUpdateUserRequest, type OrderBy } from "./requests.js";
 import { SharedReads } from "./shared_reads.js";
 
 const { method } = UserService;
@@ -157,11 +166,18 @@ export class UserManager extends Manager {
    * lost or the server restarts, the stream resumes after the last chunk, with the same guarantee. Leaving the loop
    * cancels the RPC. The client fetches one chunk ahead of the loop, even if the loop is slow.
    *
+   * With `parallel`, several streams read the parts of `planUserScan` side by side, which is faster if the store has
+   * several partitions. Each user is still returned exactly once, and each part resumes by itself. The chunks of different
+   * parts alternate, so that only the users of one part are ordered by id. To continue in another process, keep
+   * `remaining` of the last chunk, which has at most 64 parts, and pass it as `parts`.
+   *
    * @param chunkSize - Maximum number of users in a chunk, at most 10 000. A chunk has at most 1 MiB.
-   * @param cursor - The `next_cursor` of a chunk of an earlier stream; 0 for the beginning.
+   * @param cursor - The `next_cursor` of a chunk of an earlier stream; 0 for the beginning. Must be 0 with `parallel` and
+   *   `parts`.
    * @param options - `timeoutMs` is the timeout of each chunk, including reconnection. The time that the loop's body
    *   needs does not count.
-   * @returns Arrays of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`.
+   * @returns Arrays of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`. If parts are
+   *   read, also with `part` and `remaining`; `next_cursor` is then 0 in the last chunk of each part.
    * @throws InvalidArgumentError if an argument is invalid.
    * @throws UnavailableError if the service was unavailable until the timeout.
    * @throws DeadlineExceededError if the service was available but sent no chunk before the timeout.
@@ -169,9 +185,17 @@ export class UserManager extends Manager {
   async *listChunked(
     chunkSize = 100,
     cursor = 0,
-    { view, ...options }: ReadOptions = {},
+    { view, parallel = 1, parts, ...options }: ListChunkedOptions = {},
   ): AsyncGenerator<UserPage, void, undefined> {
-    const reader = new ChunkReader(this.connection, { chunk_size: chunkSize, cursor, view }, options);
+    let given = parts && Array.from(parts);
+    checkScan(cursor, parallel, given);
+    const fields = { chunk_size: chunkSize, cursor, view };
+    if (given === undefined && parallel > 1) {
+      given = await this.planUserScan(parallel, options);
+    }
+    const reader = given
+      ? new PartsReader(this.connection, fields, options, given, parallel)
+      : new ChunkReader(this.connection, fields, options);
     try {
       for (let chunk = await reader.next(); chunk; chunk = await reader.next()) {
         yield chunk;
@@ -211,6 +235,24 @@ export class UserManager extends Manager {
       yield* page;
       next = page.next_cursor;
     } while (next !== 0);
+  }
+
+  /**
+   * Divides all users into parts that `listChunked` can read side by side, in one program or in several.
+   *
+   * All parts together contain every user that exists from this call to the end of the last part exactly once,
+   * regardless of concurrent writes. The largest `end_cursor` of the parts is a cursor: `listChunked` with it returns the
+   * users that were added after this call.
+   *
+   * @param parts - The number of parts, from 1 to 64; 0 means 16. A store with more partitions has more parts, and there
+   *   are fewer parts than users.
+   * @returns The parts, at most 64, of about the same size; none if there are no users.
+   * @throws InvalidArgumentError if `parts` is not an integer from 0 to 64.
+   */
+  async planUserScan(parts = 16, options: CallOptions = {}): Promise<UserScanPart[]> {
+    const attempts = this.connection.attempts(options);
+    const request = encodeRequest(method.planUserScan.input, { parts });
+    return decodeParts(await this.connection.call(method.planUserScan, request, attempts));
   }
 
   /**

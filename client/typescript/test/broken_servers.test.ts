@@ -13,6 +13,7 @@ import {
   BatchGetUsersResponseSchema,
   GetUserSessionsResponseSchema,
   ListUsersResponseSchema,
+  PlanUserScanResponseSchema,
 } from "../dist/gen/userservice/v1/user_service_pb.js";
 import { type Received, StandIn } from "./harness/stand_in.js";
 
@@ -34,6 +35,11 @@ function sessions(records: SessionFields[], nextCursor = 0n): Uint8Array {
 function batch(names: string[], missingUserIds: string[]): Uint8Array {
   const records = names.map((userId) => ({ userId, id: 1n }));
   return toBinary(BatchGetUsersResponseSchema, create(BatchGetUsersResponseSchema, { users: records, missingUserIds }));
+}
+
+function plan(...parts: [partition: number, cursor: bigint, endCursor: bigint][]): Uint8Array {
+  const fields = parts.map(([partition, cursor, endCursor]) => ({ partition, cursor, endCursor }));
+  return toBinary(PlanUserScanResponseSchema, create(PlanUserScanResponseSchema, { parts: fields }));
 }
 
 interface Managers {
@@ -117,6 +123,15 @@ describe("a response that violates the contract is an InternalError:", () => {
       ({ users }) => firstChunk(users),
     ],
     ["listChunked: twice inside a chunk", users([ada, ada, eve], 6n), ({ users }) => firstChunk(users)],
+    ["planUserScan: no partition", plan([0, 0n, 9n]), ({ users }) => users.planUserScan()],
+    ["planUserScan: an empty part", plan([1, 9n, 9n]), ({ users }) => users.planUserScan()],
+    ["planUserScan: overlapping parts", plan([1, 8n, 12n], [1, 0n, 9n]), ({ users }) => users.planUserScan()],
+    ["planUserScan: a part that is cut off", Buffer.from([10, 4, 8, 1, 24]), ({ users }) => users.planUserScan()],
+    [
+      "listChunked: a user beyond the end of the part",
+      users([ada, eve]),
+      ({ users }) => users.listChunked(10, 0, { parts: [{ partition: 1, cursor: 0, end_cursor: 5 }] }).next(),
+    ],
     ["listChunked: before the cursor", users([ada]), ({ users }) => firstChunk(users, 5)],
     ["a time before the year 1", created({ seconds: -62_135_596_801n, nanos: 0 }), ({ users }) => users.get("ada")],
     ["a time after the year 9999", created({ seconds: 253_402_300_800n, nanos: 0 }), ({ users }) => users.list()],

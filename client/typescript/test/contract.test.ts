@@ -17,6 +17,7 @@ import {
   type User,
   UserManager,
   type UserPage,
+  type UserScanPart,
   UserServiceError,
   type View,
 } from "userservice";
@@ -33,6 +34,8 @@ interface Args {
   limit?: number;
   cursor?: number;
   chunk_size?: number;
+  parts?: UserScanPart[] & number;
+  parallel?: number;
   user_ids: string[];
   view?: View;
   order_by?: OrderBy;
@@ -108,9 +111,10 @@ class Driver {
     },
     "users.list": async ({ limit, cursor, view, order_by: orderBy }) =>
       readUsers(await this.users.list(limit, cursor, { view, orderBy })),
-    "users.list_chunked": async ({ chunk_size, cursor, view }) => {
+    "users.plan_user_scan": async ({ parts }) => ({ parts: await this.users.planUserScan(parts) }),
+    "users.list_chunked": async ({ chunk_size, cursor, view, parts, parallel }) => {
       const chunks = [];
-      for await (const chunk of this.users.listChunked(chunk_size, cursor, { view })) {
+      for await (const chunk of this.users.listChunked(chunk_size, cursor, { view, parts, parallel })) {
         chunks.push(readUsers(chunk));
       }
       return { chunks, users: chunks.flatMap(({ users }) => users) };

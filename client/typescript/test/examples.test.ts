@@ -49,10 +49,10 @@ function extract(document: string, language: string): Map<string, string> {
 
 /** Surrounds an example with the variables that it uses, and returns the variables that it defines. */
 function moduleOf(example: string): string {
-  const names = [...example.matchAll(/^const (\w+)/gm)].map(([, name]) => name);
-  return `import type { ICreateUserRequest, IUpdateUserRequest, User, UserManager } from "userservice";
+  const names = [...example.matchAll(/^(?:const|let) (\w+)/gm)].map(([, name]) => name);
+  return `import type { ICreateUserRequest, IUpdateUserRequest, User, UserManager, UserScanPart } from "userservice";
 
-declare const unused: [ICreateUserRequest, IUpdateUserRequest, User];
+declare const unused: [ICreateUserRequest, IUpdateUserRequest, User, UserScanPart];
 export type Unused = typeof unused;
 
 export async function run(userManager: UserManager, process: (users: User[]) => void): Promise<object> {
@@ -127,6 +127,14 @@ const CHECKS: Readonly<
         [100, 51],
       );
       assert.equal(new Set(processed.flat().map(({ user_id }) => user_id)).size, 151);
+      return Promise.resolve();
+    },
+  },
+  "List Users in Parts": {
+    others: 150,
+    check: ({ parts }, { processed }) => {
+      const names = processed.flat().map(({ user_id }) => user_id);
+      assert.deepEqual([names.length, new Set(names).size, parts], [151, 151, []]);
       return Promise.resolve();
     },
   },

@@ -4,7 +4,13 @@ import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { DeadlineExceededError, InvalidArgumentError, ManagerClosedError, UserManager } from "userservice";
+import {
+  DeadlineExceededError,
+  InvalidArgumentError,
+  ManagerClosedError,
+  UserManager,
+  type UserScanPart,
+} from "userservice";
 
 import { Proxy } from "./harness/proxy.js";
 import { type LogRecord, Service, until } from "./harness/service.js";
@@ -126,6 +132,46 @@ describe("listChunked over 50 000 users", () => {
     }
     tally.assertComplete();
     assert.ok(proxy.connections > 3, `${proxy.connections} connections`);
+  });
+
+  it("returns every user of parallel parts once, across cuts and readers that keep only the remaining parts", async () => {
+    await using proxy = await Proxy.start(service.address);
+    const seen = new Set<string>();
+    let [total, cuts, chunks] = [0, 0, 0];
+    let kept = JSON.stringify(await manager.planUserScan(12));
+    for (let reading = true; reading;) {
+      await using cutManager = new UserManager(proxy.address);
+      const parts = JSON.parse(kept) as UserScanPart[];
+      reading = false;
+      for await (const users of cutManager.listChunked(500, 0, { parallel: 5, parts })) {
+        assert.ok(users.part && users.every(({ id }) => id <= (users.part?.end_cursor ?? 0)));
+        users.forEach(({ user_id }) => seen.add(user_id));
+        total += users.length;
+        kept = JSON.stringify(users.remaining);
+        if (total > (cuts + 1) * 9_000) {
+          proxy.cut();
+          cuts += 1;
+        }
+        chunks += 1;
+        if (chunks % 40 === 0) {
+          reading = true;
+          break;
+        }
+      }
+    }
+    assert.deepEqual([total, seen.size, kept, cuts > 3], [USERS, USERS, "[]", true]);
+  });
+
+  it("cancels the streams of all parts when the loop is left", async () => {
+    const before = await streamsCancelledBefore();
+    const parts = new Set<number | undefined>();
+    for await (const users of manager.listChunked(100, 0, { parallel: 4 })) {
+      parts.add(users.part?.end_cursor);
+      if (parts.size === 4) {
+        break;
+      }
+    }
+    await until(() => streamsCancelled().length === before + 4, "the service sees the streams cancelled");
   });
 
   it("reads the status of complete streams, so that the service does not log them as cancelled", async () => {

@@ -86,6 +86,7 @@ async def test_every_rpc_has_a_method() -> None:
     await users.update({"user_id": "u"})
     await users.delete("u")
     await users.list()
+    await users.plan_user_scan()
     await users.batch_get(["u"])
     await users.get_sessions("u")
     await users.import_users([])

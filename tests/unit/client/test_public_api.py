@@ -63,6 +63,7 @@ NAMES = [
     "UserManager",
     "UserNotFoundError",
     "UserPage",
+    "UserScanPart",
     "UserServiceError",
     "View",
 ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 
-from userservice._answers import check_cursor
+from userservice._answers import check_cursor, check_end
 from userservice._sync._connection import Connection, Stream, decode
 from userservice._methods import LIST_USERS_CHUNKED
 from userservice._sync._retry import Attempts
 from userservice._sync_transport import RawStream
 from userservice.errors import UserServiceError
-from userservice.models import User, UserPage
+from userservice.models import User, UserPage, UserScanPart
 from userservice.requests import build_request
 
 
@@ -25,15 +25,28 @@ class ChunkReader:
         connection: The connection to read from.
         fields: The fields of the request by name. The cursor is the id after which to start.
         timeout: Seconds to wait for a chunk; None means the timeout of the connection.
+        part: The part to read instead of all users; takes the place of the cursor.
 
     Raises:
         InvalidArgumentError: If a field has a wrong type.
         ValueError: If the timeout is invalid.
+
+    Attributes:
+        part: What remains of the part; None if all users are read.
     """
 
-    def __init__(self, connection: Connection, fields: Mapping[str, object], timeout: float | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        fields: Mapping[str, object],
+        timeout: float | None,
+        part: UserScanPart | None = None,
+    ) -> None:
+        self.part = part
         self._connection = connection
         self._timeout = timeout
+        if part is not None:
+            fields = {**fields, **part._asdict()}
         self._request = build_request(LIST_USERS_CHUNKED.request, fields)
         self._stream: Stream[RawStream] | None = None
         self._finished = False
@@ -73,7 +86,11 @@ class ChunkReader:
         self._finished = not response.next_cursor
         # If this stream is cut, the next stream starts here.
         self._request.cursor = response.next_cursor
-        return UserPage(users, next_cursor=response.next_cursor, total_size=response.total_size)
+        page = UserPage(users, next_cursor=response.next_cursor, total_size=response.total_size)
+        if self.part is not None:
+            check_end(users, self.part.end_cursor)
+            page.part = self.part = self.part._replace(cursor=response.next_cursor or self.part.end_cursor)
+        return page
 
     def cancel(self) -> None:
         """Ends the running RPC immediately. Must be called at the end, because nothing else ends an unread stream."""

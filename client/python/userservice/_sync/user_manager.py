@@ -10,19 +10,20 @@ from typing import Any, Unpack, overload
 import grpc
 
 from userservice import _methods as rpc
-from userservice._answers import check_batch, check_cursor, check_descending, check_user
+from userservice._answers import check_batch, check_cursor, check_descending, check_parts, check_user
 from userservice._sync._chunks import ChunkReader, each_user
 from userservice._sync._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
 from userservice._import_messages import build_options
 from userservice._sync._importing import Importer, read_errors
 from userservice._sync._manager import SyncManager
+from userservice._sync._parts import PartsReader, check_scan
 from userservice._sync._shared_reads import SharedReads
 from userservice._tls import PemSource
 from userservice._token import hidden
 from userservice._sync_transport import Progress, RowSource, TokenSource
 from userservice.hooks import OnCall
 from userservice.imports import ImportStatus, OnDuplicate
-from userservice.models import SessionPage, User, UserBatch, UserPage
+from userservice.models import SessionPage, User, UserBatch, UserPage, UserScanPart
 from userservice.requests import (
     AddUserFields,
     AddUserOptions,
@@ -291,7 +292,14 @@ class SyncUserManager(SyncManager):
         return UserPage(users, next_cursor=page.next_cursor, total_size=page.total_size)
 
     def list_chunked(
-        self, chunk_size: int = 100, cursor: int = 0, *, view: View | None = None, timeout: float | None = None
+        self,
+        chunk_size: int = 100,
+        cursor: int = 0,
+        *,
+        view: View | None = None,
+        parallel: int = 1,
+        parts: Iterable[Sequence[int]] | None = None,
+        timeout: float | None = None,
     ) -> Generator[UserPage, None, None]:
         """Reads all users in chunks, ordered by id, up to the newest user at the start of the stream.
 
@@ -299,23 +307,45 @@ class SyncUserManager(SyncManager):
         connection or a restart of the server, the stream resumes after the last chunk. Leaving the loop cancels the
         RPC.
 
+        With `parallel`, several streams read the parts of `plan_user_scan` side by side, which is faster if the store
+        has several partitions. Each user is still returned exactly once, and each part resumes by itself. The chunks of
+        different parts alternate, so that only the users of one part are ordered by id. To continue in another process,
+        keep `remaining` of the last chunk, which has at most 64 parts, and pass it as `parts`:
+
+            for users in user_manager.list_chunked(1000, parallel=4, parts=remaining):
+                ...
+                remaining = users.remaining
+
         Args:
             chunk_size: The maximum number of users per chunk, at most 10 000. A chunk ends early at 1 MiB.
-            cursor: The `next_cursor` of a chunk of an earlier stream; 0 starts at the beginning.
+            cursor: The `next_cursor` of a chunk of an earlier stream; 0 starts at the beginning. Must be 0 with
+                `parallel` and `parts`.
             view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
+            parallel: The number of streams, from 1 to 64. With more than one, and without `parts`, the call first plans
+                the parts.
+            parts: Read only these parts: those of `plan_user_scan`, some of them, or the `remaining` of a chunk. An
+                empty list yields nothing; None means all users.
             timeout: Seconds to wait for each chunk, including reconnecting. The time that the body of the loop needs
                 does not count.
 
         Yields:
-            Lists of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`.
+            Lists of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`. If parts are
+            read, also with `part` and `remaining`; `next_cursor` is then 0 in the last chunk of each part.
 
         Raises:
             InvalidArgumentError: If an argument is invalid.
             UnavailableError: If the service was unavailable for the whole timeout.
             DeadlineExceededError: If the service was available, but no chunk arrived.
         """
+        given = check_scan(cursor, parallel, parts)
         fields = {"chunk_size": chunk_size, "cursor": cursor, "view": view}
-        reader = ChunkReader(self._connection, fields, timeout)
+        if given is None and parallel > 1:
+            given = self.plan_user_scan(parallel, timeout=timeout)
+        reader: ChunkReader | PartsReader
+        if given is None:
+            reader = ChunkReader(self._connection, fields, timeout)
+        else:
+            reader = PartsReader(self._connection, fields, timeout, given, parallel)
         try:
             while (chunk := reader.next_chunk()) is not None:
                 yield chunk
@@ -323,6 +353,31 @@ class SyncUserManager(SyncManager):
             # Since grpcio 1.83, a stream that the program drops without cancelling it continues to run
             # (grpc/grpc#43462).
             reader.cancel()
+
+    def plan_user_scan(self, parts: int = 16, *, timeout: float | None = None) -> Sequence[UserScanPart]:
+        """Divides all users into parts that `list_chunked` can read side by side, in one program or in several.
+
+        All parts together contain every user that exists from this call to the end of the last part exactly once,
+        regardless of concurrent writes. The largest `end_cursor` of the parts is a cursor: `list_chunked` with it
+        returns the users that were added after this call.
+
+        Args:
+            parts: The number of parts, from 1 to 64; 0 means 16. A store with more partitions has more parts, and there
+                are fewer parts than users.
+            timeout: Seconds that the call may take.
+
+        Returns:
+            The parts, at most 64, of about the same size; none if there are no users.
+
+        Raises:
+            InvalidArgumentError: If `parts` is not an integer from 0 to 64.
+        """
+        attempts = self._connection.attempts(timeout)
+        request = build_request(rpc.PLAN_USER_SCAN.request, {"parts": parts})
+        response = self._connection.call(rpc.PLAN_USER_SCAN, request, attempts)
+        planned = [UserScanPart(part.partition, part.cursor, part.end_cursor) for part in response.parts]
+        check_parts(planned)
+        return planned
 
     def iter(
         self,
@@ -511,10 +566,14 @@ class SyncUserManager(SyncManager):
         cursor: int = 0,
         *,
         view: View | None = None,
+        parallel: int = 1,
+        parts: Iterable[Sequence[int]] | None = None,
         timeout: float | None = None,
     ) -> Generator[UserPage, None, None]:
         """The same as `list_chunked`."""
-        return self.list_chunked(chunkSize, cursor, view=view, timeout=timeout)
+        return self.list_chunked(chunkSize, cursor, view=view, parallel=parallel, parts=parts, timeout=timeout)
+
+    planUserScan = plan_user_scan  # noqa: N815
 
     batchGet = batch_get  # noqa: N815
     getSessions = get_sessions  # noqa: N815
