@@ -88,6 +88,7 @@ class StubDriver:
         "users.delete": ("DeleteUser", user_messages.DeleteUserRequest),
         "users.list": ("ListUsers", user_messages.ListUsersRequest),
         "users.list_chunked": ("ListUsersChunked", user_messages.ListUsersChunkedRequest),
+        "users.plan_user_scan": ("PlanUserScan", user_messages.PlanUserScanRequest),
         "users.batch_get": ("BatchGetUsers", user_messages.BatchGetUsersRequest),
         "users.get_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
         "users.list_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
@@ -107,6 +108,8 @@ class StubDriver:
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         if name == "users.import":
             return self._import(**arguments)
+        if name == "users.list_chunked" and "parts" in arguments:
+            return self._list_parts(**arguments)
         rpc, request_class = self._METHODS[name]
         service = self._stubs.users if name.startswith("users.") else self._stubs.sessions
         request = request_class(**{key: _wire_value(key, value) for key, value in arguments.items()})
@@ -121,6 +124,11 @@ class StubDriver:
             return _from_import([answer])
         read = _from_message(answer)
         return read.get("user", read.get("session", read))
+
+    def _list_parts(self, parts: Sequence[Mapping[str, int]], **others: Any) -> dict[str, Any]:
+        """Reads parts one after the other; a part has the fields of the request with the same names."""
+        read = [self.call("users.list_chunked", {**others, **part}) for part in parts]
+        return {name: [item for answer in read for item in answer[name]] for name in ("chunks", "users")}
 
     def _import(
         self, rows: Sequence[Mapping[str, Any]], import_id: str = "", on_duplicate: str = "UNSPECIFIED", **others: Any
@@ -240,6 +248,9 @@ class ManagerDriver:
         if name == "users.import":
             options = {key: value for key, value in arguments.items() if key != "rows"}
             return self._users.import_users(arguments["rows"], **options)
+        if "parts" in arguments and name == "users.list_chunked":
+            parts = [part.values() if isinstance(part, dict) else part for part in arguments["parts"]]
+            return self._users.list_chunked(**{**arguments, "parts": parts})
         return self._method(name)(**arguments)
 
     @staticmethod
@@ -258,9 +269,11 @@ class ManagerDriver:
             return {"sessions": [_from_record(session) for session in answer]}
         if name == "sessions.revoke":
             return {"revoked_count": answer}
+        if name == "users.plan_user_scan":
+            answer = {"parts": [part._asdict() for part in answer]}
         assert (answer is None) == name.endswith(".delete")
         convert: Callable[[Any], Any] = _from_status if isinstance(answer, ImportStatus) else _from_record
-        return {} if answer is None else convert(answer)
+        return answer or {} if answer is None or isinstance(answer, dict) else convert(answer)
 
 
 def _from_status(status: ImportStatus) -> dict[str, Any]:
