@@ -169,6 +169,67 @@ def test_an_interrupted_export_continues_to_the_same_file(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([file.name, whole.name])
 
 
+@pytest.mark.parametrize(
+    ("suffix", "partitions"),
+    [
+        ("jsonl", 16),
+        ("csv", 1),
+        *(pytest.param(*other, marks=pytest.mark.long) for other in [("csv", 16), ("parquet", 16), ("parquet", 1)]),
+    ],
+)
+def test_a_parallel_export_depends_neither_on_the_number_of_streams_nor_on_interruptions(
+    a_store: Store, cli: CommandLine, tmp_path: Path, suffix: str, partitions: int
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    prefix = f"p{partitions}-{suffix}"
+    with (
+        Service("--key-prefix", prefix, "--partitions", str(partitions), redis_url=a_store.url) as service,
+        SyncUserManager(service.address) as users,
+    ):
+        for name in NAMES:
+            users.add(user_id=name, metadata={"k": "x" * 4096})
+        in_order = [user.to_dict(mode="json") for chunk in users.list_chunked(1000) for user in chunk]
+
+        def export(file: Path, *options: str) -> int:
+            return cli("users", "export", file, *options, "--address", service.address, connect=False).code
+
+        whole, serial, file = (tmp_path / f"{name}.{suffix}" for name in ("whole", "serial", "users"))
+        assert (export(whole, "--parallel", "64"), export(serial)) == (0, 0)
+        rows = READERS[suffix](whole.read_bytes())
+        assert sorted(rows, key=lambda row: int(row["id"])) == in_order == READERS[suffix](serial.read_bytes())
+        assert (rows == in_order) is (partitions == 1)
+        for number, parallel in enumerate(("3", "1", "5")):
+            with pytest.MonkeyPatch.context() as patch:
+                Interruption(patch, at=3, after=bool(number % 2))
+                assert export(file, "--resume", "--parallel", parallel) == 130
+        assert "add --parallel" in cli.error(2, "users", "export", file, "--resume")
+        assert "--resume" in cli.error(2, "users", "export", file, "--parallel", "2")
+        assert "same options" in cli.error(2, "users", "export", file, "--resume", "--parallel", "2", "--sessions")
+        assert export(file, "--resume", "--parallel", "2") == 0
+    if suffix == "parquet":
+        assert READERS[suffix](file.read_bytes()) == rows
+    else:
+        assert file.read_bytes() == whole.read_bytes()
+    assert sorted(tmp_path.iterdir()) == sorted([whole, serial, file])
+
+
+def test_parallel_has_limits_and_does_not_continue_another_export(cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "users.jsonl"
+    for number in ("0", "65", "x"):
+        assert "--parallel" in cli.error(2, "users", "export", file, "--parallel", number)
+    assert "a file" in cli.error(2, "users", "export", "-", "--parallel", "2")
+    interrupt(cli, file)
+    assert "leave it out" in cli.error(2, "users", "export", file, "--resume", "--parallel", "2")
+    interrupt(cli, file, "--overwrite", "--parallel", "2")
+    assert stat.S_IMODE((tmp_path / "users.jsonl.parts").stat().st_mode) == 0o700
+    assert cli("users", "export", file, "--overwrite").code == 0
+    assert list(tmp_path.iterdir()) == [file]
+    options = ["--address", "127.0.0.1:1", "--timeout", "0.2", "--parallel", "2"]
+    assert cli("users", "export", tmp_path / "none.csv", *options, connect=False).code == 5
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def interrupt(cli: CommandLine, file: Path, *options: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         Interruption(patch, at=3, after=True)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,28 +30,34 @@ def a_service() -> Iterator[Service]:
         yield service
 
 
-def test_an_export_that_is_killed_continues_to_the_same_bytes(a_service: Service, tmp_path: Path) -> None:
-    whole, file, cursor = tmp_path / "whole.jsonl", tmp_path / "users.jsonl", tmp_path / "users.jsonl.cursor"
+@pytest.mark.parametrize("options", [(), ("--parallel", "3")], ids=["serial", "parallel"])
+def test_an_export_that_is_killed_continues_to_the_same_bytes(
+    a_service: Service, tmp_path: Path, options: Sequence[str]
+) -> None:
+    whole, file = tmp_path / "whole.jsonl", tmp_path / "users.jsonl"
     assert command("users", "export", whole, "--address", a_service.address).code == 0
-    last = b""
+    last: list[bytes] = []
+
+    def recorded() -> list[bytes]:
+        return [path.read_bytes() for path in (*tmp_path.glob("*.cursor"), *sorted(tmp_path.glob("*/*.cursor")))]
 
     def has_moved() -> bool:
-        return cursor.exists() and cursor.read_bytes() != last
+        return recorded() != last
 
     for number in (signal.SIGKILL, signal.SIGTERM):
         with Proxy(a_service.port, delay=0.08) as slow:
-            line = [*PROGRAM, "users", "export", str(file), "--resume", "--address", slow.address]
+            line = [*PROGRAM, "users", "export", str(file), "--resume", *options, "--address", slow.address]
             with subprocess.Popen(line, env=clean_environment(), stderr=subprocess.DEVNULL) as process:
                 until(has_moved, within=30)
                 process.send_signal(number)
                 assert process.wait(10) == {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 130}[number]
-        last = cursor.read_bytes()
-    assert 0 < json.loads(last)["users"] < COUNT
-    done = command("users", "export", file, "--resume", "--address", a_service.address)
+        last = recorded()
+    assert 0 < sum(json.loads(content)["users"] for content in last) < COUNT
+    done = command("users", "export", file, "--resume", *options, "--address", a_service.address)
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"{file}: {COUNT} users, sha256 ")
     assert file.read_bytes() == whole.read_bytes()
-    assert not cursor.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["users.jsonl", "whole.jsonl"]
 
 
 @pytest.mark.long

@@ -74,13 +74,13 @@ class ExportFile:
                 "or --overwrite to start again",
                 USAGE,
             )
-        with _explained(self.part):
+        with explained(self.part):
             self._file: IO[bytes] = os.fdopen(
                 os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE), "r+b"
             )
         try:
             self._lock()
-            with _explained(self.part):
+            with explained(self.part):
                 self._start(is_continued=resume)
         except BaseException:
             self._file.close()
@@ -91,7 +91,7 @@ class ExportFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CommandError(f"another export is writing {self.part}", USAGE) from None
-        with _explained(self.part):
+        with explained(self.part):
             is_current = self.part.exists() and os.path.samestat(self.part.stat(), os.fstat(self._file.fileno()))
         if not is_current:
             raise CommandError(f"another export has just completed {self.path}", USAGE)
@@ -163,7 +163,7 @@ class ExportFile:
             CommandError: If the file cannot be written, for example because the disk is full.
         """
         position, found = self._state
-        with _explained(self.part):
+        with explained(self.part):
             self._file.write(data)
         found = found.copy()
         found.update(data)
@@ -184,7 +184,7 @@ class ExportFile:
             CommandError: If the disk is full.
         """
         position, found = self._state
-        with _explained(self.part):
+        with explained(self.part):
             self._file.flush()
             os.fsync(self._file.fileno())
             temporary = self._cursor_file.with_name(f"{self._cursor_file.name}.new")
@@ -197,7 +197,7 @@ class ExportFile:
 
     def discard(self) -> None:
         """Deletes the part file and the cursor file."""
-        with _explained(self.part):
+        with explained(self.part):
             self.part.unlink(missing_ok=True)
             self._cursor_file.unlink(missing_ok=True)
 
@@ -210,7 +210,7 @@ class ExportFile:
         Returns:
             SHA-256 of the complete file.
         """
-        with _explained(self.part):
+        with explained(self.part):
             self._file.flush()
             os.fsync(self._file.fileno())
             digest = self._state[1].hexdigest()
@@ -221,7 +221,7 @@ class ExportFile:
                 self.part.unlink()
             with suppress(FileNotFoundError):
                 self._cursor_file.unlink()
-            _flush_folder(self.path)
+            flush_folder(self.path)
         return digest
 
     def _convert(self, convert: Callable[[IO[bytes], IO[bytes]], None]) -> str:
@@ -249,7 +249,8 @@ class ExportFile:
             self._file.close()
 
 
-def _flush_folder(path: Path) -> None:
+def flush_folder(path: Path) -> None:
+    """Flushes the names in the folder of a file to disk."""
     descriptor = os.open(path.absolute().parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -258,7 +259,7 @@ def _flush_folder(path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turns the errors of a file into errors of the command."""
     try:
         yield

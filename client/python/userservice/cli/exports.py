@@ -13,9 +13,10 @@ import click
 
 from userservice.cli import streams
 from userservice.cli.connection import connection_options, users_manager
-from userservice.cli.exit_codes import CommandError
+from userservice.cli.exit_codes import USAGE, CommandError
 from userservice.cli.export_file import ExportFile, Position
 from userservice.cli.help import Command
+from userservice.cli.parallel_export import PartFiles, discard_parts, is_begun, load_plan, parts_folder, save_plan
 from userservice.cli.progress import Progress
 from userservice.cli.records import (
     FORMATS,
@@ -28,11 +29,13 @@ from userservice.cli.records import (
 )
 
 if TYPE_CHECKING:
-    from userservice import Session, SyncUserManager, User, UserPage
+    from userservice import Session, SyncUserManager, User, UserPage, UserScanPart
 
 STANDARD_OUTPUT = "-"
 _CHUNK_SIZE = 10_000
 _CONCURRENT_CALLS = 16
+_MOST_PARALLEL = 64
+_LEAST_PARTS = 16
 
 
 @click.command(
@@ -41,6 +44,7 @@ _CONCURRENT_CALLS = 16
     examples=(
         ("userservice users export users.jsonl", "Write all users to a file of JSON lines:"),
         ("userservice users export users.jsonl --resume", "Continue after an interruption:"),
+        ("userservice users export users.jsonl --parallel 4", "Read four parts of the users side by side:"),
         ("userservice users export users.parquet --sessions", "Write users with their sessions as Parquet:"),
         ("userservice users export - -o csv | gzip > users.csv.gz", "Write to standard output:"),
     ),
@@ -57,10 +61,17 @@ _CONCURRENT_CALLS = 16
 @click.option(
     "--sessions", "with_sessions", is_flag=True, help="Also write the sessions of users, with one more call per user."
 )
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, _MOST_PARALLEL),
+    help="Number of parts to read side by side, which is faster if the store has several partitions.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted export; start one if there is none.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE, and discard an interrupted export.")
 @connection_options
-def export_users(*, file: str, output: str | None, with_sessions: bool, resume: bool, overwrite: bool) -> None:
+def export_users(
+    *, file: str, output: str | None, with_sessions: bool, parallel: int | None, resume: bool, overwrite: bool
+) -> None:
     """Write all users to FILE in order of creation; - is standard output.
 
     Each user that exists from the start to the end of the export is in FILE exactly once. During the export, FILE.part
@@ -69,6 +80,11 @@ def export_users(*, file: str, output: str | None, with_sessions: bool, resume: 
     continues the export; the result is the same as without the interruption. Only the user who runs the command can
     read FILE.
 
+    With --parallel, the users are in the order of the partitions of the store, and in order of creation within each
+    partition; the order depends neither on the number of parts nor on interruptions. Until the end of the export, the
+    folder FILE.parts contains the parts, so the disk needs space for the users twice. Only an export that began with
+    --parallel can be continued with it.
+
     A Parquet file is written from FILE.part at the end, so the disk needs space for both files. The command users
     import reads all formats.
     """
@@ -76,13 +92,25 @@ def export_users(*, file: str, output: str | None, with_sessions: bool, resume: 
         raise click.UsageError("--resume and --overwrite exclude each other", click.get_current_context())
     name = output or SUFFIXES.get(Path(file).suffix.lower(), "jsonl")
     if file == STANDARD_OUTPUT:
-        _export_to_standard_output(name, with_sessions=with_sessions, has_file_options=resume or overwrite)
+        has_file_options = resume or overwrite or parallel is not None
+        _export_to_standard_output(name, with_sessions=with_sessions, has_file_options=has_file_options)
         return
     kind = _format(name, with_sessions=with_sessions)
     position = Position(name, with_sessions)
     with ExportFile(Path(file), position, resume=resume, overwrite=overwrite) as target:
-        digest = _export(target, kind)
+        _check_continued(target, resume=resume, parallel=parallel is not None)
+        digest = _export(target, kind) if parallel is None else _export_parts(target, kind, parallel)
     streams.write(f"{file}: {target.position.users} users, sha256 {digest}\n")
+
+
+def _check_continued(target: ExportFile, *, resume: bool, parallel: bool) -> None:
+    """Rejects the options of an export that began with other options; discards the parts of an earlier export."""
+    if not resume:
+        discard_parts(target.path)
+    elif is_begun(target.path) and not parallel:
+        raise CommandError(f"{parts_folder(target.path)} is from an export with --parallel; add --parallel", USAGE)
+    elif not is_begun(target.path) and parallel and not target.is_empty:
+        raise CommandError(f"{target.part} is from an export without --parallel; leave it out", USAGE)
 
 
 class _Format(NamedTuple):
@@ -120,6 +148,55 @@ def _export(target: ExportFile, kind: _Format) -> str:
     return target.complete(kind.convert)
 
 
+def _export_parts(target: ExportFile, kind: _Format, parallel: int) -> str:
+    """Writes what is missing of the parts, and joins them; returns the SHA-256 of the complete file."""
+    position, path = target.position, target.path
+    with users_manager() as manager:
+        if not is_begun(path):
+            try:
+                save_plan(path, position, manager.plan_user_scan(max(parallel, _LEAST_PARTS)))
+            except BaseException:
+                target.discard()
+                raise
+        with PartFiles(path, position, load_plan(path, position)) as files:
+            try:
+                _read_parts(manager, files, kind, parallel, with_sessions=position.sessions)
+                files.checkpoint()
+                target.write(kind.header(), users=files.users)
+                for block in files.content():
+                    target.write(block)
+            except BaseException as error:
+                _keep_parts(target, files, error)
+                raise
+    digest = target.complete(kind.convert)
+    discard_parts(path)
+    return digest
+
+
+def _read_parts(
+    manager: SyncUserManager, files: PartFiles, kind: _Format, parallel: int, *, with_sessions: bool
+) -> None:
+    total = manager.list(1, view="ID").total_size
+    with Progress("users", files.users) as progress:
+        parts = (files.unread, parallel)
+        for chunk, records in _chunks(manager, 0, with_sessions=with_sessions, parts=parts):
+            files.write(chunk.part, kind.encode(records), users=len(records), cursor=chunk[-1].id)
+            progress.advance(len(chunk), total)
+
+
+def _keep_parts(target: ExportFile, files: PartFiles, error: BaseException) -> None:
+    """Records how far the parts of an export that ends early have come, and prints how to continue."""
+    if isinstance(error, CommandError) and files.users:
+        return  # the disk is full
+    if not files.users:
+        discard_parts(target.path)
+        target.discard()
+        return
+    files.checkpoint()
+    if getattr(error, "reason", "") != "STORE_CHANGED":  # otherwise the plan is invalid
+        streams.note(f"{files.users} users are in {parts_folder(target.path)}; continue with --resume")
+
+
 def _keep(target: ExportFile, error: BaseException) -> None:
     """Records the position of an export that ends early, and prints how to continue."""
     if isinstance(error, CommandError) and target.position.cursor:
@@ -154,9 +231,13 @@ def _sessions_reader(manager: SyncUserManager) -> Iterator[Callable[[Sequence[Us
 
 
 def _chunks(
-    manager: SyncUserManager, cursor: int, *, with_sessions: bool
+    manager: SyncUserManager,
+    cursor: int,
+    *,
+    with_sessions: bool,
+    parts: tuple[Sequence[UserScanPart] | None, int] = (None, 1),
 ) -> Iterator[tuple[UserPage, Sequence[Record]]]:
-    chunks = manager.list_chunked(chunk_size=_CHUNK_SIZE, cursor=cursor)
+    chunks = manager.list_chunked(chunk_size=_CHUNK_SIZE, cursor=cursor, parts=parts[0], parallel=parts[1])
     if with_sessions:
         with _sessions_reader(manager) as read:
             for chunk in chunks:
@@ -168,7 +249,7 @@ def _chunks(
 
 def _export_to_standard_output(name: str, *, with_sessions: bool, has_file_options: bool) -> None:
     if name == "parquet" or has_file_options:
-        what = "--resume and --overwrite need" if has_file_options else "Parquet needs"
+        what = "--parallel, --resume and --overwrite need" if has_file_options else "Parquet needs"
         raise click.UsageError(f"{what} a file", click.get_current_context())
     kind = _format(name, with_sessions=with_sessions)
     users = 0
