@@ -120,6 +120,8 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     assert call(USERS, "ListUsersChunked", chunk_size=10)["users"] == [masked]
     [part] = call(USERS, "PlanUserScan", parts=3)["parts"]
     assert call(USERS, "ListUsersChunked", **part)["users"] == [masked]
+    assert call(USERS, "ListUsers", filter="metadata.n = 1 AND NOT metadata : 'foo'")["users"] == [masked]
+    assert call(USERS, "CountUsers", filter="email = '*'") == {"count": "1", "next_cursor": "0"}
     batch = call(USERS, "BatchGetUsers", user_ids=["nobody", "ada"])
     assert (batch["users"], batch["missing_user_ids"]) == ([masked], ["nobody"])
 

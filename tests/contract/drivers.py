@@ -89,6 +89,7 @@ class StubDriver:
         "users.list": ("ListUsers", user_messages.ListUsersRequest),
         "users.list_chunked": ("ListUsersChunked", user_messages.ListUsersChunkedRequest),
         "users.plan_user_scan": ("PlanUserScan", user_messages.PlanUserScanRequest),
+        "users.count": ("CountUsers", user_messages.CountUsersRequest),
         "users.batch_get": ("BatchGetUsers", user_messages.BatchGetUsersRequest),
         "users.get_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
         "users.list_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
@@ -271,6 +272,8 @@ class ManagerDriver:
             return {"revoked_count": answer}
         if name == "users.plan_user_scan":
             answer = {"parts": [part._asdict() for part in answer]}
+        if name == "users.count":
+            answer = {"count": answer}
         assert (answer is None) == name.endswith(".delete")
         convert: Callable[[Any], Any] = _from_status if isinstance(answer, ImportStatus) else _from_record
         return answer or {} if answer is None or isinstance(answer, dict) else convert(answer)

@@ -11,7 +11,7 @@ from harness.services import Service
 from harness.stores import BACKENDS
 from harness.topologies import SHORT, TOPOLOGIES
 
-SHORT_FILES = ("users_list_chunked", "users_scan", "users_batch_get", "users_delete", "sessions_end")
+SHORT_FILES = ("users_list_chunked", "users_scan", "users_batch_get", "users_delete", "sessions_end", "filters")
 
 
 def _runs(case: Case, driver: str) -> bool:

@@ -23,6 +23,7 @@ from userservice.v1.session_service_pb2 import AddSessionRequest, GetSessionRequ
 from userservice.v1.user_service_pb2 import (
     AddUserRequest,
     BatchGetUsersRequest,
+    CountUsersRequest,
     DeleteUserRequest,
     GetUserRequest,
     GetUserSessionsRequest,
@@ -236,6 +237,9 @@ async def test_a_list_has_no_end_while_a_master_rejects_writes(cluster: Cluster,
                 page = await stubs.users.ListUsers(ListUsersRequest(limit=1000, cursor=start))
                 assert [user.user_id for user in page.users] == expected
                 assert page.next_cursor == last
+                nobody = "email = 'nobody'"
+                page = await stubs.users.ListUsers(ListUsersRequest(limit=1000, cursor=start, filter=nobody))
+                assert (list(page.users), page.next_cursor) == ([], last), "not an end"
                 chunks: list[ListUsersChunkedResponse] = []
 
                 async def read() -> None:
@@ -308,9 +312,23 @@ def test_a_store_with_several_partitions_on_one_server(cluster: Cluster) -> None
     assert cluster.backend
     with Store(port=free_port()) as store:
         with Service("--partitions", "64", redis_url=store.url) as service, connect_blocking(service.address) as stubs:
-            added = [stubs.users.AddUser(AddUserRequest(user_id=f"u{number}")).user for number in range(300)]
+            added = [
+                stubs.users.AddUser(AddUserRequest(user_id=f"u{number}", last_name=str(number)[-1])).user
+                for number in range(300)
+            ]
             page = stubs.users.ListUsers(ListUsersRequest(limit=1000))
             assert [user.user_id for user in page.users] == [user.user_id for user in added]
+            expected = [user.user_id for user in added if user.user_id.endswith("7")]
+            found, request = [], ListUsersRequest(limit=7, filter="first_name != '' OR last_name = '7'")
+            while page := stubs.users.ListUsers(request):
+                assert page.total_size == 0
+                found += [user.user_id for user in page.users]
+                request.cursor = page.next_cursor
+                if not page.next_cursor:
+                    break
+            assert found == expected
+            assert stubs.users.CountUsers(CountUsersRequest(filter=request.filter)).count == len(expected)
+            assert stubs.users.CountUsers(CountUsersRequest()).count == 300
         assert "the store has 64 partitions" in refusal_of("--partitions", "1", redis_url=store.url)
         with Service(redis_url=store.url) as service, connect_blocking(service.address) as stubs:
             assert stubs.users.ListUsers(ListUsersRequest()).total_size == 300

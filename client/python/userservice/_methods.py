@@ -49,6 +49,7 @@ DELETE_USER = _method(_USERS, "DeleteUser", users.DeleteUserRequest, users.Delet
 LIST_USERS = _method(_USERS, "ListUsers", users.ListUsersRequest, users.ListUsersResponse)
 LIST_USERS_CHUNKED = _method(_USERS, "ListUsersChunked", users.ListUsersChunkedRequest, users.ListUsersChunkedResponse)
 PLAN_USER_SCAN = _method(_USERS, "PlanUserScan", users.PlanUserScanRequest, users.PlanUserScanResponse)
+COUNT_USERS = _method(_USERS, "CountUsers", users.CountUsersRequest, users.CountUsersResponse)
 BATCH_GET_USERS = _method(_USERS, "BatchGetUsers", users.BatchGetUsersRequest, users.BatchGetUsersResponse)
 GET_USER_SESSIONS = _method(_USERS, "GetUserSessions", users.GetUserSessionsRequest, users.GetUserSessionsResponse)
 IMPORT_USERS = _method(_USERS, "ImportUsers", imports.ImportUsersRequest, imports.ImportUsersResponse)

@@ -9,7 +9,7 @@ from typing import Any, Unpack, overload
 import grpc
 
 from userservice import _methods as rpc
-from userservice._answers import check_batch, check_cursor, check_descending, check_parts, check_user
+from userservice._answers import check_batch, check_count, check_cursor, check_descending, check_parts, check_user
 from userservice._chunks import ChunkReader, each_user
 from userservice._connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection
 from userservice._import_messages import build_options
@@ -259,6 +259,7 @@ class UserManager(Manager):
         limit: int = 100,
         cursor: int = 0,
         *,
+        filter: str | None = None,  # noqa: A002 - the field's name
         order_by: OrderBy | None = None,
         view: View | None = None,
         timeout: float | None = None,
@@ -268,6 +269,9 @@ class UserManager(Manager):
         Args:
             limit: The maximum number of users, at most 1000. A page ends early at 1 MiB.
             cursor: The `next_cursor` of an earlier page in the same order; 0 starts at the beginning.
+            filter: Selects users by their fields, such as `metadata.plan = "pro" AND email : "@example.org"`; see
+                docs/filters.md. A page may then have few users or none and still
+                have a `next_cursor`, and `total_size` is 0.
             order_by: "id" (the default), or "id desc": the newest users first.
             view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
             timeout: Seconds that the call may take.
@@ -279,7 +283,7 @@ class UserManager(Manager):
             InvalidArgumentError: If an argument is invalid.
         """
         attempts = self._connection.attempts(timeout)
-        fields = {"limit": limit, "cursor": cursor, "view": view, "order_by": order_by}
+        fields = {"limit": limit, "cursor": cursor, "view": view, "order_by": order_by, "filter": filter}
         request = build_request(rpc.LIST_USERS.request, fields)
         page = await self._connection.call(rpc.LIST_USERS, request, attempts)
         if request.order_by.split() == ["id", "desc"]:
@@ -295,6 +299,7 @@ class UserManager(Manager):
         chunk_size: int = 100,
         cursor: int = 0,
         *,
+        filter: str | None = None,  # noqa: A002 - the field's name
         view: View | None = None,
         parallel: int = 1,
         parts: Iterable[Sequence[int]] | None = None,
@@ -319,13 +324,16 @@ class UserManager(Manager):
             chunk_size: The maximum number of users per chunk, at most 10 000. A chunk ends early at 1 MiB.
             cursor: The `next_cursor` of a chunk of an earlier stream; 0 starts at the beginning. Must be 0 with
                 `parallel` and `parts`.
+            filter: Selects users by their fields, such as `metadata.plan = "pro" AND email : "@example.org"`; see
+                docs/filters.md. `total_size` is then 0.
             view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
             parallel: The number of streams, from 1 to 64. With more than one, and without `parts`, the call first plans
                 the parts.
             parts: Read only these parts: those of `plan_user_scan`, some of them, or the `remaining` of a chunk. An
                 empty list yields nothing; None means all users.
             timeout: Seconds to wait for each chunk, including reconnecting. The time that the body of the loop needs
-                does not count.
+                does not count. With a filter, it is the time to wait for each message of the service, also if no user
+                in it matches.
 
         Yields:
             Lists of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`. If parts are
@@ -337,7 +345,7 @@ class UserManager(Manager):
             DeadlineExceededError: If the service was available, but no chunk arrived.
         """
         given = check_scan(cursor, parallel, parts)
-        fields = {"chunk_size": chunk_size, "cursor": cursor, "view": view}
+        fields = {"chunk_size": chunk_size, "cursor": cursor, "view": view, "filter": filter}
         if given is None and parallel > 1:
             given = await self.plan_user_scan(parallel, timeout=timeout)
         reader: ChunkReader | PartsReader
@@ -383,6 +391,7 @@ class UserManager(Manager):
         cursor: int = 0,
         *,
         chunk_size: int = 1000,
+        filter: str | None = None,  # noqa: A002 - the field's name
         order_by: OrderBy | None = None,
         view: View | None = None,
         timeout: float | None = None,
@@ -395,6 +404,7 @@ class UserManager(Manager):
         Args:
             cursor: The id of the user after which to start; 0 starts at the beginning.
             chunk_size: The maximum number of users per chunk, at most 10 000.
+            filter: Selects users by their fields; see `list_chunked`.
             order_by: "id" (the default), or "id desc": the newest users first. With "id desc", `iter` reads pages with
                 `list`, of at most 1000 users; users that are added meanwhile are not returned.
             view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
@@ -409,20 +419,49 @@ class UserManager(Manager):
             ValueError: If the timeout is invalid.
         """
         if order_by is not None and order_by.split() != ["id"]:
-            return self._iter_pages(chunk_size, cursor, order_by, view, timeout)
-        fields = {"chunk_size": chunk_size, "cursor": cursor, "view": view}
+            return self._iter_pages(chunk_size, cursor, filter, order_by, view, timeout)
+        fields = {"chunk_size": chunk_size, "cursor": cursor, "view": view, "filter": filter}
         return each_user(ChunkReader(self._connection, fields, timeout))
 
     async def _iter_pages(
-        self, limit: int, cursor: int, order_by: OrderBy, view: View | None, timeout: float | None
+        self,
+        limit: int,
+        cursor: int,
+        user_filter: str | None,
+        order_by: OrderBy,
+        view: View | None,
+        timeout: float | None,
     ) -> AsyncGenerator[User, None]:
         while True:
-            page = await self.list(limit, cursor, order_by=order_by, view=view, timeout=timeout)
+            page = await self.list(limit, cursor, filter=user_filter, order_by=order_by, view=view, timeout=timeout)
             for user in page:
                 yield user
             cursor = page.next_cursor
             if not cursor:
                 return
+
+    async def count(self, filter: str | None = None, *, timeout: float | None = None) -> int:  # noqa: A002
+        """Returns the number of all users, or of the users that match a filter.
+
+        With a filter, the service examines all users, 100 000 per call.
+
+        Args:
+            filter: Selects users by their fields; see `list_chunked`.
+            timeout: Seconds that each call may take.
+
+        Raises:
+            InvalidArgumentError: If the filter is invalid.
+        """
+        total = cursor = 0
+        while True:
+            attempts = self._connection.attempts(timeout)
+            request = build_request(rpc.COUNT_USERS.request, {"filter": filter, "cursor": cursor})
+            found = await self._connection.call(rpc.COUNT_USERS, request, attempts)
+            total += check_count(found.count)
+            check_cursor((), cursor, found.next_cursor, 0)
+            cursor = found.next_cursor
+            if not cursor:
+                return total
 
     async def batch_get(
         self, user_ids: Iterable[str], *, view: View | None = None, timeout: float | None = None
@@ -564,13 +603,16 @@ class UserManager(Manager):
         chunkSize: int = 100,  # noqa: N803
         cursor: int = 0,
         *,
+        filter: str | None = None,  # noqa: A002 - the field's name
         view: View | None = None,
         parallel: int = 1,
         parts: Iterable[Sequence[int]] | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[UserPage, None]:
         """The same as `list_chunked`."""
-        return self.list_chunked(chunkSize, cursor, view=view, parallel=parallel, parts=parts, timeout=timeout)
+        return self.list_chunked(
+            chunkSize, cursor, filter=filter, view=view, parallel=parallel, parts=parts, timeout=timeout
+        )
 
     planUserScan = plan_user_scan  # noqa: N815
 

@@ -6,6 +6,7 @@ import { InternalError } from "./errors.js";
 import { RevokeUserSessionsResponseSchema } from "./gen/userservice/v1/session_service_pb.js";
 import {
   BatchGetUsersResponseSchema,
+  CountUsersResponseSchema,
   ListUsersResponseSchema,
   PlanUserScanResponseSchema,
   UserScanPartSchema,
@@ -28,6 +29,8 @@ export interface Answer<Item> {
 const RECORD = lengthDelimited(ListUsersResponseSchema.field.users.number);
 const NEXT_CURSOR = ListUsersResponseSchema.field.nextCursor.number << 3;
 const TOTAL_SIZE = ListUsersResponseSchema.field.totalSize.number << 3;
+const COUNT = CountUsersResponseSchema.field.count.number << 3;
+const COUNT_CURSOR = CountUsersResponseSchema.field.nextCursor.number << 3;
 const MISSING_USER_ID = lengthDelimited(BatchGetUsersResponseSchema.field.missingUserIds.number);
 
 /**
@@ -64,6 +67,35 @@ export function decodeAnswer<Item>(encoded: Buffer, readRecord: ReadRecord<Item>
     throw new InternalError("cannot decode the response of the service", { cause: error });
   }
   return { records, next_cursor, total_size, missing_user_ids };
+}
+
+/**
+ * Decodes a response of CountUsers.
+ *
+ * @param encoded - The encoded response.
+ * @throws InternalError if the bytes are not a valid response.
+ */
+export function decodeCount(encoded: Buffer): { readonly count: number; readonly next_cursor: number } {
+  let count = 0;
+  let next_cursor = 0;
+  try {
+    const reader = new WireReader(encoded);
+    while (reader.pos < reader.end) {
+      const tag = reader.uint32();
+      if (tag === COUNT) {
+        count = reader.int64();
+      } else if (tag === COUNT_CURSOR) {
+        next_cursor = reader.int64();
+      } else {
+        reader.skip(tag);
+      }
+    }
+    checkCount(count);
+    checkCount(next_cursor);
+  } catch (error) {
+    throw new InternalError("cannot decode the response of the service", { cause: error });
+  }
+  return { count, next_cursor };
 }
 
 function checkCount(count: number): void {
@@ -181,7 +213,10 @@ export function checkKey<Item extends object>(record: Item, asked: Partial<Item>
  * @throws InternalError if the page does not continue the list: a reader could receive a record twice or repeat the
  *   same pages forever.
  */
-export function checkContinues(page: Answer<{ readonly id: number }>, cursor: number): void {
+export function checkContinues(
+  page: Pick<Answer<{ readonly id: number }>, "records" | "next_cursor">,
+  cursor: number,
+): void {
   let last = cursor;
   for (const { id } of page.records) {
     if (id <= last) {

@@ -17,6 +17,7 @@ export interface ChunkFields extends Partial<UserScanPart> {
   readonly chunk_size: number;
   readonly cursor: number;
   readonly view: View | undefined;
+  readonly filter: string | undefined;
 }
 
 /**
@@ -50,17 +51,21 @@ export class ChunkReader {
 
   /**
    * Returns the next chunk that contains users, or undefined at the end. One deadline covers the whole call, including
-   * empty chunks and retries.
+   * empty chunks and retries. With a filter, each empty chunk starts a new deadline, because the service has examined
+   * many users for it.
    *
    * @throws UserServiceError if the service rejected the request, or if no chunk arrived before the deadline; the
    *   signal's reason, if the signal is aborted.
    */
   async next(): Promise<UserPage | undefined> {
-    const attempts = this.#connection.attempts(this.#options);
+    let attempts = this.#connection.attempts(this.#options);
     while (!this.#finished) {
       const chunk = await this.#read(attempts);
       if (chunk.length > 0) {
         return chunk;
+      }
+      if (this.#fields.filter) {
+        attempts = this.#connection.attempts(this.#options);
       }
     }
     await this.#readStatus();

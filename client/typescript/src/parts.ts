@@ -12,6 +12,11 @@ const MOST_PARALLEL = 64;
 /** Options of `UserManager.listChunked`. */
 export interface ListChunkedOptions extends ReadOptions {
   /**
+   * Selects users by their fields, such as `metadata.plan = "pro" AND email : "@example.org"`; see docs/filters.md.
+   * `total_size` is then 0.
+   */
+  filter?: string | undefined;
+  /**
    * The number of streams, from 1 (the default) to 64. With more than one, and without `parts`, the call first plans the
    * parts.
    */

@@ -6,6 +6,7 @@ import {
   checkContinues,
   checkDescending,
   checkKey,
+  decodeCount,
   decodeParts,
   onlyRecord,
 } from "./answers.js";
@@ -34,6 +35,11 @@ const LARGEST_PAGE = 1000;
 
 /** Options of `UserManager.list`. */
 export interface ListOptions extends ReadOptions {
+  /**
+   * Selects users by their fields, such as `metadata.plan = "pro" AND email : "@example.org"`; see docs/filters.md. A
+   * page may then have few users or none and still have a `next_cursor`, and `total_size` is 0.
+   */
+  filter?: string | undefined;
   /** The order of the users: `id` (the default), or `id desc` for the newest users first. */
   orderBy?: OrderBy | undefined;
 }
@@ -151,9 +157,9 @@ export class UserManager extends Manager {
    * @returns An array of User with `next_cursor`, which is 0 in the last page, and `total_size`.
    * @throws InvalidArgumentError if an argument is invalid.
    */
-  async list(limit = 100, cursor = 0, { view, orderBy, ...options }: ListOptions = {}): Promise<UserPage> {
+  async list(limit = 100, cursor = 0, { view, orderBy, filter, ...options }: ListOptions = {}): Promise<UserPage> {
     const attempts = this.connection.attempts(options);
-    const fields = { limit, cursor, view, order_by: orderBy };
+    const fields = { limit, cursor, view, order_by: orderBy, filter };
     const answer = await this.read(method.listUsers, fields, attempts, readUser);
     (orderBy?.trim().endsWith("desc") ? checkDescending : checkContinues)(answer, cursor);
     return new UserPage(answer.records, answer);
@@ -175,7 +181,7 @@ export class UserManager extends Manager {
    * @param cursor - The `next_cursor` of a chunk of an earlier stream; 0 for the beginning. Must be 0 with `parallel` and
    *   `parts`.
    * @param options - `timeoutMs` is the timeout of each chunk, including reconnection. The time that the loop's body
-   *   needs does not count.
+   *   needs does not count. With a filter, it is the timeout of each message, also if no user in the message matches.
    * @returns Arrays of User, never empty, with `next_cursor`, which is 0 in the last chunk, and `total_size`. If parts are
    *   read, also with `part` and `remaining`; `next_cursor` is then 0 in the last chunk of each part.
    * @throws InvalidArgumentError if an argument is invalid.
@@ -185,11 +191,11 @@ export class UserManager extends Manager {
   async *listChunked(
     chunkSize = 100,
     cursor = 0,
-    { view, parallel = 1, parts, ...options }: ListChunkedOptions = {},
+    { view, filter, parallel = 1, parts, ...options }: ListChunkedOptions = {},
   ): AsyncGenerator<UserPage, void, undefined> {
     let given = parts && Array.from(parts);
     checkScan(cursor, parallel, given);
-    const fields = { chunk_size: chunkSize, cursor, view };
+    const fields = { chunk_size: chunkSize, cursor, view, filter };
     if (given === undefined && parallel > 1) {
       given = await this.planUserScan(parallel, options);
     }
@@ -253,6 +259,28 @@ export class UserManager extends Manager {
     const attempts = this.connection.attempts(options);
     const request = encodeRequest(method.planUserScan.input, { parts });
     return decodeParts(await this.connection.call(method.planUserScan, request, attempts));
+  }
+
+  /**
+   * Returns the number of all users, or of the users that match a filter. With a filter, the service examines all users,
+   * at most 100 000 per call.
+   *
+   * @param filter - Selects users by their fields, as in `list`; default: all users.
+   * @param options - `timeoutMs` is the timeout of each call.
+   * @throws InvalidArgumentError if the filter is invalid.
+   */
+  async count(filter?: string, options: CallOptions = {}): Promise<number> {
+    let total = 0;
+    let cursor = 0;
+    do {
+      const request = encodeRequest(method.countUsers.input, { filter, cursor });
+      const attempts = this.connection.attempts(options);
+      const answer = decodeCount(await this.connection.call(method.countUsers, request, attempts));
+      checkContinues({ records: [], next_cursor: answer.next_cursor }, cursor);
+      total += answer.count;
+      cursor = answer.next_cursor;
+    } while (cursor !== 0);
+    return total;
   }
 
   /**

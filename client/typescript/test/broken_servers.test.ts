@@ -201,6 +201,25 @@ describe("an endless response", () => {
     assert.ok(performance.now() - start < 10_000);
   });
 
+  it("of empty chunks for a filter does not end at the deadline, because the service examines many users", async () => {
+    const slowly = ({ send, end }: Received): void => {
+      let cursor = 0n;
+      const timer = setInterval(() => {
+        send(users([], cursor < 6n ? ++cursor : 0n));
+        if (cursor === 6n) {
+          cursor = 7n;
+        } else if (cursor === 7n) {
+          clearInterval(timer);
+          end();
+        }
+      }, 250);
+    };
+    const found = await withAnswer(slowly, ({ users }) =>
+      users.listChunked(10, 0, { filter: "email = 'x'", timeoutMs: 1200 }).next(),
+    );
+    assert.deepEqual(found, { value: undefined, done: true });
+  });
+
   it("of pages of sessions ends at the deadline", async () => {
     await using server = await StandIn.start((call) => {
       sending(sessions([], BigInt(server.received.length)))(call);

@@ -39,6 +39,7 @@ interface Args {
   user_ids: string[];
   view?: View;
   order_by?: OrderBy;
+  filter?: string;
   rows: ImportRow[];
   import_id: string;
   on_duplicate?: OnDuplicate;
@@ -109,16 +110,17 @@ class Driver {
       await this.users.delete(user_id, { etag, requestId });
       return {};
     },
-    "users.list": async ({ limit, cursor, view, order_by: orderBy }) =>
-      readUsers(await this.users.list(limit, cursor, { view, orderBy })),
+    "users.list": async ({ limit, cursor, view, order_by: orderBy, filter }) =>
+      readUsers(await this.users.list(limit, cursor, { view, orderBy, filter })),
     "users.plan_user_scan": async ({ parts }) => ({ parts: await this.users.planUserScan(parts) }),
-    "users.list_chunked": async ({ chunk_size, cursor, view, parts, parallel }) => {
+    "users.list_chunked": async ({ chunk_size, cursor, view, filter, parts, parallel }) => {
       const chunks = [];
-      for await (const chunk of this.users.listChunked(chunk_size, cursor, { view, parts, parallel })) {
+      for await (const chunk of this.users.listChunked(chunk_size, cursor, { view, filter, parts, parallel })) {
         chunks.push(readUsers(chunk));
       }
       return { chunks, users: chunks.flatMap(({ users }) => users) };
     },
+    "users.count": async ({ filter }) => ({ count: await this.users.count(filter) }),
     "users.batch_get": async ({ user_ids, view }) => {
       const batch = await this.users.batchGet(user_ids, { view });
       return { users: batch.map(readRecord), missing_user_ids: batch.missing_user_ids };

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import accumulate
+from time import perf_counter
 from typing import TypeAlias
 
 from userservice_server.domain.merging import Source
@@ -18,6 +19,8 @@ _TRAILER_BYTES = 32  # room for next_cursor and total_size
 _FIRST_READ = 128  # maximum records in the first read of a list; more would delay the first response
 _GROWTH = 2  # a read has at most twice the records of the previous one, because later records may be larger
 _MOST_READ_BYTES = 16 << 20  # stored bytes for one response: with a view, a small response may need many of them
+_LONGEST_TURN = 0.001  # seconds that a filter may block the event loop, apart from its last step
+_MOST_COUNTED_BYTES = 64 << 20  # stored bytes that one count reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,30 @@ class Selection:
     Attributes:
         cut: returns the records or views to send, given the records that were read; may leave out records. None: the
             list contains all records.
-        total_size: number of records of the list, without records that ``cut`` leaves out. None: number of all records.
+        total_size: number of records of the list, without records that ``cut`` leaves out; 0 if the number is unknown.
+            None: number of all records.
+        step: maximum number of records that ``cut`` gets at once; other calls run between two steps if the steps take
+            longer than a millisecond.
     """
 
     cut: Cut | None = None
     total_size: int | None = None
+    step: int = MAX_READ
+
+    async def select(self, records: list[bytes]) -> list[bytes]:
+        """Returns what to send of ``records``."""
+        if self.cut is None:
+            return records
+        if len(records) <= self.step:
+            return self.cut(records)
+        selected: list[bytes] = []
+        began = perf_counter()
+        for start in range(0, len(records), self.step):
+            selected += self.cut(records[start : start + self.step])
+            if perf_counter() - began > _LONGEST_TURN:
+                await asyncio.sleep(0)
+                began = perf_counter()
+        return selected
 
 
 EVERYTHING = Selection()
@@ -70,18 +92,18 @@ async def pages(
         selection: the records and fields to return.
     """
     total = source.size() if selection.total_size is None else None
-    cut = selection.cut
     ranges = _ranges(_Reader(store, source, size, cursor, reads, memory))
     with memory:
         async with aclosing(ranges):
             waiting: list[bytes] = []
             read_bytes = 0  # for the records that wait
+            examined = b""  # the id of the last record that was read after the last page; empty: none was read
             async for records, records_bytes, at_end in ranges:
                 read_bytes += records_bytes
-                examined = id_field(records[-1]) if records else b""
+                examined = id_field(records[-1]) if records else examined
                 waiting_bytes = sum(map(len, waiting))
-                if cut is not None:
-                    records = cut(records)  # noqa: PLW2901
+                if selection.cut is not None:
+                    records = await selection.select(records)  # noqa: PLW2901
                     records_bytes = sum(map(len, records))  # noqa: PLW2901
                 waiting += records
                 records.clear()  # sent records must not stay in memory
@@ -90,14 +112,15 @@ async def pages(
                 if stops:
                     read_bytes = 0
                 is_final = at_end and source.fence_failure is None
-                last_cursor = b"" if is_final else examined
-                if not last_cursor and not is_final:
+                if not is_final and not examined:
                     stops.clear()  # nothing was read, so there is no cursor to continue from
                 size_field = total_size_field(selection.total_size or 0 if total is None else await total)
-                found = _pages(waiting, stops, size_field, last_cursor)
+                found = _pages(waiting, stops, size_field, b"" if is_final else examined)
                 yield found
                 if next(found, None) is not None:
                     raise AssertionError("the pages of a range must be exhausted before the next range is requested")
+                if stops and stops[-1] == len(waiting):
+                    examined = b""
                 del waiting[: stops[-1] if stops else 0]
             if source.fence_failure is not None:
                 raise source.fence_failure
@@ -113,6 +136,30 @@ async def first_page(
             for page in found:
                 return page
     raise AssertionError("a list has at least one page")
+
+
+async def count_matching(
+    store: RecordStore, source: Source, cursor: int, reads: ReadLimit, selection: Selection, most: int
+) -> tuple[int, bytes]:
+    """Counts the selected records among at most ``most`` records after the cursor, or 64 MiB of records.
+
+    Returns:
+        The number, and the encoded next_cursor, which is empty at the end of the list.
+    """
+    count = examined = examined_bytes = 0
+    ranges = _ranges(_Reader(store, source, MAX_READ, cursor, reads, StreamMemory()))
+    async with reads.pages, aclosing(ranges):
+        async for records, records_bytes, at_end in ranges:
+            is_cut_short = len(records) > most - examined
+            del records[most - examined :]
+            count += len(await selection.select(records))
+            examined += len(records)
+            examined_bytes += records_bytes
+            if at_end and not is_cut_short:
+                return count, b""
+            if examined == most or examined_bytes >= _MOST_COUNTED_BYTES:
+                return count, id_field(records[-1])
+    raise AssertionError("the last range ends the list")
 
 
 def _pages(records: list[bytes], stops: list[int], size_field: bytes, last_cursor: bytes) -> Iterator[Page]:

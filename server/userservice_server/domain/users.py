@@ -7,10 +7,10 @@ from functools import partial
 from typing import TypeAlias
 
 from userservice.v1.user_pb2 import User
-from userservice.v1.user_service_pb2 import BatchGetUsersResponse, PlanUserScanResponse
+from userservice.v1.user_service_pb2 import BatchGetUsersResponse, CountUsersResponse, PlanUserScanResponse
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.entities import Entities
-from userservice_server.domain.listing import Page, Selection, first_page, pages
+from userservice_server.domain.listing import Page, Selection, count_matching, first_page, pages
 from userservice_server.domain.merging import MergedTables, OneTable, Source
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, RecordStore, StoreIdentity, Table
@@ -22,6 +22,8 @@ from userservice_server.wire.projection import Cut, cut_of
 Records: TypeAlias = list[bytes | None]  # of requested users; None for a user that does not exist
 MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
 _SCRIPT_KEYS = 200  # user_ids in one script; commands of other callers can run between two scripts
+_MOST_EXAMINED = 100_000  # users in one count with a filter
+_FILTER_STEP = 100  # users that a filter examines at once
 _SMALL_BATCH = 100  # user_ids; larger batches wait for each other, because of the memory that they take
 
 
@@ -65,14 +67,28 @@ class Users:
         await self._users.delete(table, user_id, etag, idempotency_key, owned=owned)
 
     async def list(
-        self, limit: int, cursor: int, view: "View.ValueType" = View.VIEW_FULL, *, descending: bool = False
+        self,
+        limit: int,
+        cursor: int,
+        view: "View.ValueType" = View.VIEW_FULL,
+        *,
+        matching: Cut | None = None,
+        descending: bool = False,
     ) -> bytes:
-        """Returns one page of users as an encoded ListUsersResponse; if ``descending``, the newest users first."""
-        read = partial(self._page, limit, cursor, cut_of(User, view), descending=descending)
+        """Returns one page of users as an encoded ListUsersResponse.
+
+        Args:
+            limit: maximum number of users.
+            cursor: the page starts after this id.
+            view: the fields to return.
+            matching: selects the users (see filters.py); None: all users.
+            descending: whether the newest users come first.
+        """
+        read = partial(self._page, limit, cursor, _selection(view, matching), descending=descending)
         return await (read() if cursor else self._store.reread(read))
 
-    async def _page(self, limit: int, cursor: int, cut: Cut | None, *, descending: bool) -> bytes:
-        read = partial(first_page, self._store, size=limit, cursor=cursor, reads=self._reads, selection=Selection(cut))
+    async def _page(self, limit: int, cursor: int, selection: Selection, *, descending: bool) -> bytes:
+        read = partial(first_page, self._store, size=limit, cursor=cursor, reads=self._reads, selection=selection)
         page, next_cursor, _ = await read(self._source(fences=False, descending=descending))
         if next_cursor or descending or not self._is_partitioned:
             return page
@@ -95,6 +111,7 @@ class Users:
         chunk_size: int,
         cursor: int,
         view: "View.ValueType" = View.VIEW_FULL,
+        matching: Cut | None = None,
         *,
         partition: int = 0,
         end_cursor: int = 0,
@@ -105,22 +122,40 @@ class Users:
             chunk_size: maximum number of users in a response.
             cursor: the stream starts after this id.
             view: the fields of the users.
+            matching: selects the users (see filters.py); None: all users.
             partition: the number of the partition whose users are streamed; 0: all users.
             end_cursor: the stream ends at this id; 0: at the newest user.
         """
-        read = partial(self._ranges, chunk_size, cursor, cut_of(User, view), partition, end_cursor)
+        read = partial(self._ranges, chunk_size, cursor, _selection(view, matching), partition, end_cursor)
         # An end_cursor belongs to one store, like a cursor.
         return read() if cursor or end_cursor else self._restarted(read)
 
     def _ranges(
-        self, chunk_size: int, cursor: int, cut: Cut | None, partition: int, end_cursor: int
+        self, chunk_size: int, cursor: int, selection: Selection, partition: int, end_cursor: int
     ) -> AsyncGenerator[Iterator[Page]]:
         if partition:
             table = self._tables[self.partitions.index(partition)]
             source: Source = OneTable(self._store, table, end=end_cursor)
         else:
             source = self._source(fences=True, end=end_cursor)
-        return pages(self._store, source, chunk_size, cursor, self._reads, self._memory, Selection(cut))
+        return pages(self._store, source, chunk_size, cursor, self._reads, self._memory, selection)
+
+    async def count(self, matching: Cut | None, cursor: int) -> bytes:
+        """Counts all users, or those that match; returns an encoded CountUsersResponse."""
+        if matching is None:
+            return CountUsersResponse(count=await self._store.reread(self._size)).SerializeToString()
+        read = partial(self._count, matching, cursor)
+        count, next_cursor = await (read() if cursor else self._store.reread(read))
+        return CountUsersResponse(count=count).SerializeToString() + next_cursor
+
+    async def _count(self, matching: Cut, cursor: int) -> tuple[int, bytes]:
+        selection = _selection(View.VIEW_FULL, matching)
+        # No fence: users that are added during the count need not be counted.
+        source = self._source(fences=False)
+        return await count_matching(self._store, source, cursor, self._reads, selection, _MOST_EXAMINED)
+
+    async def _size(self) -> int:
+        return await self._source(fences=False).size()
 
     async def _restarted(self, read: Callable[[], AsyncGenerator[Iterator[Page]]]) -> AsyncGenerator[Iterator[Page]]:
         """Yields the same as ``read``; starts again if the store changes before anything was yielded."""
@@ -198,3 +233,15 @@ class Users:
         if len(tables) == 1:
             return OneTable(self._store, tables[0], descending=descending, end=end)
         return MergedTables(self._store, tables, fences=fences, descending=descending, end=end)
+
+
+def _selection(view: "View.ValueType", matching: Cut | None) -> Selection:
+    """Returns the selection of a list of users."""
+    cut = cut_of(User, view)
+    if matching is None:
+        return Selection(cut)
+    return Selection(matching if cut is None else partial(_both, matching, cut), total_size=0, step=_FILTER_STEP)
+
+
+def _both(matching: Cut, cut: Cut, records: Sequence[bytes]) -> list[bytes]:
+    return cut(matching(records))

@@ -15,7 +15,9 @@ from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice.v1.view_pb2 import View
 from userservice_server.domain import metadata as metadata_rules
 from userservice_server.domain.expiry import LEAST_TTL, MOST_TTL, MOST_TTL_DAYS, Expiry, microseconds
+from userservice_server.domain.filters import FilterError, selecting
 from userservice_server.errors import InvalidFieldsError, Violation
+from userservice_server.wire.projection import Cut
 
 MAX_KEY_BYTES = 256  # user_id and session_id
 MAX_EMAIL_BYTES = 320
@@ -136,6 +138,14 @@ class Checker:
         if value not in _VIEWS:
             self.refuse("view", f"must be one of {', '.join(View.keys())}, is {value}")
         return value
+
+    def filter(self, text: str) -> Cut | None:
+        """Checks a filter; returns the function that selects the records that match, None for an empty filter."""
+        try:
+            return selecting(text)
+        except FilterError as error:
+            self.refuse("filter", str(error))
+            return None
 
     def is_descending(self, order_by: str) -> bool:
         """Checks the order of a list; returns whether it is descending."""

@@ -7,6 +7,7 @@ request, and it delays all other calls of the process.
 from google.protobuf.descriptor import Descriptor
 
 from userservice_server.domain import metadata, validation
+from userservice_server.domain.filter_parser import MAX_BYTES
 from userservice_server.wire.imports import MAX_BATCH_BYTES
 
 _KEY_BYTES = 2  # the tag of a field, and room for an encoder that does not write the shortest form
@@ -39,6 +40,7 @@ _FIELD_BYTES = {
     "end_cursor": _VARINT_BYTES,
     "view": _VARINT_BYTES,
     "order_by": _ORDER_BYTES,
+    "filter": MAX_BYTES,
     "allow_missing": _VARINT_BYTES,
     "import_id": validation.REQUEST_ID_BYTES,
     "include_expired": _VARINT_BYTES,

@@ -70,7 +70,8 @@ class UserServicer:
             cursor = check.cursor(request.cursor)
             view = check.view(request.view)
             descending = check.is_descending(request.order_by)
-        return await self._users.list(limit, cursor, view, descending=descending)
+            matching = check.filter(request.filter)
+        return await self._users.list(limit, cursor, view, matching=matching, descending=descending)
 
     async def ListUsersChunked(self, request: pb.ListUsersChunkedRequest, call: Call) -> bytes:
         with Checker() as check:
@@ -79,7 +80,8 @@ class UserServicer:
             view = check.view(request.view)
             partition = check.partition(request.partition, self._users.partitions)
             end_cursor = check.end_cursor(request.end_cursor)
-        ranges = self._users.stream(chunk_size, cursor, view, partition=partition, end_cursor=end_cursor)
+            matching = check.filter(request.filter)
+        ranges = self._users.stream(chunk_size, cursor, view, matching, partition=partition, end_cursor=end_cursor)
         await self._streaming.send(call, ranges)
         return b""
 
@@ -87,6 +89,12 @@ class UserServicer:
         with Checker() as check:
             parts = check.parts(request.parts)
         return await self._users.plan(parts)
+
+    async def CountUsers(self, request: pb.CountUsersRequest, _call: Call) -> bytes:
+        with Checker() as check:
+            matching = check.filter(request.filter)
+            cursor = check.cursor(request.cursor)
+        return await self._users.count(matching, cursor)
 
     async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, _call: Call) -> bytes:
         with Checker() as check:

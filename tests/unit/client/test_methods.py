@@ -26,8 +26,10 @@ class Recorder:
     def __init__(self, *stream: bytes) -> None:
         self.sent: list[tuple[str, Any]] = []
         self.stream = list(stream)
+        self.deadlines = 0
 
     def attempts(self, _timeout: float | None) -> Attempts:
+        self.deadlines += 1
         return Attempts()
 
     async def call(self, method: Any, request: Any, _attempts: object) -> Any:
@@ -91,6 +93,7 @@ async def test_every_rpc_has_a_method() -> None:
     await users.get_sessions("u")
     await users.import_users([])
     await users.get_import("i")
+    await users.count()
     assert [chunk async for chunk in users.list_chunked()] == []
     sent += (more := record(sessions))
     await sessions.add({"user_id": "u", "session_id": "s"})
@@ -134,6 +137,16 @@ async def test_chunks_are_yielded_and_empty_chunks_are_skipped() -> None:
     pages = await read_all(4, chunk(5, 6, next_cursor=6), chunk(next_cursor=9), chunk(10, next_cursor=0))
     assert [[user.id for user in page] for page in pages] == [[5, 6], [10]]
     assert [page.next_cursor for page in pages] == [6, 0]
+
+
+@pytest.mark.parametrize(("user_filter", "deadlines"), [(None, 2), ("email = 'x'", 5)])
+async def test_with_a_filter_an_empty_chunk_starts_a_new_deadline(user_filter: str | None, deadlines: int) -> None:
+    """The service may examine many users for a chunk without users."""
+    recorder = Recorder(*(chunk(next_cursor=cursor) for cursor in (1, 2, 3)), chunk(5, next_cursor=0))
+    connection: Connection = recorder  # type: ignore[assignment]
+    reader = ChunkReader(connection, {"chunk_size": 100, "filter": user_filter}, None)
+    assert await reader.next_chunk() is not None
+    assert recorder.deadlines == deadlines
 
 
 @pytest.mark.parametrize(

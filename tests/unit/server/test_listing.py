@@ -1,4 +1,8 @@
-"""Ranges are split into responses of limited size."""
+"""Ranges are split into responses of limited size, and filtered in steps."""
+
+import asyncio
+import time
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,3 +47,24 @@ def test_few_streams_get_full_responses_and_many_streams_share_memory() -> None:
     entered = [memory.__enter__() for _ in range(100)]
     assert len(entered) * (2 * memory.response_bytes + 2 * memory.read_bytes) <= 50 << 20
     assert memory.read_bytes < full
+
+
+async def test_other_calls_run_while_a_filter_examines_many_records() -> None:
+    turns, steps = 0, list[int]()
+
+    async def other_call() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def slow_filter(records: Sequence[bytes]) -> list[bytes]:
+        time.sleep(0.002)
+        steps.append(turns)
+        return list(records[::2])
+
+    other = asyncio.create_task(other_call())
+    selected = await listing.Selection(slow_filter, step=10).select([b"%d" % number for number in range(60)])
+    other.cancel()
+    assert selected == [b"%d" % number for number in range(0, 60, 2)]
+    assert steps == list(range(6))

@@ -23,6 +23,7 @@ CONTRACT = {
     "ListUsers": "users.list",
     "ListUsersChunked": "users.list",
     "PlanUserScan": "users.list",
+    "CountUsers": "users.list",
     "BatchGetUsers": "users.read",
     "GetUserSessions": "sessions.read",
     "ImportUsers": "users.import",

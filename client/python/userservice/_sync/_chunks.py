@@ -19,7 +19,8 @@ class ChunkReader:
     """Reads the chunks of one `list_chunked`.
 
     Each call of `next_chunk` has its own deadline, which includes reconnecting and retries. The time between two calls
-    of `next_chunk` does not count. Chunks without users do not extend the deadline, regardless of their number.
+    of `next_chunk` does not count. Chunks without users do not extend the deadline, regardless of their number, unless
+    the request has a filter.
 
     Args:
         connection: The connection to read from.
@@ -63,6 +64,8 @@ class ChunkReader:
             chunk = self._read(attempts)
             if chunk:
                 return chunk
+            if self._request.filter:  # the service has examined many users, and goes on
+                attempts = self._connection.attempts(self._timeout)
         if self._stream is not None:
             # If the status is not read, the service logs a complete stream as cancelled.
             self._connection.read_status(self._stream)

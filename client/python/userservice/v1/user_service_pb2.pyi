@@ -303,6 +303,7 @@ class ListUsersRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Maximum number of users in the page. Optional. 0 means 100; values above 1000 mean 1000; negative values are an
     error. A page has fewer users at the end of the list, or if more users would exceed 1 MiB.
@@ -319,6 +320,12 @@ class ListUsersRequest(_message.Message):
     """The order of the users: "id" (the default) or "id desc", which lists the newest users first (AIP-132). Optional. A
     cursor continues a list in the order of the request.
     """
+    filter: _builtins.str
+    """Selects users by their fields, such as `metadata.plan = "pro" AND email : "@example.org"`. Optional. A subset of
+    AIP-160, at most 2 KiB and 32 comparisons; docs/filters.md describes it. With a filter, a page ends after 16 MiB of
+    stored users, so it may have few users or none and still have a next_cursor, and total_size is 0. A cursor must be
+    used with the same filter.
+    """
     def __init__(
         self,
         *,
@@ -326,10 +333,11 @@ class ListUsersRequest(_message.Message):
         cursor: _builtins.int = ...,
         view: _view_pb2.View.ValueType = ...,
         order_by: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "order_by", b"order_by", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter", "limit", b"limit", "order_by", b"order_by", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -347,7 +355,7 @@ class ListUsersResponse(_message.Message):
     next_cursor: _builtins.int
     """The cursor of the next page, or 0 if this is the last page."""
     total_size: _builtins.int
-    """Number of all users at the time of the call."""
+    """Number of all users at the time of the call; 0 if the request has a filter."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
         """The users, ordered by id."""
@@ -376,6 +384,7 @@ class ListUsersChunkedRequest(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
     END_CURSOR_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
@@ -389,6 +398,10 @@ class ListUsersChunkedRequest(_message.Message):
     view: _view_pb2.View.ValueType
     """The fields to return. Optional; all fields by default. With another view, a message also ends after 16 MiB of
     stored users.
+    """
+    filter: _builtins.str
+    """Selects users by their fields. Optional. See ListUsersRequest.filter; what is said there of a page applies to a
+    message.
     """
     partition: _builtins.int
     """The partition whose users are streamed: UserScanPart.partition. Optional; 0 means all users. A partition that the
@@ -404,12 +417,13 @@ class ListUsersChunkedRequest(_message.Message):
         chunk_size: _builtins.int = ...,
         cursor: _builtins.int = ...,
         view: _view_pb2.View.ValueType = ...,
+        filter: _builtins.str = ...,
         partition: _builtins.int = ...,
         end_cursor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "end_cursor", b"end_cursor", "partition", b"partition", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "end_cursor", b"end_cursor", "filter", b"filter", "partition", b"partition", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -509,7 +523,9 @@ class ListUsersChunkedResponse(_message.Message):
     next_cursor: _builtins.int
     """The cursor that resumes the stream after this message, or 0 in the last message."""
     total_size: _builtins.int
-    """Number of all users at the start of the stream; with a partition, of the users of this partition."""
+    """Number of all users at the start of the stream; with a partition, of the users of this partition; 0 if the request has
+    a filter.
+    """
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
         """The users, ordered by id."""
@@ -528,6 +544,60 @@ class ListUsersChunkedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListUsersChunkedResponse: _TypeAlias = ListUsersChunkedResponse  # noqa: Y015
+
+@_typing.final
+class CountUsersRequest(_message.Message):
+    """Request of UserService.CountUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Selects the users to count. Optional. See ListUsersRequest.filter."""
+    cursor: _builtins.int
+    """Where the count starts: the next_cursor of the previous call with the same filter. Optional; 0 means the beginning;
+    negative values are an error. Without a filter, it has no effect.
+    """
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        cursor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountUsersRequest: _TypeAlias = CountUsersRequest  # noqa: Y015
+
+@_typing.final
+class CountUsersResponse(_message.Message):
+    """Response of UserService.CountUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Number of matching users among those that the call examined; without a filter, the number of all users."""
+    next_cursor: _builtins.int
+    """The cursor of the next call, or 0 if all users were examined."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        next_cursor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "next_cursor", b"next_cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountUsersResponse: _TypeAlias = CountUsersResponse  # noqa: Y015
 
 @_typing.final
 class BatchGetUsersRequest(_message.Message):

@@ -86,6 +86,11 @@ class UserServiceStub(object):
                 request_serializer=userservice_dot_v1_dot_user__service__pb2.PlanUserScanRequest.SerializeToString,
                 response_deserializer=userservice_dot_v1_dot_user__service__pb2.PlanUserScanResponse.FromString,
                 _registered_method=True)
+        self.CountUsers = channel.unary_unary(
+                '/userservice.v1.UserService/CountUsers',
+                request_serializer=userservice_dot_v1_dot_user__service__pb2.CountUsersRequest.SerializeToString,
+                response_deserializer=userservice_dot_v1_dot_user__service__pb2.CountUsersResponse.FromString,
+                _registered_method=True)
         self.BatchGetUsers = channel.unary_unary(
                 '/userservice.v1.UserService/BatchGetUsers',
                 request_serializer=userservice_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.SerializeToString,
@@ -209,6 +214,19 @@ class UserServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountUsers(self, request, context):
+        """Counts all users, or the users that match a filter.
+
+        Without a filter, one call returns the number of all users. With a filter, a call examines at most 100 000 users, or
+        64 MiB of stored users, and returns the cursor of the next call; the sum of all counts is the number of matching
+        users.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchGetUsers(self, request, context):
         """Returns up to 1000 users by their user_ids.
 
@@ -292,6 +310,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.PlanUserScan,
                     request_deserializer=userservice_dot_v1_dot_user__service__pb2.PlanUserScanRequest.FromString,
                     response_serializer=userservice_dot_v1_dot_user__service__pb2.PlanUserScanResponse.SerializeToString,
+            ),
+            'CountUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountUsers,
+                    request_deserializer=userservice_dot_v1_dot_user__service__pb2.CountUsersRequest.FromString,
+                    response_serializer=userservice_dot_v1_dot_user__service__pb2.CountUsersResponse.SerializeToString,
             ),
             'BatchGetUsers': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetUsers,
@@ -519,6 +542,33 @@ class UserService(object):
             '/userservice.v1.UserService/PlanUserScan',
             userservice_dot_v1_dot_user__service__pb2.PlanUserScanRequest.SerializeToString,
             userservice_dot_v1_dot_user__service__pb2.PlanUserScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/userservice.v1.UserService/CountUsers',
+            userservice_dot_v1_dot_user__service__pb2.CountUsersRequest.SerializeToString,
+            userservice_dot_v1_dot_user__service__pb2.CountUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -104,6 +104,15 @@ class UserServiceStub:
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD.
     """
+    CountUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.CountUsersRequest, _user_service_pb2.CountUsersResponse]
+    """Counts all users, or the users that match a filter.
+
+    Without a filter, one call returns the number of all users. With a filter, a call examines at most 100 000 users, or
+    64 MiB of stored users, and returns the cursor of the next call; the sum of all counts is the number of matching
+    users.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD.
+    """
     BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]
     """Returns up to 1000 users by their user_ids.
 
@@ -207,6 +216,15 @@ class UserServiceAsyncStub(UserServiceStub):
 
     The parts may also contain users that are added during this call, but no later ones. The largest end_cursor of the
     parts is a cursor: ListUsersChunked without a partition then returns the users that were added after this call.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD.
+    """
+    CountUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.CountUsersRequest, _user_service_pb2.CountUsersResponse]  # type: ignore[assignment]
+    """Counts all users, or the users that match a filter.
+
+    Without a filter, one call returns the number of all users. With a filter, a call examines at most 100 000 users, or
+    64 MiB of stored users, and returns the cursor of the next call; the sum of all counts is the number of matching
+    users.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD.
     """
@@ -352,6 +370,21 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The parts may also contain users that are added during this call, but no later ones. The largest end_cursor of the
         parts is a cursor: ListUsersChunked without a partition then returns the users that were added after this call.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def CountUsers(
+        self,
+        request: _user_service_pb2.CountUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.CountUsersResponse, _abc.Awaitable[_user_service_pb2.CountUsersResponse]]:
+        """Counts all users, or the users that match a filter.
+
+        Without a filter, one call returns the number of all users. With a filter, a call examines at most 100 000 users, or
+        64 MiB of stored users, and returns the cursor of the next call; the sum of all counts is the number of matching
+        users.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD.
         """

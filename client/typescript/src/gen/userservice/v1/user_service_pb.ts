@@ -21,7 +21,7 @@ import type { JsonObject, Message } from "@bufbuild/protobuf";
  * Describes the file userservice/v1/user_service.proto.
  */
 export const file_userservice_v1_user_service: GenFile = /*@__PURE__*/
-  fileDesc("CiF1c2Vyc2VydmljZS92MS91c2VyX3NlcnZpY2UucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIpYBCg5BZGRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhIKCmZpcnN0X25hbWUYAyABKAkSEQoJbGFzdF9uYW1lGAQgASgJEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBISCgpyZXF1ZXN0X2lkGAYgASgJIjUKD0FkZFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJFCg5HZXRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEiIKBHZpZXcYAiABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3IjUKD0dldFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciKlAgoRVXBkYXRlVXNlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgVlbWFpbBgCIAEoCUgAiAEBEhcKCmZpcnN0X25hbWUYAyABKAlIAYgBARIWCglsYXN0X25hbWUYBCABKAlIAogBARIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLdXBkYXRlX21hc2sYBiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBGV0YWcYByABKAkSEgoKcmVxdWVzdF9pZBgIIAEoCRIVCg1hbGxvd19taXNzaW5nGAkgASgIQggKBl9lbWFpbEINCgtfZmlyc3RfbmFtZUIMCgpfbGFzdF9uYW1lIjgKElVwZGF0ZVVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJGChFEZWxldGVVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSIUChJEZWxldGVVc2VyUmVzcG9uc2UiZwoQTGlzdFVzZXJzUmVxdWVzdBINCgVsaW1pdBgBIAEoBRIOCgZjdXJzb3IYAiABKAMSIgoEdmlldxgDIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXcSEAoIb3JkZXJfYnkYBCABKAkiYQoRTGlzdFVzZXJzUmVzcG9uc2USIwoFdXNlcnMYASADKAsyFC51c2Vyc2VydmljZS52MS5Vc2VyEhMKC25leHRfY3Vyc29yGAIgASgDEhIKCnRvdGFsX3NpemUYAyABKAMiiAEKF0xpc3RVc2Vyc0NodW5rZWRSZXF1ZXN0EhIKCmNodW5rX3NpemUYASABKAUSDgoGY3Vyc29yGAIgASgDEiIKBHZpZXcYAyABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3EhEKCXBhcnRpdGlvbhgFIAEoBRISCgplbmRfY3Vyc29yGAYgASgDIiQKE1BsYW5Vc2VyU2NhblJlcXVlc3QSDQoFcGFydHMYASABKAUiQwoUUGxhblVzZXJTY2FuUmVzcG9uc2USKwoFcGFydHMYASADKAsyHC51c2Vyc2VydmljZS52MS5Vc2VyU2NhblBhcnQiRQoMVXNlclNjYW5QYXJ0EhEKCXBhcnRpdGlvbhgBIAEoBRIOCgZjdXJzb3IYAiABKAMSEgoKZW5kX2N1cnNvchgDIAEoAyJoChhMaXN0VXNlcnNDaHVua2VkUmVzcG9uc2USIwoFdXNlcnMYASADKAsyFC51c2Vyc2VydmljZS52MS5Vc2VyEhMKC25leHRfY3Vyc29yGAIgASgDEhIKCnRvdGFsX3NpemUYAyABKAMiTAoUQmF0Y2hHZXRVc2Vyc1JlcXVlc3QSEAoIdXNlcl9pZHMYASADKAkSIgoEdmlldxgCIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXciVgoVQmF0Y2hHZXRVc2Vyc1Jlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlcnNlcnZpY2UudjEuVXNlchIYChBtaXNzaW5nX3VzZXJfaWRzGAIgAygJIoUBChZHZXRVc2VyU2Vzc2lvbnNSZXF1ZXN0Eg8KB3VzZXJfaWQYASABKAkSDQoFbGltaXQYAiABKAUSDgoGY3Vyc29yGAMgASgDEiIKBHZpZXcYBCABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3EhcKD2luY2x1ZGVfZXhwaXJlZBgFIAEoCCJtChdHZXRVc2VyU2Vzc2lvbnNSZXNwb25zZRIpCghzZXNzaW9ucxgBIAMoCzIXLnVzZXJzZXJ2aWNlLnYxLlNlc3Npb24SEwoLbmV4dF9jdXJzb3IYAiABKAMSEgoKdG90YWxfc2l6ZRgDIAEoAzKPCQoLVXNlclNlcnZpY2USWwoHQWRkVXNlchIeLnVzZXJzZXJ2aWNlLnYxLkFkZFVzZXJSZXF1ZXN0Gh8udXNlcnNlcnZpY2UudjEuQWRkVXNlclJlc3BvbnNlIg+iuBgLdXNlcnMud3JpdGUSWgoHR2V0VXNlchIeLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJSZXF1ZXN0Gh8udXNlcnNlcnZpY2UudjEuR2V0VXNlclJlc3BvbnNlIg6iuBgKdXNlcnMucmVhZBJkCgpVcGRhdGVVc2VyEiEudXNlcnNlcnZpY2UudjEuVXBkYXRlVXNlclJlcXVlc3QaIi51c2Vyc2VydmljZS52MS5VcGRhdGVVc2VyUmVzcG9uc2UiD6K4GAt1c2Vycy53cml0ZRJkCgpEZWxldGVVc2VyEiEudXNlcnNlcnZpY2UudjEuRGVsZXRlVXNlclJlcXVlc3QaIi51c2Vyc2VydmljZS52MS5EZWxldGVVc2VyUmVzcG9uc2UiD6K4GAt1c2Vycy53cml0ZRJgCglMaXN0VXNlcnMSIC51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNSZXF1ZXN0GiEudXNlcnNlcnZpY2UudjEuTGlzdFVzZXJzUmVzcG9uc2UiDqK4GAp1c2Vycy5saXN0EncKEExpc3RVc2Vyc0NodW5rZWQSJy51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNDaHVua2VkUmVxdWVzdBooLnVzZXJzZXJ2aWNlLnYxLkxpc3RVc2Vyc0NodW5rZWRSZXNwb25zZSIOorgYCnVzZXJzLmxpc3QwARJpCgxQbGFuVXNlclNjYW4SIy51c2Vyc2VydmljZS52MS5QbGFuVXNlclNjYW5SZXF1ZXN0GiQudXNlcnNlcnZpY2UudjEuUGxhblVzZXJTY2FuUmVzcG9uc2UiDqK4GAp1c2Vycy5saXN0EmwKDUJhdGNoR2V0VXNlcnMSJC51c2Vyc2VydmljZS52MS5CYXRjaEdldFVzZXJzUmVxdWVzdBolLnVzZXJzZXJ2aWNlLnYxLkJhdGNoR2V0VXNlcnNSZXNwb25zZSIOorgYCnVzZXJzLnJlYWQSdQoPR2V0VXNlclNlc3Npb25zEiYudXNlcnNlcnZpY2UudjEuR2V0VXNlclNlc3Npb25zUmVxdWVzdBonLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJTZXNzaW9uc1Jlc3BvbnNlIhGiuBgNc2Vzc2lvbnMucmVhZBJsCgtJbXBvcnRVc2VycxIiLnVzZXJzZXJ2aWNlLnYxLkltcG9ydFVzZXJzUmVxdWVzdBojLnVzZXJzZXJ2aWNlLnYxLkltcG9ydFVzZXJzUmVzcG9uc2UiEKK4GAx1c2Vycy5pbXBvcnQoATABEmIKCUdldEltcG9ydBIgLnVzZXJzZXJ2aWNlLnYxLkdldEltcG9ydFJlcXVlc3QaIS51c2Vyc2VydmljZS52MS5HZXRJbXBvcnRSZXNwb25zZSIQorgYDHVzZXJzLmltcG9ydEJ2Cg51c2Vyc2VydmljZS52MUIQVXNlclNlcnZpY2VQcm90b1ABWhx1c2Vyc2VydmljZS92MTt1c2Vyc2VydmljZXYxqgIOVXNlcnNlcnZpY2UuVjHKAg5Vc2Vyc2VydmljZVxWMeoCD1VzZXJzZXJ2aWNlOjpWMWIGcHJvdG8z", [file_google_protobuf_field_mask, file_google_protobuf_struct, file_userservice_v1_options, file_userservice_v1_session, file_userservice_v1_user, file_userservice_v1_user_import, file_userservice_v1_view]);
+  fileDesc("CiF1c2Vyc2VydmljZS92MS91c2VyX3NlcnZpY2UucHJvdG8SDnVzZXJzZXJ2aWNlLnYxIpYBCg5BZGRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhIKCmZpcnN0X25hbWUYAyABKAkSEQoJbGFzdF9uYW1lGAQgASgJEikKCG1ldGFkYXRhGAUgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBISCgpyZXF1ZXN0X2lkGAYgASgJIjUKD0FkZFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJFCg5HZXRVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEiIKBHZpZXcYAiABKA4yFC51c2Vyc2VydmljZS52MS5WaWV3IjUKD0dldFVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciKlAgoRVXBkYXRlVXNlclJlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRISCgVlbWFpbBgCIAEoCUgAiAEBEhcKCmZpcnN0X25hbWUYAyABKAlIAYgBARIWCglsYXN0X25hbWUYBCABKAlIAogBARIpCghtZXRhZGF0YRgFIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLwoLdXBkYXRlX21hc2sYBiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEgwKBGV0YWcYByABKAkSEgoKcmVxdWVzdF9pZBgIIAEoCRIVCg1hbGxvd19taXNzaW5nGAkgASgIQggKBl9lbWFpbEINCgtfZmlyc3RfbmFtZUIMCgpfbGFzdF9uYW1lIjgKElVwZGF0ZVVzZXJSZXNwb25zZRIiCgR1c2VyGAEgASgLMhQudXNlcnNlcnZpY2UudjEuVXNlciJGChFEZWxldGVVc2VyUmVxdWVzdBIPCgd1c2VyX2lkGAEgASgJEgwKBGV0YWcYAiABKAkSEgoKcmVxdWVzdF9pZBgDIAEoCSIUChJEZWxldGVVc2VyUmVzcG9uc2UidwoQTGlzdFVzZXJzUmVxdWVzdBINCgVsaW1pdBgBIAEoBRIOCgZjdXJzb3IYAiABKAMSIgoEdmlldxgDIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXcSEAoIb3JkZXJfYnkYBCABKAkSDgoGZmlsdGVyGAUgASgJImEKEUxpc3RVc2Vyc1Jlc3BvbnNlEiMKBXVzZXJzGAEgAygLMhQudXNlcnNlcnZpY2UudjEuVXNlchITCgtuZXh0X2N1cnNvchgCIAEoAxISCgp0b3RhbF9zaXplGAMgASgDIpgBChdMaXN0VXNlcnNDaHVua2VkUmVxdWVzdBISCgpjaHVua19zaXplGAEgASgFEg4KBmN1cnNvchgCIAEoAxIiCgR2aWV3GAMgASgOMhQudXNlcnNlcnZpY2UudjEuVmlldxIOCgZmaWx0ZXIYBCABKAkSEQoJcGFydGl0aW9uGAUgASgFEhIKCmVuZF9jdXJzb3IYBiABKAMiJAoTUGxhblVzZXJTY2FuUmVxdWVzdBINCgVwYXJ0cxgBIAEoBSJDChRQbGFuVXNlclNjYW5SZXNwb25zZRIrCgVwYXJ0cxgBIAMoCzIcLnVzZXJzZXJ2aWNlLnYxLlVzZXJTY2FuUGFydCJFCgxVc2VyU2NhblBhcnQSEQoJcGFydGl0aW9uGAEgASgFEg4KBmN1cnNvchgCIAEoAxISCgplbmRfY3Vyc29yGAMgASgDImgKGExpc3RVc2Vyc0NodW5rZWRSZXNwb25zZRIjCgV1c2VycxgBIAMoCzIULnVzZXJzZXJ2aWNlLnYxLlVzZXISEwoLbmV4dF9jdXJzb3IYAiABKAMSEgoKdG90YWxfc2l6ZRgDIAEoAyIzChFDb3VudFVzZXJzUmVxdWVzdBIOCgZmaWx0ZXIYASABKAkSDgoGY3Vyc29yGAIgASgDIjgKEkNvdW50VXNlcnNSZXNwb25zZRINCgVjb3VudBgBIAEoAxITCgtuZXh0X2N1cnNvchgCIAEoAyJMChRCYXRjaEdldFVzZXJzUmVxdWVzdBIQCgh1c2VyX2lkcxgBIAMoCRIiCgR2aWV3GAIgASgOMhQudXNlcnNlcnZpY2UudjEuVmlldyJWChVCYXRjaEdldFVzZXJzUmVzcG9uc2USIwoFdXNlcnMYASADKAsyFC51c2Vyc2VydmljZS52MS5Vc2VyEhgKEG1pc3NpbmdfdXNlcl9pZHMYAiADKAkihQEKFkdldFVzZXJTZXNzaW9uc1JlcXVlc3QSDwoHdXNlcl9pZBgBIAEoCRINCgVsaW1pdBgCIAEoBRIOCgZjdXJzb3IYAyABKAMSIgoEdmlldxgEIAEoDjIULnVzZXJzZXJ2aWNlLnYxLlZpZXcSFwoPaW5jbHVkZV9leHBpcmVkGAUgASgIIm0KF0dldFVzZXJTZXNzaW9uc1Jlc3BvbnNlEikKCHNlc3Npb25zGAEgAygLMhcudXNlcnNlcnZpY2UudjEuU2Vzc2lvbhITCgtuZXh0X2N1cnNvchgCIAEoAxISCgp0b3RhbF9zaXplGAMgASgDMvQJCgtVc2VyU2VydmljZRJbCgdBZGRVc2VyEh4udXNlcnNlcnZpY2UudjEuQWRkVXNlclJlcXVlc3QaHy51c2Vyc2VydmljZS52MS5BZGRVc2VyUmVzcG9uc2UiD6K4GAt1c2Vycy53cml0ZRJaCgdHZXRVc2VyEh4udXNlcnNlcnZpY2UudjEuR2V0VXNlclJlcXVlc3QaHy51c2Vyc2VydmljZS52MS5HZXRVc2VyUmVzcG9uc2UiDqK4GAp1c2Vycy5yZWFkEmQKClVwZGF0ZVVzZXISIS51c2Vyc2VydmljZS52MS5VcGRhdGVVc2VyUmVxdWVzdBoiLnVzZXJzZXJ2aWNlLnYxLlVwZGF0ZVVzZXJSZXNwb25zZSIPorgYC3VzZXJzLndyaXRlEmQKCkRlbGV0ZVVzZXISIS51c2Vyc2VydmljZS52MS5EZWxldGVVc2VyUmVxdWVzdBoiLnVzZXJzZXJ2aWNlLnYxLkRlbGV0ZVVzZXJSZXNwb25zZSIPorgYC3VzZXJzLndyaXRlEmAKCUxpc3RVc2VycxIgLnVzZXJzZXJ2aWNlLnYxLkxpc3RVc2Vyc1JlcXVlc3QaIS51c2Vyc2VydmljZS52MS5MaXN0VXNlcnNSZXNwb25zZSIOorgYCnVzZXJzLmxpc3QSdwoQTGlzdFVzZXJzQ2h1bmtlZBInLnVzZXJzZXJ2aWNlLnYxLkxpc3RVc2Vyc0NodW5rZWRSZXF1ZXN0GigudXNlcnNlcnZpY2UudjEuTGlzdFVzZXJzQ2h1bmtlZFJlc3BvbnNlIg6iuBgKdXNlcnMubGlzdDABEmkKDFBsYW5Vc2VyU2NhbhIjLnVzZXJzZXJ2aWNlLnYxLlBsYW5Vc2VyU2NhblJlcXVlc3QaJC51c2Vyc2VydmljZS52MS5QbGFuVXNlclNjYW5SZXNwb25zZSIOorgYCnVzZXJzLmxpc3QSYwoKQ291bnRVc2VycxIhLnVzZXJzZXJ2aWNlLnYxLkNvdW50VXNlcnNSZXF1ZXN0GiIudXNlcnNlcnZpY2UudjEuQ291bnRVc2Vyc1Jlc3BvbnNlIg6iuBgKdXNlcnMubGlzdBJsCg1CYXRjaEdldFVzZXJzEiQudXNlcnNlcnZpY2UudjEuQmF0Y2hHZXRVc2Vyc1JlcXVlc3QaJS51c2Vyc2VydmljZS52MS5CYXRjaEdldFVzZXJzUmVzcG9uc2UiDqK4GAp1c2Vycy5yZWFkEnUKD0dldFVzZXJTZXNzaW9ucxImLnVzZXJzZXJ2aWNlLnYxLkdldFVzZXJTZXNzaW9uc1JlcXVlc3QaJy51c2Vyc2VydmljZS52MS5HZXRVc2VyU2Vzc2lvbnNSZXNwb25zZSIRorgYDXNlc3Npb25zLnJlYWQSbAoLSW1wb3J0VXNlcnMSIi51c2Vyc2VydmljZS52MS5JbXBvcnRVc2Vyc1JlcXVlc3QaIy51c2Vyc2VydmljZS52MS5JbXBvcnRVc2Vyc1Jlc3BvbnNlIhCiuBgMdXNlcnMuaW1wb3J0KAEwARJiCglHZXRJbXBvcnQSIC51c2Vyc2VydmljZS52MS5HZXRJbXBvcnRSZXF1ZXN0GiEudXNlcnNlcnZpY2UudjEuR2V0SW1wb3J0UmVzcG9uc2UiEKK4GAx1c2Vycy5pbXBvcnRCdgoOdXNlcnNlcnZpY2UudjFCEFVzZXJTZXJ2aWNlUHJvdG9QAVocdXNlcnNlcnZpY2UvdjE7dXNlcnNlcnZpY2V2MaoCDlVzZXJzZXJ2aWNlLlYxygIOVXNlcnNlcnZpY2VcVjHqAg9Vc2Vyc2VydmljZTo6VjFiBnByb3RvMw", [file_google_protobuf_field_mask, file_google_protobuf_struct, file_userservice_v1_options, file_userservice_v1_session, file_userservice_v1_user, file_userservice_v1_user_import, file_userservice_v1_view]);
 
 /**
  * Request of UserService.AddUser.
@@ -342,6 +342,16 @@ export type ListUsersRequest = Message<"userservice.v1.ListUsersRequest"> & {
    * @generated from field: string order_by = 4;
    */
   orderBy: string;
+
+  /**
+   * Selects users by their fields, such as `metadata.plan = "pro" AND email : "@example.org"`. Optional. A subset of
+   * AIP-160, at most 2 KiB and 32 comparisons; docs/filters.md describes it. With a filter, a page ends after 16 MiB of
+   * stored users, so it may have few users or none and still have a next_cursor, and total_size is 0. A cursor must be
+   * used with the same filter.
+   *
+   * @generated from field: string filter = 5;
+   */
+  filter: string;
 };
 
 /**
@@ -372,7 +382,7 @@ export type ListUsersResponse = Message<"userservice.v1.ListUsersResponse"> & {
   nextCursor: bigint;
 
   /**
-   * Number of all users at the time of the call.
+   * Number of all users at the time of the call; 0 if the request has a filter.
    *
    * @generated from field: int64 total_size = 3;
    */
@@ -415,6 +425,14 @@ export type ListUsersChunkedRequest = Message<"userservice.v1.ListUsersChunkedRe
    * @generated from field: userservice.v1.View view = 3;
    */
   view: View;
+
+  /**
+   * Selects users by their fields. Optional. See ListUsersRequest.filter; what is said there of a page applies to a
+   * message.
+   *
+   * @generated from field: string filter = 4;
+   */
+  filter: string;
 
   /**
    * The partition whose users are streamed: UserScanPart.partition. Optional; 0 means all users. A partition that the
@@ -542,7 +560,8 @@ export type ListUsersChunkedResponse = Message<"userservice.v1.ListUsersChunkedR
   nextCursor: bigint;
 
   /**
-   * Number of all users at the start of the stream; with a partition, of the users of this partition.
+   * Number of all users at the start of the stream; with a partition, of the users of this partition; 0 if the request has
+   * a filter.
    *
    * @generated from field: int64 total_size = 3;
    */
@@ -555,6 +574,63 @@ export type ListUsersChunkedResponse = Message<"userservice.v1.ListUsersChunkedR
  */
 export const ListUsersChunkedResponseSchema: GenMessage<ListUsersChunkedResponse> = /*@__PURE__*/
   messageDesc(file_userservice_v1_user_service, 14);
+
+/**
+ * Request of UserService.CountUsers.
+ *
+ * @generated from message userservice.v1.CountUsersRequest
+ */
+export type CountUsersRequest = Message<"userservice.v1.CountUsersRequest"> & {
+  /**
+   * Selects the users to count. Optional. See ListUsersRequest.filter.
+   *
+   * @generated from field: string filter = 1;
+   */
+  filter: string;
+
+  /**
+   * Where the count starts: the next_cursor of the previous call with the same filter. Optional; 0 means the beginning;
+   * negative values are an error. Without a filter, it has no effect.
+   *
+   * @generated from field: int64 cursor = 2;
+   */
+  cursor: bigint;
+};
+
+/**
+ * Describes the message userservice.v1.CountUsersRequest.
+ * Use `create(CountUsersRequestSchema)` to create a new message.
+ */
+export const CountUsersRequestSchema: GenMessage<CountUsersRequest> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_user_service, 15);
+
+/**
+ * Response of UserService.CountUsers.
+ *
+ * @generated from message userservice.v1.CountUsersResponse
+ */
+export type CountUsersResponse = Message<"userservice.v1.CountUsersResponse"> & {
+  /**
+   * Number of matching users among those that the call examined; without a filter, the number of all users.
+   *
+   * @generated from field: int64 count = 1;
+   */
+  count: bigint;
+
+  /**
+   * The cursor of the next call, or 0 if all users were examined.
+   *
+   * @generated from field: int64 next_cursor = 2;
+   */
+  nextCursor: bigint;
+};
+
+/**
+ * Describes the message userservice.v1.CountUsersResponse.
+ * Use `create(CountUsersResponseSchema)` to create a new message.
+ */
+export const CountUsersResponseSchema: GenMessage<CountUsersResponse> = /*@__PURE__*/
+  messageDesc(file_userservice_v1_user_service, 16);
 
 /**
  * Request of UserService.BatchGetUsers.
@@ -583,7 +659,7 @@ export type BatchGetUsersRequest = Message<"userservice.v1.BatchGetUsersRequest"
  * Use `create(BatchGetUsersRequestSchema)` to create a new message.
  */
 export const BatchGetUsersRequestSchema: GenMessage<BatchGetUsersRequest> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 15);
+  messageDesc(file_userservice_v1_user_service, 17);
 
 /**
  * Response of UserService.BatchGetUsers.
@@ -612,7 +688,7 @@ export type BatchGetUsersResponse = Message<"userservice.v1.BatchGetUsersRespons
  * Use `create(BatchGetUsersResponseSchema)` to create a new message.
  */
 export const BatchGetUsersResponseSchema: GenMessage<BatchGetUsersResponse> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 16);
+  messageDesc(file_userservice_v1_user_service, 18);
 
 /**
  * Request of UserService.GetUserSessions.
@@ -663,7 +739,7 @@ export type GetUserSessionsRequest = Message<"userservice.v1.GetUserSessionsRequ
  * Use `create(GetUserSessionsRequestSchema)` to create a new message.
  */
 export const GetUserSessionsRequestSchema: GenMessage<GetUserSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 17);
+  messageDesc(file_userservice_v1_user_service, 19);
 
 /**
  * Response of UserService.GetUserSessions.
@@ -698,7 +774,7 @@ export type GetUserSessionsResponse = Message<"userservice.v1.GetUserSessionsRes
  * Use `create(GetUserSessionsResponseSchema)` to create a new message.
  */
 export const GetUserSessionsResponseSchema: GenMessage<GetUserSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_userservice_v1_user_service, 18);
+  messageDesc(file_userservice_v1_user_service, 20);
 
 /**
  * Manages users and lists their sessions.
@@ -823,6 +899,22 @@ export const UserService: GenService<{
     methodKind: "unary";
     input: typeof PlanUserScanRequestSchema;
     output: typeof PlanUserScanResponseSchema;
+  },
+  /**
+   * Counts all users, or the users that match a filter.
+   *
+   * Without a filter, one call returns the number of all users. With a filter, a call examines at most 100 000 users, or
+   * 64 MiB of stored users, and returns the cursor of the next call; the sum of all counts is the number of matching
+   * users.
+   *
+   * Errors: INVALID_ARGUMENT / INVALID_FIELD.
+   *
+   * @generated from rpc userservice.v1.UserService.CountUsers
+   */
+  countUsers: {
+    methodKind: "unary";
+    input: typeof CountUsersRequestSchema;
+    output: typeof CountUsersResponseSchema;
   },
   /**
    * Returns up to 1000 users by their user_ids.
