@@ -73,6 +73,10 @@ def test_users_are_added_shown_changed_and_deleted(cli: CommandLine, tmp_path: P
     replaced = cli("users", "update", "ada", "--metadata", "{}", "--replace", "metadata", "-o", "json").json()
     assert replaced["metadata"] == {}
     assert cli("users", "count").out == "2\n"
+    assert cli("users", "count", "--filter", "email = 'ada@example.com'").out == "1\n"
+    assert cli("users", "list", "--filter", "first_name = 'R*'", "-o", "jsonl").lines()[0]["user_id"] == "bob"
+    assert cli("users", "list", "--all", "--filter", "metadata : 'n'", "-o", "jsonl").lines()[0]["user_id"] == "bob"
+    assert "position 1: unknown field" in cli.error(2, "users", "count", "--filter", "mail = 'x'")
     shown = cli("users", "get", "ada").out.splitlines()
     assert shown[0].split() == ["user_id", "ada"]
     both = cli("users", "get", "bob", "ada", "-o", "json").json()

@@ -244,6 +244,7 @@ def test_an_export_that_cannot_be_continued_is_one_error_line(cli: CommandLine, 
     assert stat.S_IMODE(part.stat().st_mode) == 0o600
     assert "without sessions" in cli.error(2, "users", "export", file, "--resume", "--sessions")
     assert "jsonl" in cli.error(2, "users", "export", file, "--resume", "-o", "csv")
+    assert "another --filter" in cli.error(2, "users", "export", file, "--resume", "--filter", "email = 'x'")
     assert "exclude" in cli.error(2, "users", "export", file, "--resume", "--overwrite")
     for wrong in ("", "{}", "[]", position.replace('"version": 1', '"version": 2'), position.replace("users", "u")):
         cursor.write_text(wrong)
@@ -255,6 +256,22 @@ def test_an_export_that_cannot_be_continued_is_one_error_line(cli: CommandLine, 
     part.write_bytes(content + b"rest of a chunk")
     assert cli("users", "export", file, "--resume").code == 0
     assert len(from_json_lines(file.read_bytes())) == COUNT + 1
+
+
+def test_an_export_with_a_filter_contains_the_users_that_match(cli: CommandLine, tmp_path: Path) -> None:
+    file, user_filter = tmp_path / "users.jsonl", tmp_path / "filter"
+    user_filter.write_text("email = 'x@example.*'")
+    interrupt(cli, file, "--filter", f"@{user_filter}")
+    assert "x@example" not in (tmp_path / "users.jsonl.cursor").read_text(), "personal data"
+    assert "another --filter" in cli.error(2, "users", "export", file, "--resume")
+    assert cli("users", "export", file, "--resume", "--filter", "email = 'x@example.*'").code == 0
+    assert [row["user_id"] for row in from_json_lines(file.read_bytes())] == NAMES
+    parallel, options = tmp_path / "parallel.jsonl", ("--parallel", "2", "--filter", "email = 'x@example.*'")
+    interrupt(cli, parallel, *options)
+    assert "another --filter" in cli.error(2, "users", "export", parallel, "--resume", *options[:2])
+    assert cli("users", "export", parallel, "--resume", *options).code == 0
+    assert parallel.read_bytes() == file.read_bytes()
+    assert cli("users", "export", "-", "--filter", "first_name : 'two'", "-o", "jsonl").lines()[0]["email"] == "=1+1"
 
 
 def test_two_exports_never_write_one_file(cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,9 @@ class Position(NamedTuple):
     sessions: bool
     """Whether the file contains sessions."""
 
+    filter: str = ""
+    """The SHA-256 of the filter, which may contain personal data; empty: the file contains all users."""
+
     cursor: int = 0
     """The id of the last user in FILE.part."""
 
@@ -45,6 +48,11 @@ class Position(NamedTuple):
 
     users: int = 0
     """The number of these users."""
+
+
+def digest_of(user_filter: str | None) -> str:
+    """Returns what a position contains of a filter."""
+    return hashlib.sha256(user_filter.encode()).hexdigest() if user_filter else ""
 
 
 class ExportFile:
@@ -110,7 +118,7 @@ class ExportFile:
         """Returns the position in the cursor file with its digest; None if there is no cursor file."""
         try:
             content: dict[str, Any] = json.loads(self._cursor_file.read_text(encoding="utf-8"))
-            last = Position(**{name: content[name] for name in Position._fields})
+            last = Position(**{name: content[name] for name in Position._fields if name != "filter" or name in content})
             is_valid = content["version"] == _VERSION and all(
                 type(value) is type(default) for value, default in zip(last, Position("", sessions=False), strict=True)
             )
@@ -127,6 +135,8 @@ class ExportFile:
 
     def _continue(self, last: Position, digest: str) -> None:
         """Checks that a position belongs to the part file, and continues from this position."""
+        if last.filter != self.position.filter:
+            raise CommandError(f"{self.part} was written with another --filter; use the same one to continue it", USAGE)
         if last[:2] != self.position[:2]:
             kind = f"{last.format} with sessions" if last.sessions else f"{last.format} without sessions"
             raise CommandError(f"{self.part} is {kind}; use the same options to continue it", USAGE)

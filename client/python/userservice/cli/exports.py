@@ -14,7 +14,8 @@ import click
 from userservice.cli import streams
 from userservice.cli.connection import connection_options, users_manager
 from userservice.cli.exit_codes import USAGE, CommandError
-from userservice.cli.export_file import ExportFile, Position
+from userservice.cli.export_file import ExportFile, Position, digest_of
+from userservice.cli.fields import filter_option
 from userservice.cli.help import Command
 from userservice.cli.parallel_export import PartFiles, discard_parts, is_begun, load_plan, parts_folder, save_plan
 from userservice.cli.progress import Progress
@@ -46,6 +47,7 @@ _LEAST_PARTS = 16
         ("userservice users export users.jsonl --resume", "Continue after an interruption:"),
         ("userservice users export users.jsonl --parallel 4", "Read four parts of the users side by side:"),
         ("userservice users export users.parquet --sessions", "Write users with their sessions as Parquet:"),
+        ("userservice users export pro.csv --filter 'metadata.plan = \"pro\"'", "Write the users that match:"),
         ("userservice users export - -o csv | gzip > users.csv.gz", "Write to standard output:"),
     ),
 )
@@ -66,11 +68,19 @@ _LEAST_PARTS = 16
     type=click.IntRange(1, _MOST_PARALLEL),
     help="Number of parts to read side by side, which is faster if the store has several partitions.",
 )
+@filter_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted export; start one if there is none.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE, and discard an interrupted export.")
 @connection_options
 def export_users(
-    *, file: str, output: str | None, with_sessions: bool, parallel: int | None, resume: bool, overwrite: bool
+    *,
+    file: str,
+    output: str | None,
+    with_sessions: bool,
+    parallel: int | None,
+    user_filter: str | None,
+    resume: bool,
+    overwrite: bool,
 ) -> None:
     """Write all users to FILE in order of creation; - is standard output.
 
@@ -93,13 +103,16 @@ def export_users(
     name = output or SUFFIXES.get(Path(file).suffix.lower(), "jsonl")
     if file == STANDARD_OUTPUT:
         has_file_options = resume or overwrite or parallel is not None
-        _export_to_standard_output(name, with_sessions=with_sessions, has_file_options=has_file_options)
+        _export_to_standard_output(name, user_filter, with_sessions=with_sessions, has_file_options=has_file_options)
         return
     kind = _format(name, with_sessions=with_sessions)
-    position = Position(name, with_sessions)
+    position = Position(name, with_sessions, digest_of(user_filter))
     with ExportFile(Path(file), position, resume=resume, overwrite=overwrite) as target:
         _check_continued(target, resume=resume, parallel=parallel is not None)
-        digest = _export(target, kind) if parallel is None else _export_parts(target, kind, parallel)
+        if parallel is None:
+            digest = _export(target, kind, user_filter)
+        else:
+            digest = _export_parts(target, kind, user_filter, parallel)
     streams.write(f"{file}: {target.position.users} users, sha256 {digest}\n")
 
 
@@ -132,14 +145,14 @@ def _format(name: str, *, with_sessions: bool) -> _Format:
     return _Format(encoder.header, encoder.encode, convert)
 
 
-def _export(target: ExportFile, kind: _Format) -> str:
+def _export(target: ExportFile, kind: _Format, user_filter: str | None) -> str:
     """Writes the users that are not in the file yet; returns the SHA-256 of the complete file."""
     position = target.position
     if target.is_empty:
         target.write(kind.header())
     try:
         with users_manager() as manager, Progress("users", position.users) as progress:
-            for chunk, records in _chunks(manager, position.cursor, with_sessions=position.sessions):
+            for chunk, records in _chunks(manager, position.cursor, user_filter, with_sessions=position.sessions):
                 target.write(kind.encode(records), users=len(records), cursor=chunk[-1].id)
                 progress.advance(len(chunk), chunk.total_size)
     except BaseException as error:
@@ -148,7 +161,7 @@ def _export(target: ExportFile, kind: _Format) -> str:
     return target.complete(kind.convert)
 
 
-def _export_parts(target: ExportFile, kind: _Format, parallel: int) -> str:
+def _export_parts(target: ExportFile, kind: _Format, user_filter: str | None, parallel: int) -> str:
     """Writes what is missing of the parts, and joins them; returns the SHA-256 of the complete file."""
     position, path = target.position, target.path
     with users_manager() as manager:
@@ -160,7 +173,7 @@ def _export_parts(target: ExportFile, kind: _Format, parallel: int) -> str:
                 raise
         with PartFiles(path, position, load_plan(path, position)) as files:
             try:
-                _read_parts(manager, files, kind, parallel, with_sessions=position.sessions)
+                _read_parts(manager, files, kind, user_filter, parallel, with_sessions=position.sessions)
                 files.checkpoint()
                 target.write(kind.header(), users=files.users)
                 for block in files.content():
@@ -174,12 +187,18 @@ def _export_parts(target: ExportFile, kind: _Format, parallel: int) -> str:
 
 
 def _read_parts(
-    manager: SyncUserManager, files: PartFiles, kind: _Format, parallel: int, *, with_sessions: bool
+    manager: SyncUserManager,
+    files: PartFiles,
+    kind: _Format,
+    user_filter: str | None,
+    parallel: int,
+    *,
+    with_sessions: bool,
 ) -> None:
-    total = manager.list(1, view="ID").total_size
+    total = 0 if user_filter else manager.list(1, view="ID").total_size
     with Progress("users", files.users) as progress:
         parts = (files.unread, parallel)
-        for chunk, records in _chunks(manager, 0, with_sessions=with_sessions, parts=parts):
+        for chunk, records in _chunks(manager, 0, user_filter, with_sessions=with_sessions, parts=parts):
             files.write(chunk.part, kind.encode(records), users=len(records), cursor=chunk[-1].id)
             progress.advance(len(chunk), total)
 
@@ -233,11 +252,14 @@ def _sessions_reader(manager: SyncUserManager) -> Iterator[Callable[[Sequence[Us
 def _chunks(
     manager: SyncUserManager,
     cursor: int,
+    user_filter: str | None,
     *,
     with_sessions: bool,
     parts: tuple[Sequence[UserScanPart] | None, int] = (None, 1),
 ) -> Iterator[tuple[UserPage, Sequence[Record]]]:
-    chunks = manager.list_chunked(chunk_size=_CHUNK_SIZE, cursor=cursor, parts=parts[0], parallel=parts[1])
+    chunks = manager.list_chunked(
+        chunk_size=_CHUNK_SIZE, cursor=cursor, filter=user_filter, parts=parts[0], parallel=parts[1]
+    )
     if with_sessions:
         with _sessions_reader(manager) as read:
             for chunk in chunks:
@@ -247,7 +269,9 @@ def _chunks(
             yield chunk, [Record(user, None) for user in chunk]
 
 
-def _export_to_standard_output(name: str, *, with_sessions: bool, has_file_options: bool) -> None:
+def _export_to_standard_output(
+    name: str, user_filter: str | None, *, with_sessions: bool, has_file_options: bool
+) -> None:
     if name == "parquet" or has_file_options:
         what = "--parallel, --resume and --overwrite need" if has_file_options else "Parquet needs"
         raise click.UsageError(f"{what} a file", click.get_current_context())
@@ -255,7 +279,7 @@ def _export_to_standard_output(name: str, *, with_sessions: bool, has_file_optio
     users = 0
     with users_manager() as manager, Progress("users") as progress:
         _write_out(kind.header())
-        for chunk, records in _chunks(manager, 0, with_sessions=with_sessions):
+        for chunk, records in _chunks(manager, 0, user_filter, with_sessions=with_sessions):
             _write_out(kind.encode(records))
             users += len(records)
             progress.advance(len(chunk), chunk.total_size)

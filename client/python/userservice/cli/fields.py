@@ -42,6 +42,19 @@ def write_options(function: Function) -> Function:
     return function
 
 
+def filter_option(function: Function) -> Function:
+    """Adds --filter to a command."""
+    help_text = (
+        "Only users that match, such as 'metadata.plan = \"pro\"'; see docs/filters.md. "
+        "@FILE reads the filter from a file, @- from standard input."
+    )
+    return click.option("--filter", "user_filter", metavar="FILTER", callback=_read_filter, help=help_text)(function)
+
+
+def _read_filter(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    return _read(text[1:], "--filter") if text and text.startswith("@") else text
+
+
 def fields_of(source: str | None, **options: Any) -> dict[str, Any]:
     """Returns the fields of a write.
 

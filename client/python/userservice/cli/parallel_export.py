@@ -103,7 +103,13 @@ def save_plan(path: Path, position: Position, parts: Iterable[UserScanPart]) -> 
         discard_parts(path)
         folder.mkdir(mode=_PRIVATE)
         temporary = file.with_name("plan.new")
-        content = {"version": _VERSION, "format": position.format, "sessions": position.sessions, "parts": list(parts)}
+        content = {
+            "version": _VERSION,
+            "format": position.format,
+            "sessions": position.sessions,
+            "filter": position.filter,
+            "parts": list(parts),
+        }
         with temporary.open("w", encoding="utf-8") as opened:
             json.dump(content, opened)
             opened.flush()
@@ -130,6 +136,10 @@ def load_plan(path: Path, position: Position) -> list[UserScanPart]:
         is_valid = False
     if not is_valid:
         raise CommandError(f"{file} is not a plan of this version; use --overwrite to start again", USAGE)
+    if content.get("filter", "") != position.filter:
+        raise CommandError(
+            f"{parts_folder(path)} was written with another --filter; use the same one to continue it", USAGE
+        )
     if kind != position[:2]:
         name = f"{kind[0]} with sessions" if kind[1] else f"{kind[0]} without sessions"
         raise CommandError(f"{parts_folder(path)} is {name}; use the same options to continue it", USAGE)

@@ -12,7 +12,7 @@ import click
 from userservice.cli import streams
 from userservice.cli.connection import connection_options, users_manager
 from userservice.cli.exit_codes import NOT_FOUND, PARTIAL, SUCCESS
-from userservice.cli.fields import fields_of, user_field_options, write_options
+from userservice.cli.fields import fields_of, filter_option, user_field_options, write_options
 from userservice.cli.help import Command, Group, Member
 from userservice.cli.output import PRINTERS, Printer, output_option, print_record
 
@@ -54,6 +54,7 @@ users = Group(
         ("userservice users list --limit 20", "Show the 20 oldest users:"),
         ("userservice users list --limit 20 --cursor 153012740094784", "Show the users after an id:"),
         ("userservice users list --all -o csv > users.csv", "Write all users as CSV:"),
+        ("userservice users list --filter 'metadata.plan = \"pro\"'", "Show users with a value in their metadata:"),
     ),
 )
 @click.option(
@@ -67,34 +68,36 @@ users = Group(
     metavar="ID",
     help="List users after this id: the next_cursor of an earlier list, or the id of a user.",
 )
+@filter_option
 @output_option
 @connection_options
-def list_users(*, limit: int, everything: bool, cursor: int, output: str) -> None:
+def list_users(*, limit: int, everything: bool, cursor: int, user_filter: str | None, output: str) -> None:
     """List users in order of creation.
 
     With --all, the list is read as one stream: each user that exists throughout is listed exactly once, also if the
-    connection is lost. users export writes a file, shows its progress and can be continued.
+    connection is lost. users export writes a file, shows its progress and can be continued. With --filter, total_size
+    is 0; users count --filter counts the users that match.
     """
     printer = PRINTERS[output]("users")
     with users_manager() as manager:
         if everything:
-            _print_all(manager, printer, cursor)
+            _print_all(manager, printer, cursor, user_filter)
         else:
-            _print_pages(manager, printer, limit, cursor)
+            _print_pages(manager, printer, limit, cursor, user_filter)
 
 
-def _print_all(manager: SyncUserManager, printer: Printer, cursor: int) -> None:
+def _print_all(manager: SyncUserManager, printer: Printer, cursor: int, user_filter: str | None) -> None:
     total_size = 0
-    for chunk in manager.list_chunked(chunk_size=_CHUNK_SIZE, cursor=cursor):
+    for chunk in manager.list_chunked(chunk_size=_CHUNK_SIZE, cursor=cursor, filter=user_filter):
         printer.records(chunk)
         total_size = chunk.total_size
     printer.end(next_cursor=0, total_size=total_size)
 
 
-def _print_pages(manager: SyncUserManager, printer: Printer, limit: int, cursor: int) -> None:
+def _print_pages(manager: SyncUserManager, printer: Printer, limit: int, cursor: int, user_filter: str | None) -> None:
     left = limit
     while True:
-        page = manager.list(limit=min(left, _LARGEST_PAGE), cursor=cursor)
+        page = manager.list(limit=min(left, _LARGEST_PAGE), cursor=cursor, filter=user_filter)
         printer.records(page)
         left, cursor = left - len(page), page.next_cursor
         if left <= 0 or not cursor:
@@ -155,12 +158,23 @@ def _print_batches(manager: SyncUserManager, user_ids: Iterator[str], printer: P
     return PARTIAL if found else NOT_FOUND
 
 
-@click.command("count", cls=Command, examples=(("userservice users count", "Print the number of users:"),))
+@click.command(
+    "count",
+    cls=Command,
+    examples=(
+        ("userservice users count", "Print the number of users:"),
+        ("userservice users count --filter 'metadata.plan = \"pro\"'", "Count users by a field:"),
+    ),
+)
+@filter_option
 @connection_options
-def count_users() -> None:
-    """Print the number of users."""
+def count_users(*, user_filter: str | None) -> None:
+    """Print the number of users.
+
+    With --filter, the service examines all users, at most 100 000 per call; --timeout applies to each call.
+    """
     with users_manager() as manager:
-        streams.write(f"{manager.list(limit=1).total_size}\n")
+        streams.write(f"{manager.count(user_filter)}\n")
 
 
 @click.command(
