@@ -95,6 +95,11 @@ async def after_list(around: Surroundings) -> None:
     assert users.next_cursor == users[-1].id
 
 
+async def after_filter(around: Surroundings) -> None:
+    assert [user.user_id for user in around.names["users"]] == ["user123"]
+    assert around.names["number"] == 1
+
+
 async def after_sessions(around: Surroundings) -> None:
     assert [session.session_id for session in around.names["sessions"]] == ["phone", "laptop"]
 
@@ -127,6 +132,7 @@ OUTCOMES: dict[str, Callable[[Surroundings], Any]] = {
     "Update a User": after_update,
     "Delete a User": after_delete,
     "List Users": after_list,
+    "Filter and Count Users": after_filter,
     "Get User's Sessions": after_sessions,
     "Import Users": after_import,
     "List Users in Chunks": after_chunks,

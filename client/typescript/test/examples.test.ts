@@ -105,6 +105,16 @@ const CHECKS: Readonly<
       return Promise.resolve();
     },
   },
+  "Filter and Count Users": {
+    check: ({ users, number }) => {
+      assert.deepEqual(
+        (users as UserPage).map(({ user_id }) => user_id),
+        ["user123"],
+      );
+      assert.equal(number, 1);
+      return Promise.resolve();
+    },
+  },
   "Get User's Sessions": {
     check: ({ sessions }) => {
       const names = (sessions as { session_id: string }[]).map(({ session_id }) => session_id);
