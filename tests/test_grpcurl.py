@@ -135,6 +135,9 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     assert call(SESSIONS, "TouchSession", user_id="ada", session_id="t")["session"] == short
     revoked = call(SESSIONS, "RevokeUserSessions", user_id="ada", except_session_id="s")
     assert revoked == {"revoked_count": "1"}
+    called.add("WatchUsers")
+    assert "WATCH_DISABLED" in grpcurl.run("-d", '{"now": true}', grpcurl.address, f"{USERS}/WatchUsers").stderr
+
     assert call(SESSIONS, "DeleteSession", user_id="ada", session_id="s") == {}
     assert call(USERS, "DeleteUser", user_id="ada") == {}
     assert call(USERS, "ListUsers")["users"] == []

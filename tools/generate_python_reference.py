@@ -21,6 +21,7 @@ SECTIONS = {
     "Hooks": ("hooks",),
     "Models": ("models",),
     "Imports": ("imports",),
+    "Changes": ("changes",),
     "Fields and options": ("requests",),
     "Exceptions": ("_error_base", "errors", "_error_classes"),
 }

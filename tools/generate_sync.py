@@ -24,6 +24,7 @@ MODULES = (
     "_parts",
     "_retry",
     "_shared_reads",
+    "_watching",
     "session_manager",
     "user_manager",
 )

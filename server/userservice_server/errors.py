@@ -216,6 +216,18 @@ class AuthenticationUnavailableError(ServiceError):
     reason = "AUTHENTICATION_UNAVAILABLE"
 
 
+class WatchDisabledError(ServiceError):
+    """The feed of changes is off."""
+
+    reason = "WATCH_DISABLED"
+
+
+class WatchTokenExpiredError(ServiceError):
+    """The feed does not contain all changes after a position."""
+
+    reason = "WATCH_TOKEN_EXPIRED"
+
+
 class ImportOffsetGapError(ServiceError):
     """A batch of an import does not continue the rows that were sent before; its rows were not applied.
 

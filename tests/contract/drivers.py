@@ -1,6 +1,7 @@
 """Drivers that make the calls of the cases, and convert responses and errors to one common form."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from harness.connections import connect_blocking
 from harness.failures import failure_of
 
 from userservice import (
+    Changes,
     ImportStatus,
     Session,
     SessionManager,
@@ -29,6 +31,7 @@ from userservice.errors import ERROR_BY_REASON
 from userservice.v1 import session_service_pb2 as session_messages
 from userservice.v1 import user_import_pb2 as import_messages
 from userservice.v1 import user_service_pb2 as user_messages
+from userservice.v1 import user_watch_pb2 as watch_messages
 from userservice.v1.session_pb2 import Session as SessionMessage
 from userservice.v1.user_pb2 import User as UserMessage
 
@@ -111,6 +114,8 @@ class StubDriver:
             return self._import(**arguments)
         if name == "users.list_chunked" and "parts" in arguments:
             return self._list_parts(**arguments)
+        if name == "users.watch":
+            return self._watch(**arguments)
         rpc, request_class = self._METHODS[name]
         service = self._stubs.users if name.startswith("users.") else self._stubs.sessions
         request = request_class(**{key: _wire_value(key, value) for key, value in arguments.items()})
@@ -130,6 +135,22 @@ class StubDriver:
         """Reads parts one after the other; a part has the fields of the request with the same names."""
         read = [self.call("users.list_chunked", {**others, **part}) for part in parts]
         return {name: [item for answer in read for item in answer[name]] for name in ("chunks", "users")}
+
+    def _watch(self, start: str = "now", resume_token: str | None = None, heartbeat: int = 1) -> dict[str, Any]:
+        """Returns the kinds of the changes in the first message."""
+        request = watch_messages.WatchUsersRequest(heartbeat_seconds=heartbeat)
+        if resume_token is not None:
+            request.resume_token = resume_token
+        else:
+            setattr(request, start, True)
+        call = self._stubs.users.WatchUsers(request, timeout=TIMEOUT)
+        try:
+            first = next(call)
+        except grpc.RpcError as error:
+            raise _rejected(error) from error
+        finally:
+            call.cancel()
+        return {"kinds": [watch_messages.ChangeKind.Name(change.kind) for change in first.changes]}
 
     def _import(
         self, rows: Sequence[Mapping[str, Any]], import_id: str = "", on_duplicate: str = "UNSPECIFIED", **others: Any
@@ -246,6 +267,8 @@ class ManagerDriver:
         return getattr(self._users if manager == "users" else self._sessions, method)  # type: ignore[no-any-return]
 
     def _invoke(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        if name == "users.watch":
+            return self._users.watch(**arguments)
         if name == "users.import":
             options = {key: value for key, value in arguments.items() if key != "rows"}
             return self._users.import_users(arguments["rows"], **options)
@@ -277,6 +300,10 @@ class ManagerDriver:
         assert (answer is None) == name.endswith(".delete")
         convert: Callable[[Any], Any] = _from_status if isinstance(answer, ImportStatus) else _from_record
         return answer or {} if answer is None or isinstance(answer, dict) else convert(answer)
+
+
+def _from_changes(changes: Changes) -> dict[str, Any]:
+    return {"kinds": [change.kind for change in changes]}
 
 
 def _from_status(status: ImportStatus) -> dict[str, Any]:
@@ -323,6 +350,9 @@ class AsyncDriver(ManagerDriver):
             pending = self._invoke(name, arguments)
             if name == "users.list_chunked":
                 return self._read(name, [chunk async for chunk in pending])
+            if name == "users.watch":
+                async with contextlib.aclosing(pending) as watch:
+                    return _from_changes(await anext(watch))
             return self._read(name, await pending)
         except UserServiceError as error:
             raise _refused(error) from error
@@ -343,6 +373,9 @@ class SyncDriver(ManagerDriver):
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         try:
+            if name == "users.watch":
+                with contextlib.closing(self._invoke(name, arguments)) as watch:
+                    return _from_changes(next(watch))
             return self._read(name, self._invoke(name, arguments))
         except UserServiceError as error:
             raise _refused(error) from error

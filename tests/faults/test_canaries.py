@@ -38,6 +38,8 @@ def requests() -> list[tuple[str, bytes, bool]]:
                 request.import_id = str(uuid4())
             if "options" in names:
                 request.options.import_id = str(uuid4())
+            if "now" in names:
+                request.now = True
             if "filter" in names:
                 request.filter = 'email = "ada.lovelace@example.com"'
             if "user_ids" in names:

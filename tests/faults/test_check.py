@@ -321,7 +321,7 @@ def test_exit_codes_and_what_is_printed(store: Store, users: dict[str, User]) ->
 
 def test_check_rejects_a_redis_without_a_store(store: Store) -> None:
     with store.client() as client:
-        client.hset("future:layout", mapping={"version": 2, "partitions": 1})
+        client.hset("future:layout", mapping={"version": 3, "partitions": 1})
         client.hset("crowd:layout", mapping={"version": 1, "partitions": 65})
         client.set("string:layout", "1")
     for url, prefix, said in (

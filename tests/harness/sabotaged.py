@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import ResponseError
 
 from userservice_server import cli
-from userservice_server.domain import imports, listing, sessions, users
+from userservice_server.domain import imports, listing, sessions, users, watches
 from userservice_server.store import redis_store
 from userservice_server.transport import handlers, user_servicer
 from userservice_server.transport.call import Call
@@ -91,7 +91,7 @@ def sabotage(where: str) -> None:
                     if hasattr(domain, name):
                         setattr(domain, name, fail_later)
             users.Users.stream = fail_while_streaming
-            imports.Imports.open = imports.Imports.get = fail_later
+            imports.Imports.open = imports.Imports.get = watches.Watches.open = fail_later
         case "store":
             redis_store.RedisStore._observed = fail_later
             listing.record_id = fail

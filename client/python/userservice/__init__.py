@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from userservice.changes import Change, Changes
     from userservice.errors import (
         AuthenticationUnavailableError,
         CredentialsInvalidError,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
         UserAlreadyExistsError,
         UserNotFoundError,
         UserServiceError,
+        WatchDisabledError,
+        WatchTokenExpiredError,
     )
     from userservice.hooks import CallAttempt
     from userservice.imports import ImportStatus, RowError
@@ -64,6 +67,8 @@ __all__ = [
     "AddUserFields",
     "AuthenticationUnavailableError",
     "CallAttempt",
+    "Change",
+    "Changes",
     "CredentialsInvalidError",
     "CredentialsMissingError",
     "DeadlineExceededError",
@@ -109,6 +114,8 @@ __all__ = [
     "UserScanPart",
     "UserServiceError",
     "View",
+    "WatchDisabledError",
+    "WatchTokenExpiredError",
 ]
 
 # Imported at the first use. The server imports the generated code in `userservice.v1` and therefore this module, but
@@ -153,7 +160,10 @@ _MODULES = {
         "UserAlreadyExistsError",
         "UserNotFoundError",
         "UserServiceError",
+        "WatchDisabledError",
+        "WatchTokenExpiredError",
     ),
+    "changes": ("Change", "Changes"),
     "hooks": ("CallAttempt",),
     "imports": ("ImportStatus", "RowError"),
     "models": ("Session", "SessionPage", "User", "UserBatch", "UserPage", "UserScanPart"),

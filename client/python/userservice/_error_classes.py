@@ -32,6 +32,8 @@ __all__ = [
     "UpdateConflictError",
     "UserAlreadyExistsError",
     "UserNotFoundError",
+    "WatchDisabledError",
+    "WatchTokenExpiredError",
 ]
 
 
@@ -231,3 +233,21 @@ class ImportIdReusedError(UserServiceError):
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "IMPORT_ID_REUSED"
+
+
+class WatchDisabledError(UserServiceError):
+    """The feed of changes is off; an operator can turn it on with `userservice feed on`."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "WATCH_DISABLED"
+
+
+class WatchTokenExpiredError(UserServiceError):
+    """The feed does not contain all changes after the resume_token any more.
+
+    Start again with a snapshot. The token is too old, the feed was turned off and on, the store was moved, or it has
+    lost writes, as after a failover.
+    """
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "WATCH_TOKEN_EXPIRED"

@@ -11,6 +11,7 @@ from userservice._messages import lazy_class
 from userservice.v1 import session_service_pb2 as sessions
 from userservice.v1 import user_import_pb2 as imports
 from userservice.v1 import user_service_pb2 as users
+from userservice.v1 import user_watch_pb2 as watches
 
 RequestT = TypeVar("RequestT", bound="Message")
 ResponseT = TypeVar("ResponseT", bound="Message")
@@ -54,6 +55,7 @@ BATCH_GET_USERS = _method(_USERS, "BatchGetUsers", users.BatchGetUsersRequest, u
 GET_USER_SESSIONS = _method(_USERS, "GetUserSessions", users.GetUserSessionsRequest, users.GetUserSessionsResponse)
 IMPORT_USERS = _method(_USERS, "ImportUsers", imports.ImportUsersRequest, imports.ImportUsersResponse)
 GET_IMPORT = _method(_USERS, "GetImport", imports.GetImportRequest, imports.GetImportResponse)
+WATCH_USERS = _method(_USERS, "WatchUsers", watches.WatchUsersRequest, watches.WatchUsersResponse)
 
 ADD_SESSION = _method(_SESSIONS, "AddSession", sessions.AddSessionRequest, sessions.AddSessionResponse)
 GET_SESSION = _method(_SESSIONS, "GetSession", sessions.GetSessionRequest, sessions.GetSessionResponse)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Any, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import grpc
 
@@ -20,6 +20,8 @@ from userservice._shared_reads import SharedReads
 from userservice._tls import PemSource
 from userservice._token import hidden
 from userservice._transport import Progress, RowSource, TokenSource
+from userservice._watching import WatchReader
+from userservice.changes import Changes, OnExpired, WatchKind
 from userservice.hooks import OnCall
 from userservice.imports import ImportStatus, OnDuplicate
 from userservice.models import SessionPage, User, UserBatch, UserPage, UserScanPart
@@ -554,6 +556,52 @@ class UserManager(Manager):
             InvalidArgumentError: If the import_id is not a UUID.
         """
         return await read_errors(self._connection, import_id, 0, self._connection.attempts(timeout))
+
+    async def watch(
+        self,
+        start: Literal["now", "snapshot"] = "now",
+        *,
+        resume_token: str | None = None,
+        kinds: Iterable[WatchKind] = ("USERS",),
+        view: View | None = None,
+        heartbeat: int = 15,
+        on_expired: OnExpired = "raise",
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Changes, None]:
+        """Yields the changes of users and sessions until the loop is left. The feed of the service must be on.
+
+        Every change is yielded at least once, the changes of one user in order, and the last one contains the latest
+        state. There is never a silent gap. After a lost connection or a restart of the server, the watch resumes after
+        the last changes that it yielded. To resume it in another process, store `resume_token` after processing the
+        changes. Leaving the loop cancels the RPC.
+
+        Args:
+            start: "now": only changes from now on; the first list is yielded at once, and all changes after it are
+                yielded. "snapshot": first all users, each exactly once, and then the changes since the start.
+            resume_token: The token of the last changes that were processed; `start` is then not used.
+            kinds: The records whose changes are yielded: "USERS" (the default), "SESSIONS" or both. A deletion of a
+                user is always yielded. A watch must be resumed with the same kinds.
+            view: The fields of the records: "FULL" (the default), "BASIC" (without metadata) or "ID" (keys and id).
+            heartbeat: Seconds, 1 to 600, after which an empty list with a token is yielded if there are no changes.
+            on_expired: What happens if changes were lost: "raise", or "snapshot": the watch starts again with a
+                snapshot, whose first list has `restarted` set.
+            timeout: Seconds for reconnecting.
+
+        Yields:
+            Lists of Change, empty in a heartbeat, with `resume_token`, `snapshot_complete` and `restarted`.
+
+        Raises:
+            WatchDisabledError: If the feed of the service is off.
+            WatchTokenExpiredError: If changes after the token were lost: it is too old, or from another store.
+            InvalidArgumentError: If an argument is invalid.
+            UnavailableError: If the service was unavailable for the whole timeout.
+        """
+        watching = WatchReader(self._connection, start, resume_token, kinds, view, heartbeat, on_expired, timeout)
+        try:
+            while True:
+                yield await watching.next_changes()
+        finally:
+            watching.cancel()  # as in `list_chunked`
 
     async def get_sessions(
         self,

@@ -177,3 +177,18 @@ export class ImportIdReusedError extends UserServiceError {
   static override readonly code = "FAILED_PRECONDITION";
   static override readonly reason = "IMPORT_ID_REUSED";
 }
+
+/** The feed of changes is off; an operator can turn it on with `userservice feed on`. */
+export class WatchDisabledError extends UserServiceError {
+  static override readonly code = "FAILED_PRECONDITION";
+  static override readonly reason = "WATCH_DISABLED";
+}
+
+/**
+ * The feed does not contain all changes after the resume_token any more. Start again with a snapshot. The token is too
+ * old, the feed was turned off and on, the store was moved, or it has lost writes, as after a failover.
+ */
+export class WatchTokenExpiredError extends UserServiceError {
+  static override readonly code = "FAILED_PRECONDITION";
+  static override readonly reason = "WATCH_TOKEN_EXPIRED";
+}

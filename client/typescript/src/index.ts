@@ -1,6 +1,7 @@
 /** The client of the User service: `UserManager` and `SessionManager`. */
 
 export type { CallHeaders, HeaderValue } from "./call_headers.js";
+export type { Change, ChangeKind, Changes, WatchKind, WatchOptions } from "./changes.js";
 export type { CallOptions, ManagerOptions, SharedOptions } from "./connection.js";
 export type { EnvironmentOptions } from "./environment.js";
 export * from "./error_base.js";

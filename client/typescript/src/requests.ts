@@ -102,7 +102,8 @@ export interface IUpdateSessionRequest {
 
 const MAX_INT32 = 2 ** 31 - 1;
 
-type EnumField = DescField & { readonly fieldKind: "enum" };
+/** A field with the names of values of an enum, or a list of them. */
+type EnumField = Pick<DescField & { readonly fieldKind: "enum" }, "name" | "number" | "enum">;
 
 /**
  * Encodes a request.
@@ -155,6 +156,9 @@ function writeField(writer: BinaryWriter, field: DescField, value: unknown): rea
     const { typeName } = field.message;
     return writeTime(writer, number, value, name, typeName === TimestampSchema.typeName);
   }
+  if (field.fieldKind === "list" && field.listKind === "enum") {
+    return writeEnums(writer, field, value);
+  }
   if (field.fieldKind === "list") {
     return writeTexts(writer, number, value, name);
   }
@@ -204,7 +208,7 @@ function writeTime(
 
 /** Writes an enum by the name of a value without the prefix that the name of the enum adds, such as `BASIC`. */
 function writeEnum(writer: BinaryWriter, { name, number, enum: kind }: EnumField, value: unknown): FieldViolation[] {
-  const prefix = `${kind.name.toUpperCase()}_`;
+  const prefix = `${kind.name.replace(/(?<=[a-z])(?=[A-Z])/g, "_").toUpperCase()}_`;
   const names = new Map(
     kind.values.filter((each) => each.number !== 0).map((each) => [each.name.replace(prefix, ""), each.number]),
   );
@@ -215,6 +219,16 @@ function writeEnum(writer: BinaryWriter, { name, number, enum: kind }: EnumField
   }
   writer.tag(number, WireType.Varint).int32(chosen);
   return [];
+}
+
+function writeEnums(writer: BinaryWriter, field: EnumField, value: unknown): FieldViolation[] {
+  const { name, number } = field;
+  if (!isList(value)) {
+    return [{ field: name, description: `must be a list of strings, not ${nameOf(value)}` }];
+  }
+  return Array.from(value).flatMap((item, index) =>
+    writeEnum(writer, { name: `${name}[${index}]`, number, enum: field.enum }, item),
+  );
 }
 
 /** Returns whether the value is a list. Strings are iterable, but would silently become lists of their letters. */

@@ -10,6 +10,7 @@ import {
   decodeParts,
   onlyRecord,
 } from "./answers.js";
+import type { Changes, WatchOptions } from "./changes.js";
 import { ChunkReader } from "./chunks.js";
 import type { CallOptions, Connection, ManagerOptions } from "./connection.js";
 import { UserService } from "./gen/userservice/v1/user_service_pb.js";
@@ -27,6 +28,7 @@ import { checkScan, type ListChunkedOptions, PartsReader } from "./parts.js";
 import { readSession, readUser } from "./records.js";
 import { encodeRequest, type ICreateUserRequest, isList, type IUpdateUserRequest, type OrderBy } from "./requests.js";
 import { SharedReads } from "./shared_reads.js";
+import { WatchReader } from "./watching.js";
 
 const { method } = UserService;
 
@@ -336,6 +338,31 @@ export class UserManager extends Manager {
    */
   async getImport(import_id: string, options: CallOptions = {}): Promise<ImportStatus> {
     return await readImport(this.connection, import_id, 0, this.connection.attempts(options));
+  }
+
+  /**
+   * Yields the changes of users and sessions until the loop is left. The feed of the service must be on.
+   *
+   * Every change is yielded at least once, the changes of one user in order, and the last one contains the latest
+   * state. There is never a silent gap. After a lost connection or a restart of the server, the watch resumes after the
+   * last changes that it yielded. To resume it in another process, store `resume_token` after processing the changes.
+   * Leaving the loop cancels the RPC.
+   *
+   * @param options - `timeoutMs` is the timeout of a reconnection.
+   * @throws WatchDisabledError if the feed of the service is off.
+   * @throws WatchTokenExpiredError if changes after the token were lost: it is too old, or from another store.
+   * @throws InvalidArgumentError if an option is invalid.
+   * @throws UnavailableError if the service was unavailable until the timeout.
+   */
+  async *watch(options: WatchOptions = {}): AsyncGenerator<Changes, void, undefined> {
+    const reader = new WatchReader(this.connection, options);
+    try {
+      for (;;) {
+        yield await reader.next();
+      }
+    } finally {
+      reader.cancel();
+    }
   }
 
   /**

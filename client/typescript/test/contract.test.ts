@@ -48,6 +48,9 @@ interface Args {
   digest?: string;
   include_expired?: boolean;
   except_session_id?: string;
+  start?: "now" | "snapshot";
+  resume_token?: string;
+  heartbeat?: number;
 }
 
 /** Formats a time in ISO 8601 with microseconds, as in the cases. */
@@ -137,6 +140,12 @@ class Driver {
       return readStatus(await this.users.importUsers(rows, { importId, onDuplicate, validateOnly, restore, digest }));
     },
     "users.get_import": async ({ import_id }) => readStatus(await this.users.getImport(import_id)),
+    "users.watch": async ({ start, resume_token: resumeToken, heartbeat: heartbeatSeconds }) => {
+      for await (const { changes } of this.users.watch({ start, resumeToken, heartbeatSeconds })) {
+        return { kinds: changes.map(({ kind }) => kind) };
+      }
+      return undefined;
+    },
     "users.get_sessions": async ({ user_id, view, include_expired: includeExpired }) => ({
       sessions: (await this.users.getSessions(user_id, { view, includeExpired })).map(readRecord),
     }),

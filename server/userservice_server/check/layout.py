@@ -3,10 +3,11 @@
 from userservice_server.check.reading import Reader, number
 from userservice_server.check.report import Report
 from userservice_server.config import ConfigError
-from userservice_server.store.keys import LAYOUT_VERSION, Keys
+from userservice_server.store.keys import FEED_LAYOUT_VERSION, LAYOUT_VERSIONS, Keys
 from userservice_server.store.partitions import PARTITION_COUNTS
 
-_LAYOUT_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id", b"creating", b"moved"}
+_FEED_FIELDS = (b"feed", b"feed_entries", b"feed_seconds")
+_LAYOUT_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id", b"creating", b"moved", *_FEED_FIELDS}
 
 
 def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
@@ -20,14 +21,17 @@ def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
         raise ConfigError(f"there is no store under the key prefix {prefix}")
     layout = reader.read([("HGETALL", key)])[0] if kind == b"hash" else {}
     version, partitions = (number(layout.get(name, b"")) for name in (b"version", b"partitions"))
-    if version != LAYOUT_VERSION:
-        raise ConfigError(f"the store has an unknown layout version; the supported version is {LAYOUT_VERSION}")
+    if version not in LAYOUT_VERSIONS:
+        known = " and ".join(map(str, LAYOUT_VERSIONS))
+        raise ConfigError(f"the store has an unknown layout version; the supported versions are {known}")
     if partitions not in PARTITION_COUNTS:
         raise ConfigError("the layout's number of partitions must be 1, 16 or 64")
     if b"creating" in layout:
         report.find("the store is being created, or its creation was interrupted", key)
     if b"moved" in layout:
         report.find("the store was marked by userservice migrate; servers reject its writes", key)
+    if b"feed" in layout and version != FEED_LAYOUT_VERSION:
+        report.find(f"the feed of changes is on, but the layout version is not {FEED_LAYOUT_VERSION}", key)
     if extra := len(layout.keys() - _LAYOUT_FIELDS):
         report.find(f"the layout has {extra} unknown fields", key)
     return partitions
@@ -40,6 +44,18 @@ def partitions_without_layout(reader: Reader, prefix: str) -> int:
         if any(reader.read([("EXISTS", table.store_id, table.rows, table.index, table.last_id) for table in tables])):
             return count
     return 0
+
+
+def check_feeds(reader: Reader, report: Report, keys: Keys) -> None:
+    """Checks that the feed of changes is on in all partitions, or in none."""
+    tables = keys.all_users()
+    epochs = reader.read([("HGET", layout, "feed") for layout in (keys.layout, *(table.layout for table in tables))])
+    if len(set(epochs)) > 1:
+        report.find("the feed of changes is not on in all partitions; run userservice feed on again", keys.layout)
+    elif epochs[0] is not None:
+        for table, exists in zip(tables, reader.read([("EXISTS", table.feed) for table in tables]), strict=True):
+            if not exists:
+                report.find(f"the feed of changes of partition {table.partition} is missing", table.feed)
 
 
 def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:

@@ -7,7 +7,7 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
 from userservice_server.check.connecting import connect
-from userservice_server.check.layout import check_store_ids, partitions_of
+from userservice_server.check.layout import check_feeds, check_store_ids, partitions_of
 from userservice_server.check.reading import Reader
 from userservice_server.check.report import Report
 from userservice_server.check.scan import Scan
@@ -66,7 +66,10 @@ def _wait_for_loading(client: Redis) -> None:
 def _run(reader: Reader, key_prefix: str) -> Report:
     report = Report()
     keys = Keys(key_prefix, partitions_of(reader, report, key_prefix))
-    tables = Tables(reader, report, has_id=check_store_ids(reader, report, keys))
+    has_id = check_store_ids(reader, report, keys)
+    tables = Tables(reader, report, has_id=has_id)
+    if has_id:
+        check_feeds(reader, report, keys)
     counts = SessionCounts(reader, keys)
     tables.check_users(keys)
     Scan(reader, report, keys, tables).run(key_prefix)

@@ -4,6 +4,7 @@ import re
 
 from userservice.v1.session_pb2 import Session
 from userservice_server.check.expiry import check_expiry
+from userservice_server.check.feeds import feed_problems
 from userservice_server.check.reading import PAGE, Reader, batches
 from userservice_server.check.report import Report
 from userservice_server.check.tables import Tables
@@ -22,6 +23,7 @@ ROLES = {
     "session_count": b"hash",
     "expiry": b"zset",
     "session_expiry": b"zset",
+    "feed": b"stream",
     "sessions": b"zset",
     "session_ids": b"hash",
     "request": b"string",
@@ -72,6 +74,8 @@ class Scan:
             self._request(key)
         elif role in (b"import", b"import_errors"):
             self._import(key, is_state=role == b"import")
+        elif role == b"feed":
+            self._feed(key, partition)
         elif is_of_one:
             self._sessions(key, owner_or_id, partition)
 
@@ -84,6 +88,15 @@ class Scan:
             self._report.find("the state or the row errors of an import do not expire", key)
         if is_state and not _IMPORT_STATE.fullmatch(state):
             self._report.find("the state of an import is damaged", key)
+
+    def _feed(self, key: bytes, partition: int) -> None:
+        """Checks the feed of a partition."""
+        layout = self._keys.all_users()[partition].layout
+        [epoch] = self._reader.read([("HGET", layout, "feed")])
+        if epoch is None and self._reader.read([("EXISTS", key)])[0]:
+            self._report.find("there is a feed of changes, but the layout says that it is off", key)
+        for problem in feed_problems(self._reader, key):
+            self._report.find(problem, key)
 
     def _request(self, key: bytes) -> None:
         ttl, recorded = self._reader.read([("PTTL", key), ("GET", key)], at_once=True)

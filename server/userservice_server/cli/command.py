@@ -9,6 +9,7 @@ import sys
 import click
 
 from userservice_server.cli.check import check_command
+from userservice_server.cli.feed import feed_command
 from userservice_server.cli.keys import keys_command
 from userservice_server.cli.migrate import migrate_command
 from userservice_server.cli.options import EXIT_CANNOT_START, EXIT_ENDED, EXIT_INTERRUPTED
@@ -67,6 +68,7 @@ def cli() -> None:
 
 cli.add_command(serve)
 cli.add_command(check_command)
+cli.add_command(feed_command)
 cli.add_command(keys_command)
 cli.add_command(migrate_command)
 # Listed in --help only: userservice.__main__ runs these commands of the client without importing the server.
@@ -75,6 +77,6 @@ for name, summary in (
     ("health", "Check the health of a service, as a probe does."),
     ("profile", "Store addresses and paths of credentials under a name."),
     ("sessions", "Read and write the sessions of a user."),
-    ("users", "Read, write, count, export and import users."),
+    ("users", "Read, write, count, export, import and watch users."),
 ):
     cli.add_command(click.Command(name, help=summary))

@@ -152,7 +152,9 @@ class Entities(Generic[Entity]):
             if end is None:
                 return record
             verdict = Outcome(Code.DONE, frame(entity))
-            outcome = await self.store.replace(table, key, record, verdict, idempotency_key, ends_at=end or None)
+            outcome = await self.store.replace(
+                table, key, record, verdict, idempotency_key, ends_at=end or None, is_reported=False
+            )
             if outcome.code is not Code.CONFLICT:
                 return self._record(table, key, outcome)
             current = Outcome(Code.DONE, outcome.payload) if outcome.payload else await self.store.get(table, key)

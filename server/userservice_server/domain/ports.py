@@ -122,10 +122,12 @@ class RecordStore(Protocol):
         idempotency_key: IdempotencyKey,
         *,
         ends_at: int | None = None,
+        is_reported: bool = True,
     ) -> Outcome:
         """Applies ``verdict`` if ``old`` is still the record of this key (compare-and-set).
 
         If ``ends_at`` is given, the new record expires at this time, which is not before the expiry of the old record.
+        The feed of changes contains the replacement if ``is_reported``.
 
         A verdict DONE carries the new record; any other verdict rejects the request. Returns the verdict, NOT_FOUND,
         OWNER_NOT_FOUND, or CONFLICT with the present record, if there is one.

@@ -7,8 +7,9 @@ from itertools import chain
 from userservice_server.check.reading import PAGE, Reader, batches
 from userservice_server.config import ConfigError
 from userservice_server.migration.session_counts import sessions_by_partition
-from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table, role_of
+from userservice_server.store.keys import LAYOUT_VERSIONS, Keys, Table, role_of
 from userservice_server.store.partitions import PARTITION_COUNTS
+from userservice_server.wire.changes import Position
 from userservice_server.wire.records import record_key
 
 MOVED = "moved"
@@ -17,9 +18,12 @@ MOVED = "moved"
 # Kinds of keys that a migration copies or creates again, and those that it refuses. It also refuses any other kind of
 # key, and any other field of the layout.
 _OF_SESSIONS = frozenset({"session_count", "sessions", "session_ids", "session_expiry", "expiry"})
-COPIED = frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request"}) | _OF_SESSIONS
+COPIED = frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request", "feed"}) | _OF_SESSIONS
 OF_IMPORTS = frozenset({"import", "import_errors"})
-COPIED_FIELDS = frozenset({b"version", b"partitions", b"store_id", b"lowest_id"})
+FEED_FIELDS = (b"feed", b"feed_entries", b"feed_seconds")
+COPIED_FIELDS = frozenset({b"version", b"partitions", b"store_id", b"lowest_id", *FEED_FIELDS})
+
+KNOWN_VERSIONS = frozenset(b"%d" % version for version in LAYOUT_VERSIONS)
 
 Row = tuple[bytes, bytes]  # a record and its id in decimal digits
 
@@ -41,6 +45,7 @@ class Source:
         keys: the keys of the store.
         store_id: its store id.
         lowest_id: the lowest id that it has assigned; 0 if unknown.
+        feed: about how many entries its feed of changes keeps, and for how many seconds; None if the feed is off.
         is_marked: whether an earlier migration has marked it.
 
     Raises:
@@ -54,7 +59,7 @@ class Source:
         if not layout:
             raise ConfigError(f"there is no store under the key prefix {prefix} at --from")
         partitions = int(layout.get(b"partitions", b"0"))
-        if layout.get(b"version") != b"%d" % LAYOUT_VERSION or partitions not in PARTITION_COUNTS:
+        if layout.get(b"version") not in KNOWN_VERSIONS or partitions not in PARTITION_COUNTS:
             raise ConfigError("the store at --from has an unknown layout")
         if b"store_id" not in layout or b"creating" in layout:
             raise ConfigError("the store at --from is not complete; start userservice serve on it once")
@@ -64,6 +69,8 @@ class Source:
         self.keys = Keys(prefix, partitions)
         self.store_id: bytes = layout[b"store_id"]
         self.lowest_id = int(layout.get(b"lowest_id", b"0"))
+        has_feed = all(name in layout for name in FEED_FIELDS)
+        self.feed = (int(layout[b"feed_entries"]) * partitions, int(layout[b"feed_seconds"])) if has_feed else None
         self.is_marked = MOVED.encode() in layout
 
     def check_roles(self) -> None:
@@ -112,6 +119,12 @@ class Source:
     def last_id(self) -> int:
         """Returns the largest id that the store has assigned."""
         return max(int(found) for found in self._reader.read([("GET", t.last_id) for t in self.keys.all_users()]))
+
+    def last_change(self) -> int:
+        """Returns the largest number of an entry of the feed of changes; 0 if there is none."""
+        reading = [("XREVRANGE", table.feed, "+", "-", "COUNT", 1) for table in self.keys.all_users()]
+        entries = [found[0] for found in self._reader.read(reading) if found]
+        return max((Position.parse(entry_id).number for entry_id, _ in entries), default=0)
 
     def users(self) -> int:
         """Returns the number of users."""

@@ -1,5 +1,7 @@
 """The target of a migration: an empty store, or one that an interrupted migration has begun to fill."""
 
+import secrets
+import time
 from collections.abc import Sequence
 from itertools import chain
 
@@ -7,11 +9,13 @@ from userservice_server.check.layout import partitions_without_layout
 from userservice_server.check.reading import Reader
 from userservice_server.config import ConfigError
 from userservice_server.migration.session_counts import sessions_by_partition
-from userservice_server.migration.source import Source, User
-from userservice_server.store.keys import LAYOUT_VERSION, Keys
-from userservice_server.wire.ids import MAX_ID, PARTITIONS
+from userservice_server.migration.source import KNOWN_VERSIONS, Source, User
+from userservice_server.store.keys import FEED_LAYOUT_VERSION, LAYOUT_VERSION, Keys
+from userservice_server.wire.changes import Position
+from userservice_server.wire.ids import MAX_ID, PARTITIONS, id_at
 from userservice_server.wire.records import record_key
 
+_EPOCH_BYTES = 8
 _INCOMPLETE = 0  # the version of the layout of a store that is not complete
 
 
@@ -36,7 +40,7 @@ class Target:
         """
         progress, version = self._reader.read([("HGETALL", self._progress), ("HGET", self.keys.layout, "version")])
         expected = {b"store_id": source.store_id, b"partitions": b"%d" % self.keys.partitions}
-        if version == b"%d" % LAYOUT_VERSION and expected.items() <= progress.items():
+        if version in KNOWN_VERSIONS and expected.items() <= progress.items():
             self._reader.read([("DEL", self._progress)])  # the last step, which an earlier run did not reach
             return None
         is_used = version is not None or bool(partitions_without_layout(self._reader, self._prefix))
@@ -76,6 +80,7 @@ class Target:
         """Writes what a server needs to open the store, the layout last."""
         tables, last_id = self.keys.all_users(), source.last_id()
         counts = sessions_by_partition(self._reader, self.keys, self._prefix)
+        feed = self._feed(source)
         commands: list[tuple[bytes | str | int, ...]] = []
         for table, sessions in zip(tables, counts, strict=True):
             own_last = last_id // PARTITIONS * PARTITIONS + PARTITIONS + table.partition
@@ -85,15 +90,29 @@ class Target:
                 ("SET", table.store_id, source.store_id),
             ]
             if table.layout != self.keys.layout:
-                commands.append(("HSET", table.layout, *self._layout(source)))
+                commands.append(("HSET", table.layout, *self._layout(source), *feed))
+            if feed:
+                position = Position(time.time_ns() // 1000, max(source.last_change() + 1, id_at(time.time())))
+                commands += [("DEL", table.feed), ("XADD", table.feed, position.encode(), "c", "")]
         self._reader.read(commands)
         lowest = ("lowest_id", source.lowest_id) if source.lowest_id else ()
-        self._reader.read([("HSET", self.keys.layout, *self._layout(source), *lowest)])
+        self._reader.read([("HSET", self.keys.layout, *self._layout(source), *feed, *lowest)])
         self._reader.read([("DEL", self._progress)])
+
+    def _feed(self, source: Source) -> tuple[bytes | str | int, ...]:
+        """Returns the fields of the layout of a feed of changes that starts anew, with the limits of the source's feed.
+
+        The resume tokens of the source expire, because the changes are not copied.
+        """
+        if source.feed is None:
+            return ()
+        entries, seconds = source.feed
+        limits = ("feed_entries", max(1, entries // self.keys.partitions), "feed_seconds", seconds)
+        return ("feed", secrets.token_hex(_EPOCH_BYTES), *limits)
 
     def _layout(self, source: Source) -> tuple[bytes | str | int, ...]:
         return (
-            *("version", LAYOUT_VERSION),
+            *("version", FEED_LAYOUT_VERSION if source.feed else LAYOUT_VERSION),
             *("partitions", self.keys.partitions),
             *("store_id", source.store_id),
         )

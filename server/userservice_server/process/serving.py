@@ -14,6 +14,7 @@ import grpc
 from userservice_server.config import Config
 from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.metrics.worker import WorkerMetrics
+from userservice_server.process.feed_trimming import trim_feed
 from userservice_server.process.loop_monitor import LoopMonitor
 from userservice_server.process.sampling import Sources, sample_process, sample_store
 from userservice_server.process.stopping import Stop
@@ -160,6 +161,7 @@ async def _serve_store(
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
     sweeping = None if config.process.read_only else asyncio.create_task(sweep_sessions(store))
+    trimming = None if config.process.read_only else asyncio.create_task(trim_feed(store))
     sampling = _sampling(metrics, monitor, store, audit_log, callers, tracing) if metrics else None
     logger.info("serving", extra={"port": port} if config.listen.socket is None else {"address": config.listen.address})
 
@@ -169,7 +171,7 @@ async def _serve_store(
     await health.end()
     if callers is not None:
         callers.stop()
-    for task in filter(None, (*causes, sweeping, sampling)):
+    for task in filter(None, (*causes, sweeping, trimming, sampling)):
         task.cancel()
     await _drain(server, drain, config.process.grace)
     if audit_log is not None:

@@ -7,15 +7,19 @@ import grpc
 
 from userservice.v1 import session_service_pb2, user_service_pb2
 from userservice_server.config import Config
+from userservice_server.domain.feed import Feed
 from userservice_server.domain.imports import Imports
 from userservice_server.domain.sessions import Sessions
+from userservice_server.domain.snapshots import Snapshots
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
+from userservice_server.domain.watches import Watches
 from userservice_server.errors import InvalidFieldsError, ServiceError, UserAlreadyExistsError, Violation
 from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.metrics.calls import CallMetrics
 from userservice_server.process.listen import cannot_listen, grpc_address, reserved_port
 from userservice_server.process.unix_socket import claimed_path
+from userservice_server.store.feed import RedisFeed
 from userservice_server.store.imports import RedisImports
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.transport import health_servicer, reflection_servicer, user_servicer
@@ -73,6 +77,7 @@ def make_server(
     reads, deadlines = ReadLimit(), Deadlines()
     users, sessions = Users(store, reads), Sessions(store, reads)
     imports = Imports(store, RedisImports(store, *map(_row_status, _SCRIPT_ERRORS)), _row_status)
+    watches = Watches(Feed(RedisFeed(store)), Snapshots(store, users))
     streaming = Streaming(drain, deadlines, config.limits.stall_timeout)
     server = grpc.aio.server(options=server_options(config))
     handler = partial(
@@ -98,7 +103,7 @@ def make_server(
         [
             handler(
                 USER_SERVICE,
-                UserServicer(users, sessions, imports, streaming),
+                UserServicer(users, sessions, imports, watches, streaming),
                 loads=user_servicer.LOADS,
                 request_classes=user_servicer.REQUEST_CLASSES,
             ),

@@ -19,7 +19,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.store.connection import Rejected, Send, SharedConnection
 from userservice_server.store.failures import why
-from userservice_server.store.links import LAYOUT, ROUTES, LinkSettings, Pair, Probe, Retired
+from userservice_server.store.links import LAYOUT, ROUTES, LinkSettings, Listener, Pair, Probe, Retired
 from userservice_server.store.partitions import slot_of
 from userservice_server.store.topology.cluster import Address, ClusterServers, SlotMap, address_of
 
@@ -107,6 +107,15 @@ class ClusterNodes:
     def servers(self) -> list[Send]:
         """Returns for each node that passed the last probe how to send it a command."""
         return [node.pair.calls.send for node in self._used() if node.is_up]
+
+    def listeners(self) -> list[Listener]:
+        """See ``links.Links``."""
+        partitions: dict[_Node, list[int]] = {}
+        for position, route in self._routes.items():
+            if position != LAYOUT:
+                partitions.setdefault(route.node, []).append(position)
+        make = self._servers.make_connection
+        return [Listener(node, partial(make, node.address), tuple(own)) for node, own in partitions.items()]
 
     # The map
 

@@ -282,7 +282,7 @@ class SharedConnection:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call]
             replies = _Replies(self._unanswered)
-            transport = _taken_over(connection, replies)
+            transport = taken_over(connection, replies)
             admission = self._loop.create_task(self._open(transport, replies, task))
             await self._watch(replies)
         except Exception as lost:  # noqa: BLE001 - any failure, also of the checks, ends this connection
@@ -381,7 +381,7 @@ class SharedConnection:
             batch.fail(self._lost_by)
 
 
-def _taken_over(connection: AbstractConnection, replies: _Replies) -> asyncio.WriteTransport:
+def taken_over(connection: AbstractConnection, replies: asyncio.BaseProtocol) -> asyncio.WriteTransport:
     """Connects the transport to ``replies`` after the handshake, and so bypasses the streams of redis-py.
 
     The streams wake a task for every piece of at most 64 KiB, and pass each reply through several coroutines.

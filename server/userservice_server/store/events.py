@@ -6,7 +6,10 @@ A store without an observer measures nothing.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-MEASURED = ("add", "get", "batch_get", "cuts", "replace", "delete", "import_open", "import", "import_read", "range")
+MEASURED = (
+    *("add", "get", "batch_get", "cuts", "replace", "delete", "import_open", "import", "import_read", "range"),
+    *("feed_end", "feed_read"),
+)
 """Values of ``script`` in ``replied``: the scripts of calls, and ``range`` for the read of a range of records."""
 
 

@@ -19,7 +19,7 @@ from userservice_server.errors import StoreChangedError
 from userservice_server.store import scripts
 from userservice_server.store.connection import Send
 from userservice_server.store.failures import UnsuitableStoreError
-from userservice_server.store.keys import LAYOUT_VERSION, Keys
+from userservice_server.store.keys import LAYOUT_VERSION, LAYOUT_VERSIONS, Keys
 from userservice_server.store.scripts import Script
 from userservice_server.wire.ids import PARTITIONS, id_at
 
@@ -140,11 +140,13 @@ class StoreLayout:
     Attributes:
         identity: the store that the server expects.
         fault: why the store could not be used at the last check; empty if it could be used.
+        has_feed: whether the feed of changes was on at the last check.
     """
 
     def __init__(self, keys: Keys, partitions: int) -> None:
         self.identity = UNKNOWN
         self.fault = ""
+        self.has_feed = False
         self._has_layout = False
         self._keys = keys
         self._partitions = partitions
@@ -182,24 +184,26 @@ class StoreLayout:
 
     def check_numbers(self, version: bytes | None, partitions: bytes | None) -> None:
         """Raises LayoutError if one of the numbers in the layout is another one; None: the field does not exist."""
-        for name, value, wanted in (
-            ("version", version, LAYOUT_VERSION),
-            ("partitions", partitions, self._partitions),
+        for name, value, known in (
+            ("version", version, LAYOUT_VERSIONS),
+            ("partitions", partitions, (self._partitions,)),
         ):
-            if value is not None and value != str(wanted).encode():
+            if value is not None and value not in [b"%d" % number for number in known]:
+                wanted = " or ".join(map(str, known))
                 raise LayoutError(
                     f"the store has layout {name} {value.decode(errors='replace')}, this service needs {wanted}"
                 )
 
     async def _complete(self, send: Send) -> tuple[str, Identity] | None:
         """Returns the identity of a complete store, or None. Only reads, so that a replica can serve reads."""
-        reading = [send("HMGET", self._keys.layout, "version", "partitions", "store_id", "lowest_id")]
+        reading = [send("HMGET", self._keys.layout, "version", "partitions", "store_id", "lowest_id", "feed")]
         for table in self._keys.all_users():
             reading.append(send("GET", table.store_id))
             reading.append(send("EXISTS", table.rows, table.index))
             reading.append(send("EXISTS", table.last_id))
-        (*found, store_id, lowest_id), *states = [await reply for reply in reading]
+        (*found, store_id, lowest_id, feed), *states = [await reply for reply in reading]
         self.check_numbers(*found)
+        self.has_feed = feed is not None
         self._has_layout = any(value is not None for value in (*found, store_id))
         ids, pairs, last_ids = set(states[::3]), states[1::3], states[2::3]
         if None in found or store_id is None or ids != {store_id}:

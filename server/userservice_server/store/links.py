@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
@@ -112,6 +112,21 @@ class Pair:
         await asyncio.gather(*(connection.close() for connection in self.lines), return_exceptions=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A server whose announcements concern some partitions.
+
+    Attributes:
+        server: identifies the server; another object after its connections were replaced.
+        make_connection: makes connections to the server.
+        partitions: the numbers of the partitions.
+    """
+
+    server: object
+    make_connection: Callable[[], AbstractConnection] = field(compare=False)
+    partitions: tuple[int, ...]
+
+
 class Retired:
     """Replaced connections that still have replies to deliver."""
 
@@ -157,6 +172,9 @@ class Links(Protocol):
     def servers(self) -> list[Send]:
         """Returns for each server that passed the last probe how to send it a command."""
 
+    def listeners(self) -> list[Listener]:
+        """Returns the servers of all partitions."""
+
     async def probe(self, probe: Probe) -> None:
         """Probes the connections that calls use; raises StoreUnavailableError if no partition is available."""
 
@@ -198,6 +216,10 @@ class OneServer:
 
     async def use(self, keys: list[bytes]) -> None:
         """Does nothing: all partitions are on one server."""
+
+    def listeners(self) -> list[Listener]:
+        """Returns the server."""
+        return [Listener(self._pair, self._topology.make_connection, tuple(range(MAX_PARTITIONS)))]
 
     def servers(self) -> list[Send]:
         """Returns how to send a command to the server."""

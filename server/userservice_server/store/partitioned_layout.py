@@ -80,7 +80,8 @@ class PartitionedLayout(StoreLayout):
         self.expect(*found)
 
     async def _identified(self, sends: Sequence[Send], run: Run) -> tuple[str, Identity]:
-        (version, partitions, store_id, lowest_id, creating), found = await self._read(sends)
+        (version, partitions, store_id, lowest_id, creating, feed), found = await self._read(sends)
+        self.has_feed = feed is not None
         if version is not None or partitions is not None:
             self.check_numbers(version, partitions)
         if store_id is None and (version is not None or not all(partition.is_empty for partition in found)):
@@ -96,7 +97,8 @@ class PartitionedLayout(StoreLayout):
 
     async def _read(self, sends: Sequence[Send]) -> tuple[list[bytes | None], list[_Found]]:
         """Reads the layout, and which keys of the partitions exist. Only reads, so that a replica can serve reads."""
-        layout = sends[LAYOUT]("HMGET", self._keys.layout, "version", "partitions", "store_id", "lowest_id", "creating")
+        fields = ("version", "partitions", "store_id", "lowest_id", "creating", "feed")
+        layout = sends[LAYOUT]("HMGET", self._keys.layout, *fields)
         tables = self._keys.all_users()
         reading = [
             (

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from operator import eq
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from userservice_server.store.identity import (
     is_pair,
     known_identity,
 )
-from userservice_server.store.keys import Keys, Table, own_table
+from userservice_server.store.keys import FEED_LAYOUT_VERSION, LAYOUT_VERSION, Keys, Table, own_table
 from userservice_server.store.links import LAYOUT, ROUTES, Links, LinkSettings, OneServer
 from userservice_server.store.partitioned_layout import PartitionedLayout
 from userservice_server.store.partitions import CLUSTER_PARTITIONS, PARTITION_COUNTS
@@ -134,7 +135,7 @@ class RedisStore:
         server is running: reads then continue where possible, and writes are rejected (see ``write``).
         """
         with explaining(in_cluster=self._is_cluster):
-            await check_server(send, self._keys.layout, in_cluster=self._is_cluster)
+            await check_server(send, self._keys.layout, self._feed_key, in_cluster=self._is_cluster)
             if not self._is_cluster:
                 await self._settle_over(send)
             elif self.identity is not UNKNOWN:  # the other connections are needed for this, so it happens afterwards
@@ -166,6 +167,11 @@ class RedisStore:
             await self._layout.settle_all(sends, lambda partition, *script: run(sends[partition], *script))
         else:
             await self._layout.settle(sends[LAYOUT], partial(run, sends[LAYOUT]))
+
+    @property
+    def _feed_key(self) -> bytes:
+        """The key of one of the feeds, if the feed is on; else empty."""
+        return self._keys.all_users()[0].feed if self._layout.has_feed else b""
 
     def _start_looking(self) -> "asyncio.Task[None]":
         """Starts to identify the store (see `StoreLayout.settle`); concurrent calls share one check."""
@@ -237,7 +243,7 @@ class RedisStore:
         await self._links.probe(self._run_probe)
         try:
             for send in self._links.servers():
-                await check_permissions(send, self._keys.layout)
+                await check_permissions(send, self._keys.layout, self._feed_key)
         except UnsuitableStoreError as error:
             self.distrust()  # new connections fail the same check, so no script stops half-way
             raise unavailable(error) from error
@@ -366,12 +372,13 @@ class RedisStore:
         idempotency_key: IdempotencyKey,
         *,
         ends_at: int | None = None,
+        is_reported: bool = True,
     ) -> Outcome:
         """Applies ``verdict`` if ``old`` is still the record; returns CONFLICT with the present record if not."""
         own = own_table(table)
         redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_and_expiry(own))
         end = "" if ends_at is None else ends_at
-        arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner, end)
+        arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner, end, int(is_reported))
         return self._outcome(await self.write(scripts.REPLACE, own, redis_keys, arguments))
 
     async def delete(
@@ -505,7 +512,7 @@ class RedisStore:
         for _ in range(MOST_STORES):
             identity = self.identity
             if not self._layout.fault:
-                every_key = (table.store_id, table.layout, *redis_keys)
+                every_key = (table.store_id, table.layout, *redis_keys, table.feed)
                 reply = await self._observed(
                     self._writes[table.partition], script, every_key, (identity.store_id, *arguments)
                 )
@@ -535,6 +542,59 @@ class RedisStore:
                 return reply
             await self.look_again(identity)
         raise StoreChangedError.during_read()
+
+    # For the feed of changes
+
+    @property
+    def links(self) -> Links:
+        """The connections of the store."""
+        return self._links
+
+    @property
+    def has_feed(self) -> bool:
+        """Whether the feed of changes was on at the last look at the store."""
+        return self._layout.has_feed
+
+    async def run_in_bulk(
+        self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+    ) -> Any:
+        """Runs a script that only reads a partition; returns its reply."""
+        return await self._observed(self._bulk[table.partition], script, redis_keys, arguments)
+
+    async def run_write(
+        self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
+    ) -> Any:
+        """Runs a script that writes to a partition, and that compares the store id; returns its reply."""
+        every_key = (table.store_id, table.layout, *redis_keys)
+        return await run(self._writes[table.partition], script, every_key, (self.identity.store_id, *arguments))
+
+    def record(self, table: ports.Table, record_id: int) -> "asyncio.Future[list[bytes]]":
+        """Starts to read the record with an id: a list of one record, or an empty list."""
+        own = own_table(table)
+        return self._bulk[own.partition]("ZRANGE", own.rows, record_id, record_id, "BYSCORE")
+
+    def last_entry(self, table: ports.Table) -> "asyncio.Future[list[list[Any]]]":
+        """Starts to read the newest entry of the feed of a partition."""
+        own = own_table(table)
+        return self._bulk[own.partition]("XREVRANGE", own.feed, "+", "-", "COUNT", 1)
+
+    async def layout_fields(self, *names: str) -> "list[bytes | None]":
+        """Returns fields of the layout of the store."""
+        found: list[bytes | None] = await self._calls[LAYOUT]("HMGET", self._keys.layout, *names)
+        return found
+
+    async def set_feed(self, fields: "Mapping[str, bytes | int] | None") -> None:
+        """Writes the fields of the feed into the layout of the store; None removes them."""
+        if fields is None:
+            await self._writes[LAYOUT]("HDEL", self._keys.layout, "feed", "feed_entries", "feed_seconds")
+        else:
+            await self._writes[LAYOUT]("HSET", self._keys.layout, *chain.from_iterable(fields.items()))
+        await self._look()
+
+    async def set_feed_version(self, *, is_on: bool) -> None:
+        """Writes the version of the layout that says whether the feed can be on."""
+        version = FEED_LAYOUT_VERSION if is_on else LAYOUT_VERSION
+        await self._writes[LAYOUT]("HSET", self._keys.layout, "version", version)
 
     async def _observed(
         self, send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]

@@ -66,5 +66,6 @@ async def _sweep(keys: Keys, users: Table, store_id: bytes, read: Send, write: S
         sessions = keys.sessions(user_id)
         redis_keys += [sessions.rows, sessions.index, sessions.session_expiry]
         arguments += [user_id, user or b""]
+    redis_keys.append(users.feed)
     removed: int = await run(write, scripts.SWEEP, redis_keys, arguments)
     return max(removed, 0)

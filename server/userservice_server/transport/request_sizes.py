@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor
 from userservice_server.domain import metadata, validation
 from userservice_server.domain.filter_parser import MAX_BYTES
 from userservice_server.wire.imports import MAX_BATCH_BYTES
+from userservice_server.wire.watch_tokens import MAX_TOKEN_BYTES
 
 _KEY_BYTES = 2  # the tag of a field, and room for an encoder that does not write the shortest form
 _LENGTH_BYTES = 5
@@ -48,8 +49,13 @@ _FIELD_BYTES = {
     "ttl": _TIME_BYTES,
     "idle_ttl": _TIME_BYTES,
     "except_session_id": validation.MAX_KEY_BYTES,
+    "now": _VARINT_BYTES,
+    "snapshot": _VARINT_BYTES,
+    "resume_token": MAX_TOKEN_BYTES,
+    "kinds": _VARINT_BYTES,
+    "heartbeat_seconds": _VARINT_BYTES,
 }
-_MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH}
+_MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH, "kinds": _MASK_PATHS}
 
 # The error for a field that is too long contains its name and limit, so the request must be decoded. The limit is
 # therefore twice the largest valid request, plus room for one field that is much too long in a small request.

@@ -6,6 +6,7 @@ from google.protobuf.message import Message
 
 from userservice.v1 import user_import_pb2 as pb_import
 from userservice.v1 import user_service_pb2 as pb
+from userservice.v1 import user_watch_pb2 as pb_watch
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.idempotency import idempotency_key_of
 from userservice_server.domain.imports import Imports
@@ -13,6 +14,8 @@ from userservice_server.domain.patch import patch_of, values_of
 from userservice_server.domain.sessions import Sessions
 from userservice_server.domain.users import MUTABLE_FIELDS, Users
 from userservice_server.domain.validation import Checker
+from userservice_server.domain.watches import Watches
+from userservice_server.transport import watching
 from userservice_server.transport.call import Call, Load
 from userservice_server.transport.importing import responses
 from userservice_server.transport.streaming import Streaming
@@ -25,10 +28,13 @@ LOADS = {"ImportUsers": Load.IMPORT}
 class UserServicer:
     """Implements the RPCs of UserService; protos/userservice/v1/user_service.proto describes them."""
 
-    def __init__(self, users: Users, sessions: Sessions, imports: Imports, streaming: Streaming) -> None:
+    def __init__(
+        self, users: Users, sessions: Sessions, imports: Imports, watches: Watches, streaming: Streaming
+    ) -> None:
         self._users = users
         self._sessions = sessions
         self._imports = imports
+        self._watches = watches
         self._streaming = streaming
 
     async def AddUser(self, request: pb.AddUserRequest, _call: Call) -> bytes:
@@ -112,6 +118,10 @@ class UserServicer:
 
     async def ImportUsers(self, requests: AsyncIterator[Message], call: Call) -> bytes:
         await self._streaming.send(call, responses(self._imports, self._streaming.drain, requests, call))
+        return b""
+
+    async def WatchUsers(self, request: pb_watch.WatchUsersRequest, call: Call) -> bytes:
+        await self._streaming.send(call, watching.responses(self._watches, self._streaming.drain, request, call))
         return b""
 
     async def GetImport(self, request: pb_import.GetImportRequest, _call: Call) -> bytes:

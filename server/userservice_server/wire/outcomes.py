@@ -19,11 +19,15 @@ class Code(Enum):
     WRONG_CLOCK = b"T"
     SESSION_LIMIT = b"L"
     TIME_PASSED = b"X"
+    WATCH_DISABLED = b"D"
+    WATCH_TOKEN_EXPIRED = b"G"
 
 
 _CODES = {code.value: code for code in Code}
 _WITH_PAYLOAD = frozenset({Code.DONE, Code.REFUSED, Code.CONFLICT})
-_NOT_RECORDED = frozenset({Code.CONFLICT, Code.STORE_CHANGED, Code.WRONG_CLOCK})
+_NOT_RECORDED = frozenset(
+    {Code.CONFLICT, Code.STORE_CHANGED, Code.WRONG_CLOCK, Code.WATCH_DISABLED, Code.WATCH_TOKEN_EXPIRED}
+)
 
 RECORDED_LETTERS = frozenset(code.value for code in Code) - {code.value for code in _NOT_RECORDED}
 """The letters of outcomes that idempotency records contain. After other outcomes, the server repeats the script."""

@@ -74,6 +74,16 @@ def starts_of(records: Sequence[bytes]) -> list[int]:
     return [2 if size <= _SHORT else 3 if size <= _MIDDLE else 4 for size in map(len, records)]
 
 
+def split_records(response: bytes) -> list[bytes]:
+    """Returns the records at the start of an encoded response."""
+    records, position = [], 0
+    while response.startswith(FRAME_TAG, position):
+        length, start = read_varint(response, position + 1)
+        records.append(response[position : start + length])
+        position = start + length
+    return records
+
+
 def record_key(record: bytes) -> bytes:
     """Returns the key of a record."""
     _, position = read_varint(record, 1)

@@ -44,6 +44,8 @@ TABLE = [
     (grpc.StatusCode.OUT_OF_RANGE, "IMPORT_OFFSET_GAP", "ImportOffsetGapError"),
     (grpc.StatusCode.NOT_FOUND, "IMPORT_NOT_FOUND", "ImportNotFoundError"),
     (grpc.StatusCode.FAILED_PRECONDITION, "IMPORT_ID_REUSED", "ImportIdReusedError"),
+    (grpc.StatusCode.FAILED_PRECONDITION, "WATCH_DISABLED", "WatchDisabledError"),
+    (grpc.StatusCode.FAILED_PRECONDITION, "WATCH_TOKEN_EXPIRED", "WatchTokenExpiredError"),
 ]
 
 

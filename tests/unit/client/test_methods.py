@@ -95,6 +95,8 @@ async def test_every_rpc_has_a_method() -> None:
     await users.get_import("i")
     await users.count()
     assert [chunk async for chunk in users.list_chunked()] == []
+    with pytest.raises(InternalError):  # no token
+        await anext(users.watch())
     sent += (more := record(sessions))
     await sessions.add({"user_id": "u", "session_id": "s"})
     await sessions.get("u", "s")

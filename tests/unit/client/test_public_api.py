@@ -21,6 +21,8 @@ NAMES = [
     "AddUserFields",
     "AuthenticationUnavailableError",
     "CallAttempt",
+    "Change",
+    "Changes",
     "CredentialsInvalidError",
     "CredentialsMissingError",
     "DeadlineExceededError",
@@ -66,6 +68,8 @@ NAMES = [
     "UserScanPart",
     "UserServiceError",
     "View",
+    "WatchDisabledError",
+    "WatchTokenExpiredError",
 ]
 
 TWINS = [(UserManager, SyncUserManager), (SessionManager, SyncSessionManager)]

@@ -28,6 +28,7 @@ CONTRACT = {
     "GetUserSessions": "sessions.read",
     "ImportUsers": "users.import",
     "GetImport": "users.import",
+    "WatchUsers": "users.watch",
     "AddSession": "sessions.write",
     "GetSession": "sessions.read",
     "UpdateSession": "sessions.write",

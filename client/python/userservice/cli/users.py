@@ -33,6 +33,7 @@ MEMBERS = {
         "userservice.cli.exports:export_users", "Write all users to a file; can be continued after an interruption."
     ),
     "import": Member("userservice.cli.imports:import_users", "Write the users of a file, each exactly once."),
+    "watch": Member("userservice.cli.watching:watch_users", "Print the changes of users."),
 }
 
 users = Group(

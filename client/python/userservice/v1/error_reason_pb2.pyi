@@ -99,6 +99,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No import has this import_id, or the import ended more than 7 days ago."""
     ERROR_REASON_IMPORT_ID_REUSED: _ErrorReason.ValueType  # 32
     """The import_id was used for an import with other options or another digest; nothing was changed."""
+    ERROR_REASON_WATCH_DISABLED: _ErrorReason.ValueType  # 40
+    """The feed of changes is off; an operator can turn it on with `userservice feed on`."""
+    ERROR_REASON_WATCH_TOKEN_EXPIRED: _ErrorReason.ValueType  # 41
+    """The feed does not contain all changes after the resume_token any more. Start again with a snapshot. The token is too
+    old, the feed was turned off and on, the store was moved, or it has lost writes, as after a failover.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. google.rpc.ErrorInfo.reason is the name of a value without the prefix ERROR_REASON_;
@@ -180,6 +186,12 @@ ERROR_REASON_IMPORT_NOT_FOUND: ErrorReason.ValueType  # 31
 """No import has this import_id, or the import ended more than 7 days ago."""
 ERROR_REASON_IMPORT_ID_REUSED: ErrorReason.ValueType  # 32
 """The import_id was used for an import with other options or another digest; nothing was changed."""
+ERROR_REASON_WATCH_DISABLED: ErrorReason.ValueType  # 40
+"""The feed of changes is off; an operator can turn it on with `userservice feed on`."""
+ERROR_REASON_WATCH_TOKEN_EXPIRED: ErrorReason.ValueType  # 41
+"""The feed does not contain all changes after the resume_token any more. Start again with a snapshot. The token is too
+old, the feed was turned off and on, the store was moved, or it has lost writes, as after a failover.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

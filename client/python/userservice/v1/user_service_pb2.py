@@ -28,10 +28,11 @@ from userservice.v1 import options_pb2 as userservice_dot_v1_dot_options__pb2
 from userservice.v1 import session_pb2 as userservice_dot_v1_dot_session__pb2
 from userservice.v1 import user_pb2 as userservice_dot_v1_dot_user__pb2
 from userservice.v1 import user_import_pb2 as userservice_dot_v1_dot_user__import__pb2
+from userservice.v1 import user_watch_pb2 as userservice_dot_v1_dot_user__watch__pb2
 from userservice.v1 import view_pb2 as userservice_dot_v1_dot_view__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!userservice/v1/user_service.proto\x12\x0euserservice.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cuserservice/v1/options.proto\x1a\x1cuserservice/v1/session.proto\x1a\x19userservice/v1/user.proto\x1a userservice/v1/user_import.proto\x1a\x19userservice/v1/view.proto\"\x96\x01\n\x0e\x41\x64\x64UserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\nfirst_name\x18\x03 \x01(\t\x12\x11\n\tlast_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"5\n\x0f\x41\x64\x64UserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"E\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\"\n\x04view\x18\x02 \x01(\x0e\x32\x14.userservice.v1.View\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"\xa5\x02\n\x11UpdateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05\x65mail\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nfirst_name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tlast_name\x18\x04 \x01(\tH\x02\x88\x01\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0bupdate_mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\rallow_missing\x18\t \x01(\x08\x42\x08\n\x06_emailB\r\n\x0b_first_nameB\x0c\n\n_last_name\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"F\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse\"w\n\x10ListUsersRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\"\n\x04view\x18\x03 \x01(\x0e\x32\x14.userservice.v1.View\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\"a\n\x11ListUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"\x98\x01\n\x17ListUsersChunkedRequest\x12\x12\n\nchunk_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\"\n\x04view\x18\x03 \x01(\x0e\x32\x14.userservice.v1.View\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x11\n\tpartition\x18\x05 \x01(\x05\x12\x12\n\nend_cursor\x18\x06 \x01(\x03\"$\n\x13PlanUserScanRequest\x12\r\n\x05parts\x18\x01 \x01(\x05\"C\n\x14PlanUserScanResponse\x12+\n\x05parts\x18\x01 \x03(\x0b\x32\x1c.userservice.v1.UserScanPart\"E\n\x0cUserScanPart\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x12\n\nend_cursor\x18\x03 \x01(\x03\"h\n\x18ListUsersChunkedResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"3\n\x11\x43ountUsersRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"8\n\x12\x43ountUsersResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"L\n\x14\x42\x61tchGetUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\"\n\x04view\x18\x02 \x01(\x0e\x32\x14.userservice.v1.View\"V\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x18\n\x10missing_user_ids\x18\x02 \x03(\t\"\x85\x01\n\x16GetUserSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12\"\n\x04view\x18\x04 \x01(\x0e\x32\x14.userservice.v1.View\x12\x17\n\x0finclude_expired\x18\x05 \x01(\x08\"m\n\x17GetUserSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.userservice.v1.Session\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\x32\xf4\t\n\x0bUserService\x12[\n\x07\x41\x64\x64User\x12\x1e.userservice.v1.AddUserRequest\x1a\x1f.userservice.v1.AddUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12Z\n\x07GetUser\x12\x1e.userservice.v1.GetUserRequest\x1a\x1f.userservice.v1.GetUserResponse\"\x0e\xa2\xb8\x18\nusers.read\x12\x64\n\nUpdateUser\x12!.userservice.v1.UpdateUserRequest\x1a\".userservice.v1.UpdateUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12\x64\n\nDeleteUser\x12!.userservice.v1.DeleteUserRequest\x1a\".userservice.v1.DeleteUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12`\n\tListUsers\x12 .userservice.v1.ListUsersRequest\x1a!.userservice.v1.ListUsersResponse\"\x0e\xa2\xb8\x18\nusers.list\x12w\n\x10ListUsersChunked\x12\'.userservice.v1.ListUsersChunkedRequest\x1a(.userservice.v1.ListUsersChunkedResponse\"\x0e\xa2\xb8\x18\nusers.list0\x01\x12i\n\x0cPlanUserScan\x12#.userservice.v1.PlanUserScanRequest\x1a$.userservice.v1.PlanUserScanResponse\"\x0e\xa2\xb8\x18\nusers.list\x12\x63\n\nCountUsers\x12!.userservice.v1.CountUsersRequest\x1a\".userservice.v1.CountUsersResponse\"\x0e\xa2\xb8\x18\nusers.list\x12l\n\rBatchGetUsers\x12$.userservice.v1.BatchGetUsersRequest\x1a%.userservice.v1.BatchGetUsersResponse\"\x0e\xa2\xb8\x18\nusers.read\x12u\n\x0fGetUserSessions\x12&.userservice.v1.GetUserSessionsRequest\x1a\'.userservice.v1.GetUserSessionsResponse\"\x11\xa2\xb8\x18\rsessions.read\x12l\n\x0bImportUsers\x12\".userservice.v1.ImportUsersRequest\x1a#.userservice.v1.ImportUsersResponse\"\x10\xa2\xb8\x18\x0cusers.import(\x01\x30\x01\x12\x62\n\tGetImport\x12 .userservice.v1.GetImportRequest\x1a!.userservice.v1.GetImportResponse\"\x10\xa2\xb8\x18\x0cusers.importBv\n\x0euserservice.v1B\x10UserServiceProtoP\x01Z\x1cuserservice/v1;userservicev1\xaa\x02\x0eUserservice.V1\xca\x02\x0eUserservice\\V1\xea\x02\x0fUserservice::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!userservice/v1/user_service.proto\x12\x0euserservice.v1\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1cuserservice/v1/options.proto\x1a\x1cuserservice/v1/session.proto\x1a\x19userservice/v1/user.proto\x1a userservice/v1/user_import.proto\x1a\x1fuserservice/v1/user_watch.proto\x1a\x19userservice/v1/view.proto\"\x96\x01\n\x0e\x41\x64\x64UserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\nfirst_name\x18\x03 \x01(\t\x12\x11\n\tlast_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"5\n\x0f\x41\x64\x64UserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"E\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\"\n\x04view\x18\x02 \x01(\x0e\x32\x14.userservice.v1.View\"5\n\x0fGetUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"\xa5\x02\n\x11UpdateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05\x65mail\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nfirst_name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tlast_name\x18\x04 \x01(\tH\x02\x88\x01\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0bupdate_mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\rallow_missing\x18\t \x01(\x08\x42\x08\n\x06_emailB\r\n\x0b_first_nameB\x0c\n\n_last_name\"8\n\x12UpdateUserResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.userservice.v1.User\"F\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse\"w\n\x10ListUsersRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\"\n\x04view\x18\x03 \x01(\x0e\x32\x14.userservice.v1.View\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\"a\n\x11ListUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"\x98\x01\n\x17ListUsersChunkedRequest\x12\x12\n\nchunk_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\"\n\x04view\x18\x03 \x01(\x0e\x32\x14.userservice.v1.View\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x11\n\tpartition\x18\x05 \x01(\x05\x12\x12\n\nend_cursor\x18\x06 \x01(\x03\"$\n\x13PlanUserScanRequest\x12\r\n\x05parts\x18\x01 \x01(\x05\"C\n\x14PlanUserScanResponse\x12+\n\x05parts\x18\x01 \x03(\x0b\x32\x1c.userservice.v1.UserScanPart\"E\n\x0cUserScanPart\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x12\n\nend_cursor\x18\x03 \x01(\x03\"h\n\x18ListUsersChunkedResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\"3\n\x11\x43ountUsersRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"8\n\x12\x43ountUsersResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"L\n\x14\x42\x61tchGetUsersRequest\x12\x10\n\x08user_ids\x18\x01 \x03(\t\x12\"\n\x04view\x18\x02 \x01(\x0e\x32\x14.userservice.v1.View\"V\n\x15\x42\x61tchGetUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.userservice.v1.User\x12\x18\n\x10missing_user_ids\x18\x02 \x03(\t\"\x85\x01\n\x16GetUserSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12\"\n\x04view\x18\x04 \x01(\x0e\x32\x14.userservice.v1.View\x12\x17\n\x0finclude_expired\x18\x05 \x01(\x08\"m\n\x17GetUserSessionsResponse\x12)\n\x08sessions\x18\x01 \x03(\x0b\x32\x17.userservice.v1.Session\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x12\x12\n\ntotal_size\x18\x03 \x01(\x03\x32\xdc\n\n\x0bUserService\x12[\n\x07\x41\x64\x64User\x12\x1e.userservice.v1.AddUserRequest\x1a\x1f.userservice.v1.AddUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12Z\n\x07GetUser\x12\x1e.userservice.v1.GetUserRequest\x1a\x1f.userservice.v1.GetUserResponse\"\x0e\xa2\xb8\x18\nusers.read\x12\x64\n\nUpdateUser\x12!.userservice.v1.UpdateUserRequest\x1a\".userservice.v1.UpdateUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12\x64\n\nDeleteUser\x12!.userservice.v1.DeleteUserRequest\x1a\".userservice.v1.DeleteUserResponse\"\x0f\xa2\xb8\x18\x0busers.write\x12`\n\tListUsers\x12 .userservice.v1.ListUsersRequest\x1a!.userservice.v1.ListUsersResponse\"\x0e\xa2\xb8\x18\nusers.list\x12w\n\x10ListUsersChunked\x12\'.userservice.v1.ListUsersChunkedRequest\x1a(.userservice.v1.ListUsersChunkedResponse\"\x0e\xa2\xb8\x18\nusers.list0\x01\x12i\n\x0cPlanUserScan\x12#.userservice.v1.PlanUserScanRequest\x1a$.userservice.v1.PlanUserScanResponse\"\x0e\xa2\xb8\x18\nusers.list\x12\x63\n\nCountUsers\x12!.userservice.v1.CountUsersRequest\x1a\".userservice.v1.CountUsersResponse\"\x0e\xa2\xb8\x18\nusers.list\x12l\n\rBatchGetUsers\x12$.userservice.v1.BatchGetUsersRequest\x1a%.userservice.v1.BatchGetUsersResponse\"\x0e\xa2\xb8\x18\nusers.read\x12u\n\x0fGetUserSessions\x12&.userservice.v1.GetUserSessionsRequest\x1a\'.userservice.v1.GetUserSessionsResponse\"\x11\xa2\xb8\x18\rsessions.read\x12l\n\x0bImportUsers\x12\".userservice.v1.ImportUsersRequest\x1a#.userservice.v1.ImportUsersResponse\"\x10\xa2\xb8\x18\x0cusers.import(\x01\x30\x01\x12\x62\n\tGetImport\x12 .userservice.v1.GetImportRequest\x1a!.userservice.v1.GetImportResponse\"\x10\xa2\xb8\x18\x0cusers.import\x12\x66\n\nWatchUsers\x12!.userservice.v1.WatchUsersRequest\x1a\".userservice.v1.WatchUsersResponse\"\x0f\xa2\xb8\x18\x0busers.watch0\x01\x42v\n\x0euserservice.v1B\x10UserServiceProtoP\x01Z\x1cuserservice/v1;userservicev1\xaa\x02\x0eUserservice.V1\xca\x02\x0eUserservice\\V1\xea\x02\x0fUserservice::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,48 +64,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['ImportUsers']._serialized_options = b'\242\270\030\014users.import'
   _globals['_USERSERVICE'].methods_by_name['GetImport']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['GetImport']._serialized_options = b'\242\270\030\014users.import'
-  _globals['_ADDUSERREQUEST']._serialized_start=266
-  _globals['_ADDUSERREQUEST']._serialized_end=416
-  _globals['_ADDUSERRESPONSE']._serialized_start=418
-  _globals['_ADDUSERRESPONSE']._serialized_end=471
-  _globals['_GETUSERREQUEST']._serialized_start=473
-  _globals['_GETUSERREQUEST']._serialized_end=542
-  _globals['_GETUSERRESPONSE']._serialized_start=544
-  _globals['_GETUSERRESPONSE']._serialized_end=597
-  _globals['_UPDATEUSERREQUEST']._serialized_start=600
-  _globals['_UPDATEUSERREQUEST']._serialized_end=893
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=895
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=951
-  _globals['_DELETEUSERREQUEST']._serialized_start=953
-  _globals['_DELETEUSERREQUEST']._serialized_end=1023
-  _globals['_DELETEUSERRESPONSE']._serialized_start=1025
-  _globals['_DELETEUSERRESPONSE']._serialized_end=1045
-  _globals['_LISTUSERSREQUEST']._serialized_start=1047
-  _globals['_LISTUSERSREQUEST']._serialized_end=1166
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1168
-  _globals['_LISTUSERSRESPONSE']._serialized_end=1265
-  _globals['_LISTUSERSCHUNKEDREQUEST']._serialized_start=1268
-  _globals['_LISTUSERSCHUNKEDREQUEST']._serialized_end=1420
-  _globals['_PLANUSERSCANREQUEST']._serialized_start=1422
-  _globals['_PLANUSERSCANREQUEST']._serialized_end=1458
-  _globals['_PLANUSERSCANRESPONSE']._serialized_start=1460
-  _globals['_PLANUSERSCANRESPONSE']._serialized_end=1527
-  _globals['_USERSCANPART']._serialized_start=1529
-  _globals['_USERSCANPART']._serialized_end=1598
-  _globals['_LISTUSERSCHUNKEDRESPONSE']._serialized_start=1600
-  _globals['_LISTUSERSCHUNKEDRESPONSE']._serialized_end=1704
-  _globals['_COUNTUSERSREQUEST']._serialized_start=1706
-  _globals['_COUNTUSERSREQUEST']._serialized_end=1757
-  _globals['_COUNTUSERSRESPONSE']._serialized_start=1759
-  _globals['_COUNTUSERSRESPONSE']._serialized_end=1815
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1817
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1893
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1895
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1981
-  _globals['_GETUSERSESSIONSREQUEST']._serialized_start=1984
-  _globals['_GETUSERSESSIONSREQUEST']._serialized_end=2117
-  _globals['_GETUSERSESSIONSRESPONSE']._serialized_start=2119
-  _globals['_GETUSERSESSIONSRESPONSE']._serialized_end=2228
-  _globals['_USERSERVICE']._serialized_start=2231
-  _globals['_USERSERVICE']._serialized_end=3499
+  _globals['_USERSERVICE'].methods_by_name['WatchUsers']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['WatchUsers']._serialized_options = b'\242\270\030\013users.watch'
+  _globals['_ADDUSERREQUEST']._serialized_start=299
+  _globals['_ADDUSERREQUEST']._serialized_end=449
+  _globals['_ADDUSERRESPONSE']._serialized_start=451
+  _globals['_ADDUSERRESPONSE']._serialized_end=504
+  _globals['_GETUSERREQUEST']._serialized_start=506
+  _globals['_GETUSERREQUEST']._serialized_end=575
+  _globals['_GETUSERRESPONSE']._serialized_start=577
+  _globals['_GETUSERRESPONSE']._serialized_end=630
+  _globals['_UPDATEUSERREQUEST']._serialized_start=633
+  _globals['_UPDATEUSERREQUEST']._serialized_end=926
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=928
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=984
+  _globals['_DELETEUSERREQUEST']._serialized_start=986
+  _globals['_DELETEUSERREQUEST']._serialized_end=1056
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1058
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1078
+  _globals['_LISTUSERSREQUEST']._serialized_start=1080
+  _globals['_LISTUSERSREQUEST']._serialized_end=1199
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1201
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1298
+  _globals['_LISTUSERSCHUNKEDREQUEST']._serialized_start=1301
+  _globals['_LISTUSERSCHUNKEDREQUEST']._serialized_end=1453
+  _globals['_PLANUSERSCANREQUEST']._serialized_start=1455
+  _globals['_PLANUSERSCANREQUEST']._serialized_end=1491
+  _globals['_PLANUSERSCANRESPONSE']._serialized_start=1493
+  _globals['_PLANUSERSCANRESPONSE']._serialized_end=1560
+  _globals['_USERSCANPART']._serialized_start=1562
+  _globals['_USERSCANPART']._serialized_end=1631
+  _globals['_LISTUSERSCHUNKEDRESPONSE']._serialized_start=1633
+  _globals['_LISTUSERSCHUNKEDRESPONSE']._serialized_end=1737
+  _globals['_COUNTUSERSREQUEST']._serialized_start=1739
+  _globals['_COUNTUSERSREQUEST']._serialized_end=1790
+  _globals['_COUNTUSERSRESPONSE']._serialized_start=1792
+  _globals['_COUNTUSERSRESPONSE']._serialized_end=1848
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1850
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1926
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1928
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=2014
+  _globals['_GETUSERSESSIONSREQUEST']._serialized_start=2017
+  _globals['_GETUSERSESSIONSREQUEST']._serialized_end=2150
+  _globals['_GETUSERSESSIONSRESPONSE']._serialized_start=2152
+  _globals['_GETUSERSESSIONSRESPONSE']._serialized_end=2261
+  _globals['_USERSERVICE']._serialized_start=2264
+  _globals['_USERSERVICE']._serialized_end=3636
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ import warnings
 
 from userservice.v1 import user_import_pb2 as userservice_dot_v1_dot_user__import__pb2
 from userservice.v1 import user_service_pb2 as userservice_dot_v1_dot_user__service__pb2
+from userservice.v1 import user_watch_pb2 as userservice_dot_v1_dot_user__watch__pb2
 
 GRPC_GENERATED_VERSION = '1.80.1'
 GRPC_VERSION = grpc.__version__
@@ -110,6 +111,11 @@ class UserServiceStub(object):
                 '/userservice.v1.UserService/GetImport',
                 request_serializer=userservice_dot_v1_dot_user__import__pb2.GetImportRequest.SerializeToString,
                 response_deserializer=userservice_dot_v1_dot_user__import__pb2.GetImportResponse.FromString,
+                _registered_method=True)
+        self.WatchUsers = channel.unary_stream(
+                '/userservice.v1.UserService/WatchUsers',
+                request_serializer=userservice_dot_v1_dot_user__watch__pb2.WatchUsersRequest.SerializeToString,
+                response_deserializer=userservice_dot_v1_dot_user__watch__pb2.WatchUsersResponse.FromString,
                 _registered_method=True)
 
 
@@ -273,6 +279,23 @@ class UserServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchUsers(self, request, context):
+        """Reports changes of users and sessions, from now on, after a resume_token, or after a snapshot of all users. The feed
+        of changes must be on (`userservice feed on`).
+
+        Every change is reported at least once, the changes of one user in order, and the last report of a record contains
+        its latest state. There is never a silent gap: if changes were lost, the watch ends with WATCH_TOKEN_EXPIRED. Several
+        changes of one record can be reported as one, with the present state of the record. A snapshot contains every user
+        that exists throughout exactly once. Each message contains a token that resumes the watch after this message, also
+        on another server.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / WATCH_DISABLED,
+        FAILED_PRECONDITION / WATCH_TOKEN_EXPIRED (start again with a snapshot), UNAVAILABLE / READER_STALLED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -335,6 +358,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.GetImport,
                     request_deserializer=userservice_dot_v1_dot_user__import__pb2.GetImportRequest.FromString,
                     response_serializer=userservice_dot_v1_dot_user__import__pb2.GetImportResponse.SerializeToString,
+            ),
+            'WatchUsers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchUsers,
+                    request_deserializer=userservice_dot_v1_dot_user__watch__pb2.WatchUsersRequest.FromString,
+                    response_serializer=userservice_dot_v1_dot_user__watch__pb2.WatchUsersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -677,6 +705,33 @@ class UserService(object):
             '/userservice.v1.UserService/GetImport',
             userservice_dot_v1_dot_user__import__pb2.GetImportRequest.SerializeToString,
             userservice_dot_v1_dot_user__import__pb2.GetImportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/userservice.v1.UserService/WatchUsers',
+            userservice_dot_v1_dot_user__watch__pb2.WatchUsersRequest.SerializeToString,
+            userservice_dot_v1_dot_user__watch__pb2.WatchUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

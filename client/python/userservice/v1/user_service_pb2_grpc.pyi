@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from userservice.v1 import user_import_pb2 as _user_import_pb2
 from userservice.v1 import user_service_pb2 as _user_service_pb2
+from userservice.v1 import user_watch_pb2 as _user_watch_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -143,6 +144,19 @@ class UserServiceStub:
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / IMPORT_NOT_FOUND.
     """
+    WatchUsers: _grpc.UnaryStreamMultiCallable[_user_watch_pb2.WatchUsersRequest, _user_watch_pb2.WatchUsersResponse]
+    """Reports changes of users and sessions, from now on, after a resume_token, or after a snapshot of all users. The feed
+    of changes must be on (`userservice feed on`).
+
+    Every change is reported at least once, the changes of one user in order, and the last report of a record contains
+    its latest state. There is never a silent gap: if changes were lost, the watch ends with WATCH_TOKEN_EXPIRED. Several
+    changes of one record can be reported as one, with the present state of the record. A snapshot contains every user
+    that exists throughout exactly once. Each message contains a token that resumes the watch after this message, also
+    on another server.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / WATCH_DISABLED,
+    FAILED_PRECONDITION / WATCH_TOKEN_EXPIRED (start again with a snapshot), UNAVAILABLE / READER_STALLED.
+    """
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -257,6 +271,19 @@ class UserServiceAsyncStub(UserServiceStub):
     """Returns the state of an import and its row errors, until 7 days after its last batch.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / IMPORT_NOT_FOUND.
+    """
+    WatchUsers: _aio.UnaryStreamMultiCallable[_user_watch_pb2.WatchUsersRequest, _user_watch_pb2.WatchUsersResponse]  # type: ignore[assignment]
+    """Reports changes of users and sessions, from now on, after a resume_token, or after a snapshot of all users. The feed
+    of changes must be on (`userservice feed on`).
+
+    Every change is reported at least once, the changes of one user in order, and the last report of a record contains
+    its latest state. There is never a silent gap: if changes were lost, the watch ends with WATCH_TOKEN_EXPIRED. Several
+    changes of one record can be reported as one, with the present state of the record. A snapshot contains every user
+    that exists throughout exactly once. Each message contains a token that resumes the watch after this message, also
+    on another server.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / WATCH_DISABLED,
+    FAILED_PRECONDITION / WATCH_TOKEN_EXPIRED (start again with a snapshot), UNAVAILABLE / READER_STALLED.
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -441,6 +468,25 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the state of an import and its row errors, until 7 days after its last batch.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, NOT_FOUND / IMPORT_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchUsers(
+        self,
+        request: _user_watch_pb2.WatchUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_user_watch_pb2.WatchUsersResponse], _abc.AsyncIterator[_user_watch_pb2.WatchUsersResponse]]:
+        """Reports changes of users and sessions, from now on, after a resume_token, or after a snapshot of all users. The feed
+        of changes must be on (`userservice feed on`).
+
+        Every change is reported at least once, the changes of one user in order, and the last report of a record contains
+        its latest state. There is never a silent gap: if changes were lost, the watch ends with WATCH_TOKEN_EXPIRED. Several
+        changes of one record can be reported as one, with the present state of the record. A snapshot contains every user
+        that exists throughout exactly once. Each message contains a token that resumes the watch after this message, also
+        on another server.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / WATCH_DISABLED,
+        FAILED_PRECONDITION / WATCH_TOKEN_EXPIRED (start again with a snapshot), UNAVAILABLE / READER_STALLED.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

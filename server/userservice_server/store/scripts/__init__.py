@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from userservice_server.wire import expiry, idempotency, ids, imports, records
+from userservice_server.wire import changes, expiry, idempotency, ids, imports, records
 from userservice_server.wire.outcomes import Code
 
 _INCLUDE = re.compile(r"^--@include (\S+)$", re.MULTILINE)
@@ -21,6 +21,15 @@ CONSTANTS: Mapping[str, int | bytes] = {
     "COUNT_TAG": expiry.COUNT_TAG,
     "MICROSECONDS_A_SECOND": expiry.MICROSECONDS_A_SECOND,
     "MOST_SESSIONS": expiry.MOST_SESSIONS,
+    "FEED_TRIM_INTERVAL": changes.TRIM_INTERVAL,
+    "FEED_TRIM_LIMIT": changes.TRIM_LIMIT,
+    "USER_ADDED": changes.USER_ADDED,
+    "USER_UPDATED": changes.USER_UPDATED,
+    "USER_DELETED": changes.USER_DELETED,
+    "SESSION_ADDED": changes.SESSION_ADDED,
+    "SESSION_UPDATED": changes.SESSION_UPDATED,
+    "SESSION_DELETED": changes.SESSION_DELETED,
+    "SESSION_EXPIRED": changes.SESSION_EXPIRED,
     "FRAME_TAG": records.FRAME_TAG,
     "KEY_TAG": records.KEY_TAG,
     "ID_TAG": bytes([records.ID_TAG]),
@@ -80,6 +89,11 @@ COUNT = Script.load("count.lua")
 IMPORT_OPEN = Script.load("import_open.lua")
 IMPORT = Script.load("import.lua")
 IMPORT_READ = Script.load("import_read.lua")
+FEED_ON = Script.load("feed_on.lua")
+FEED_OFF = Script.load("feed_off.lua")
+FEED_TRIM = Script.load("feed_trim.lua")
+FEED_READ = Script.load("feed_read.lua")
+FEED_END = Script.load("feed_end.lua")
 CREATE = Script.load("create.lua")
 UPGRADE = Script.load("upgrade.lua")
 EXPIRED = Script.load("expired.lua")
@@ -92,7 +106,9 @@ FOUNDED = Script.load("founded.lua")
 RAISE_LAST_ID = Script.load("raise_last_id.lua")
 
 _OF_IMPORTS = (IMPORT_OPEN, IMPORT, IMPORT_READ)
+_OF_THE_FEED = (FEED_ON, FEED_OFF, FEED_TRIM, FEED_READ, FEED_END)
 _OF_CREATION = (CREATE, UPGRADE, FOUND, FOUND_PARTITION, FOUNDED)
 _OF_CHECKS = (PERMISSIONS, PROBE, COUNT, RAISE_LAST_ID)
 _OF_SESSIONS = (EXPIRED, REVOKE, DUE, SWEEP)
-ALL = (ADD, GET, BATCH_GET, CUTS, REPLACE, DELETE, *_OF_SESSIONS, *_OF_IMPORTS, *_OF_CHECKS, *_OF_CREATION)
+_OF_USERS = (ADD, GET, BATCH_GET, CUTS, REPLACE, DELETE)
+ALL = (*_OF_USERS, *_OF_SESSIONS, *_OF_IMPORTS, *_OF_THE_FEED, *_OF_CHECKS, *_OF_CREATION)

@@ -1,4 +1,5 @@
--- Removes expired sessions. Shared by add.lua and sweep.lua; needs _expiry.lua.
+--@constants SESSION_EXPIRED
+-- Removes expired sessions. Shared by add.lua and sweep.lua; needs _expiry.lua and _feed.lua.
 
 -- Returns the varint at a position, and the position after it.
 local function varint_at(text, position)
@@ -16,6 +17,12 @@ local function key_of(record)
   local _, start = varint_at(record, 2)
   local length, first = varint_at(record, start + 1)
   return record:sub(first, first + length - 1)
+end
+
+-- Returns the entry of the feed for a session that has ended.
+local function expired_change(rows, id, owner_id)
+  local record = redis.call('ZRANGE', rows, id, id, 'BYSCORE')[1]
+  return record and change_of(SESSION_EXPIRED, id, owner_id, key_of(record))
 end
 
 -- Removes the session with this id from the sessions of a user.

@@ -5,8 +5,9 @@
 --@include _ids.lua
 --@include _sessions.lua
 --@include _expiry.lua
+--@include _feed.lua
 --@include _ended.lua
---@constants FRAME_TAG ID_TAG MOST_SESSIONS
+--@constants FRAME_TAG ID_TAG MOST_SESSIONS USER_ADDED SESSION_ADDED
 -- Adds a record. Gives it the next id of the partition, which becomes part of the record between head and tail.
 --
 -- KEYS[1]  store id of the partition
@@ -19,6 +20,7 @@
 -- KEYS[8]  session count; left out if the records have no owner
 -- KEYS[9]  expiry of the owner's sessions; left out if the records have no owner
 -- KEYS[10] expiry queue; left out if the records have no owner
+-- then     feed of the partition
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  key of the record: user_id or session_id
@@ -96,6 +98,9 @@ end
 local id_text = string.format('%.0f', id)
 local body = head .. ID_TAG .. varint(id) .. tail
 local record = FRAME_TAG .. varint(#body) .. body
+local changes = { ended_id and expired_change(rows, ended_id, owner_id) or nil }
+changes[#changes + 1] = change_of(owner_id and SESSION_ADDED or USER_ADDED, id, owner_id)
+append_changes(changes)
 if owner_id then
   count_sessions(KEYS[8], owner_id, 'added', 1)
 end

@@ -3,6 +3,9 @@
 --@include _outcome.lua
 --@include _expiry.lua
 --@include _sessions.lua
+--@include _ids.lua
+--@include _feed.lua
+--@constants USER_DELETED SESSION_DELETED
 -- Removes a record and the table that it owns. Allowed if memory is full: deleting makes room.
 --
 -- KEYS[1]     store id of the partition
@@ -14,6 +17,7 @@
 --             expiry queue
 -- KEYS[6…10]  if the records have no owner: rows and index of the table of sessions that the record owns, session count,
 --             expiry of these sessions, expiry queue
+-- then        feed of the partition
 --
 -- ARGV[1]     expected store id
 -- ARGV[2]     key of the record
@@ -52,12 +56,14 @@ if old ~= '' and tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id)
   return CONFLICT
 end
 if verdict == DONE then
+  local owner_id = owner ~= '' and (redis.call('HGET', KEYS[6], owner) or 0)
+  append_changes({ change_of(owner == '' and USER_DELETED or SESSION_DELETED, id, owner_id, key) })
   if owner == '' then
     count_sessions(KEYS[8], id, 'removed', redis.call('ZCARD', KEYS[6]))
     redis.call('UNLINK', KEYS[6], KEYS[7], KEYS[9])
     redis.call('ZREM', KEYS[10], id)
   else
-    count_sessions(KEYS[7], redis.call('HGET', KEYS[6], owner), 'removed', 1)
+    count_sessions(KEYS[7], owner_id, 'removed', 1)
     redis.call('ZREM', KEYS[8], id)
   end
   redis.call('ZREMRANGEBYSCORE', rows, id, id)

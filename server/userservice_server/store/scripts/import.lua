@@ -3,8 +3,9 @@
 --@include _store.lua
 --@include _varint.lua
 --@include _import.lua
+--@include _feed.lua
 --@constants FRAME_TAG KEY_TAG ID_TAG CONFLICT NOT_FOUND STORE_CHANGED WRONG_CLOCK
---@constants MAX_ROW_ERRORS ROW_ERRORS_TAG INDEX_TAG
+--@constants USER_ADDED USER_UPDATED MAX_ROW_ERRORS ROW_ERRORS_TAG INDEX_TAG
 -- Applies the next rows of an import in a partition, together with the offset up to which rows are applied.
 --
 -- KEYS[1]  store id of the partition
@@ -14,6 +15,7 @@
 -- KEYS[5]  last id of the partition
 -- KEYS[6]  state of the import
 -- KEYS[7]  row errors of the import
+-- KEYS[8]  feed of the partition
 --
 -- ARGV[1]   expected store id
 -- ARGV[2]   number of the partition
@@ -94,6 +96,7 @@ local newest = last
 local in_use = {} -- user_ids and ids of earlier rows of this script
 local old_records, entries, records = {}, {}, {}
 local added, skipped = 0, 0
+local changes = {}
 
 local function put(user_id, id_text, record)
   entries[#entries + 1] = user_id
@@ -101,6 +104,7 @@ local function put(user_id, id_text, record)
   records[#records + 1] = id_text
   records[#records + 1] = record
   in_use[user_id] = true
+  changes[#changes + 1] = change_of(USER_ADDED, id_text)
 end
 
 for row = 1, #user_ids do
@@ -113,6 +117,7 @@ for row = 1, #user_ids do
     old_records[#old_records + 1] = old
     records[#records + 1] = id
     records[#records + 1] = new
+    changes[#changes + 1] = change_of(USER_UPDATED, id)
   elseif id or in_use[user_id] then
     if if_exists == 'CONFLICT' then
       return CONFLICT
@@ -142,6 +147,7 @@ if newest > MAX_ID then
 end
 
 if writes then
+  append_changes(changes)
   if #old_records > 0 then
     call('ZREM', rows, unpack(old_records))
   end

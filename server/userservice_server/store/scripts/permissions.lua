@@ -4,6 +4,7 @@
 -- not add the new one.
 -- KEYS: none, so that every node of a cluster executes the script
 -- ARGV[1]: any key with the prefix
+-- ARGV[2]: the name of the channel of a feed, if the feed is on; empty if it is off
 local key = ARGV[1]
 local needed = {
   { 'EXISTS', key }, { 'GET', key }, { 'PEXPIRE', key, 1 }, { 'SET', key, '' }, { 'TIME' }, { 'UNLINK', key },
@@ -11,6 +12,15 @@ local needed = {
   { 'ZADD', key, 0, '' }, { 'ZCARD', key }, { 'ZRANGE', key, 0, 0 }, { 'ZREM', key, '' }, { 'ZREMRANGEBYSCORE', key, 0, 0 },
   { 'ZSCORE', key, '' },
 }
+if ARGV[2] ~= '' then
+  local channel = ARGV[2]
+  for _, command in ipairs({
+    { 'XADD', key, '*', '', '' }, { 'XTRIM', key, 'MAXLEN', 0 }, { 'XRANGE', key, '-', '+' },
+    { 'XREVRANGE', key, '+', '-' }, { 'SPUBLISH', channel, '' },
+  }) do
+    needed[#needed + 1] = command
+  end
+end
 for _, command in ipairs(needed) do
   if not redis.acl_check_cmd(unpack(command)) then
     return command[1]

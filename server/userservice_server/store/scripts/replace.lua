@@ -2,6 +2,9 @@
 --@include _store.lua
 --@include _outcome.lua
 --@include _expiry.lua
+--@include _ids.lua
+--@include _feed.lua
+--@constants USER_UPDATED SESSION_UPDATED
 -- Replaces a record by a new one that was made from the old one, if the old one is still there (compare-and-set).
 --
 -- KEYS[1]  store id of the partition
@@ -11,6 +14,7 @@
 -- KEYS[5]  idempotency record
 -- KEYS[6]  index of the owner's table; left out if the records have no owner
 -- KEYS[7]  expiry of the owner's sessions; left out if the records have no owner
+-- then     feed of the partition
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  key of the record
@@ -20,6 +24,7 @@
 -- ARGV[6]  owner: user_id of the user to whom the record belongs; empty if the records have no owner
 -- ARGV[7]  time at which the new record expires, in microseconds, not before the expiry of the old record; empty: the
 --          expiry does not change
+-- ARGV[8]  1 if the feed reports the change
 --
 -- Returns:
 --   the verdict              the record was replaced, or the request is rejected
@@ -52,6 +57,10 @@ if old == '' or tonumber(redis.call('ZSCORE', rows, old) or -1) ~= tonumber(id) 
   return current and CONFLICT .. current or STORE_CHANGED -- no current record: data was lost
 end
 if verdict:sub(1, 1) == DONE then
+  if ARGV[8] == '1' then
+    local owner_id = owner ~= '' and (redis.call('HGET', owner_index, owner) or 0)
+    append_changes({ change_of(owner == '' and USER_UPDATED or SESSION_UPDATED, id, owner_id) })
+  end
   redis.call('ZREM', rows, old)
   redis.call('ZADD', rows, id, verdict:sub(2))
   if ARGV[7] ~= '' then

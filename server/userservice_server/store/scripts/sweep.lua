@@ -2,6 +2,8 @@
 --@include _store.lua
 --@include _sessions.lua
 --@include _expiry.lua
+--@include _ids.lua
+--@include _feed.lua
 --@include _ended.lua
 -- Removes expired sessions: a step of the sweeper.
 --
@@ -12,6 +14,7 @@
 -- KEYS[5]   session count
 -- KEYS[6]   expiry queue
 -- KEYS[7…]  for each user: rows, index and expiry of the user's sessions
+-- then      feed of the partition
 --
 -- ARGV[1]   expected store id
 -- ARGV[2]   maximum number of sessions to remove
@@ -23,7 +26,11 @@ local FIRST_TABLE, TABLE_KEYS, FIRST_USER = 7, 3, 3
 
 -- Removes expired sessions of one user, and writes the next expiry of the user's sessions into the queue.
 local function sweep(rows, index, expiry_key, id)
-  local ended = ended_ids(expiry_key, room)
+  local ended, changes = ended_ids(expiry_key, room), {}
+  for _, session in ipairs(ended) do
+    changes[#changes + 1] = expired_change(rows, session, id)
+  end
+  append_changes(changes)
   count_sessions(count_key, id, 'removed', #ended)
   for _, session in ipairs(ended) do
     remove_ended(rows, index, expiry_key, session)
@@ -41,7 +48,7 @@ if is_changed_store(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]) then
   return -1
 end
 local most, argument = room, FIRST_USER
-for position = FIRST_TABLE, #KEYS, TABLE_KEYS do
+for position = FIRST_TABLE, #KEYS - 1, TABLE_KEYS do
   local user_id, id = ARGV[argument], ARGV[argument + 1]
   argument = argument + 2
   if redis.call('HGET', KEYS[4], user_id) ~= id then

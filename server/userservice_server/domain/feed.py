@@ -1,0 +1,312 @@
+"""Follows the feed of changes for all watches of a process.
+
+The end of the feed of each partition is read once, for all watches. Watches that are further behind, because they are
+slow or were resumed, read for themselves. So a slow watch needs no memory here, and does not delay other watches.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from userservice.v1.session_pb2 import Session
+from userservice.v1.user_pb2 import User
+from userservice.v1.view_pb2 import View
+from userservice_server.domain.change_ports import Entries, FeedHandle, FeedStore, SessionPlace
+from userservice_server.errors import ServiceError, StoreUnavailableError
+from userservice_server.wire import changes as wire
+from userservice_server.wire.changes import OF_SESSIONS, REMOVALS, USER_DELETED, Entry, Position
+from userservice_server.wire.projection import Cut, cut_of
+from userservice_server.wire.records import record_key
+from userservice_server.wire.watch_tokens import Reached
+
+_MOST_ENTRIES = 256  # in one read
+_KEPT_BYTES = 8 << 20  # of the end of the feed, for all partitions
+_MOST_SLICES = 512  # of a partition
+_POLL_SECONDS = 1.0  # between reads without an announcement, which can be lost
+_PAUSE_SECONDS = 0.002  # between two reads of a partition, so that one read returns several changes
+_RETRY_SECONDS = 0.25
+_MOST_READERS = 4  # watches that read older changes at the same time
+_ENTRY_BYTES = 256  # estimated memory of a change without a record
+
+logger = logging.getLogger("userservice.feed")
+
+
+@dataclass(slots=True, eq=False)
+class FeedChange:
+    """One change to deliver.
+
+    Attributes:
+        entry: the entry of the feed; the last one, if the change stands for several entries of one record.
+        record: the present record; empty if it was removed.
+        user_id: the user_id of the user of a removed session.
+    """
+
+    entry: Entry
+    record: bytes
+    user_id: bytes = b""
+    _encoded: "dict[View.ValueType, bytes]" = field(default_factory=dict)
+
+    @property
+    def is_of_session(self) -> bool:
+        """Whether the change concerns a session."""
+        return self.entry.kind in OF_SESSIONS
+
+    def encode(self, view: "View.ValueType") -> bytes:
+        """Returns the encoded change, with a view of the record."""
+        encoded = self._encoded.get(view)
+        if encoded is None:
+            encoded = self._encoded[view] = self._encode(view)
+        return encoded
+
+    def _encode(self, view: "View.ValueType") -> bytes:
+        entry, revision = self.entry, self.entry.position.number
+        if entry.kind == USER_DELETED:
+            return wire.removed_user(revision, entry.key, entry.id)
+        if entry.kind in REMOVALS:
+            return wire.removed_session(entry.kind, revision, self.user_id, entry.key, entry.id)
+        if self.is_of_session:
+            return wire.session_change(entry.kind, revision, _view(cut_of(Session, view), self.record))
+        return wire.user_change(entry.kind, revision, _view(cut_of(User, view), self.record))
+
+
+def _view(cut: Cut | None, record: bytes) -> bytes:
+    return record if cut is None else cut((record,))[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
+    """Changes of a partition between two positions.
+
+    Attributes:
+        after: the changes follow this position.
+        end: the last position whose changes are included.
+        seen: the newest position that the records can contain.
+        changes: the changes, in order.
+        has_sessions: whether changes of sessions are included.
+        bytes: estimated memory.
+    """
+
+    after: Position
+    end: Position
+    seen: Position
+    changes: Sequence[FeedChange]
+    has_sessions: bool
+    bytes: int
+
+
+async def read_slice(
+    store: FeedStore, partition: int, feed: FeedHandle, reached: Reached, *, with_sessions: bool
+) -> Slice:
+    """Reads the next changes of a partition, with the present records.
+
+    A record that does not exist any more has an entry about its removal later in the feed, so its change is left out.
+
+    Raises:
+        ServiceError: see ``FeedStore.read``.
+    """
+    found = await store.read(partition, feed, reached, _MOST_ENTRIES)
+    entries = _merged(found.entries, with_sessions=with_sessions)
+    sessions, seen = await _sessions_of(store, partition, entries, found)
+    changes = []
+    for entry in entries:
+        user = found.users.get(entry.user_id_number)
+        if entry.kind == USER_DELETED:
+            changes.append(FeedChange(entry, b""))
+        elif user is None:
+            continue
+        elif entry.kind in REMOVALS:
+            changes.append(FeedChange(entry, b"", record_key(user)))
+        elif (record := sessions.get(entry.id) if entry.kind in OF_SESSIONS else user) is not None:
+            changes.append(FeedChange(entry, record))
+    end = found.entries[-1].position if found.entries else reached.position
+    size = sum(len(change.record) + _ENTRY_BYTES for change in changes)
+    return Slice(reached.position, end, max(seen, end), changes, with_sessions, size)
+
+
+def _merged(entries: Sequence[Entry], *, with_sessions: bool) -> list[Entry]:
+    """Returns one entry for each record, at the position of its last entry."""
+    merged: dict[tuple[bool, int], Entry] = {}
+    for entry in entries:
+        is_of_session = entry.kind in OF_SESSIONS
+        if not entry.kind or (is_of_session and not with_sessions):
+            continue
+        earlier = merged.pop((is_of_session, entry.id), None)
+        kind = wire.merged_kind(earlier.kind, entry.kind) if earlier else entry.kind
+        merged[is_of_session, entry.id] = entry._replace(kind=kind)
+    return list(merged.values())
+
+
+async def _sessions_of(
+    store: FeedStore, partition: int, entries: Sequence[Entry], found: Entries
+) -> tuple[dict[int, bytes | None], Position]:
+    """Returns the sessions that changed, by their ids, and the newest position that the records can contain."""
+    places = []
+    for entry in entries:
+        user = found.users.get(entry.user_id_number)
+        if user is not None and entry.kind in OF_SESSIONS - REMOVALS:
+            places.append(SessionPlace(record_key(user).decode(), entry.id))
+    if not places:
+        return {}, found.last
+    records, last = await store.read_sessions(partition, places)
+    return {place.id: record for place, record in zip(places, records, strict=True)}, max(found.last, last)
+
+
+class Follower(Protocol):
+    """A watch that follows the end of the feed.
+
+    Attributes:
+        with_sessions: whether it reports sessions.
+    """
+
+    with_sessions: bool
+
+    def wake(self) -> None:
+        """Called when there are changes."""
+
+    def distrust(self, partition: int) -> None:
+        """Called when the history of a partition may have changed: the watch must check its position."""
+
+
+class Tail:
+    """The last changes of a partition.
+
+    Attributes:
+        feed: the epoch of the feed; None while the end is not known.
+        reached: how far the feed was read.
+        wake: set when there are entries to read.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.feed: FeedHandle | None = None
+        self.reached = Reached.at(Position(0, 0))
+        self.wake = asyncio.Event()
+        self._slices: deque[Slice] = deque()
+        self._bytes = 0
+        self._most_bytes = most_bytes
+
+    def start(self, feed: FeedHandle, end: Position) -> None:
+        """Starts at the end of the feed."""
+        self._slices.clear()
+        self._bytes = 0
+        self.feed, self.reached = feed, Reached.at(end)
+
+    def add(self, found: Slice) -> None:
+        """Adds the next changes; drops the oldest ones if there are too many."""
+        self.reached = Reached(found.end, max(self.reached.seen, found.seen))
+        self._slices.append(found)
+        self._bytes += found.bytes
+        while self._bytes > self._most_bytes or len(self._slices) > _MOST_SLICES:
+            self._bytes -= self._slices.popleft().bytes
+
+    def note_seen(self, feed: FeedHandle, seen: Position) -> None:
+        """Notes a position that a watch has seen; if the store loses it, the history has changed."""
+        if feed == self.feed and seen > self.reached.seen:
+            self.reached = self.reached._replace(seen=seen)
+
+    def find(self, position: Position, *, with_sessions: bool) -> Slice | None:
+        """Returns the changes after a position, if they are here."""
+        for found in reversed(self._slices):
+            if found.after <= position < found.end:
+                return found if found.has_sessions or not with_sessions else None
+            if found.end <= position:
+                return None
+        return None
+
+
+class Feed:
+    """The feed of changes, as the watches of a process share it.
+
+    Args:
+        store: the feed in the store.
+        observe: called with the age in seconds of the changes that were read.
+    """
+
+    def __init__(self, store: FeedStore, observe: Callable[[float], None] | None = None) -> None:
+        self.store = store
+        self.readers = asyncio.Semaphore(_MOST_READERS)
+        self._observe = observe
+        self._followers: set[Follower] = set()
+        self._tails: list[Tail] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listening = ExitStack()
+
+    @contextmanager
+    def followed_by(self, follower: Follower) -> Iterator[None]:
+        """Wakes a watch when there are changes. The first watch starts the reads, the last one ends them."""
+        if not self._followers:
+            self._start()
+        self._followers.add(follower)
+        try:
+            yield
+        finally:
+            self._followers.discard(follower)
+            if not self._followers:
+                self._stop()
+
+    def tail(self, partition: int) -> Tail:
+        """Returns the last changes of a partition."""
+        return self._tails[partition]
+
+    def _start(self) -> None:
+        count = self.store.partitions
+        self._tails = [Tail(_KEPT_BYTES // count) for _ in range(count)]
+        self._listening.enter_context(self.store.listen(lambda partition: self._tails[partition].wake.set()))
+        self._tasks = [asyncio.create_task(self._follow(number, tail)) for number, tail in enumerate(self._tails)]
+
+    def _stop(self) -> None:
+        self._listening.close()
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+
+    async def _follow(self, partition: int, tail: Tail) -> None:
+        """Reads the end of the feed of a partition until cancelled."""
+        while True:
+            try:
+                await self._follow_epoch(partition, tail)
+            except StoreUnavailableError:
+                pass  # the supervision of the store logs why; the position is kept
+            except ServiceError:
+                self._distrust(partition, tail)
+            except Exception:
+                logger.exception("the feed of changes cannot be read")
+                self._distrust(partition, tail)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _distrust(self, partition: int, tail: Tail) -> None:
+        tail.feed = None
+        for follower in self._followers:
+            follower.distrust(partition)
+
+    async def _follow_epoch(self, partition: int, tail: Tail) -> None:
+        feed = tail.feed
+        if feed is None:
+            feed, ends = await self.store.ends()
+            tail.start(feed, ends[partition])
+            self._wake_followers()
+        while True:
+            tail.wake.clear()
+            with_sessions = any(follower.with_sessions for follower in self._followers)
+            found = await read_slice(self.store, partition, feed, tail.reached, with_sessions=with_sessions)
+            if found.end == tail.reached.position:
+                await self._announcement(tail)
+                continue
+            tail.add(found)
+            if self._observe is not None:
+                self._observe(max(0.0, time.time() - found.end.time / 1e6))
+            self._wake_followers()
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _announcement(self, tail: Tail) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_SECONDS):
+                await tail.wake.wait()
+
+    def _wake_followers(self) -> None:
+        for follower in self._followers:
+            follower.wake()

@@ -1,0 +1,236 @@
+"""Watches: streams of the changes of users and sessions, from a position or after a snapshot of all users."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from userservice.v1.view_pb2 import View
+from userservice_server.domain.change_ports import FeedHandle
+from userservice_server.domain.feed import Feed, Slice, read_slice
+from userservice_server.domain.snapshots import Snapshots
+from userservice_server.errors import InvalidFieldsError, Violation, WatchTokenExpiredError
+from userservice_server.wire.changes import USER_DELETED, response
+from userservice_server.wire.watch_tokens import Reached, Token
+
+USERS, SESSIONS = 1, 2
+"""The kinds of records that a watch reports, as bits."""
+
+MESSAGE_BYTES = 256 << 10  # of changes in one message; one more change can exceed it
+
+
+class Message(NamedTuple):
+    """A message of a watch: an encoded WatchUsersResponse, and the number of users of a snapshot in it."""
+
+    encoded: bytes
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """What a watch reports.
+
+    Attributes:
+        kinds: USERS and SESSIONS, as bits.
+        view: the fields of the records.
+        heartbeat: seconds after which a message without changes is sent.
+        token: where the watch resumes; None: it starts now.
+        snapshot: whether a watch that starts now begins with a snapshot.
+    """
+
+    kinds: int
+    view: "View.ValueType"
+    heartbeat: float
+    token: Token | None = None
+    snapshot: bool = False
+
+
+class Watches:
+    """Opens watches.
+
+    Args:
+        feed: the feed of changes.
+        snapshots: reads snapshots.
+    """
+
+    def __init__(self, feed: Feed, snapshots: Snapshots) -> None:
+        self._feed = feed
+        self._snapshots = snapshots
+
+    async def open(self, options: WatchOptions, is_over: Callable[[], bool]) -> "Watch":
+        """Returns a watch, whose start is the present time or the position of its token.
+
+        Args:
+            options: what the watch reports.
+            is_over: the watch ends when it is woken up and this returns True.
+
+        Raises:
+            InvalidFieldsError: the kinds are not those of the token.
+            WatchDisabledError: the feed is off.
+            WatchTokenExpiredError: the token belongs to another store or epoch.
+        """
+        handle, ends = await self._feed.store.ends()
+        token = options.token
+        if token is None:
+            token = Token(handle.digest, options.kinds, list(map(Reached.at, ends)), 0 if options.snapshot else None)
+        elif token.feed != handle.digest or len(token.reached) != len(ends):
+            raise WatchTokenExpiredError(
+                "the resume_token belongs to another store, or the feed was turned off and on; start with a snapshot"
+            )
+        elif token.kinds != options.kinds:
+            raise InvalidFieldsError([Violation("kinds", "must be the kinds of the watch that is resumed")])
+        return Watch(self._feed, self._snapshots, handle, options, token, is_over)
+
+
+class Watch:
+    """A watch.
+
+    Attributes:
+        with_sessions: whether it reports sessions.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        snapshots: Snapshots,
+        handle: FeedHandle,
+        options: WatchOptions,
+        token: Token,
+        is_over: Callable[[], bool],
+    ) -> None:
+        self.with_sessions = bool(options.kinds & SESSIONS)
+        self._feed = feed
+        self._snapshots = snapshots
+        self._handle = handle
+        self._options = options
+        self._start = token
+        self._is_over = is_over
+        self._reached = list(token.reached)
+        self._unchecked = set(range(len(self._reached)))  # partitions in which the position must be checked
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        """Makes the watch look for changes, and whether it is over."""
+        self._news.set()
+
+    def distrust(self, partition: int) -> None:
+        """Makes the watch check its position in a partition, because its history may have changed."""
+        self._unchecked.add(partition)
+        self._news.set()
+
+    async def messages(self) -> AsyncGenerator[Message]:
+        """Yields the messages until the watch is over.
+
+        Raises:
+            ServiceError: see ``FeedStore.read``; in a snapshot, see ``RecordStore.range``.
+        """
+        if self._start.cursor is not None:
+            async with aclosing(self._snapshot(self._start.cursor)) as messages:
+                async for message in messages:
+                    yield message
+                    if self._is_over():
+                        return
+        with self._feed.followed_by(self):
+            async with aclosing(self._changes()) as batches:
+                async for batch in batches:
+                    yield Message(response(batch, self._token(), snapshot_complete=True), 0)
+
+    def _token(self, cursor: int | None = None, session_cursor: int | None = None) -> str:
+        return Token(self._handle.digest, self._options.kinds, self._reached, cursor, session_cursor).encode()
+
+    async def _snapshot(self, cursor: int) -> AsyncGenerator[Message]:
+        """Yields the rest of the snapshot. The changes since its start follow."""
+        pages = self._snapshots.read(
+            cursor,
+            self._start.session_cursor,
+            self._options.view,
+            with_users=bool(self._options.kinds & USERS),
+            with_sessions=self.with_sessions,
+        )
+        async with aclosing(pages) as found:
+            async for page in found:
+                token = self._token(page.cursor, page.session_cursor)
+                is_complete = page.cursor is None
+                yield Message(response(page.changes, token, snapshot_complete=is_complete), page.users)
+
+    async def _changes(self) -> AsyncGenerator[Sequence[bytes]]:
+        """Yields the encoded changes of each message; an empty list for a heartbeat, and at the start."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        # Before the first message: a token that has expired is reported, not confirmed by a heartbeat.
+        await self._check_positions()
+        while not self._is_over():
+            self._news.clear()
+            has_found = False
+            for partition in range(len(self._reached)):
+                if (found := await self._next(partition)) is None:
+                    continue
+                has_found = True
+                for batch in self._batches(partition, found):
+                    yield batch
+                    due = loop.time() + self._options.heartbeat
+            if loop.time() >= due:
+                yield []
+                due = loop.time() + self._options.heartbeat
+            elif not has_found:
+                await self._wait_until(due)
+
+    async def _check_positions(self) -> None:
+        if self._options.token is None:
+            self._unchecked.clear()
+            return
+        await asyncio.gather(*(self._check_position(partition) for partition in range(len(self._reached))))
+        self._unchecked.clear()
+
+    async def _check_position(self, partition: int) -> None:
+        async with self._feed.readers:
+            await self._feed.store.read(partition, self._handle, self._reached[partition], 0)
+
+    async def _wait_until(self, due: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(due):
+                await self._news.wait()
+
+    async def _next(self, partition: int) -> Slice | None:
+        """Returns the next changes of a partition; None if there are none at present."""
+        tail, reached = self._feed.tail(partition), self._reached[partition]
+        if partition not in self._unchecked and tail.feed == self._handle:
+            if (found := tail.find(reached.position, with_sessions=self.with_sessions)) is not None:
+                return found
+            if tail.reached.position == reached.position:
+                return None
+        async with self._feed.readers:
+            found = await read_slice(
+                self._feed.store, partition, self._handle, reached, with_sessions=self.with_sessions
+            )
+        self._unchecked.discard(partition)
+        tail.note_seen(self._handle, found.seen)
+        self._reached[partition] = Reached(reached.position, max(reached.seen, found.seen))
+        return None if found.end == reached.position else found
+
+    def _batches(self, partition: int, found: Slice) -> Iterator[Sequence[bytes]]:
+        """Yields the changes in lists of bounded size, and moves the position in the partition past each list."""
+        after, seen = self._reached[partition]
+        seen = max(seen, found.seen)
+        batch: list[bytes] = []
+        size = 0
+        for change in found.changes:
+            if change.entry.position <= after or (change.is_of_session and not self.with_sessions):
+                continue
+            if not change.is_of_session and not self._reports_user(change.entry.kind):
+                continue
+            encoded = change.encode(self._options.view)
+            batch.append(encoded)
+            size += len(encoded)
+            if size >= MESSAGE_BYTES:
+                self._reached[partition] = Reached(change.entry.position, seen)
+                yield batch
+                batch, size = [], 0
+        self._reached[partition] = Reached(found.end, seen)
+        if batch:
+            yield batch
+
+    def _reports_user(self, kind: int) -> bool:
+        """Returns whether the watch reports a change of a user: deletions always, because they cover the sessions."""
+        return bool(self._options.kinds & USERS) or kind == USER_DELETED
