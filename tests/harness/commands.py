@@ -25,7 +25,9 @@ class Result(NamedTuple):
         return json.loads(self.out)
 
     def lines(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
+        return [
+            json.loads(line) for line in self.out.removesuffix("\n").split("\n") if line
+        ]  # text may contain other line ends
 
 
 class CommandLine:
