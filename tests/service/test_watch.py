@@ -249,7 +249,6 @@ async def test_a_rewritten_history_expires_tokens(watched: Stubs, store: Store) 
 
 async def test_a_record_that_was_seen_and_lost_expires_tokens(watched: Stubs, store: Store) -> None:
     """Records are read at delivery: a token before the lost entry can stand for a record that contains the loss."""
-    feed = keys_of(store).all_users()[0].feed
     async with watching(watched, now=True) as watch:
         before = watch.token
         await watched.users.AddUser(AddUserRequest(user_id="ada"))
@@ -266,12 +265,45 @@ async def test_a_record_that_was_seen_and_lost_expires_tokens(watched: Stubs, st
     token = Token(second.feed, second.kinds, [seen]).encode()
     async with watching(watched, resume_token=token) as resumed:
         assert list(map(brief, await resumed.has(1))) == [("USER_UPDATED", "ada")]
+    lose_last_entry(store)
+    assert await reason_of(watched, resume_token=token) == "WATCH_TOKEN_EXPIRED"
+
+
+async def test_a_snapshot_that_contains_a_lost_change_expires(watched: Stubs, store: Store) -> None:
+    """A snapshot can contain a change after its start. If the store loses the change, no later change undoes it."""
+    await add_users(watched, ["ada", "bob"])
+    await add_large_sessions(watched, "ada", 12)
+    async with watching(watched, snapshot=True, kinds=[USERS, SESSIONS]) as watch:
+        token = watch.messages[0].resume_token
+        assert not watch.messages[0].snapshot_complete
+    await watched.users.UpdateUser(UpdateUserRequest(user_id="bob", email="lost"))
+    async with watching(watched, resume_token=token, kinds=[USERS, SESSIONS]) as watch:
+        await watch.until(lambda: any(change.user.email == "lost" for change in watch.changes))
+        [token] = [
+            message.resume_token
+            for message in watch.messages
+            if any(brief(change) == ("USER_EXISTS", "bob") for change in message.changes)
+        ]
+    lose_last_entry(store)
+    assert await reason_of(watched, resume_token=token, kinds=[USERS, SESSIONS]) == "WATCH_TOKEN_EXPIRED"
+
+
+def lose_last_entry(store: Store) -> None:
+    """Removes the newest entry of the feed, as a failover does that loses it."""
+    feed = keys_of(store).all_users()[0].feed
     with store.client() as client:
         entries = client.xrange(feed)
         client.delete(feed)
         for kept, fields in entries[:-1]:
             client.xadd(feed, fields, id=kept)
-    assert await reason_of(watched, resume_token=token) == "WATCH_TOKEN_EXPIRED"
+
+
+async def add_large_sessions(stubs: Stubs, user_id: str, count: int) -> None:
+    request = AddSessionRequest(user_id=user_id)
+    request.metadata["text"] = "x" * 60_000
+    for number in range(count):
+        request.session_id = f"s{number}"
+        await stubs.sessions.AddSession(request)
 
 
 @on_every_topology
@@ -354,11 +386,7 @@ async def test_an_import_adds_one_entry_for_each_changed_user(watched: Stubs, st
 @on_every_topology
 async def test_snapshots_contain_sessions_and_continue_between_them(watched: Stubs) -> None:
     await add_users(watched, ["ada", "bob"])
-    request = AddSessionRequest(user_id="ada")
-    request.metadata["text"] = "x" * 60_000
-    for number in range(12):
-        request.session_id = f"s{number}"
-        await watched.sessions.AddSession(request)
+    await add_large_sessions(watched, "ada", 12)
     found: list[tuple[str, str]] = []
     token, is_changed = "", False
     for _ in range(20):

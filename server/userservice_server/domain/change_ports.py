@@ -53,6 +53,12 @@ class FeedStore(Protocol):
     def partitions(self) -> int:
         """The number of partitions."""
 
+    def history(self) -> object:
+        """Returns an object that compares unequal to an earlier one if a connection to the store was replaced since.
+
+        So replies between two equal objects come from the same servers, whose histories did not change.
+        """
+
     async def ends(self) -> tuple[FeedHandle, list[Position]]:
         """Returns the present epoch, and the position of the newest entry of each partition.
 

@@ -10,7 +10,7 @@ from userservice.v1.view_pb2 import View
 from userservice_server.domain.change_ports import FeedHandle
 from userservice_server.domain.feed import Feed, Slice, read_slice
 from userservice_server.domain.snapshots import Snapshots
-from userservice_server.errors import InvalidFieldsError, Violation, WatchTokenExpiredError
+from userservice_server.errors import InvalidFieldsError, StoreUnavailableError, Violation, WatchTokenExpiredError
 from userservice_server.wire.changes import USER_DELETED, response
 from userservice_server.wire.watch_tokens import Reached, Token
 
@@ -125,6 +125,9 @@ class Watch:
         Raises:
             ServiceError: see ``FeedStore.read``; in a snapshot, see ``RecordStore.range``.
         """
+        if self._options.token is not None:
+            # Before the first message: a token that has expired is reported, not confirmed by a heartbeat.
+            await self._check_positions()
         if self._start.cursor is not None:
             async with aclosing(self._snapshot(self._start.cursor)) as messages:
                 async for message in messages:
@@ -148,18 +151,36 @@ class Watch:
             with_users=bool(self._options.kinds & USERS),
             with_sessions=self.with_sessions,
         )
+        history = self._feed.store.history()
         async with aclosing(pages) as found:
             async for page in found:
+                await self._note_ends(history)
                 token = self._token(page.cursor, page.session_cursor)
                 is_complete = page.cursor is None
                 yield Message(response(page.changes, token, snapshot_complete=is_complete), page.users)
+
+    async def _note_ends(self, history: object) -> None:
+        """Notes the newest entries that the records of a snapshot can contain, before the records are sent.
+
+        If the store loses one of these entries in a failover, the next check of the position finds it.
+
+        Raises:
+            StoreUnavailableError: the records may come from another history than the newest entries.
+            WatchTokenExpiredError: the feed was turned off and on.
+        """
+        handle, ends = await self._feed.store.ends()
+        if handle != self._handle:
+            raise WatchTokenExpiredError("the feed was turned off and on; start with a snapshot")
+        if self._feed.store.history() != history:
+            raise StoreUnavailableError("a connection to the store was lost during the snapshot; resume the watch")
+        self._reached = [
+            Reached(reached.position, max(reached.seen, end)) for reached, end in zip(self._reached, ends, strict=True)
+        ]
 
     async def _changes(self) -> AsyncGenerator[Sequence[bytes]]:
         """Yields the encoded changes of each message; an empty list for a heartbeat, and at the start."""
         loop = asyncio.get_running_loop()
         due = loop.time()
-        # Before the first message: a token that has expired is reported, not confirmed by a heartbeat.
-        await self._check_positions()
         while not self._is_over():
             self._news.clear()
             has_found = False
@@ -177,11 +198,7 @@ class Watch:
                 await self._wait_until(due)
 
     async def _check_positions(self) -> None:
-        if self._options.token is None:
-            self._unchecked.clear()
-            return
         await asyncio.gather(*(self._check_position(partition) for partition in range(len(self._reached))))
-        self._unchecked.clear()
 
     async def _check_position(self, partition: int) -> None:
         async with self._feed.readers:
@@ -200,11 +217,13 @@ class Watch:
                 return found
             if tail.reached.position == reached.position:
                 return None
+        is_followed = tail.feed == self._handle
         async with self._feed.readers:
             found = await read_slice(
                 self._feed.store, partition, self._handle, reached, with_sessions=self.with_sessions
             )
-        self._unchecked.discard(partition)
+        if is_followed:  # else the history could change before the tail starts, and the tail would not notice
+            self._unchecked.discard(partition)
         tail.note_seen(self._handle, found.seen)
         self._reached[partition] = Reached(reached.position, max(reached.seen, found.seen))
         return None if found.end == reached.position else found

@@ -55,6 +55,10 @@ class RedisFeed:
     def _tables(self) -> Sequence[Table]:
         return self._store.tables.all_users()
 
+    def history(self) -> object:
+        """See ``FeedStore``."""
+        return self._store.connections
+
     async def ends(self) -> tuple[FeedHandle, list[Position]]:
         """See ``FeedStore``."""
         for _ in range(MOST_STORES):

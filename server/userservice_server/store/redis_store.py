@@ -103,6 +103,7 @@ class RedisStore:
         self._calls, self._bulk, self._writes = self._links.calls, self._links.bulk, self._links.writes  # by partition
         self._looking: asyncio.Task[None] | None = None
         self._clock_logged_at = -math.inf
+        self._checked = 0  # connections
 
     def _use_partitions(self, partitions: int) -> None:
         self.tables = self._keys = Keys(self._prefix, partitions)
@@ -134,6 +135,7 @@ class RedisStore:
         Creates a new store in an empty Redis. Raises the errors of ``open``, except if the store loses keys while the
         server is running: reads then continue where possible, and writes are rejected (see ``write``).
         """
+        self._checked += 1
         with explaining(in_cluster=self._is_cluster):
             await check_server(send, self._keys.layout, self._feed_key, in_cluster=self._is_cluster)
             if not self._is_cluster:
@@ -549,6 +551,11 @@ class RedisStore:
     def links(self) -> Links:
         """The connections of the store."""
         return self._links
+
+    @property
+    def connections(self) -> object:
+        """Compares unequal to an earlier value if a connection was made, or a partition has another server, since."""
+        return self._checked, frozenset(self._links.listeners())
 
     @property
     def has_feed(self) -> bool:
