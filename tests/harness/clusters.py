@@ -15,7 +15,6 @@ from harness.waiting import until
 from userservice import StoreChangedError, SyncUserManager
 
 SLOTS = 16384
-_BUS_PORTS = 10_000  # the port of the cluster bus is the port of the node and this number
 
 
 class Cluster:
@@ -42,6 +41,8 @@ class Cluster:
             *("--cluster-require-full-coverage", "no", "--cluster-allow-replica-migration", "no"),
             *("--repl-diskless-sync-delay", "0", "--maxmemory", "200mb", *options),
         ]
+        # By default the port of the bus is the node's port and 10 000, which systems also choose for clients.
+        self._bus_ports: dict[Store, int] = {}
         with contextlib.ExitStack() as failing:
             failing.callback(self.close)
             self.nodes = [self.started() for _ in range(masters * (1 + replicas))]
@@ -50,9 +51,10 @@ class Cluster:
 
     def started(self, *options: str) -> Store:
         """Starts a node that is not in the cluster yet."""
-        while (port := free_port()) + _BUS_PORTS > 65535:
-            pass
-        return self._closing.enter_context(Store(self.backend, port=port, options=[*self._options, *options]))
+        port, bus_port = free_port(), free_port()
+        node = Store(self.backend, port=port, options=[*self._options, "--cluster-port", str(bus_port), *options])
+        self._bus_ports[node] = bus_port
+        return self._closing.enter_context(node)
 
     def _join(self, replicas: int) -> None:
         share = SLOTS // self._masters
@@ -63,7 +65,8 @@ class Cluster:
                     last = SLOTS - 1 if number == self._masters - 1 else (number + 1) * share - 1
                     client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
                 if number:
-                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+                    first = self.nodes[0]
+                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, self._bus_ports[first])
         until(lambda: all(self._known(node) == len(self.nodes) for node in self.nodes), within=20)
         for number, node in enumerate(self.nodes[self._masters :]):
             with node.client() as client:
