@@ -97,6 +97,8 @@ describe("the package", () => {
       "UserNotFoundError",
       "UserPage",
       "UserServiceError",
+      "WatchDisabledError",
+      "WatchTokenExpiredError",
     ]);
   });
 });
