@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,8 @@ from harness.population import fill
 from harness.services import Service, clean_environment
 from harness.stores import Store
 from harness.tools import missing, require
+
+from userservice import SessionManager, UserManager
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -68,6 +71,32 @@ def test_the_export_job_continues_after_an_interruption(
     names = [json.loads(line)["user_id"] for line in file.read_text().splitlines()]
     assert len(names) == len(set(names)) == USERS
     assert [path.name for path in tmp_path.iterdir()] == ["users.jsonl"]
+
+
+async def test_the_login_service_creates_touches_lists_and_revokes_sessions(service: Service) -> None:
+    path = EXAMPLES / "login" / "login_sessions.py"
+    source = path.read_text()
+    assert len(source.splitlines()) <= 30
+    assert f"```python\n{source}```" in (ROOT / "README.md").read_text()
+    async with UserManager(service.address) as users, SessionManager(service.address) as sessions:
+        logins = module(path).Logins(users, sessions)
+        await users.add(user_id="a;b=c&d é")
+        cookies = [await logins.log_in("a;b=c&d é", device) for device in ("phone", "laptop", "tv")]
+        assert all(re.fullmatch(r"[!#-+\--:<-\[\]-~]+", cookie) for cookie in cookies)  # RFC 6265
+        session = await logins.current(cookies[1])
+        assert session is not None
+        assert (session.user_id, session.metadata) == ("a;b=c&d é", {"device": "laptop"})
+        assert session.expire_time is not None
+        assert session.max_expire_time is not None
+        assert timedelta(days=13) < session.expire_time - session.created_at <= timedelta(days=14)
+        assert timedelta(days=89) < session.max_expire_time - session.created_at <= timedelta(days=91)
+        assert await logins.devices(session) == ["phone", "laptop", "tv"]
+        assert await logins.log_out_everywhere_else(session) == 2
+        assert await logins.devices(session) == ["laptop"]
+        for cookie in (cookies[0], cookies[1] + "x", "", "user_id=%FF&session_id=%00", "user_id=nobody&session_id=a"):
+            assert await logins.current(cookie) is None
+        assert await logins.current(cookies[1]) is not None
+        await users.delete("a;b=c&d é")
 
 
 def run(command: list[str | Path], folder: Path, environment: dict[str, str]) -> str:

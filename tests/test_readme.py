@@ -30,8 +30,8 @@ VARYING = {
 
 
 def block(language: str) -> str:
-    [found] = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return str(found)
+    """Returns the first block of code in a language."""
+    return str(re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)[0])
 
 
 def steady(output: str) -> str:
