@@ -151,6 +151,18 @@ ROWS: dict[str, tuple[Shown, ...]] = {
             (total("grpc_server_msg_sent_total"), "sent"),
         ),
         graph(
+            "Watches",
+            "short",
+            "Running calls of WatchUsers of each worker.",
+            ("userservice_watches{$S}", "{{instance}} worker {{worker}}"),
+        ),
+        graph(
+            "Lag of watches",
+            "s",
+            "For how long the slowest watch of each worker has had changes to send.",
+            ("userservice_watch_lag_seconds{$S}", "{{instance}} worker {{worker}}"),
+        ),
+        graph(
             "Stalled streams",
             "short",
             "Streams per second that ended because their client did not read.",

@@ -21,6 +21,7 @@ import grpc
 
 from harness.connections import OPTIONS, BlockingStubs, connect, connect_blocking
 from harness.credentials import DAY, TlsFiles, authority, channel_credentials, issued, new_key, private
+from harness.feeds import feed_on, start
 from harness.population import fill, struct
 from harness.ports import free_port
 from harness.programs import command_line, descendants
@@ -166,6 +167,24 @@ def readers_stall(stage: Stage) -> list[Work]:
     return [lambda: asyncio.run(open_streams())]
 
 
+def watch_stalls(stage: Stage) -> list[Work]:
+    """A watch is not read, and there are more changes than the buffers on the way hold."""
+    store = stage.new_store()
+    service = stage.service("watch_stalls", store=store)
+
+    async def watch() -> None:
+        await feed_on(store.url)
+        async with connect(service.address, HELD_BACK) as stubs:
+            call = stubs.users.WatchUsers(start(now=True))
+            await call.read()
+            for number in range(100):
+                await stubs.users.AddUser(AddUserRequest(user_id=f"u{number}", metadata=struct({"k": "x" * 60_000})))
+            await asyncio.to_thread(stage.ended.wait)
+            call.cancel()
+
+    return [lambda: asyncio.run(watch())]
+
+
 def store_full(stage: Stage) -> list[Work]:
     """The store has no memory left, and closes connections."""
     store = stage.new_store("--maxmemory-policy", "noeviction")
@@ -289,6 +308,7 @@ FAULTS: dict[Callable[[Stage], list[Work]], tuple[str, ...]] = {
     store_slow: ("StoreSlow", "Latency"),
     calls_pile_up: ("CallsNearLimit", "Overloaded"),
     readers_stall: ("StreamsNearLimit", "StalledStreams"),
+    watch_stalls: ("WatchLag",),
     store_full: ("StoreFull", "StoreReconnections"),
     bad_files_and_callers: (
         "CredentialsRejected",

@@ -6,9 +6,8 @@ slow or were resumed, read for themselves. So a slow watch needs no memory here,
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -165,6 +164,10 @@ class Follower(Protocol):
 
     with_sessions: bool
 
+    @property
+    def behind_since(self) -> float | None:
+        """The time of the event loop since which the watch has had changes to send; None if there are none."""
+
     def wake(self) -> None:
         """Called when there are changes."""
 
@@ -223,13 +226,11 @@ class Feed:
 
     Args:
         store: the feed in the store.
-        observe: called with the age in seconds of the changes that were read.
     """
 
-    def __init__(self, store: FeedStore, observe: Callable[[float], None] | None = None) -> None:
+    def __init__(self, store: FeedStore) -> None:
         self.store = store
         self.readers = asyncio.Semaphore(_MOST_READERS)
-        self._observe = observe
         self._followers: set[Follower] = set()
         self._tails: list[Tail] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -251,6 +252,11 @@ class Feed:
     def tail(self, partition: int) -> Tail:
         """Returns the last changes of a partition."""
         return self._tails[partition]
+
+    def lag(self) -> float:
+        """Returns for how many seconds the slowest watch has had changes to send."""
+        now = asyncio.get_running_loop().time()
+        return max((now - since for watch in self._followers if (since := watch.behind_since) is not None), default=0.0)
 
     def _start(self) -> None:
         count = self.store.partitions
@@ -297,8 +303,6 @@ class Feed:
                 await self._announcement(tail)
                 continue
             tail.add(found)
-            if self._observe is not None:
-                self._observe(max(0.0, time.time() - found.end.time / 1e6))
             self._wake_followers()
             await asyncio.sleep(_PAUSE_SECONDS)
 

@@ -88,6 +88,8 @@ class Watch:
 
     Attributes:
         with_sessions: whether it reports sessions.
+        behind_since: the time of the event loop since which the watch has had changes to send; None if it had sent all
+            changes when it looked last.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Watch:
         is_over: Callable[[], bool],
     ) -> None:
         self.with_sessions = bool(options.kinds & SESSIONS)
+        self.behind_since: float | None = None
         self._feed = feed
         self._snapshots = snapshots
         self._handle = handle
@@ -113,11 +116,13 @@ class Watch:
     def wake(self) -> None:
         """Makes the watch look for changes, and whether it is over."""
         self._news.set()
+        if self.behind_since is None:
+            self.behind_since = asyncio.get_running_loop().time()
 
     def distrust(self, partition: int) -> None:
         """Makes the watch check its position in a partition, because its history may have changed."""
         self._unchecked.add(partition)
-        self._news.set()
+        self.wake()
 
     async def messages(self) -> AsyncGenerator[Message]:
         """Yields the messages until the watch is over.
@@ -180,7 +185,7 @@ class Watch:
     async def _changes(self) -> AsyncGenerator[Sequence[bytes]]:
         """Yields the encoded changes of each message; an empty list for a heartbeat, and at the start."""
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        self.behind_since = due = loop.time()
         while not self._is_over():
             self._news.clear()
             has_found = False
@@ -191,6 +196,8 @@ class Watch:
                 for batch in self._batches(partition, found):
                     yield batch
                     due = loop.time() + self._options.heartbeat
+            if not has_found and not self._news.is_set():
+                self.behind_since = None
             if loop.time() >= due:
                 yield []
                 due = loop.time() + self._options.heartbeat

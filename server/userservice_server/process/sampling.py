@@ -26,6 +26,7 @@ class Sources:
         audit_log: the audit log, if there is one.
         reload_failures: returns the number of failed reloads, by the name of the files.
         spans_dropped: returns the number of dropped spans.
+        watch_lag: returns for how many seconds the slowest watch has had changes to send.
         not_after: returns the Unix time at which the certificate expires; None without TLS.
     """
 
@@ -33,12 +34,14 @@ class Sources:
     reload_failures: Callable[[], Mapping[str, int]]
     not_after: Callable[[], float | None]
     spans_dropped: Callable[[], int]
+    watch_lag: Callable[[], float]
 
 
 def sample_process(metrics: WorkerMetrics, monitor: LoopMonitor, sources: Sources) -> None:
-    """Takes one sample of the event loop, the process and the certificate. An action of the monitor."""
+    """Takes one sample of the event loop, the process, the watches and the certificate. An action of the monitor."""
     metrics.show_loop(monitor.largest_lag(), time.monotonic() + INTERVAL)
     dropped = sources.audit_log.dropped if sources.audit_log else 0
+    metrics.show_watch_lag(sources.watch_lag())
     metrics.show_process(dropped, sources.spans_dropped(), sources.reload_failures())
     if (not_after := sources.not_after()) is not None:
         metrics.show_certificate(not_after)

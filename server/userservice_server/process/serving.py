@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from userservice_server.config import Config
+from userservice_server.domain.feed import Feed
 from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.metrics.worker import WorkerMetrics
 from userservice_server.process.feed_trimming import trim_feed
@@ -23,6 +24,7 @@ from userservice_server.process.sweeping import sweep_sessions
 from userservice_server.process.tracing import start_tracing
 from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
 from userservice_server.store.events import combined
+from userservice_server.store.feed import RedisFeed
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.store.supervision import START_SECONDS, Supervision
 from userservice_server.transport.drain import Drain
@@ -149,7 +151,8 @@ async def _serve_store(
     audit_log = AuditLog(config.observability.audit_log) if config.observability.audit_log else None
     authentication, calls = callers.authentication if callers else None, metrics.calls if metrics else None
     spans = tracing.calls if tracing else None
-    server = make_server(config, store, health, drain, authentication, audit_log, calls, spans)
+    feed = Feed(RedisFeed(store))
+    server = make_server(config, store, feed, health, drain, authentication, audit_log, calls, spans)
     port = bind(server, config, callers.tls if callers else None)
     await supervision.check()  # before the first call: health checks fail with NOT_FOUND until then
     if callers is not None:
@@ -162,7 +165,7 @@ async def _serve_store(
     stopped = asyncio.create_task(stop.wait())
     sweeping = None if config.process.read_only else asyncio.create_task(sweep_sessions(store))
     trimming = None if config.process.read_only else asyncio.create_task(trim_feed(store))
-    sampling = _sampling(metrics, monitor, store, audit_log, callers, tracing) if metrics else None
+    sampling = _sampling(metrics, monitor, store, feed, audit_log, callers, tracing) if metrics else None
     logger.info("serving", extra={"port": port} if config.listen.socket is None else {"address": config.listen.address})
 
     causes: tuple[asyncio.Task[Any], ...] = (supervising, watching, stopped)
@@ -193,6 +196,7 @@ def _sampling(
     metrics: WorkerMetrics,
     monitor: LoopMonitor,
     store: RedisStore,
+    feed: Feed,
     audit_log: AuditLog | None,
     callers: "Callers | None",
     tracing: "Tracing | None",
@@ -200,7 +204,7 @@ def _sampling(
     """Starts to sample the metrics that are not counted for each call."""
     reload_failures = callers.reload_failures if callers else dict
     not_after = callers.certificate_expiry if callers else lambda: None
-    sources = Sources(audit_log, reload_failures, not_after, lambda: tracing.dropped if tracing else 0)
+    sources = Sources(audit_log, reload_failures, not_after, lambda: tracing.dropped if tracing else 0, feed.lag)
     monitor.add(partial(sample_process, metrics, monitor, sources))
     return asyncio.create_task(sample_store(metrics, store))
 

@@ -19,7 +19,6 @@ from userservice_server.observability.audit_log import AuditLog
 from userservice_server.observability.metrics.calls import CallMetrics
 from userservice_server.process.listen import cannot_listen, grpc_address, reserved_port
 from userservice_server.process.unix_socket import claimed_path
-from userservice_server.store.feed import RedisFeed
 from userservice_server.store.imports import RedisImports
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.transport import health_servicer, reflection_servicer, user_servicer
@@ -66,6 +65,7 @@ def _row_status(error: ServiceError) -> bytes:
 def make_server(
     config: Config,
     store: RedisStore,
+    feed: Feed,
     health: Health,
     drain: Drain,
     authentication: "Authentication | None",
@@ -77,7 +77,7 @@ def make_server(
     reads, deadlines = ReadLimit(), Deadlines()
     users, sessions = Users(store, reads), Sessions(store, reads)
     imports = Imports(store, RedisImports(store, *map(_row_status, _SCRIPT_ERRORS)), _row_status)
-    watches = Watches(Feed(RedisFeed(store)), Snapshots(store, users))
+    watches = Watches(feed, Snapshots(store, users))
     streaming = Streaming(drain, deadlines, config.limits.stall_timeout)
     server = grpc.aio.server(options=server_options(config))
     handler = partial(

@@ -70,6 +70,8 @@ def test_a_worker_that_takes_over_a_slot_continues_its_counters_and_resets_its_g
     first.store.availability_changed(is_up=True)
     first.show_process(3, 0, {"file": 2})
     first.show_certificate(7.0)
+    first.show_watch_lag(9.0)
+    assert process.value("userservice_watch_lag_seconds", worker="0") == 9
     assert process.value("userservice_streams", worker="0") == 4
     second = process.worker(0)
     second.show_process(10, 0, {"file": 1})
@@ -81,6 +83,7 @@ def test_a_worker_that_takes_over_a_slot_continues_its_counters_and_resets_its_g
     assert process.value("userservice_streams", worker="0") == 0
     assert process.value("userservice_calls_in_progress", worker="0") == 0
     assert process.value("userservice_store_up", worker="0") == 0
+    assert process.value("userservice_watch_lag_seconds", worker="0") == 0
     assert process.value("userservice_certificate_expiry_timestamp_seconds") is None
 
 

@@ -142,6 +142,15 @@ STREAMS = Metric(
     "Running streams of the service's own methods (not health watches and reflection).",
     _OF_WORKER,
 )
+WATCHES = Metric("userservice_watches", Kind.GAUGE, "Running calls of WatchUsers.", _OF_WORKER)
+WATCH_LAG = Metric(
+    "userservice_watch_lag_seconds",
+    Kind.GAUGE,
+    "Time for which the slowest watch has had changes to send.",
+    _OF_WORKER,
+    unit="seconds",
+    note="0 if all watches have sent all changes that the worker has read. A snapshot does not count.",
+)
 STREAMED_USERS = Metric("userservice_streamed_users_total", Kind.COUNTER, "Users that streams have sent.")
 STALLED_STREAMS = Metric(
     "userservice_stalled_streams_total",
@@ -221,6 +230,8 @@ METRICS = (
     CALLS_IN_PROGRESS,
     REJECTED_CALLS,
     STREAMS,
+    WATCHES,
+    WATCH_LAG,
     STREAMED_USERS,
     STALLED_STREAMS,
     STORE_UP,

@@ -114,17 +114,21 @@ class Exposition(Collector):
 
     def _gauges(self, slots: Sequence[_Slot]) -> Iterator[Family]:
         in_progress, streams = _gauge(definitions.CALLS_IN_PROGRESS), _gauge(definitions.STREAMS)
+        watches, watch_lag = _gauge(definitions.WATCHES), _gauge(definitions.WATCH_LAG)
         up, lag = _gauge(definitions.STORE_UP), _gauge(definitions.EVENT_LOOP_LAG)
         for slot in slots:
             running = self._running(slot)
             own = [calls for calls, method in zip(running, self._layout.methods, strict=True) if method.is_own_stream]
+            watching = [calls for calls, method in zip(running, self._layout.methods, strict=True) if method.is_watch]
             in_progress.add_metric([slot.label], sum(running))
             streams.add_metric([slot.label], sum(own))
+            watches.add_metric([slot.label], sum(watching))
+            watch_lag.add_metric([slot.label], slot.value(definitions.WATCH_LAG))
             up.add_metric([slot.label], slot.value(definitions.STORE_UP))
             due = slot.values[self._layout.tick_due]
             overdue = time.monotonic() - due if due else 0.0  # a blocked event loop cannot measure its lag
             lag.add_metric([slot.label], max(slot.value(definitions.EVENT_LOOP_LAG), overdue))
-        yield from (in_progress, streams, up, lag)
+        yield from (in_progress, streams, watches, watch_lag, up, lag)
 
     def _running(self, slot: _Slot) -> list[float]:
         """Returns the number of running calls of each method."""

@@ -50,6 +50,11 @@ class Method:
         return shapes[self.streams_requests, self.streams_responses], self.service, self.name
 
     @property
+    def is_watch(self) -> bool:
+        """Whether a call watches changes."""
+        return self.is_own and self.name == "WatchUsers"
+
+    @property
     def is_own_stream(self) -> bool:
         """Whether a call counts as a running stream."""
         return self.is_own and (self.streams_requests or self.streams_responses)
@@ -147,6 +152,7 @@ class Layout:
 _WITHOUT_LABELS = (
     definitions.STREAMED_USERS,
     definitions.STALLED_STREAMS,
+    definitions.WATCH_LAG,
     definitions.STORE_UP,
     definitions.BATCH_SIZE,
     definitions.RECONNECTIONS,

@@ -14,6 +14,7 @@ from userservice_server.observability.metrics.store import StoreMetrics
 _GAUGES = (
     definitions.STORE_UP,
     definitions.EVENT_LOOP_LAG,
+    definitions.WATCH_LAG,
     definitions.USERS,
     definitions.SESSIONS,
     definitions.CERTIFICATE_EXPIRY,
@@ -57,6 +58,10 @@ class WorkerMetrics:
         """Sets the delay of the event loop, and the monotonic time at which its next sample is due."""
         self._values[self._layout.place(definitions.EVENT_LOOP_LAG)] = lag
         self._values[self._layout.tick_due] = next_due
+
+    def show_watch_lag(self, seconds: float) -> None:
+        """Sets the time for which the slowest watch has had changes to send."""
+        self._values[self._layout.place(definitions.WATCH_LAG)] = seconds
 
     def show_store(self, users: int, sessions: int | None) -> None:
         """Sets the sizes of the store.
