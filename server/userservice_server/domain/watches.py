@@ -17,7 +17,7 @@ from userservice_server.wire.watch_tokens import Reached, Token
 USERS, SESSIONS = 1, 2
 """The kinds of records that a watch reports, as bits."""
 
-MESSAGE_BYTES = 256 << 10  # of changes in one message; one more change can exceed it
+MESSAGE_BYTES = 128 << 10  # of changes in one message; one more change can exceed it
 
 
 class Message(NamedTuple):

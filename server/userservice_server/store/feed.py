@@ -20,7 +20,7 @@ from userservice_server.wire.watch_tokens import Reached, feed_digest
 DEFAULT_RETENTION = 24 * 3600.0  # seconds
 DEFAULT_MAX_ENTRIES = 1_000_000
 _EPOCH_BYTES = 8
-_READ_BYTES = 512 << 10  # of users in one reply; one more user can exceed it
+_READ_BYTES = 256 << 10  # of users in one reply; one more user can exceed it
 NOTICE_SECONDS = 2.0  # in this time, servers of an earlier version notice the new version of the layout
 
 

@@ -1,0 +1,110 @@
+"""Watches that are not read use little memory, delay nobody, are ended, and continue without a gap."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from harness.connections import Stubs, connect
+from harness.failures import failure_of
+from harness.feeds import brief, feed_on, start, watching
+from harness.metrics import METRICS, metrics_address, scrape
+from harness.services import Service, resident
+from harness.stores import Store
+from harness.waiting import until
+
+from userservice.v1.user_service_pb2 import AddUserRequest
+from userservice.v1.user_watch_pb2 import WatchUsersResponse
+
+pytestmark = pytest.mark.long
+
+MIB = 1 << 20
+HELD_BACK = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
+WATCHES = 40
+USERS = 200
+TEXT = "x" * 60_000  # 12 MB of users: more than the buffers on the way hold, and than the service keeps
+
+
+async def write(stubs: Stubs, prefix: str) -> None:
+    request = AddUserRequest()
+    request.metadata["text"] = TEXT
+    for number in range(USERS):
+        request.user_id = f"{prefix}{number}"
+        await stubs.users.AddUser(request)
+
+
+class Unread:
+    """A watch of which only the first message was read."""
+
+    def __init__(self, stubs: Stubs, position: dict[str, Any]) -> None:
+        self.call = stubs.users.WatchUsers(start(**position, heartbeat_seconds=600))
+        self.token = ""
+
+    async def rest(self) -> tuple[list[str], grpc.aio.AioRpcError]:
+        """Reads what was sent; returns the user_ids, and the error at the end."""
+        user_ids = []
+        try:
+            while isinstance(message := await self.call.read(), WatchUsersResponse):
+                user_ids += [brief(change)[1] for change in message.changes]
+                self.token = message.resume_token
+        except grpc.aio.AioRpcError as error:
+            return user_ids, error
+        raise AssertionError("the watch has ended without an error")
+
+
+@contextlib.asynccontextmanager
+async def unread(address: str, **position: Any) -> AsyncIterator[list[Unread]]:
+    async with connect(address, *HELD_BACK) as stubs:
+        watches = [Unread(stubs, position) for _ in range(WATCHES)]
+        for watch in watches:
+            await watch.call.initial_metadata()
+        yield watches
+        for watch in watches:
+            watch.call.cancel()
+
+
+END, OLDER, SNAPSHOT = "the end of the feed", "older changes", "a snapshot"
+
+
+@pytest.mark.parametrize("reads", [END, OLDER, SNAPSHOT])
+async def test_watches_that_are_not_read(reads: str) -> None:
+    """Each watch holds at most 1 MiB, whether all watches share what was read or each has read for itself."""
+    with Store() as store, Service(*METRICS, "--stall-timeout", "6", redis_url=store.url) as service:
+        metrics = metrics_address(service)
+
+        def gauge(name: str) -> float:
+            return scrape(metrics).value(f"userservice_{name}")
+
+        await feed_on(store.url)
+        async with connect(service.address) as stubs, watching(stubs, now=True) as read:
+            token = read.token
+            await write(stubs, "before" if reads == END else "u")  # the end of the feed takes its memory
+            await read.has(USERS)
+            if reads == END:
+                token = read.token
+            position = {"snapshot": True} if reads == SNAPSHOT else {"resume_token": token}
+            before = resident(service.pid)
+            async with unread(service.address, **position) as watches:
+                if reads == END:
+                    await write(stubs, "u")
+                if reads != SNAPSHOT:
+                    await asyncio.to_thread(until, lambda: gauge("watch_lag_seconds") > 1)
+                await asyncio.sleep(1)  # until all hold what they will
+                grown = resident(service.pid) - before
+                print(f"{reads}: {grown / WATCHES / MIB:.2f} MiB per watch")  # noqa: T201
+                assert gauge("watches") == WATCHES + 1
+                await stubs.users.AddUser(AddUserRequest(user_id="last"))
+                await read.until(lambda: brief(read.changes[-1])[1] == "last", within=5)
+                assert grown < WATCHES * MIB
+                await asyncio.to_thread(until, lambda: gauge("watches") == 1, 30)
+                user_ids, error = await watches[0].rest()
+                assert (failure_of(error).code, failure_of(error).reason) == ("UNAVAILABLE", "READER_STALLED")
+                assert 0 < len(user_ids) < USERS
+            async with watching(stubs, resume_token=watches[0].token) as resumed:
+                await resumed.until(lambda: any(brief(change)[1] == "last" for change in resumed.changes))
+                user_ids += [brief(change)[1] for change in resumed.changes]
+            # A snapshot can contain "last", which then follows as a change too.
+            assert user_ids[: USERS + 1] == [*(f"u{number}" for number in range(USERS)), "last"]
+            await asyncio.to_thread(until, lambda: gauge("watch_lag_seconds") == 0)
