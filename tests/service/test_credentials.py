@@ -40,6 +40,8 @@ from userservice.v1.user_service_pb2 import (
     ListUsersChunkedResponse,
     ListUsersRequest,
 )
+from userservice.v1.user_service_pb2_grpc import UserServiceStub
+from userservice.v1.user_watch_pb2 import WatchKind, WatchUsersRequest
 from userservice_server.transport.credentials import key_format
 from userservice_server.transport.credentials.scopes import SCOPES
 
@@ -216,6 +218,27 @@ def test_every_rpc_rejects_every_bad_credential_and_accepts_the_right_one(site: 
             assert is_accepted(failure), (method.path, failure)
             accepted += 1
     assert (rejected, accepted) == (len(methods) * (len(bad) + 3), len(methods) * 3)
+
+
+def test_a_watch_of_sessions_also_requires_the_scope_to_read_sessions(site: Site) -> None:
+    stores_answer = "WATCH_DISABLED"  # the call was accepted; the feed of this store is off
+    users_only, both = new_key(site.keys, "users.watch"), new_key(site.keys, "users.watch,sessions.read")
+    loaded_key(site, "admin")
+    tokens = [site.issuer.token("users.watch"), site.issuer.token("users.watch sessions.read")]
+    for limited, full in ((users_only, both), tokens):
+        for kinds in (["SESSIONS"], ["USERS", "SESSIONS"]):
+            failure = watch(site, limited, kinds)
+            assert (failure.code, failure.reason) == ("PERMISSION_DENIED", "SCOPE_MISSING")
+            assert failure.metadata == {"scope": "sessions.read"}
+            assert watch(site, full, kinds).reason == stores_answer
+        assert watch(site, limited, ["USERS"]).reason == watch(site, limited, []).reason == stores_answer
+
+
+def watch(site: Site, credential: str, kinds: list[str]) -> Failure:
+    request = WatchUsersRequest(now=True, kinds=[WatchKind.Value(f"WATCH_KIND_{kind}") for kind in kinds])
+    with grpc.insecure_channel(site.service.address, OPTIONS) as channel, pytest.raises(grpc.RpcError) as refused:
+        list(UserServiceStub(channel).WatchUsers(request, metadata=tuple(bearer(credential)), timeout=10))
+    return failure_of(refused.value)
 
 
 def test_health_requires_no_credential_and_reflection_any_valid_credential(site: Site) -> None:
