@@ -5,18 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import pytest
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
-from harness.feeds import brief, feed_on, start, watching
+from harness.feeds import brief, feed_on, rest_of, start, watching
 from harness.metrics import METRICS, metrics_address, scrape
 from harness.services import Service, resident
 from harness.stores import Store
 from harness.waiting import until
 
 from userservice.v1.user_service_pb2 import AddUserRequest
-from userservice.v1.user_watch_pb2 import WatchUsersResponse
 
 pytestmark = pytest.mark.long
 
@@ -35,34 +33,16 @@ async def write(stubs: Stubs, prefix: str) -> None:
         await stubs.users.AddUser(request)
 
 
-class Unread:
-    """A watch of which only the first message was read."""
-
-    def __init__(self, stubs: Stubs, position: dict[str, Any]) -> None:
-        self.call = stubs.users.WatchUsers(start(**position, heartbeat_seconds=600))
-        self.token = ""
-
-    async def rest(self) -> tuple[list[str], grpc.aio.AioRpcError]:
-        """Reads what was sent; returns the user_ids, and the error at the end."""
-        user_ids = []
-        try:
-            while isinstance(message := await self.call.read(), WatchUsersResponse):
-                user_ids += [brief(change)[1] for change in message.changes]
-                self.token = message.resume_token
-        except grpc.aio.AioRpcError as error:
-            return user_ids, error
-        raise AssertionError("the watch has ended without an error")
-
-
 @contextlib.asynccontextmanager
-async def unread(address: str, **position: Any) -> AsyncIterator[list[Unread]]:
+async def unread(address: str, **position: Any) -> AsyncIterator[list[Any]]:
+    """Calls that are not read."""
     async with connect(address, *HELD_BACK) as stubs:
-        watches = [Unread(stubs, position) for _ in range(WATCHES)]
-        for watch in watches:
-            await watch.call.initial_metadata()
-        yield watches
-        for watch in watches:
-            watch.call.cancel()
+        calls = [stubs.users.WatchUsers(start(**position, heartbeat_seconds=600)) for _ in range(WATCHES)]
+        for call in calls:
+            await call.initial_metadata()
+        yield calls
+        for call in calls:
+            call.cancel()
 
 
 END, OLDER, SNAPSHOT = "the end of the feed", "older changes", "a snapshot"
@@ -99,12 +79,13 @@ async def test_watches_that_are_not_read(reads: str) -> None:
                 await read.until(lambda: brief(read.changes[-1])[1] == "last", within=5)
                 assert grown < WATCHES * MIB
                 await asyncio.to_thread(until, lambda: gauge("watches") == 1, 30)
-                user_ids, error = await watches[0].rest()
+                messages, error = await rest_of(watches[0])
                 assert (failure_of(error).code, failure_of(error).reason) == ("UNAVAILABLE", "READER_STALLED")
-                assert 0 < len(user_ids) < USERS
-            async with watching(stubs, resume_token=watches[0].token) as resumed:
+                changes = [change for message in messages for change in message.changes]
+                assert 0 < len(changes) < USERS
+            async with watching(stubs, resume_token=messages[-1].resume_token) as resumed:
                 await resumed.until(lambda: any(brief(change)[1] == "last" for change in resumed.changes))
-                user_ids += [brief(change)[1] for change in resumed.changes]
+                user_ids = [brief(change)[1] for change in (*changes, *resumed.changes)]
             # A snapshot can contain "last", which then follows as a change too.
             assert user_ids[: USERS + 1] == [*(f"u{number}" for number in range(USERS)), "last"]
             await asyncio.to_thread(until, lambda: gauge("watch_lag_seconds") == 0)

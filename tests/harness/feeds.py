@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
+import grpc
+
 from harness.connections import Stubs
 from userservice.v1.user_watch_pb2 import Change, ChangeKind, WatchUsersRequest, WatchUsersResponse
 from userservice_server.config import Store as StoreSettings
@@ -94,6 +96,17 @@ async def watching(stubs: Stubs, **fields: Any) -> AsyncIterator[Watching]:
         yield watch
     finally:
         await watch.close()
+
+
+async def rest_of(call: Any) -> tuple[list[WatchUsersResponse], grpc.aio.AioRpcError]:
+    """Reads a watch to its end; returns the messages, and the error that ended it."""
+    messages = []
+    try:
+        while isinstance(message := await call.read(), WatchUsersResponse):
+            messages.append(message)
+    except grpc.aio.AioRpcError as error:
+        return messages, error
+    raise AssertionError("the watch has ended without an error")
 
 
 def brief(change: Change) -> tuple[str, str]:

@@ -3,13 +3,14 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 from uuid import uuid4
 
 import grpc
 import pytest
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
-from harness.feeds import SESSIONS, USERS, Watching, brief, feed_off, feed_on, start, watching
+from harness.feeds import SESSIONS, USERS, Watching, brief, feed_off, feed_on, rest_of, start, watching
 from harness.population import add_users
 from harness.services import Service
 from harness.stores import Store
@@ -287,6 +288,31 @@ async def test_a_snapshot_that_contains_a_lost_change_expires(watched: Stubs, st
         ]
     lose_last_entry(store)
     assert await reason_of(watched, resume_token=token, kinds=[USERS, SESSIONS]) == "WATCH_TOKEN_EXPIRED"
+
+
+async def test_a_snapshot_ends_if_a_connection_to_the_store_is_replaced(
+    watched: Stubs, store: Store, service: Service
+) -> None:
+    """Records that were read ahead can come from a server that a failover has replaced meanwhile."""
+    request = AddUserRequest()
+    request.metadata["text"] = "x" * 60_000
+    for number in range(60):
+        request.user_id = f"u{number}"
+        await watched.users.AddUser(request)
+    async with connect(service.address, ("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)) as other:
+        call = other.users.WatchUsers(start(snapshot=True))
+        first: Any = await call.read()
+        with store.client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        await added_again(watched, "last")  # the service has replaced the connections
+        messages, error = await rest_of(call)
+        assert failure_of(error).reason == "STORE_UNAVAILABLE"
+        messages.insert(0, first)
+    async with watching(watched, resume_token=messages[-1].resume_token) as resumed:
+        await resumed.until(lambda: resumed.messages[-1].snapshot_complete)
+        messages += resumed.messages
+    found = [change.user.user_id for message in messages for change in message.changes]
+    assert found[:60] == [f"u{number}" for number in range(60)]
 
 
 def lose_last_entry(store: Store) -> None:
