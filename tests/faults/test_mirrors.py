@@ -1,0 +1,112 @@
+"""A copy of all users, made by a snapshot and its changes, equals the store after cuts and restarts under writes."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+from harness.feeds import feed_on
+from harness.population import fill
+from harness.ports import free_port
+from harness.services import Service
+from harness.stores import Store
+
+from userservice import Changes, User, UserManager
+
+pytestmark = pytest.mark.long
+
+USERS = 2000
+WRITERS = 6
+RESTARTS = 4  # of the service (SIGKILL) and of the store, each
+PAUSE = 1.5  # seconds between two restarts
+
+
+class Mirror:
+    """A copy of the users that keeps its position, as a program would that stores both."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, User] = {}
+        self.snapshot: list[int] = []
+        self.cuts = 0
+        self._token: str | None = None
+
+    def take(self, changes: Changes) -> None:
+        for change in changes:
+            if change.kind == "USER_EXISTS":
+                self.snapshot.append(change.id)
+            if change.user is None:
+                self.users.pop(change.user_id, None)
+            else:
+                self.users[change.user_id] = change.user
+        self._token = changes.resume_token
+
+    async def follow(self, address: str) -> None:
+        """Follows until cancelled; cuts the watch after a random number of messages. No token may expire."""
+        choose = random.Random(3)  # noqa: S311
+        while True:
+            left = choose.randrange(1, 60)
+            async with UserManager(address, timeout=60) as manager:
+                async for changes in manager.watch("snapshot", resume_token=self._token, heartbeat=1):
+                    self.take(changes)
+                    left -= 1
+                    if not left:
+                        break
+            self.cuts += 1
+
+
+async def write(manager: UserManager, writer: int) -> None:
+    """Adds, updates and deletes the users of a writer until cancelled. The manager repeats interrupted writes."""
+    choose = random.Random(writer)  # noqa: S311
+    present = [f"u{number}" for number in range(writer, USERS, WRITERS)]
+    for number in range(1_000_000):
+        kind = choose.choice(["add", "update", "update", "delete"])
+        if kind == "add":
+            present.append((await manager.add(user_id=f"w{writer}-{number}")).user_id)
+        elif kind == "update":
+            await manager.update(user_id=choose.choice(present), email=f"{number}@example.com")
+        else:
+            await manager.delete(present.pop(choose.randrange(len(present))))
+
+
+@contextlib.asynccontextmanager
+async def writing(address: str) -> AsyncIterator[None]:
+    async with UserManager(address, timeout=60) as manager:
+        tasks = [asyncio.create_task(write(manager, writer)) for writer in range(WRITERS)]
+        yield
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, asyncio.CancelledError), outcome
+
+
+async def all_users(address: str) -> dict[str, User]:
+    async with UserManager(address) as manager:
+        return {user.user_id: user async for users in manager.list_chunked() for user in users}
+
+
+async def test_a_mirror_equals_the_store_after_cuts_and_restarts() -> None:
+    mirror, listen = Mirror(), f"127.0.0.1:{free_port()}"
+    with Store(append_only=True, options=("--appendfsync", "always")) as store, contextlib.ExitStack() as running:
+        fill(store, (f"u{number}" for number in range(USERS)))
+        service = running.enter_context(Service(redis_url=store.url, listen=listen))
+        await feed_on(store.url)
+        following = asyncio.create_task(mirror.follow(listen))
+        async with writing(listen):
+            for _ in range(RESTARTS):
+                await asyncio.sleep(PAUSE)
+                service.kill()
+                service = await asyncio.to_thread(Service, redis_url=store.url, listen=listen)
+                running.enter_context(service)
+                await asyncio.sleep(PAUSE)
+                await asyncio.to_thread(store.restart)
+        expected = await all_users(listen)
+        async with asyncio.timeout(30):
+            while mirror.users != expected:
+                if following.done():
+                    await following
+                await asyncio.sleep(0.1)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    assert len(mirror.snapshot) == len(set(mirror.snapshot)) > USERS // 2  # no user twice, across all cuts
+    assert mirror.cuts > RESTARTS
