@@ -7,6 +7,7 @@ import grpc
 import pytest
 from harness.clusters import Cluster
 from harness.connections import Stubs, connect
+from harness.failures import failure_of
 from harness.feeds import feed_on
 from harness.population import add_users, names, read_chunks
 from harness.sentinels import Sentinels
@@ -25,6 +26,7 @@ class Mirror:
     def __init__(self) -> None:
         self.user_ids: set[str] = set()
         self.restarts = 0
+        self._changed = asyncio.Event()
 
     def take(self, changes: Changes) -> None:
         if changes.restarted:
@@ -32,6 +34,14 @@ class Mirror:
             self.user_ids.clear()
         for change in changes:
             (self.user_ids.discard if change.user is None else self.user_ids.add)(change.user_id)
+        self._changed.set()
+
+    async def has(self, user_id: str) -> None:
+        """Waits until the mirror contains a user."""
+        async with asyncio.timeout(60):
+            while user_id not in self.user_ids:
+                self._changed.clear()
+                await self._changed.wait()
 
     async def follow(self, address: str) -> None:
         async with UserManager(address, timeout=60) as manager:
@@ -90,6 +100,37 @@ async def test_sentinel_killed() -> None:
             await asyncio.to_thread(sentinels.wait_for_another, primary)
 
         await mirrored(sentinels.url, kill)
+
+
+async def test_a_reported_change_that_a_failover_loses_expires_the_watch() -> None:
+    """A change is reported before replicas confirm it, also with --wait-replicas."""
+    mirror = Mirror()
+    with (
+        Sentinels("valkey", replicas=2, down_after_ms=1000) as sentinels,
+        Service("--wait-replicas", "1", "--store-timeout", "1", redis_url=sentinels.url) as service,
+    ):
+        await feed_on(sentinels.url)
+        async with connect(service.address) as stubs:
+            await add_users(stubs, ["kept"])
+            following = asyncio.create_task(mirror.follow(service.address))
+            await mirror.has("kept")
+            primary = sentinels.primary
+            with primary.client() as client:
+                client.execute_command("ACL", "SETUSER", "default", "-psync", "-sync")
+                client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+            with pytest.raises(grpc.aio.AioRpcError) as unconfirmed:
+                await stubs.users.AddUser(AddUserRequest(user_id="lost"))
+            assert failure_of(unconfirmed.value).reason == "STORE_UNAVAILABLE"
+            await mirror.has("lost")
+            await asyncio.to_thread(primary.kill)
+            await asyncio.to_thread(sentinels.wait_for_another, primary)
+            await added(stubs, "last")
+            assert set(names(await read_chunks(stubs))) == {"kept", "last"}
+            await mirror.has("last")
+            assert mirror.user_ids == {"kept", "last"}
+            assert mirror.restarts == 1
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_cluster_planned() -> None:
