@@ -102,8 +102,9 @@ async def rest_of(call: Any) -> tuple[list[WatchUsersResponse], grpc.aio.AioRpcE
     """Reads a watch to its end; returns the messages, and the error that ended it."""
     messages = []
     try:
-        while isinstance(message := await call.read(), WatchUsersResponse):
-            messages.append(message)
+        async with asyncio.timeout(30):
+            while isinstance(message := await call.read(), WatchUsersResponse):
+                messages.append(message)
     except grpc.aio.AioRpcError as error:
         return messages, error
     raise AssertionError("the watch has ended without an error")
