@@ -37,7 +37,6 @@ from userservice_server.store.keys import Keys
 _FEED = Keys("userservice", 1).all_users()[0].feed
 _DELAY_RATE = 1000.0  # writes per second
 _CALLERS = 64
-_WRITES = 2000  # of one round
 _STALLED = 20  # watches
 _LARGE = 60_000  # bytes of a user
 _LARGE_USERS = 200
@@ -144,7 +143,7 @@ def _entry_bytes(store: Store) -> float:
     return float(store.redis.memory_usage(_FEED, samples=0) / store.redis.xlen(_FEED))
 
 
-async def _cost(store: Store, service: Program, address: str, rounds: int) -> None:
+async def _cost(store: Store, service: Program, address: str, rounds: int, writes: int) -> None:
     """Prints the CPU time of updates, with the feed on and off."""
     found: dict[str, list[float]] = {"off": [], "on": [], "control": []}
     order = list(found)
@@ -155,7 +154,7 @@ async def _cost(store: Store, service: Program, address: str, rounds: int) -> No
             order.append(order.pop(0))
             for kind in order:
                 await _turn(store.url, is_on=kind == "on")
-                taken = await _cpu_of_updates(manager, (service.pid, store.pid))
+                taken = await _cpu_of_updates(manager, (service.pid, store.pid), writes)
                 if number:  # the first round warms up
                     found[kind].append(taken)
     await _turn(store.url, is_on=True)
@@ -167,16 +166,16 @@ async def _cost(store: Store, service: Program, address: str, rounds: int) -> No
         sys.stdout.write(f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})\n")
 
 
-async def _cpu_of_updates(manager: UserManager, pids: Sequence[int]) -> float:
+async def _cpu_of_updates(manager: UserManager, pids: Sequence[int], writes: int) -> float:
     """Returns the CPU seconds of these processes for one update."""
 
     async def caller(number: int) -> None:
-        for each in range(_WRITES // _CALLERS):
+        for each in range(number, writes, _CALLERS):
             await manager.update(user_id=f"cost-{number}", email=f"{each}@example.com")
 
     before = sum(map(cpu_nanoseconds, pids))
     await asyncio.gather(*map(caller, range(_CALLERS)))
-    return (sum(map(cpu_nanoseconds, pids)) - before) / 1e9 / _WRITES
+    return (sum(map(cpu_nanoseconds, pids)) - before) / 1e9 / writes
 
 
 async def _read_all(stub: Any, token: str) -> None:
@@ -215,7 +214,7 @@ async def _measure(store: Store, service: Program, arguments: argparse.Namespace
     lost = await _losses(address, arguments.watches, arguments.rate, arguments.seconds)
     await _delay(address, arguments.seconds)
     sys.stdout.write(f"bytes of an entry: {_entry_bytes(store):.1f}\n")
-    await _cost(store, service, address, arguments.rounds)
+    await _cost(store, service, address, arguments.rounds, arguments.writes)
     await _memory(service, address)
     return lost
 
@@ -226,7 +225,8 @@ def main() -> int:
     parser.add_argument("--watches", type=int, nargs="+", default=[1, 100], help="numbers of watches, in turn")
     parser.add_argument("--rate", type=float, default=2500, help="writes per second")
     parser.add_argument("--seconds", type=float, default=10, help="duration of the writes of each measurement")
-    parser.add_argument("--rounds", type=int, default=8, help="interleaved rounds of the CPU time")
+    parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds of the CPU time")
+    parser.add_argument("--writes", type=int, default=2000, help="writes of each round")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that servers are stopped, too
     with tempfile.TemporaryDirectory(prefix="userservice-bench-") as name, stores.running(Path(name)) as store:

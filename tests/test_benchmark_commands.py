@@ -21,7 +21,10 @@ MISSED = 1  # the exit code if a figure does not reach its goal
         (["session_expiry", "--sessions", "2000", "--seconds", "1", "--touches", "100"], " 0 expired sessions shown"),
         (["shared_reads", "--rounds", "1", "--clients", "asyncio"], "service µs"),
         (["tracing", "--rounds", "1", "--calls", "64"], "with tracing x"),
-        (["watch", "--watches", "1", "3", "--rate", "200", "--seconds", "1", "--rounds", "1"], "watches: 3: 0 of "),
+        (
+            ["watch", "--watches", "1", "3", "--rate", "200", "--seconds", "1", "--rounds", "1", "--writes", "64"],
+            "watches: 3: 0 of ",
+        ),
         (["views", "--rounds", "1", "--users", "1000"], "relative to FULL"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

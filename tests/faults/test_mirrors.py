@@ -18,8 +18,8 @@ pytestmark = pytest.mark.long
 
 USERS = 2000
 WRITERS = 6
-RESTARTS = 4  # of the service (SIGKILL) and of the store, each
-PAUSE = 1.5  # seconds between two restarts
+RESTARTS = 3  # of the service (SIGKILL) and of the store, each
+PAUSE = 1.2  # seconds between two restarts
 
 
 class Mirror:

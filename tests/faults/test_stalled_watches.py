@@ -51,7 +51,7 @@ END, OLDER, SNAPSHOT = "the end of the feed", "older changes", "a snapshot"
 @pytest.mark.parametrize("reads", [END, OLDER, SNAPSHOT])
 async def test_watches_that_are_not_read(reads: str) -> None:
     """Each watch holds at most 1 MiB, whether all watches share what was read or each has read for itself."""
-    with Store() as store, Service(*METRICS, "--stall-timeout", "6", redis_url=store.url) as service:
+    with Store() as store, Service(*METRICS, "--stall-timeout", "5", redis_url=store.url) as service:
         metrics = metrics_address(service)
 
         def gauge(name: str) -> float:
