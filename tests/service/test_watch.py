@@ -31,7 +31,7 @@ from userservice.v1.user_watch_pb2 import Change, WatchUsersResponse
 from userservice.v1.view_pb2 import VIEW_ID
 from userservice_server.check import check
 from userservice_server.store.keys import Keys
-from userservice_server.wire.watch_tokens import Token
+from userservice_server.wire.watch_tokens import Reached, Token, feed_digest
 
 
 def on_topologies(*short: str) -> pytest.MarkDecorator:
@@ -344,6 +344,13 @@ async def test_tokens_of_another_epoch_store_or_kind_are_rejected(
     assert await reason_of(watched, resume_token=f"{token[:20]}{'A' if token[20] != 'A' else 'B'}{token[21:]}") == (
         "INVALID_FIELD"
     )
+    known = Token.parse(token)
+    assert known
+    foreign = Token(feed_digest(b"another store", b"epoch"), known.kinds, known.reached)
+    more_partitions = Token(known.feed, known.kinds, [*known.reached, known.reached[0]])
+    ahead = [reached._replace(position=reached.position._replace(time=2**52)) for reached in known.reached]
+    for other in (foreign, more_partitions, Token(known.feed, known.kinds, [Reached.at(each[0]) for each in ahead])):
+        assert await reason_of(watched, resume_token=other.encode()) == "WATCH_TOKEN_EXPIRED"
     await feed_off(store.url)
     assert await reason_of(watched, resume_token=token) == "WATCH_DISABLED"
     await feed_on(store.url)
