@@ -5,12 +5,8 @@ FAULTS=full: 20 failovers instead of 2.
 
 import asyncio
 import random
-import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 
-import grpc
 import pytest
 from harness.clusters import Cluster
 from harness.connections import Stubs, connect
@@ -18,9 +14,9 @@ from harness.population import add_users
 from harness.services import Service
 from harness.sizing import sized
 from harness.steady_adds import SteadyAdds
+from harness.steady_streams import STREAMS, disorder, resumed_stream, streaming
 from harness.waiting import until
 
-from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
 from userservice_server.check import check
 from userservice_server.store.keys import Keys
 from userservice_server.store.partitions import slot_of
@@ -30,7 +26,7 @@ pytestmark = pytest.mark.long
 NODE_TIMEOUT_MS = 1000
 STORE_TIMEOUT = "0.8"  # below the node timeout
 FAILOVERS = sized(2, 20)
-USERS, STREAMS = 2000, 8
+USERS = 2000
 KEYS = Keys("userservice", 16)
 
 
@@ -47,48 +43,6 @@ async def stubs(cluster: Cluster) -> AsyncIterator[Stubs]:
         async with connect(service.address) as connected:
             yield connected
         assert await asyncio.to_thread(service.stop) == 0
-
-
-async def resumed_stream(stubs: Stubs, chunk_size: int) -> list[str]:
-    """Reads all users and resumes after every failure, as the clients do."""
-    found: list[str] = []
-    cursor, deadline = 0, time.monotonic() + 60
-    while True:
-        try:
-            request = ListUsersChunkedRequest(chunk_size=chunk_size, cursor=cursor)
-            async for chunk in stubs.users.ListUsersChunked(request, timeout=60):
-                found += [user.user_id for user in chunk.users]
-                cursor = chunk.next_cursor
-                if not cursor:
-                    return found
-                await asyncio.sleep(0.001)
-        except grpc.aio.AioRpcError:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def streaming(stubs: Stubs, expected: list[str], dice: random.Random) -> AsyncIterator[Counter[str]]:
-    """Streams all users again and again; counts the streams, and users that were missing, repeated or out of order."""
-    counts: Counter[str] = Counter()
-    places = {user_id: place for place, user_id in enumerate(expected)}
-    is_over = False
-
-    async def read() -> None:
-        while not is_over:
-            found = [
-                user_id for user_id in await resumed_stream(stubs, dice.choice([20, 50, 200])) if user_id in places
-            ]
-            counts["streams"] += 1
-            counts["missing"] += len(places.keys() - set(found))
-            counts["repeated"] += len(found) - len(set(found))
-            counts["out of order"] += found != sorted(found, key=places.__getitem__)
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(STREAMS):
-            tasks.create_task(read())
-        yield counts
-        is_over = True
 
 
 async def test_streams_and_writes_while_masters_are_killed(cluster: Cluster, stubs: Stubs, dice: random.Random) -> None:
@@ -111,7 +65,7 @@ async def test_streams_and_writes_while_masters_are_killed(cluster: Cluster, stu
             await asyncio.to_thread(cluster.settle, 1)
     print(f"kill -9: {dict(counts)}, longest add of each failover in s: {figures}")  # noqa: T201 - the figure
     assert counts["streams"] >= STREAMS
-    assert {name: number for name, number in counts.items() if name != "streams" and number} == {}
+    assert disorder(counts) == {}
     assert max(figures) <= 2 * NODE_TIMEOUT_MS / 1000 + 1
     found = await resumed_stream(stubs, 1000)
     assert len(found) == len(set(found))
@@ -133,7 +87,7 @@ async def test_streams_while_slots_move(cluster: Cluster, stubs: Stubs, dice: ra
             await asyncio.to_thread(cluster.move_slot, slot, source, target, pause=0.01)
             await asyncio.sleep(0.2)
     print(f"MIGRATE of 4 partitions: {dict(counts)}, longest add {adds.longest:.2f} s, {adds.reasons}")  # noqa: T201 - the figure
-    assert {name: number for name, number in counts.items() if name != "streams" and number} == {}
+    assert disorder(counts) == {}
     found = await resumed_stream(stubs, 1000)
     assert set(adds.acknowledged) <= set(found)
     assert check(cluster.url, "userservice", 5).findings == []

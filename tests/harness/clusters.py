@@ -166,6 +166,35 @@ class Cluster:
         with source.client() as client:
             client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(target))
 
+    def add_master(self) -> Store:
+        """Adds a master without slots."""
+        node, first = self.started(), self.nodes[0]
+        with node.client() as client:
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, self._bus_ports[first])
+        self.nodes.append(node)
+        self._masters += 1
+        until(lambda: all(self._known(other) == len(self.nodes) for other in self.nodes), within=20)
+        self.settle(0)
+        return node
+
+    def ranges_of(self, master: Store) -> list[tuple[int, int]]:
+        """The ranges of slots of a master, as itself says."""
+        with master.client() as client:
+            found = client.execute_command("CLUSTER", "SLOTS")
+        return [(int(first), int(last)) for first, last, (_, port, *_), *_ in found if int(port) == master.port]
+
+    def migrate_slots(self, first: int, last: int, source: Store, target: Store) -> None:
+        """Moves a range of slots at once (Valkey 9), and waits until the target has the slots."""
+        with source.client() as client:
+            client.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", self.id_of(target))
+
+            def states() -> list[str]:
+                found = [dict(job) for job in client.execute_command("CLUSTER", "GETSLOTMIGRATIONS")]
+                of_range = [job for job in found if job[b"slot_ranges"].decode() == f"{first}-{last}"]
+                return [job[b"state"].decode() for job in of_range]
+
+            until(lambda: set(states()) - {"failed", "canceled"} <= {"success"} and "success" in states(), within=30)
+
     def end_move(self, slot: int, target: Store) -> None:
         for node in [target, *(master for master in self.masters if master is not target)]:
             with node.client() as client:
