@@ -28,8 +28,14 @@ from harness.stores import Store
 from harness.waiting import until
 from prometheus_client.samples import Timestamp
 
-from userservice.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
-from userservice.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest, ListUsersChunkedRequest
+from userservice.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest, RevokeUserSessionsRequest
+from userservice.v1.user_service_pb2 import (
+    AddUserRequest,
+    DeleteUserRequest,
+    GetUserRequest,
+    GetUserSessionsRequest,
+    ListUsersChunkedRequest,
+)
 from userservice_server.observability.metrics.definitions import CODES, Kind
 from userservice_server.observability.metrics.definitions import METRICS as DEFINED
 from userservice_server.observability.metrics.endpoint import MAX_CONNECTIONS
@@ -123,6 +129,14 @@ async def repeat_a_write(stubs: Stubs) -> None:
     await stubs.users.DeleteUser(DeleteUserRequest(user_id=request.user_id))
 
 
+async def list_sessions(stubs: Stubs) -> None:
+    await stubs.users.GetUserSessions(GetUserSessionsRequest(user_id="u0"))
+
+
+async def revoke_sessions(stubs: Stubs) -> None:
+    await stubs.sessions.RevokeUserSessions(RevokeUserSessionsRequest(user_id="u0"))
+
+
 async def call_unknown_methods(stubs: Stubs) -> None:
     for method in ("/userservice.v1.UserService/Nothing", f"/{uuid4()}/x"):
         await failing(raw.unary_unary(stubs.channel, method)(b""), grpc.StatusCode.UNIMPLEMENTED)
@@ -181,6 +195,8 @@ CASES: list[tuple[Callable[[Stubs], Awaitable[None]], Changes]] = [
     ),
     (cancel_a_watch, handled(WATCH, "Canceled", sent=1) | NO_REJECTION),
     (repeat_a_write, {"userservice_request_id_replays_total": ({}, 1)} | replied("add", 2)),
+    (list_sessions, replied("expired") | NO_REJECTION),
+    (revoke_sessions, replied("revoke") | NO_REJECTION),
     (
         call_unknown_methods,
         {
