@@ -105,6 +105,19 @@ class Sentinels:
         until(lambda: all(self.state(port)["port"] != before.port for port in self.ports), within=30, every=0.01)
         return time.monotonic() - started
 
+    def settle(self) -> None:
+        """Waits until all other servers replicate the primary, and all Sentinels know that."""
+
+        def is_settled() -> bool:
+            with self.client() as client:
+                found = client.info("replication")
+            replicas = len(self.stores) - 1
+            if (found["role"], found["connected_slaves"]) != ("master", replicas):
+                return False
+            return all(self.state(port)["flags"] == "master" for port in self.ports)
+
+        until(is_settled, within=40)
+
     @contextlib.contextmanager
     def client(self, **arguments: str | int) -> Iterator[Any]:
         with self.primary.client(**arguments) as client:
