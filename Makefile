@@ -44,8 +44,8 @@ coverage: .venv-newest/.done ## run test-newest and measure the code that it run
 	.venv-newest/bin/coverage combine --quiet
 	.venv-newest/bin/coverage report
 
-faults: .venv/.dev ## run the fault tests at full size, within 20 minutes, and print their figures; FAULTS_SEED=… repeats a run
-	FAULTS=full $(BIN)/pytest tests/faults -v --timeout 300 --session-timeout 1200 $(ARGS)
+faults: .venv/.dev ## run the fault tests at full size, within 30 minutes, and print their figures; FAULTS_SEED=… repeats a run
+	FAULTS=full $(BIN)/pytest tests/faults -v --timeout 300 --session-timeout 1800 $(ARGS)
 
 mutations: .venv/.dev ## disable each safeguard in a copy of the code and check that its test fails; some: make mutations ARGS="ping-mark"
 	@cd tests && ../$(BIN)/python -m mutations $(ARGS)
