@@ -4,6 +4,7 @@ FAULTS=full: 20 failovers of a cluster and 20 with Sentinels instead of 2, and 4
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from harness.sentinels import Sentinels
 from harness.services import Service
 from harness.sizing import FULL, sized
 from harness.steady_adds import SteadyAdds
+from harness.steady_histories import SteadyHistories
 from harness.stores import Store
 from harness.waiting import until
 
@@ -35,6 +37,7 @@ FAILOVERS = sized(2, 20)  # of the kinds below in turn
 UNCONFIRMED = 4  # failovers without --wait-replicas, which only count lost updates
 BEHIND = 0.2  # seconds of writes that no replica of a lost machine has
 UPDATED = 32  # users, side by side
+HISTORIES = 8  # users with several concurrent callers
 LONGEST_OUTAGE = 20.0  # seconds; generous, because other programs use the machine
 KEYS = Keys("userservice", 16)
 
@@ -94,6 +97,7 @@ class Load:
     stubs: Stubs
     adds: SteadyAdds
     updates: ChainedUpdates
+    histories: SteadyHistories
     user_ids: list[str]
     outages: list[tuple[str, float, float]] = field(default_factory=list)  # of the victim's users, and of the others
 
@@ -105,27 +109,33 @@ class Load:
 
     def report(self, topology: str, wait: int, url: str) -> None:
         """Prints the figures, and checks what no failover may break."""
-        updates = self.updates
+        updates, histories = self.updates, self.histories
         print(  # noqa: T201 - the figure
             f"{topology}, --wait-replicas {wait}: {len(self.outages)} failovers, "
             f"{updates.acknowledged} acknowledged updates, lost {updates.lost}, "
             f"applied without record {updates.unrecorded}, failed attempts {updates.failed.total()}; "
+            f"{histories.calls} calls in histories, of which {histories.unknown} have an unknown outcome; "
             f"longest update of the victim's users and of others in s: {self.outages}"
         )
         assert updates.unrecorded == 0
         assert check(url, "userservice", 5).findings == []
         assert max(victim for _, victim, _ in self.outages) < LONGEST_OUTAGE
+        assert histories.unknown
+        assert not wait or not histories.unexplained
         assert updates.failed  # otherwise no failover concerned the updates
 
 
 @asynccontextmanager
-async def loaded(url: str, wait: int) -> AsyncIterator[Load]:
+async def loaded(url: str, wait: int, dice: random.Random) -> AsyncIterator[Load]:
     """Starts a service, and adds and updates users; the service must not need a restart."""
     arguments = ("--store-timeout", STORE_TIMEOUT, "--wait-replicas", str(wait))
     with Service(*arguments, redis_url=url) as service:
         async with connect(service.address) as stubs:
             users = await add_users(stubs, [f"u{number}" for number in range(UPDATED)])
-            load = Load(stubs, SteadyAdds(stubs, "a", pause=0.02), ChainedUpdates(stubs, users), list(users))
+            others = await add_users(stubs, [f"h{number}" for number in range(HISTORIES)])
+            histories = SteadyHistories(stubs, others, dice)
+            adds, updates = SteadyAdds(stubs, "a", pause=0.02), ChainedUpdates(stubs, users)
+            load = Load(stubs, adds, updates, histories, list(users))
             async with load.adds.running(), load.updates.running():
                 await load.adds.another()
                 load.updates.outage(users)
@@ -147,22 +157,24 @@ def users_of(cluster: Cluster, victim: Store, user_ids: Iterable[str]) -> list[s
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("wait", [1, 0] if FULL else [1])
-async def test_acknowledged_updates_of_a_cluster(cluster: Cluster, wait: int) -> None:
+async def test_acknowledged_updates_of_a_cluster(cluster: Cluster, wait: int, dice: random.Random) -> None:
     cluster.empty()
-    async with loaded(cluster.url, wait) as load:
+    async with loaded(cluster.url, wait, dice) as load:
         for loss, number in zip(cycle(LOSSES), range(FAILOVERS if wait else UNCONFIRMED), strict=False):
             victim = (await asyncio.to_thread(lambda: cluster.masters))[number % 3]
             replicas = await asyncio.to_thread(cluster.replicas_of, victim)
             affected = await asyncio.to_thread(users_of, cluster, victim, load.user_ids)
             load.updates.outage(load.user_ids)
-            await asyncio.to_thread(loss.lose, victim, replicas)
-            await asyncio.to_thread(until, partial(any_master, cluster, replicas), 20)
-            await load.adds.another()
-            await asyncio.sleep(1)
-            load.record(loss, affected)
-            await asyncio.to_thread(loss.bring_back, victim)
-            await asyncio.to_thread(cluster.settle, 2)
-            await load.adds.another()
+            async with load.histories.running():
+                await asyncio.sleep(0.3)
+                await asyncio.to_thread(loss.lose, victim, replicas)
+                await asyncio.to_thread(until, partial(any_master, cluster, replicas), 20)
+                await load.adds.another()
+                await asyncio.sleep(1)
+                load.record(loss, affected)
+                await asyncio.to_thread(loss.bring_back, victim)
+                await asyncio.to_thread(cluster.settle, 2)
+                await load.adds.another()
     load.report("cluster", wait, cluster.url)
     assert (load.updates.lost == 0) is bool(wait)  # without confirmations, the loss of a machine loses updates
 
@@ -172,19 +184,21 @@ def any_master(cluster: Cluster, nodes: list[Store]) -> bool:
 
 
 @pytest.mark.timeout(600)
-async def test_acknowledged_updates_with_sentinels(sentinels: Sentinels) -> None:
-    async with loaded(sentinels.url, 1) as load:
+async def test_acknowledged_updates_with_sentinels(sentinels: Sentinels, dice: random.Random) -> None:
+    async with loaded(sentinels.url, 1, dice) as load:
         for loss, _ in zip(cycle(LOSSES), range(FAILOVERS), strict=False):
             primary = sentinels.primary
             replicas = [store for store in sentinels.stores if store is not primary]
             load.updates.outage(load.user_ids)
-            await asyncio.to_thread(loss.lose, primary, replicas)
-            await asyncio.to_thread(sentinels.wait_for_another, primary)
-            await load.adds.another()
-            await asyncio.sleep(1)
-            load.record(loss, load.user_ids)
-            await asyncio.to_thread(loss.bring_back, primary)
-            await asyncio.to_thread(sentinels.settle)
-            await load.adds.another()
+            async with load.histories.running():
+                await asyncio.sleep(0.3)
+                await asyncio.to_thread(loss.lose, primary, replicas)
+                await asyncio.to_thread(sentinels.wait_for_another, primary)
+                await load.adds.another()
+                await asyncio.sleep(1)
+                load.record(loss, load.user_ids)
+                await asyncio.to_thread(loss.bring_back, primary)
+                await asyncio.to_thread(sentinels.settle)
+                await load.adds.another()
     load.report("Sentinel", 1, sentinels.url)
     assert load.updates.lost == 0
