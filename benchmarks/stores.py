@@ -21,7 +21,8 @@ from userservice.v1.user_service_pb2 import AddUserRequest
 from userservice_server.config import Config
 from userservice_server.embedded.store import EmbeddedStore
 from userservice_server.store import scripts
-from userservice_server.store.keys import LAYOUT_VERSION, Keys
+from userservice_server.store.keys import LAYOUT_VERSION, MAINTAINED_LAYOUT_VERSION, Keys
+from userservice_server.wire.emails import UNICODE_VERSION, key_of_new
 from userservice_server.wire.records import decode, key_field, record_id
 
 _KEYS = Keys("userservice", 1)  # the default of the service
@@ -59,18 +60,19 @@ class Store:
     def fill(self, count: int) -> None:
         """Adds users with the script of the service."""
         keys = (_KEYS.layout, _TABLE.store_id, _TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.session_count)
-        arguments = (LAYOUT_VERSION, 1, secrets.token_hex(16), "")
+        arguments = (LAYOUT_VERSION, 1, secrets.token_hex(16), "", MAINTAINED_LAYOUT_VERSION, UNICODE_VERSION)
         _, store_id, _ = self.redis.execute_command("EVAL", scripts.CREATE.text, len(keys), *keys, *arguments)
         self.redis.script_load(scripts.ADD.text)
-        of_add = (_TABLE.store_id, _TABLE.layout, _TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.request_prefix)
+        of_table = (_TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.request_prefix, _TABLE.emails, _TABLE.feed)
+        of_add = (_TABLE.store_id, _TABLE.layout, *of_table)
         head = ("EVALSHA", scripts.ADD.sha1, len(of_add), *of_add, store_id)
         for start in range(0, count, _BATCH):
-            self._pipe(
-                [
-                    (*head, user.user_id, key_field(user.user_id), _new_user(user), b"", _TABLE.partition, "", "", 0)
-                    for user in users(min(_BATCH, count - start), start)
-                ]
-            )
+            commands: list[tuple[Any, ...]] = []
+            for user in users(min(_BATCH, count - start), start):
+                tail = _new_user(user)
+                more = (b"", _TABLE.partition, "", "", 0, key_of_new(tail) or "")
+                commands.append((*head, user.user_id, key_field(user.user_id), tail, *more))
+            self._pipe(commands)
         self._settle()
 
     def fill_baseline(self, count: int) -> None:
@@ -118,6 +120,10 @@ class Store:
     def encoded_bytes(self) -> int:
         """Returns the size of all encoded users without framing, in a store that ``fill`` filled."""
         return sum(decode(User, record).ByteSize() for record in self.records())
+
+    def memory_of_emails(self) -> int:
+        """Returns the bytes of memory of the e-mail index."""
+        return int(self.redis.memory_usage(_TABLE.emails, samples=0) or 0)
 
     def memory_taken(self) -> int:
         """Returns the bytes of memory that the users take in the store."""

@@ -103,6 +103,7 @@ def test_every_rpc_can_be_called(grpcurl: Grpcurl) -> None:
     assert (added["user_id"], added["metadata"]) == ("ada", {"foo": "bar", "n": 1})
     assert UUID(added["uuid"]).version == 7
     assert call(USERS, "GetUser", user_id="ada")["user"] == added
+    assert call(USERS, "FindUsers", emails=["ADA@example.org"])["users"] == [added]
     patch = {"metadata": {"foo": None}, "first_name": "Ada"}
     updated = call(USERS, "UpdateUser", user_id="ada", etag=added["etag"], **patch)["user"]
     assert (updated["first_name"], updated["metadata"]) == ("Ada", {"n": 1})

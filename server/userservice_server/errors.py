@@ -228,6 +228,12 @@ class WatchTokenExpiredError(ServiceError):
     reason = "WATCH_TOKEN_EXPIRED"
 
 
+class IndexNotReadyError(ServiceError):
+    """The e-mail index does not exist, is being built, or must be built again."""
+
+    reason = "INDEX_NOT_READY"
+
+
 class ImportOffsetGapError(ServiceError):
     """A batch of an import does not continue the rows that were sent before; its rows were not applied.
 

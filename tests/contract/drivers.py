@@ -93,6 +93,7 @@ class StubDriver:
         "users.list_chunked": ("ListUsersChunked", user_messages.ListUsersChunkedRequest),
         "users.plan_user_scan": ("PlanUserScan", user_messages.PlanUserScanRequest),
         "users.count": ("CountUsers", user_messages.CountUsersRequest),
+        "users.find": ("FindUsers", user_messages.FindUsersRequest),
         "users.batch_get": ("BatchGetUsers", user_messages.BatchGetUsersRequest),
         "users.get_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
         "users.list_sessions": ("GetUserSessions", user_messages.GetUserSessionsRequest),
@@ -284,7 +285,7 @@ class ManagerDriver:
                 {"users": [_from_record(user) for user in chunk], "next_cursor": chunk.next_cursor} for chunk in answer
             ]
             return {"chunks": chunks, "users": [user for chunk in chunks for user in chunk["users"]]}
-        if name == "users.list":
+        if name in ("users.list", "users.find"):
             users = [_from_record(user) for user in answer]
             return {"users": users, "next_cursor": answer.next_cursor, "total_size": answer.total_size}
         if name == "users.batch_get":

@@ -76,6 +76,11 @@ def test_users_are_added_shown_changed_and_deleted(cli: CommandLine, tmp_path: P
     assert cli("users", "count", "--filter", "email = 'ada@example.com'").out == "1\n"
     assert cli("users", "list", "--filter", "first_name = 'R*'", "-o", "jsonl").lines()[0]["user_id"] == "bob"
     assert cli("users", "list", "--all", "--filter", "metadata : 'n'", "-o", "jsonl").lines()[0]["user_id"] == "bob"
+    assert cli("users", "find", "ADA@example.com", "x", "-o", "jsonl").lines()[0]["user_id"] == "ada"
+    nobody = cli("users", "find", "nobody@example.com", "-o", "json")
+    assert (nobody.code, nobody.json()) == (3, {"users": []})
+    assert "or use --stdin" in cli.error(2, "users", "find")
+    assert "emails[0]: must not be empty" in cli.error(2, "users", "find", "")
     assert "position 1: unknown field" in cli.error(2, "users", "count", "--filter", "mail = 'x'")
     shown = cli("users", "get", "ada").out.splitlines()
     assert shown[0].split() == ["user_id", "ada"]

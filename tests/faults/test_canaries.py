@@ -42,8 +42,8 @@ def requests() -> list[tuple[str, bytes, bool]]:
                 request.now = True
             if "filter" in names:
                 request.filter = 'email = "ada.lovelace@example.com"'
-            if "user_ids" in names:
-                request.user_ids.append("ada.lovelace@example.com")
+            for field in {"emails", "user_ids"} & set(names):
+                getattr(request, field).append("ada.lovelace@example.com")
             found.append((f"/{service.full_name}/{method.name}", request.SerializeToString(), method.server_streaming))
     return found
 

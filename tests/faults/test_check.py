@@ -50,7 +50,7 @@ async def populate(address: str) -> dict[str, User]:
     async with connect(address) as stubs:
         users = await add_users(stubs, ["u7"])  # before the others, so that the next id belongs to no user
         users |= await add_users(stubs, [f"u{number}" for number in range(600) if number != 7])
-        users |= await add_users(stubs, ["last"], request_id="12345678-1234-1234-1234-123456789abc")
+        users |= await add_users(stubs, ["last"], email="Ada@x", request_id="12345678-1234-1234-1234-123456789abc")
         for user_id in ("u0", "u1"):
             for session_id in ("a", "b"):
                 await stubs.sessions.AddSession(AddSessionRequest(user_id=user_id, session_id=session_id))
@@ -257,6 +257,25 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         ),
         ["row {u7+1}: the record contains another id: {u7}"],
     ),
+    "an e-mail index of a store without one": (
+        lambda client, _: client.hdel("userservice:layout", "email_index"),
+        ["there is an e-mail index, but the layout says that there is none"],
+    ),
+    "no user in the e-mail index": (
+        lambda client, users: client.zrem(P + "emails", users["last"].id.to_bytes(7)),
+        ["row {newest}: the e-mail index has no entry for this user"],
+    ),
+    "a user under another address in the e-mail index": (
+        lambda client, users: client.zadd(P + "emails", {users["last"].id.to_bytes(7): 1}),
+        ["row {newest}: the e-mail index has a wrong entry"],
+    ),
+    "the e-mail index has an entry too many": (
+        lambda client, users: client.zadd(P + "emails", {(users["last"].id + 1).to_bytes(7): 1, b"x": 1}),
+        [
+            "e-mail index entry {newest+1}: there is no user with this id",
+            "e-mail index entry (not an id): there is no user with this id",
+        ],
+    ),
     "a layout with more to it": (
         lambda client, _: client.hset("userservice:layout", "shards", 2),
         ["the layout has 1 unknown fields"],
@@ -271,6 +290,7 @@ def as_written(finding: str, users: dict[str, User]) -> str:
         "{u7+1}": users["u7"].id + 1,
         "{u7+64}": users["u7"].id + 64,
         "{newest}": users["last"].id,
+        "{newest+1}": users["last"].id + 1,
     }
     for place, value in places.items():
         finding = finding.replace(place, str(value))

@@ -87,7 +87,19 @@ def sabotage(where: str) -> None:
             user_servicer.REQUEST_CLASSES.update(dict.fromkeys(user_servicer.REQUEST_CLASSES, broken))
         case "domain":
             for domain in (users.Users, sessions.Sessions):
-                for name in ("add", "get", "update", "delete", "list", "plan", "count", "get_many", "touch", "revoke"):
+                for name in (
+                    "add",
+                    "get",
+                    "update",
+                    "delete",
+                    "list",
+                    "plan",
+                    "count",
+                    "find",
+                    "get_many",
+                    "touch",
+                    "revoke",
+                ):
                     if hasattr(domain, name):
                         setattr(domain, name, fail_later)
             users.Users.stream = fail_while_streaming

@@ -190,7 +190,7 @@ def with_checksum(key: str) -> str:
 
 def test_every_rpc_rejects_every_bad_credential_and_accepts_the_right_one(site: Site) -> None:
     methods = methods_of(site)
-    assert len(methods) == 19
+    assert len(methods) == 20
     bad = bad_credentials(site)
     without_scope = {scope: new_key(site.keys, ",".join(sorted(SCOPES - {scope}))) for scope in SCOPES}
     with_scope = {scope: new_key(site.keys, scope) for scope in SCOPES}

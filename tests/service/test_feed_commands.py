@@ -43,6 +43,10 @@ def test_the_commands_turn_the_feed_on_and_off(store: Store) -> None:
     assert feed("off") == "the feed is off"
     assert feed("off") == "the feed was off already"
     with store.client() as client:
+        assert client.hget("userservice:layout", "version") == b"2"  # because of the e-mail index
+        client.hdel("userservice:layout", "email_index")
+    assert feed("off") == "the feed was off already"
+    with store.client() as client:
         assert client.hget("userservice:layout", "version") == b"1"
         assert not client.exists(FEED)
 
@@ -152,6 +156,7 @@ async def test_check_finds_damage_in_the_feed(store: Store, service: Service) ->
         "the feed of changes has 1 gaps",
         "the feed of changes has 1 damaged entries",
         "the feed of changes is on, but the layout version is not 2",
+        "there is an e-mail index, but the layout version is not 2",
     }
     with store.client() as client:
         client.delete(FEED)

@@ -32,6 +32,7 @@ from userservice.v1.session_service_pb2 import AddSessionRequest, DeleteSessionR
 from userservice.v1.user_service_pb2 import (
     AddUserRequest,
     DeleteUserRequest,
+    FindUsersRequest,
     GetUserRequest,
     GetUserSessionsRequest,
     ListUsersChunkedRequest,
@@ -129,6 +130,10 @@ async def repeat_a_write(stubs: Stubs) -> None:
     await stubs.users.DeleteUser(DeleteUserRequest(user_id=request.user_id))
 
 
+async def find_users(stubs: Stubs) -> None:
+    await stubs.users.FindUsers(FindUsersRequest(emails=["nobody@example.com"]))
+
+
 async def list_sessions(stubs: Stubs) -> None:
     await stubs.users.GetUserSessions(GetUserSessionsRequest(user_id="u0"))
 
@@ -195,6 +200,7 @@ CASES: list[tuple[Callable[[Stubs], Awaitable[None]], Changes]] = [
     ),
     (cancel_a_watch, handled(WATCH, "Canceled", sent=1) | NO_REJECTION),
     (repeat_a_write, {"userservice_request_id_replays_total": ({}, 1)} | replied("add", 2)),
+    (find_users, replied("find") | NO_REJECTION),
     (list_sessions, replied("expired") | NO_REJECTION),
     (revoke_sessions, replied("revoke") | NO_REJECTION),
     (

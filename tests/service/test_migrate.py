@@ -40,7 +40,9 @@ def test_a_store_is_moved_to_another_number_of_partitions_and_back() -> None:
         retried = AddUserRequest(user_id="retried", request_id=str(uuid4()))
         with Service(redis_url=old.url) as service, connect_blocking(service.address) as stubs:
             for number in range(USERS):
-                stubs.users.AddUser(AddUserRequest(user_id=f"u{number}", metadata=struct({"n": number})))
+                stubs.users.AddUser(
+                    AddUserRequest(user_id=f"u{number}", email=f"{number}@x", metadata=struct({"n": number}))
+                )
             for number in range(3):
                 stubs.sessions.AddSession(AddSessionRequest(user_id="u7", session_id=f"s{number}"))
             for user_id in NAMED_LIKE_KEYS:

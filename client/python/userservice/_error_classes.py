@@ -16,6 +16,7 @@ __all__ = [
     "ImportIdReusedError",
     "ImportNotFoundError",
     "ImportOffsetGapError",
+    "IndexNotReadyError",
     "InternalError",
     "OverloadedError",
     "RateLimitedError",
@@ -202,6 +203,16 @@ class AuthenticationUnavailableError(UnavailableError):
     """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
 
     reason = "AUTHENTICATION_UNAVAILABLE"
+
+
+class IndexNotReadyError(UserServiceError):
+    """FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode.
+
+    An operator can build it with `userservice reindex` while the service runs.
+    """
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "INDEX_NOT_READY"
 
 
 class SessionLimitError(UserServiceError):

@@ -51,6 +51,7 @@ LIST_USERS = _method(_USERS, "ListUsers", users.ListUsersRequest, users.ListUser
 LIST_USERS_CHUNKED = _method(_USERS, "ListUsersChunked", users.ListUsersChunkedRequest, users.ListUsersChunkedResponse)
 PLAN_USER_SCAN = _method(_USERS, "PlanUserScan", users.PlanUserScanRequest, users.PlanUserScanResponse)
 COUNT_USERS = _method(_USERS, "CountUsers", users.CountUsersRequest, users.CountUsersResponse)
+FIND_USERS = _method(_USERS, "FindUsers", users.FindUsersRequest, users.FindUsersResponse)
 BATCH_GET_USERS = _method(_USERS, "BatchGetUsers", users.BatchGetUsersRequest, users.BatchGetUsersResponse)
 GET_USER_SESSIONS = _method(_USERS, "GetUserSessions", users.GetUserSessionsRequest, users.GetUserSessionsResponse)
 IMPORT_USERS = _method(_USERS, "ImportUsers", imports.ImportUsersRequest, imports.ImportUsersResponse)

@@ -465,6 +465,42 @@ class UserManager(Manager):
             if not cursor:
                 return total
 
+    async def find(
+        self,
+        emails: Iterable[str],
+        limit: int = 100,
+        cursor: int = 0,
+        *,
+        view: View | None = None,
+        timeout: float | None = None,
+    ) -> UserPage:
+        """Returns one page of the users that have one of these e-mail addresses, in the order of their ids.
+
+        Addresses are compared without regard to case and Unicode form. Several users can have the same address.
+
+        Args:
+            emails: 1 to 1000 addresses.
+            limit: The maximum number of users, at most 1000. A page ends early at 1 MiB, or if many users have the same
+                address; it can then have few users or none and still have a `next_cursor`.
+            cursor: The `next_cursor` of an earlier page for the same addresses; 0 starts at the beginning.
+            view: The fields to return: "FULL" (the default), "BASIC" (without metadata) or "ID" (user_id and id).
+            timeout: Seconds that the call may take.
+
+        Returns:
+            A list of User with `next_cursor`, which is 0 at the end. `total_size` is 0.
+
+        Raises:
+            InvalidArgumentError: If there are no addresses or more than 1000, or an argument is invalid.
+            IndexNotReadyError: If the store has no e-mail index yet (`userservice reindex`).
+        """
+        attempts = self._connection.attempts(timeout)
+        fields = {"emails": emails, "view": view, "limit": limit, "cursor": cursor}
+        request = build_request(rpc.FIND_USERS.request, fields)
+        page = await self._connection.call(rpc.FIND_USERS, request, attempts)
+        found = User.wrap_page(page.users, request.cursor)
+        check_cursor(found, request.cursor, page.next_cursor, 0)
+        return UserPage(found, next_cursor=page.next_cursor)
+
     async def batch_get(
         self, user_ids: Iterable[str], *, view: View | None = None, timeout: float | None = None
     ) -> UserBatch:

@@ -151,6 +151,15 @@ export class AuthenticationUnavailableError extends UnavailableError {
   static override readonly reason = "AUTHENTICATION_UNAVAILABLE";
 }
 
+/**
+ * FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode. An
+ * operator can build it with `userservice reindex` while the service runs.
+ */
+export class IndexNotReadyError extends UserServiceError {
+  static override readonly code = "FAILED_PRECONDITION";
+  static override readonly reason = "INDEX_NOT_READY";
+}
+
 /** The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire. */
 export class SessionLimitError extends UserServiceError {
   static override readonly code = "RESOURCE_EXHAUSTED";

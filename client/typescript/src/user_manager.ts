@@ -286,6 +286,32 @@ export class UserManager extends Manager {
   }
 
   /**
+   * Returns one page of the users that have one of these e-mail addresses, ordered by id. Addresses are compared without
+   * regard to case and Unicode form. Several users can have the same address.
+   *
+   * @param emails - 1 to 1000 addresses.
+   * @param limit - Maximum number of users in the page, at most 1000. A page has at most 1 MiB. If many users have the
+   *   same address, a page can have few users or none and still have a `next_cursor`.
+   * @param cursor - The `next_cursor` of an earlier page for the same addresses; 0 for the beginning.
+   * @returns An array of User with `next_cursor`, which is 0 in the last page. `total_size` is 0.
+   * @throws InvalidArgumentError if there are no addresses or more than 1000, or an argument is invalid.
+   * @throws IndexNotReadyError if the store has no e-mail index yet (`userservice reindex`).
+   */
+  async find(
+    emails: Iterable<string>,
+    limit = 100,
+    cursor = 0,
+    { view, ...options }: ReadOptions = {},
+  ): Promise<UserPage> {
+    const attempts = this.connection.attempts(options);
+    // encodeRequest rejects values that are not lists.
+    const requested: unknown = isList(emails) ? Array.from(emails) : emails;
+    const answer = await this.read(method.findUsers, { emails: requested, view, limit, cursor }, attempts, readUser);
+    checkContinues(answer, cursor);
+    return new UserPage(answer.records, answer);
+  }
+
+  /**
    * Returns up to 1000 users by their user_ids.
    *
    * @param user_ids - 1 to 1000 user_ids. If a user_id is repeated, the result contains its user each time.

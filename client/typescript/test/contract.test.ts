@@ -37,6 +37,7 @@ interface Args {
   parts?: UserScanPart[] & number;
   parallel?: number;
   user_ids: string[];
+  emails: string[];
   view?: View;
   order_by?: OrderBy;
   filter?: string;
@@ -124,6 +125,8 @@ class Driver {
       return { chunks, users: chunks.flatMap(({ users }) => users) };
     },
     "users.count": async ({ filter }) => ({ count: await this.users.count(filter) }),
+    "users.find": async ({ emails, limit, cursor, view }) =>
+      readUsers(await this.users.find(emails, limit, cursor, { view })),
     "users.batch_get": async ({ user_ids, view }) => {
       const batch = await this.users.batchGet(user_ids, { view });
       return { users: batch.map(readRecord), missing_user_ids: batch.missing_user_ids };

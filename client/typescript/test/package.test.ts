@@ -70,6 +70,7 @@ describe("the package", () => {
       "ImportIdReusedError",
       "ImportNotFoundError",
       "ImportOffsetGapError",
+      "IndexNotReadyError",
       "InternalError",
       "InvalidArgumentError",
       "ManagerClosedError",

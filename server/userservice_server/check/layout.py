@@ -3,11 +3,14 @@
 from userservice_server.check.reading import Reader, number
 from userservice_server.check.report import Report
 from userservice_server.config import ConfigError
-from userservice_server.store.keys import FEED_LAYOUT_VERSION, LAYOUT_VERSIONS, Keys
+from userservice_server.store.keys import LAYOUT_VERSIONS, MAINTAINED_LAYOUT_VERSION, Keys
 from userservice_server.store.partitions import PARTITION_COUNTS
 
 _FEED_FIELDS = (b"feed", b"feed_entries", b"feed_seconds")
-_LAYOUT_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id", b"creating", b"moved", *_FEED_FIELDS}
+_INDEX_FIELDS = (b"email_index", b"email_unicode", b"email_done")
+_OF_MAINTAINED = ((b"feed", "the feed of changes is on"), (b"email_index", "there is an e-mail index"))
+_OWN_FIELDS = {b"version", b"partitions", b"store_id", b"lowest_id", b"creating", b"moved"}
+_LAYOUT_FIELDS = {*_OWN_FIELDS, *_FEED_FIELDS, *_INDEX_FIELDS}
 
 
 def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
@@ -30,8 +33,9 @@ def partitions_of(reader: Reader, report: Report, prefix: str) -> int:
         report.find("the store is being created, or its creation was interrupted", key)
     if b"moved" in layout:
         report.find("the store was marked by userservice migrate; servers reject its writes", key)
-    if b"feed" in layout and version != FEED_LAYOUT_VERSION:
-        report.find(f"the feed of changes is on, but the layout version is not {FEED_LAYOUT_VERSION}", key)
+    for field, what in _OF_MAINTAINED:
+        if field in layout and version != MAINTAINED_LAYOUT_VERSION:
+            report.find(f"{what}, but the layout version is not {MAINTAINED_LAYOUT_VERSION}", key)
     if extra := len(layout.keys() - _LAYOUT_FIELDS):
         report.find(f"the layout has {extra} unknown fields", key)
     return partitions

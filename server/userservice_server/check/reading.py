@@ -51,6 +51,10 @@ class Reader:
         """Yields the fields of a hash and their values."""
         return self._servers.of(key)[0].hscan_iter(key.decode(), count=PAGE)
 
+    def members(self, key: bytes) -> Iterator[tuple[bytes, float]]:
+        """Yields the members of a sorted set and their scores, in any order; a member can be repeated."""
+        return self._servers.of(key)[0].zscan_iter(key.decode(), count=PAGE)
+
     def pages(self, key: bytes, after: bytes = b"-inf") -> Iterator[list[tuple[bytes, bytes]]]:
         """Yields pages of the members of a sorted set and their scores, from ``after`` on: a lower limit of ZRANGE."""
         while True:

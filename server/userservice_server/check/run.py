@@ -7,6 +7,7 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError, RedisError
 
 from userservice_server.check.connecting import connect
+from userservice_server.check.emails import check_emails, check_states
 from userservice_server.check.layout import check_feeds, check_store_ids, partitions_of
 from userservice_server.check.reading import Reader
 from userservice_server.check.report import Report
@@ -70,8 +71,10 @@ def _run(reader: Reader, key_prefix: str) -> Report:
     tables = Tables(reader, report, has_id=has_id)
     if has_id:
         check_feeds(reader, report, keys)
+        check_states(reader, report, keys)
     counts = SessionCounts(reader, keys)
     tables.check_users(keys)
+    check_emails(reader, report, keys)
     Scan(reader, report, keys, tables).run(key_prefix)
     counts.check(report)
     return report

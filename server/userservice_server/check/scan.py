@@ -24,6 +24,7 @@ ROLES = {
     "expiry": b"zset",
     "session_expiry": b"zset",
     "feed": b"stream",
+    "emails": b"zset",
     "sessions": b"zset",
     "session_ids": b"hash",
     "request": b"string",

@@ -13,6 +13,7 @@ from userservice_server.cli.feed import feed_command
 from userservice_server.cli.keys import keys_command
 from userservice_server.cli.migrate import migrate_command
 from userservice_server.cli.options import EXIT_CANNOT_START, EXIT_ENDED, EXIT_INTERRUPTED
+from userservice_server.cli.reindex import reindex_command
 from userservice_server.cli.serve import serve
 from userservice_server.config import ConfigError
 from userservice_server.process.serving import ServiceEndedError
@@ -71,12 +72,13 @@ cli.add_command(check_command)
 cli.add_command(feed_command)
 cli.add_command(keys_command)
 cli.add_command(migrate_command)
+cli.add_command(reindex_command)
 # Listed in --help only: userservice.__main__ runs these commands of the client without importing the server.
 for name, summary in (
     ("completion", "Print a script that completes commands in a shell."),
     ("health", "Check the health of a service, as a probe does."),
     ("profile", "Store addresses and paths of credentials under a name."),
     ("sessions", "Read and write the sessions of a user."),
-    ("users", "Read, write, count, export, import and watch users."),
+    ("users", "Read, write, count, find, export, import and watch users."),
 ):
     cli.add_command(click.Command(name, help=summary))

@@ -6,7 +6,7 @@ Table and StoreIdentity are handles: the domain receives them from a store, and 
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from userservice_server.wire.outcomes import Outcome
 
@@ -47,6 +47,36 @@ class StoreIdentity:
     """Handle of the store that the server expects. It differs after the store was emptied or replaced."""
 
     __slots__ = ()
+
+
+class FindQuery(NamedTuple):
+    """A search for users of one partition by e-mail address.
+
+    Attributes:
+        keys: the keys of the normalized addresses (see wire/emails.py), each once.
+        after: only users with larger ids.
+        limit: maximum number of users.
+        most_of_one: maximum number of users of one address that are examined.
+        most_bytes: bytes of records after which the search ends.
+    """
+
+    keys: Sequence[int]
+    after: int
+    limit: int
+    most_of_one: int
+    most_bytes: int
+
+
+class FoundUsers(NamedTuple):
+    """The result of a search.
+
+    Attributes:
+        reached: the records contain all matching users up to this id; 0 if they contain all.
+        records: records in the order of their ids. Some can have another address, because keys are not unique.
+    """
+
+    reached: int
+    records: list[bytes]
 
 
 class Tables(Protocol):
@@ -111,6 +141,13 @@ class RecordStore(Protocol):
         """Returns the records of the keys, in their order; None for a key without a record.
 
         Raises StoreChangedError if the store is not the one of ``identity``.
+        """
+
+    async def find(self, table: Table, query: FindQuery, identity: StoreIdentity) -> FoundUsers:
+        """Finds users of a partition by their e-mail addresses.
+
+        Raises IndexNotReadyError if the e-mail index is not complete, and StoreChangedError if the store is not the one
+        of ``identity``, or ``query.after`` is a cursor of another store.
         """
 
     async def replace(

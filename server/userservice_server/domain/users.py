@@ -10,6 +10,7 @@ from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import BatchGetUsersResponse, CountUsersResponse, PlanUserScanResponse
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.entities import Entities
+from userservice_server.domain.finding import Search, found_page
 from userservice_server.domain.listing import Page, Selection, count_matching, first_page, pages
 from userservice_server.domain.merging import MergedTables, OneTable, Source
 from userservice_server.domain.patch import Patch
@@ -182,6 +183,16 @@ class Users:
             return await read()
         async with self._reads.batches:
             return await read()
+
+    async def find(self, emails: Sequence[str], limit: int, cursor: int, view: "View.ValueType") -> bytes:
+        """Returns a page of the users with these e-mail addresses as an encoded FindUsersResponse."""
+        read = partial(found_page, self._store, Search.of(emails, limit, cursor), cut_of(User, view))
+        if cursor:
+            return await read()
+        if len(emails) <= _SMALL_BATCH:
+            return await self._store.reread(read)
+        async with self._reads.batches:
+            return await self._store.reread(read)
 
     async def _get_many(self, user_ids: Sequence[str], cut: Cut | None) -> bytes:
         identity = self._store.identity  # one store for all batches

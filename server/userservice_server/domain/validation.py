@@ -30,6 +30,7 @@ DEFAULT_PARTS = 16
 MAX_PARTS = 64
 MAX_BATCH = 1000
 REQUEST_ID_BYTES = 36  # of a UUID in text form
+_MOST_UTF8 = 4  # bytes of a character
 
 _NANOS = 1_000_000_000
 _LATEST_SECOND = 7_258_118_400  # 2200-01-01; in microseconds, all times fit into 53 bits
@@ -96,6 +97,20 @@ class Checker:
             for index, user_id in enumerate(user_ids):
                 self.key(f"{field}[{index}]", user_id)
         return user_ids
+
+    def emails(self, field: str, values: Collection[str]) -> list[str]:
+        """Checks the e-mail addresses of a search."""
+        if not 1 <= len(values) <= MAX_BATCH:
+            self.refuse(field, f"must have 1 to {MAX_BATCH} entries, has {len(values)}")
+            return []
+        for index, email in enumerate(values):
+            if not email:
+                self.refuse(
+                    f"{field}[{index}]", "must not be empty: users without an e-mail address cannot be found by it"
+                )
+            elif len(email) * _MOST_UTF8 > MAX_EMAIL_BYTES:
+                self.text(f"{field}[{index}]", email, MAX_EMAIL_BYTES)
+        return list(values)
 
     def text(self, field: str, value: str, max_bytes: int) -> str:
         """Checks a free text field."""

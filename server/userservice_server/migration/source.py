@@ -18,10 +18,11 @@ MOVED = "moved"
 # Kinds of keys that a migration copies or creates again, and those that it refuses. It also refuses any other kind of
 # key, and any other field of the layout.
 _OF_SESSIONS = frozenset({"session_count", "sessions", "session_ids", "session_expiry", "expiry"})
-COPIED = frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request", "feed"}) | _OF_SESSIONS
+COPIED = frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request", "feed", "emails"}) | _OF_SESSIONS
 OF_IMPORTS = frozenset({"import", "import_errors"})
 FEED_FIELDS = (b"feed", b"feed_entries", b"feed_seconds")
-COPIED_FIELDS = frozenset({b"version", b"partitions", b"store_id", b"lowest_id", *FEED_FIELDS})
+INDEX_FIELDS = (b"email_index", b"email_unicode", b"email_done")
+COPIED_FIELDS = frozenset({b"version", b"partitions", b"store_id", b"lowest_id", *FEED_FIELDS, *INDEX_FIELDS})
 
 KNOWN_VERSIONS = frozenset(b"%d" % version for version in LAYOUT_VERSIONS)
 

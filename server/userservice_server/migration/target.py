@@ -10,8 +10,9 @@ from userservice_server.check.reading import Reader
 from userservice_server.config import ConfigError
 from userservice_server.migration.session_counts import sessions_by_partition
 from userservice_server.migration.source import KNOWN_VERSIONS, Source, User
-from userservice_server.store.keys import FEED_LAYOUT_VERSION, LAYOUT_VERSION, Keys
+from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, Keys
 from userservice_server.wire.changes import Position
+from userservice_server.wire.emails import UNICODE_VERSION, index_member, key_of_record
 from userservice_server.wire.ids import MAX_ID, PARTITIONS, id_at
 from userservice_server.wire.records import record_key
 
@@ -61,6 +62,8 @@ class Target:
             table, sessions = self.keys.users(user.user_id), self.keys.sessions(user.user_id)
             record, number = user.row
             commands += [("ZADD", table.rows, number, record), ("HSET", table.index, user.user_id, number)]
+            if (email_key := key_of_record(record)) is not None:
+                commands.append(("ZADD", table.emails, str(email_key), index_member(int(number))))
             for session, session_number in user.sessions:
                 commands.append(("ZADD", sessions.rows, session_number, session))
                 commands.append(("HSET", sessions.index, record_key(session), session_number))
@@ -112,7 +115,8 @@ class Target:
 
     def _layout(self, source: Source) -> tuple[bytes | str | int, ...]:
         return (
-            *("version", FEED_LAYOUT_VERSION if source.feed else LAYOUT_VERSION),
+            *("version", MAINTAINED_LAYOUT_VERSION),
             *("partitions", self.keys.partitions),
             *("store_id", source.store_id),
+            *("email_index", "ready", "email_unicode", UNICODE_VERSION),
         )

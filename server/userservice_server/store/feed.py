@@ -151,7 +151,7 @@ class RedisFeed:
         (present,) = await self._store.layout_fields("feed")
         epoch, is_new = present or secrets.token_hex(_EPOCH_BYTES).encode(), present is None
         if is_new:
-            await self._store.set_feed_version(is_on=True)
+            await self._store.raise_version()
             await asyncio.sleep(pause)
         entries = max(1, settings.max_entries // self.partitions)
         seconds = int(settings.retention)
@@ -164,7 +164,7 @@ class RedisFeed:
         (epoch,) = await self._store.layout_fields("feed")
         await self._store.set_feed(None)
         await self._run_everywhere(scripts.FEED_OFF, ())
-        await self._store.set_feed_version(is_on=False)
+        await self._store.lower_version()
         return epoch is not None
 
     async def _run_everywhere(self, script: scripts.Script, arguments: Sequence[bytes | str | int]) -> None:

@@ -19,8 +19,9 @@ from userservice_server.errors import StoreChangedError
 from userservice_server.store import scripts
 from userservice_server.store.connection import Send
 from userservice_server.store.failures import UnsuitableStoreError
-from userservice_server.store.keys import LAYOUT_VERSION, LAYOUT_VERSIONS, Keys
+from userservice_server.store.keys import LAYOUT_VERSION, LAYOUT_VERSIONS, MAINTAINED_LAYOUT_VERSION, Keys
 from userservice_server.store.scripts import Script
+from userservice_server.wire.emails import UNICODE_VERSION
 from userservice_server.wire.ids import PARTITIONS, id_at
 
 logger = logging.getLogger("userservice.store")
@@ -218,7 +219,8 @@ class StoreLayout:
         for table in self._keys.all_users():
             keys += [table.store_id, table.rows, table.index, table.last_id, table.session_count]
         new_id = secrets.token_hex(_ID_BYTES)
-        arguments = (LAYOUT_VERSION, self._partitions, new_id, self.identity.store_id)
+        of_new_store = (MAINTAINED_LAYOUT_VERSION, UNICODE_VERSION)
+        arguments = (LAYOUT_VERSION, self._partitions, new_id, self.identity.store_id, *of_new_store)
         script = scripts.UPGRADE if self._has_layout else scripts.CREATE
         outcome, store_id, lowest_id = await run(script, keys, arguments)
         if fault := FAULTS.get(outcome.decode()):

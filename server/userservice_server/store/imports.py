@@ -9,6 +9,7 @@ from userservice_server.domain.import_ports import Applied, ImportRows, ImportSt
 from userservice_server.store import scripts
 from userservice_server.store.keys import Table, own_table
 from userservice_server.store.redis_store import RedisStore
+from userservice_server.wire.emails import key_of_new, key_of_record
 from userservice_server.wire.outcomes import Code
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class RedisImports:
     async def apply(self, table: ports.Table, import_id: str, rows: ImportRows) -> Reply:
         """Applies rows and records their offset, both in one atomic step."""
         own = own_table(table)
-        redis_keys = (own.rows, own.index, own.last_id, *_import_keys(own, import_id))
+        redis_keys = (own.rows, own.index, own.last_id, *_import_keys(own, import_id), own.emails)
         reply = await self._store.write(scripts.IMPORT, own, redis_keys, self._arguments(own, rows))
         return self._parsed(lambda: _reply(reply))
 
@@ -55,8 +56,10 @@ class RedisImports:
         arguments.append(len(rows.rejected))
         for rejected in rows.rejected:
             arguments += rejected
-        for row in rows.rows:
-            arguments += row
+        for user_id, old, new in rows.rows:
+            is_record = bool(old)  # see ImportRows.rows
+            email_key = (key_of_record if is_record else key_of_new)(new)
+            arguments += (user_id, old, new, "" if email_key is None else email_key)
         return arguments
 
     async def read(self, table: ports.Table, import_id: str, lowest: int, limit: int) -> RowErrors | None:

@@ -14,9 +14,9 @@ from userservice_server.store.partitions import tags
 from userservice_server.wire import ids
 
 LAYOUT_VERSION = 1
-FEED_LAYOUT_VERSION = 2
-"""The version of the layout while the feed is on: earlier servers, which write no entries, reject this version."""
-LAYOUT_VERSIONS = (LAYOUT_VERSION, FEED_LAYOUT_VERSION)
+MAINTAINED_LAYOUT_VERSION = 2
+"""The version of the layout of a store with a feed or an e-mail index, which earlier servers would not maintain."""
+LAYOUT_VERSIONS = (LAYOUT_VERSION, MAINTAINED_LAYOUT_VERSION)
 MAX_PARTITIONS = ids.PARTITIONS
 
 
@@ -31,6 +31,7 @@ class Table:
     layout: bytes  # key of the layout; every write checks that it exists
     session_count: bytes  # key of the number of sessions in the partition
     expiry_queue: bytes  # the users of the partition who have sessions that expire
+    emails: bytes  # key of the e-mail index of the partition
     feed: bytes  # key of the feed of changes of the partition, and name of the channel that announces entries
     request_prefix: bytes  # the start of the keys of idempotency records
     import_prefix: bytes  # the start of the keys of imports
@@ -97,6 +98,7 @@ class Keys:
             layout=users.layout,
             session_count=users.session_count,
             expiry_queue=users.expiry_queue,
+            emails=users.emails,
             feed=users.feed,
             request_prefix=users.request_prefix,
             import_prefix=users.import_prefix,
@@ -117,6 +119,7 @@ class Keys:
             layout=self.layout if self.partitions == 1 else f"{tag}:layout".encode(),
             session_count=f"{tag}:session_count".encode(),
             expiry_queue=f"{tag}:expiry".encode(),
+            emails=f"{tag}:emails".encode(),
             feed=f"{tag}:feed".encode(),
             request_prefix=f"{tag}:request:".encode(),
             import_prefix=f"{tag}:import:".encode(),

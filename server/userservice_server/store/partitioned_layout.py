@@ -14,9 +14,10 @@ from typing import Any
 from userservice_server.store import scripts
 from userservice_server.store.connection import Send
 from userservice_server.store.identity import FAULTS, WHERE_TO_READ, Identity, LayoutError, StoreLayout, is_pair
-from userservice_server.store.keys import LAYOUT_VERSION, Keys, Table
+from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, Keys, Table
 from userservice_server.store.links import LAYOUT
 from userservice_server.store.scripts import Script
+from userservice_server.wire.emails import UNICODE_VERSION
 
 Run = Callable[[int, Script, Sequence[bytes], Sequence[bytes | str | int]], Awaitable[Any]]
 """Runs a script with keys and arguments on the server of a partition."""
@@ -125,16 +126,22 @@ class PartitionedLayout(StoreLayout):
     async def _create(self, run: Run, found: Sequence[_Found]) -> Identity:
         """Creates the layout and all empty partitions, or finishes what another server has begun."""
         new_id = secrets.token_hex(_ID_BYTES)
-        layout = await run(LAYOUT, scripts.FOUND, (self._keys.layout,), (LAYOUT_VERSION, self._keys.partitions, new_id))
+        numbers = (MAINTAINED_LAYOUT_VERSION, self._keys.partitions)
+        layout = await run(LAYOUT, scripts.FOUND, (self._keys.layout,), (*numbers, new_id, UNICODE_VERSION))
         if not layout:
             raise LayoutError(f"{FAULTS['wrong clock']}; {WHERE_TO_READ}")
         store_id, lowest_id, partitions = layout
         self.check_numbers(None, partitions)
-        arguments = (LAYOUT_VERSION, self._keys.partitions, store_id, lowest_id)
+        arguments = (*numbers, store_id, lowest_id)
         tables = self._keys.all_users()
         await asyncio.gather(
             *(
-                run(table.partition, scripts.FOUND_PARTITION, _keys_of(table), (*arguments, table.partition))
+                run(
+                    table.partition,
+                    scripts.FOUND_PARTITION,
+                    _keys_of(table),
+                    (*arguments, table.partition, UNICODE_VERSION),
+                )
                 for table, state in zip(tables, found, strict=True)
                 if state.is_empty
             )

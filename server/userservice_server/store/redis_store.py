@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from redis.exceptions import ResponseError
 
 from userservice_server.domain import ports
-from userservice_server.domain.ports import MOST_STORES, IdempotencyKey, StoreIdentity
-from userservice_server.errors import StoreChangedError, StoreFullError, StoreUnavailableError
+from userservice_server.domain.ports import MOST_STORES, FindQuery, FoundUsers, IdempotencyKey, StoreIdentity
+from userservice_server.errors import IndexNotReadyError, StoreChangedError, StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
 from userservice_server.store.clock_fence import raise_last_ids
 from userservice_server.store.cluster_links import ClusterNodes
@@ -32,7 +32,7 @@ from userservice_server.store.identity import (
     is_pair,
     known_identity,
 )
-from userservice_server.store.keys import FEED_LAYOUT_VERSION, LAYOUT_VERSION, Keys, Table, own_table
+from userservice_server.store.keys import LAYOUT_VERSION, MAINTAINED_LAYOUT_VERSION, Keys, Table, own_table
 from userservice_server.store.links import LAYOUT, ROUTES, Links, LinkSettings, OneServer
 from userservice_server.store.partitioned_layout import PartitionedLayout
 from userservice_server.store.partitions import CLUSTER_PARTITIONS, PARTITION_COUNTS
@@ -43,6 +43,7 @@ from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
 from userservice_server.store.sweeping import sweep_all
 from userservice_server.store.topology import Topology
 from userservice_server.store.topology.cluster import ClusterServers
+from userservice_server.wire.emails import UNICODE_VERSION, key_of_new, key_of_record
 from userservice_server.wire.expiry import MICROSECONDS_A_SECOND
 from userservice_server.wire.outcomes import Code, Outcome
 
@@ -321,7 +322,8 @@ class RedisStore:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``."""
         own = own_table(table)
         redis_keys = (own.rows, own.index, own.last_id, _request_key(own, idempotency_key), *_owner_keys(own))
-        more = ("" if ends_at is None else ends_at, int(is_update))
+        email_key = "" if own.owner else _encoded(key_of_new(tail))
+        more = (_encoded(ends_at), int(is_update), email_key)
         arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner, *more)
         return self._outcome(await self.write(scripts.ADD, own, redis_keys, arguments))
 
@@ -365,6 +367,20 @@ class RedisStore:
             raise StoreChangedError.during_read()
         return records
 
+    async def find(self, table: ports.Table, query: FindQuery, identity: StoreIdentity) -> FoundUsers:
+        """Finds users of a partition by the keys of their e-mail addresses."""
+        own, expected = own_table(table), known_identity(identity)
+        expected.check_cursor(query.after)
+        redis_keys = (own.store_id, own.layout, own.rows, own.index, own.emails)
+        limits = (query.after, query.most_of_one, query.limit, query.most_bytes)
+        arguments: tuple[bytes | int, ...] = (expected.store_id, *limits, *query.keys)
+        reply = await self._observed(self._bulk[own.partition], scripts.FIND, redis_keys, arguments)
+        if isinstance(reply, bytes):
+            raise StoreChangedError.during_read()
+        state, version, reached, records = reply
+        check_index(state, version)
+        return FoundUsers(int(reached), records)
+
     async def replace(
         self,
         table: ports.Table,
@@ -378,9 +394,12 @@ class RedisStore:
     ) -> Outcome:
         """Applies ``verdict`` if ``old`` is still the record; returns CONFLICT with the present record if not."""
         own = own_table(table)
-        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *_owner_and_expiry(own))
-        end = "" if ends_at is None else ends_at
-        arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner, end, int(is_reported))
+        more_keys = _owner_and_expiry(own) or (own.emails,)
+        redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *more_keys)
+        is_new_user = verdict.code is Code.DONE and not own.owner
+        email_key = _encoded(key_of_record(verdict.payload)) if is_new_user else ""
+        more = (_encoded(ends_at), int(is_reported), email_key)
+        arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner, *more)
         return self._outcome(await self.write(scripts.REPLACE, own, redis_keys, arguments))
 
     async def delete(
@@ -598,10 +617,25 @@ class RedisStore:
             await self._writes[LAYOUT]("HSET", self._keys.layout, *chain.from_iterable(fields.items()))
         await self._look()
 
-    async def set_feed_version(self, *, is_on: bool) -> None:
-        """Writes the version of the layout that says whether the feed can be on."""
-        version = FEED_LAYOUT_VERSION if is_on else LAYOUT_VERSION
-        await self._writes[LAYOUT]("HSET", self._keys.layout, "version", version)
+    async def raise_version(self) -> None:
+        """Writes the version of the layout that servers without feed and e-mail index reject."""
+        await self.set_layout({"version": MAINTAINED_LAYOUT_VERSION})
+
+    async def lower_version(self) -> None:
+        """Writes the version of the layout that all servers accept, if the store has neither feed nor e-mail index."""
+        await run(self._writes[LAYOUT], scripts.LOWER_VERSION, (self._keys.layout,), (LAYOUT_VERSION,))
+
+    # For the e-mail index
+
+    async def set_layout(self, fields: "Mapping[str, bytes | str | int]") -> None:
+        """Writes fields of the layout of the store."""
+        await self._writes[LAYOUT]("HSET", self._keys.layout, *chain.from_iterable(fields.items()))
+
+    def read_rows(self, table: Table, after: bytes, count: int) -> "asyncio.Future[list[bytes]]":
+        """Starts to read the records with the next ids after an id, each followed by its id."""
+        return self._bulk[table.partition](
+            "ZRANGE", table.rows, b"(" + after, "+inf", "BYSCORE", "LIMIT", 0, count, "WITHSCORES"
+        )
 
     async def _observed(
         self, send: Send, script: Script, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]
@@ -637,6 +671,26 @@ class RedisStore:
         return outcome
 
 
+def check_index(state: bytes, version: bytes) -> None:
+    """Raises IndexNotReadyError if the e-mail index is not complete, or was built for an older version of Unicode."""
+    if state != b"ready":
+        what = (
+            "is being built; try again later"
+            if state
+            else "does not exist; an operator can build it with userservice reindex"
+        )
+        raise IndexNotReadyError(f"the e-mail index {what}")
+    if parsed_version(version) < parsed_version(UNICODE_VERSION.encode()):
+        raise IndexNotReadyError(
+            "the e-mail index is of an older version of Unicode; an operator can build it with userservice reindex"
+        )
+
+
+def parsed_version(text: bytes) -> tuple[int, ...]:
+    """Returns a version such as 15.1.0 as numbers."""
+    return tuple(int(part) for part in text.split(b".") if part.isdigit())
+
+
 def _report_range(events: StoreEvents, started: float, records: "asyncio.Future[list[bytes]]") -> None:
     """Reports the read of a range, unless its list has ended before the reply."""
     if records.cancelled():
@@ -657,12 +711,17 @@ def _owner_and_expiry(table: Table) -> tuple[bytes, ...]:
 
 
 def _owner_keys(table: Table) -> tuple[bytes, ...]:
-    """Returns the keys that adding or removing a session needs; none for a table of users."""
+    """Returns the keys that adding or removing a session needs, or those that adding a user needs."""
     if not table.owner:
-        return ()
+        return (table.emails,)
     return (table.owner_index, table.session_count, table.session_expiry, table.expiry_queue)
 
 
 def _owned_keys(sessions: Table) -> tuple[bytes, ...]:
     """Returns the keys that removing a user needs, given the table of its sessions."""
-    return (sessions.rows, sessions.index, sessions.session_count, sessions.session_expiry, sessions.expiry_queue)
+    expiry = (sessions.session_expiry, sessions.expiry_queue)
+    return (sessions.rows, sessions.index, sessions.session_count, *expiry, sessions.emails)
+
+
+def _encoded(number: int | None) -> int | str:
+    return "" if number is None else number

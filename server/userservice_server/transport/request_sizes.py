@@ -26,6 +26,7 @@ _FIELD_BYTES = {
     "user_id": validation.MAX_KEY_BYTES,
     "session_id": validation.MAX_KEY_BYTES,
     "email": validation.MAX_EMAIL_BYTES,
+    "emails": validation.MAX_EMAIL_BYTES,
     "first_name": validation.MAX_PERSON_NAME_BYTES,
     "last_name": validation.MAX_PERSON_NAME_BYTES,
     "metadata": metadata.MAX_BYTES,
@@ -55,7 +56,7 @@ _FIELD_BYTES = {
     "kinds": _VARINT_BYTES,
     "heartbeat_seconds": _VARINT_BYTES,
 }
-_MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH, "kinds": _MASK_PATHS}
+_MOST_ELEMENTS = {"user_ids": validation.MAX_BATCH, "emails": validation.MAX_BATCH, "kinds": _MASK_PATHS}
 
 # The error for a field that is too long contains its name and limit, so the request must be decoded. The limit is
 # therefore twice the largest valid request, plus room for one field that is much too long in a small request.

@@ -108,6 +108,14 @@ class UserServicer:
             view = check.view(request.view)
         return await self._users.get_many(user_ids, view)
 
+    async def FindUsers(self, request: pb.FindUsersRequest, _call: Call) -> bytes:
+        with Checker() as check:
+            emails = check.emails("emails", request.emails)
+            view = check.view(request.view)
+            limit = check.limit(request.limit)
+            cursor = check.cursor(request.cursor)
+        return await self._users.find(emails, limit, cursor, view)
+
     async def GetUserSessions(self, request: pb.GetUserSessionsRequest, _call: Call) -> bytes:
         with Checker() as check:
             user_id = check.key("user_id", request.user_id)

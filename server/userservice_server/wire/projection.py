@@ -6,22 +6,27 @@ thousand records for each response, so the functions of this module avoid work t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
 from typing import TypeAlias
 
 from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
 from userservice.v1.view_pb2 import View
-from userservice_server.wire.records import FRAME_TAG, OWNER_TAG, CorruptRecordError, Entity, id_end, starts_of
+from userservice_server.wire.records import (
+    FRAME_TAG,
+    OWNER_TAG,
+    UUID_FIELD_BYTES,
+    CorruptRecordError,
+    Entity,
+    id_end,
+    starts_of,
+    uuids_of,
+)
 from userservice_server.wire.varint import read_varint, varint
 
 Cut: TypeAlias = Callable[[Sequence[bytes]], list[bytes]]
 """Returns the views of records, framed as records are."""
 
 _ONE_BYTE = 0x80  # a varint below this number has one byte
-_UUID_BYTES = 36
-_UUID_HEAD = b"\x1a\x24"  # field 3 of a user: tag, and the length of a UUID in text form
-_UUID_FIELD_BYTES = len(_UUID_HEAD) + _UUID_BYTES
 _USER_METADATA = User.DESCRIPTOR.fields_by_name["metadata"].number << 3 | 2
 _SESSION_METADATA = Session.DESCRIPTOR.fields_by_name["metadata"].number << 3 | 2
 # The tag of a record, and its length, by length: a record without metadata is shorter than 2 KiB.
@@ -42,20 +47,8 @@ def _user_ids(records: Sequence[bytes]) -> list[bytes]:
     """Returns the views ID of users: user_id and id."""
     starts = starts_of(records)
     return [
-        _frame(record[start:end]) for record, start, end in zip(records, starts, _uuids(records, starts), strict=True)
+        _frame(record[start:end]) for record, start, end in zip(records, starts, uuids_of(records, starts), strict=True)
     ]
-
-
-def _uuids(records: Sequence[bytes], starts: Sequence[int]) -> list[int]:
-    """Returns where the field uuid of each user starts, which follows the id.
-
-    The head of this field occurs nowhere before it: a user_id contains no control characters, so that only the length
-    of the user_id, which is skipped, and the last byte of the id can be equal to the tag.
-    """
-    places = list(map(bytes.find, records, repeat(_UUID_HEAD), [start + 2 for start in starts]))
-    if -1 in places:
-        raise CorruptRecordError("a user has no uuid")
-    return places
 
 
 def _session_ids(records: Sequence[bytes]) -> list[bytes]:
@@ -71,7 +64,7 @@ def _session_ids(records: Sequence[bytes]) -> list[bytes]:
 
 def _users_without_metadata(records: Sequence[bytes]) -> list[bytes]:
     starts = starts_of(records)
-    profiles = [place + _UUID_FIELD_BYTES for place in _uuids(records, starts)]
+    profiles = [place + UUID_FIELD_BYTES for place in uuids_of(records, starts)]
     return _without_metadata(_USER_METADATA, records, starts, profiles)
 
 

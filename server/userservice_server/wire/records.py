@@ -7,6 +7,7 @@ three can be read at the start of the record without decoding the rest.
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -22,6 +23,8 @@ FRAME_TAG = b"\x0a"  # field 1, length-delimited: `users`, `user`, `sessions` or
 KEY_TAG = b"\x0a"  # field 1, length-delimited: the key within a record
 ID_TAG = 0x10  # field 2, varint: the id within a record, and next_cursor in a listing response
 OWNER_TAG = b"\x1a"  # field 3, length-delimited: the user_id within a session's record
+UUID_HEAD = b"\x1a\x24"  # field 3 of a user: tag, and the length of a UUID in text form
+UUID_FIELD_BYTES = len(UUID_HEAD) + 36
 TOTAL_SIZE_TAG = b"\x18"  # field 3, varint, of a listing response
 
 # The largest records, in bytes, whose frame has a length of one byte, and of two bytes. Three bytes reach 2 MiB.
@@ -72,6 +75,18 @@ def have_keys(records: Sequence[bytes], keys: Sequence[str]) -> bool:
 def starts_of(records: Sequence[bytes]) -> list[int]:
     """Returns where the content of each record starts, after the frame. It follows from the size of the record."""
     return [2 if size <= _SHORT else 3 if size <= _MIDDLE else 4 for size in map(len, records)]
+
+
+def uuids_of(records: Sequence[bytes], starts: Sequence[int] = ()) -> list[int]:
+    """Returns where the field uuid of each user starts, which follows the id.
+
+    The head of this field occurs nowhere before it: a user_id contains no control characters, so that only the length
+    of the user_id, which is skipped, and the last byte of the id can be equal to the tag.
+    """
+    places = list(map(bytes.find, records, repeat(UUID_HEAD), [start + 2 for start in starts or starts_of(records)]))
+    if -1 in places:
+        raise CorruptRecordError("a user has no uuid")
+    return places
 
 
 def split_records(response: bytes) -> list[bytes]:

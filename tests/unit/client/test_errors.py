@@ -29,6 +29,7 @@ TABLE = [
     (grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED", "RequestIdReusedError"),
     (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "StoreUnavailableError"),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL", "StoreFullError"),
+    (grpc.StatusCode.FAILED_PRECONDITION, "INDEX_NOT_READY", "IndexNotReadyError"),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "SESSION_LIMIT", "SessionLimitError"),
     (grpc.StatusCode.FAILED_PRECONDITION, "STORE_CHANGED", "StoreChangedError"),
     (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "DeadlineExceededError"),

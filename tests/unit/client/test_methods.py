@@ -94,6 +94,7 @@ async def test_every_rpc_has_a_method() -> None:
     await users.import_users([])
     await users.get_import("i")
     await users.count()
+    await users.find(["e"])
     assert [chunk async for chunk in users.list_chunked()] == []
     with pytest.raises(InternalError):  # no token
         await anext(users.watch())

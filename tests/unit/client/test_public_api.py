@@ -32,6 +32,7 @@ NAMES = [
     "ImportNotFoundError",
     "ImportOffsetGapError",
     "ImportStatus",
+    "IndexNotReadyError",
     "InternalError",
     "InvalidArgumentError",
     "ManagerClosedError",

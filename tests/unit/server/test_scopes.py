@@ -24,6 +24,7 @@ CONTRACT = {
     "ListUsersChunked": "users.list",
     "PlanUserScan": "users.list",
     "CountUsers": "users.list",
+    "FindUsers": "users.list",
     "BatchGetUsers": "users.read",
     "GetUserSessions": "sessions.read",
     "ImportUsers": "users.import",

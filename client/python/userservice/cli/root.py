@@ -9,7 +9,7 @@ import click
 from userservice.cli.help import Group, Member
 
 MEMBERS = {
-    "users": Member("userservice.cli.users:users", "Read, write, count, export, import and watch users."),
+    "users": Member("userservice.cli.users:users", "Read, write, count, find, export, import and watch users."),
     "sessions": Member("userservice.cli.sessions:sessions", "Read and write the sessions of a user."),
     "profile": Member("userservice.cli.profile:profile", "Store addresses and paths of credentials under a name."),
     "completion": Member("userservice.cli.completion:completion", "Print a script that completes commands in a shell."),

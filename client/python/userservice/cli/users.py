@@ -25,6 +25,7 @@ _CHUNK_SIZE = 1000
 MEMBERS = {
     "list": Member("userservice.cli.users:list_users", "List users in order of creation."),
     "get": Member("userservice.cli.users:get_users", "Show users by user_id."),
+    "find": Member("userservice.cli.users:find_users", "Show users by e-mail address."),
     "count": Member("userservice.cli.users:count_users", "Print the number of users."),
     "add": Member("userservice.cli.users:add_user", "Add a user."),
     "update": Member("userservice.cli.users:update_user", "Change fields of a user."),
@@ -157,6 +158,48 @@ def _print_batches(manager: SyncUserManager, user_ids: Iterator[str], printer: P
     if not missing:
         return SUCCESS
     return PARTIAL if found else NOT_FOUND
+
+
+@click.command(
+    "find",
+    cls=Command,
+    examples=(
+        ("userservice users find ada@example.com", "Show the users with an e-mail address:"),
+        ("userservice users find --stdin -o jsonl < emails.txt", "Look up the addresses in a file, one per line:"),
+    ),
+)
+@click.argument("emails", metavar="[EMAIL]...", nargs=-1)
+@click.option("--stdin", "reads_stdin", is_flag=True, help="Read addresses from standard input, one per line.")
+@output_option
+@connection_options
+def find_users(*, emails: tuple[str, ...], reads_stdin: bool, output: str) -> int:
+    """Show users by e-mail address, without regard to case and Unicode form.
+
+    Several users can have the same address. The exit code is 3 if no user is found. The arguments of a command are
+    visible to other users of the machine; --stdin is not.
+    """
+    if reads_stdin == bool(emails):
+        raise click.UsageError("give addresses as arguments, or use --stdin", click.get_current_context())
+    printer, found = PRINTERS[output]("users"), 0
+    with users_manager() as manager:
+        waiting = _lines() if reads_stdin else iter(emails)
+        while batch := list(islice(waiting, _LARGEST_PAGE)):
+            found += _print_found(manager, batch, printer)
+    printer.end()
+    if not found:
+        streams.flush()
+        streams.print_error("no user has one of these e-mail addresses")
+    return SUCCESS if found else NOT_FOUND
+
+
+def _print_found(manager: SyncUserManager, emails: Sequence[str], printer: Printer) -> int:
+    found = cursor = 0
+    while True:
+        page = manager.find(emails, limit=_LARGEST_PAGE, cursor=cursor)
+        printer.records(page)
+        found, cursor = found + len(page), page.next_cursor
+        if not cursor:
+            return found
 
 
 @click.command(

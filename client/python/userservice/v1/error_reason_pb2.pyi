@@ -89,6 +89,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_AUTHENTICATION_UNAVAILABLE: _ErrorReason.ValueType  # 21
     """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
+    ERROR_REASON_INDEX_NOT_READY: _ErrorReason.ValueType  # 25
+    """FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode. An
+    operator can build it with `userservice reindex` while the service runs.
+    """
     ERROR_REASON_SESSION_LIMIT: _ErrorReason.ValueType  # 26
     """The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire."""
     ERROR_REASON_IMPORT_OFFSET_GAP: _ErrorReason.ValueType  # 30
@@ -176,6 +180,10 @@ the time to wait before a retry; QuotaFailure names the limit.
 """
 ERROR_REASON_AUTHENTICATION_UNAVAILABLE: ErrorReason.ValueType  # 21
 """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
+ERROR_REASON_INDEX_NOT_READY: ErrorReason.ValueType  # 25
+"""FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode. An
+operator can build it with `userservice reindex` while the service runs.
+"""
 ERROR_REASON_SESSION_LIMIT: ErrorReason.ValueType  # 26
 """The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire."""
 ERROR_REASON_IMPORT_OFFSET_GAP: ErrorReason.ValueType  # 30

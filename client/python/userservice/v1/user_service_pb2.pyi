@@ -662,6 +662,74 @@ class BatchGetUsersResponse(_message.Message):
 Global___BatchGetUsersResponse: _TypeAlias = BatchGetUsersResponse  # noqa: Y015
 
 @_typing.final
+class FindUsersRequest(_message.Message):
+    """Request of UserService.FindUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAILS_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    view: _view_pb2.View.ValueType
+    """The fields to return. Optional; all fields by default."""
+    limit: _builtins.int
+    """Maximum number of users in the page. Optional. 0 means 100; values above 1000 mean 1000; negative values are an
+    error. A page has fewer users at the end, if more users would exceed 1 MiB, or if many users have the same address.
+    """
+    cursor: _builtins.int
+    """Where the page starts: the next_cursor of the previous page for the same addresses. Optional; 0 means the beginning;
+    negative values are an error.
+    """
+    @_builtins.property
+    def emails(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1000 e-mail addresses. Required. Each has 1 to 320 bytes of UTF-8."""
+
+    def __init__(
+        self,
+        *,
+        emails: _abc.Iterable[_builtins.str] | None = ...,
+        view: _view_pb2.View.ValueType = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "emails", b"emails", "limit", b"limit", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindUsersRequest: _TypeAlias = FindUsersRequest  # noqa: Y015
+
+@_typing.final
+class FindUsersResponse(_message.Message):
+    """Response of UserService.FindUsers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.int
+    """The cursor of the next page, or 0 if this is the last page. A page with few users or none can have a next page."""
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
+        """The users, ordered by id. A user whose address changes between two pages can be left out."""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[_user_pb2.User] | None = ...,
+        next_cursor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_cursor", b"next_cursor", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindUsersResponse: _TypeAlias = FindUsersResponse  # noqa: Y015
+
+@_typing.final
 class GetUserSessionsRequest(_message.Message):
     """Request of UserService.GetUserSessions."""
 

@@ -97,6 +97,11 @@ class UserServiceStub(object):
                 request_serializer=userservice_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.SerializeToString,
                 response_deserializer=userservice_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.FromString,
                 _registered_method=True)
+        self.FindUsers = channel.unary_unary(
+                '/userservice.v1.UserService/FindUsers',
+                request_serializer=userservice_dot_v1_dot_user__service__pb2.FindUsersRequest.SerializeToString,
+                response_deserializer=userservice_dot_v1_dot_user__service__pb2.FindUsersResponse.FromString,
+                _registered_method=True)
         self.GetUserSessions = channel.unary_unary(
                 '/userservice.v1.UserService/GetUserSessions',
                 request_serializer=userservice_dot_v1_dot_user__service__pb2.GetUserSessionsRequest.SerializeToString,
@@ -242,6 +247,19 @@ class UserServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindUsers(self, request, context):
+        """Returns the users that have one of up to 1000 e-mail addresses, ordered by id.
+
+        Addresses are compared without regard to case and Unicode form (NFC and full case folding). Several users can have the
+        same address. A new store has the index that this RPC needs; in a store of an earlier release, an operator builds it
+        with `userservice reindex`.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / INDEX_NOT_READY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetUserSessions(self, request, context):
         """Returns one page of the sessions of a user, ordered by id, without expired sessions.
 
@@ -343,6 +361,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.BatchGetUsers,
                     request_deserializer=userservice_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.FromString,
                     response_serializer=userservice_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.SerializeToString,
+            ),
+            'FindUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindUsers,
+                    request_deserializer=userservice_dot_v1_dot_user__service__pb2.FindUsersRequest.FromString,
+                    response_serializer=userservice_dot_v1_dot_user__service__pb2.FindUsersResponse.SerializeToString,
             ),
             'GetUserSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUserSessions,
@@ -624,6 +647,33 @@ class UserService(object):
             '/userservice.v1.UserService/BatchGetUsers',
             userservice_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.SerializeToString,
             userservice_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/userservice.v1.UserService/FindUsers',
+            userservice_dot_v1_dot_user__service__pb2.FindUsersRequest.SerializeToString,
+            userservice_dot_v1_dot_user__service__pb2.FindUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

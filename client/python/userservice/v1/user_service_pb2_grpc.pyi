@@ -119,6 +119,15 @@ class UserServiceStub:
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD.
     """
+    FindUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.FindUsersRequest, _user_service_pb2.FindUsersResponse]
+    """Returns the users that have one of up to 1000 e-mail addresses, ordered by id.
+
+    Addresses are compared without regard to case and Unicode form (NFC and full case folding). Several users can have the
+    same address. A new store has the index that this RPC needs; in a store of an earlier release, an operator builds it
+    with `userservice reindex`.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / INDEX_NOT_READY.
+    """
     GetUserSessions: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetUserSessionsRequest, _user_service_pb2.GetUserSessionsResponse]
     """Returns one page of the sessions of a user, ordered by id, without expired sessions.
 
@@ -246,6 +255,15 @@ class UserServiceAsyncStub(UserServiceStub):
     """Returns up to 1000 users by their user_ids.
 
     Errors: INVALID_ARGUMENT / INVALID_FIELD.
+    """
+    FindUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.FindUsersRequest, _user_service_pb2.FindUsersResponse]  # type: ignore[assignment]
+    """Returns the users that have one of up to 1000 e-mail addresses, ordered by id.
+
+    Addresses are compared without regard to case and Unicode form (NFC and full case folding). Several users can have the
+    same address. A new store has the index that this RPC needs; in a store of an earlier release, an operator builds it
+    with `userservice reindex`.
+
+    Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / INDEX_NOT_READY.
     """
     GetUserSessions: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetUserSessionsRequest, _user_service_pb2.GetUserSessionsResponse]  # type: ignore[assignment]
     """Returns one page of the sessions of a user, ordered by id, without expired sessions.
@@ -425,6 +443,21 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns up to 1000 users by their user_ids.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def FindUsers(
+        self,
+        request: _user_service_pb2.FindUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.FindUsersResponse, _abc.Awaitable[_user_service_pb2.FindUsersResponse]]:
+        """Returns the users that have one of up to 1000 e-mail addresses, ordered by id.
+
+        Addresses are compared without regard to case and Unicode form (NFC and full case folding). Several users can have the
+        same address. A new store has the index that this RPC needs; in a store of an earlier release, an operator builds it
+        with `userservice reindex`.
+
+        Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / INDEX_NOT_READY.
         """
 
     @_abc_1.abstractmethod

@@ -5,11 +5,13 @@
 -- KEYS[1]   layout
 -- KEYS[2…]  for each partition: store id, rows, index, last id, session count
 --
--- ARGV[1]   version of the layout
+-- ARGV[1]   version of the layout of a store of the first release
 -- ARGV[2]   number of partitions
 -- ARGV[3]   a random store id, for a store that gets one
 -- ARGV[4]   the store id that the server expects; empty before the server has opened a store. Users without a store id
 --           get one only then: later, they are not in the store that the server opened.
+-- ARGV[5]   version of the layout of a new store, which has an e-mail index
+-- ARGV[6]   version of Unicode for the e-mail index
 --
 -- Returns the result, the store id and the lowest id that the store assigns. Results:
 --   created      every partition was empty
@@ -51,7 +53,8 @@ local function create()
     redis.call('SET', store_id_key, new_id)
     redis.call('SET', last_id_key, string.format('%.0f', first + partition))
   end
-  redis.call('HSET', layout, 'version', version, 'partitions', partitions, 'store_id', new_id, 'lowest_id', lowest)
+  local fields = { 'version', ARGV[5], 'partitions', partitions, 'store_id', new_id, 'lowest_id', lowest }
+  redis.call('HSET', layout, 'email_index', 'ready', 'email_unicode', ARGV[6], unpack(fields))
   return { 'created', new_id, lowest }
 end
 

@@ -7,6 +7,7 @@
 --@include _expiry.lua
 --@include _feed.lua
 --@include _ended.lua
+--@include _emails.lua
 --@constants FRAME_TAG ID_TAG MOST_SESSIONS USER_ADDED SESSION_ADDED
 -- Adds a record. Gives it the next id of the partition, which becomes part of the record between head and tail.
 --
@@ -20,7 +21,7 @@
 -- KEYS[8]  session count; left out if the records have no owner
 -- KEYS[9]  expiry of the owner's sessions; left out if the records have no owner
 -- KEYS[10] expiry queue; left out if the records have no owner
--- then     feed of the partition
+-- then     e-mail index of the partition, if the records have no owner; feed of the partition
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  key of the record: user_id or session_id
@@ -31,6 +32,7 @@
 -- ARGV[7]  owner: user_id of the user to whom the record belongs; empty if the records have no owner
 -- ARGV[8]  time at which the record expires, in microseconds; empty if it does not expire
 -- ARGV[9]  1: the record is added because an update found none; if there is one now, the update must be repeated
+-- ARGV[10] key of the e-mail address of a user (see _emails.lua); empty without an address, and for other records
 --
 -- Returns:
 --   DONE and the record      the record was added
@@ -101,6 +103,9 @@ local record = FRAME_TAG .. varint(#body) .. body
 local changes = { ended_id and expired_change(rows, ended_id, owner_id) or nil }
 changes[#changes + 1] = change_of(owner_id and SESSION_ADDED or USER_ADDED, id, owner_id)
 append_changes(changes)
+if ARGV[10] ~= '' then
+  index_email(id, ARGV[10])
+end
 if owner_id then
   count_sessions(KEYS[8], owner_id, 'added', 1)
 end

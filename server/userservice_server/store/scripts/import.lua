@@ -4,6 +4,7 @@
 --@include _varint.lua
 --@include _import.lua
 --@include _feed.lua
+--@include _emails.lua
 --@constants FRAME_TAG KEY_TAG ID_TAG CONFLICT NOT_FOUND STORE_CHANGED WRONG_CLOCK
 --@constants USER_ADDED USER_UPDATED MAX_ROW_ERRORS ROW_ERRORS_TAG INDEX_TAG
 -- Applies the next rows of an import in a partition, together with the offset up to which rows are applied.
@@ -15,7 +16,8 @@
 -- KEYS[5]  last id of the partition
 -- KEYS[6]  state of the import
 -- KEYS[7]  row errors of the import
--- KEYS[8]  feed of the partition
+-- KEYS[8]  e-mail index of the partition
+-- KEYS[9]  feed of the partition
 --
 -- ARGV[1]   expected store id
 -- ARGV[2]   number of the partition
@@ -33,7 +35,7 @@
 -- ARGV[13]  places: for each row, its distance from the start, as two bytes
 -- ARGV[14]  number of rows that the server has rejected
 -- ARGV[15…] for each rejected row: index and the encoded RowError, framed as an element of `row_errors`
--- then, for each row: user_id, old and new. Without an old record, `new` is the encoded fields after the id; otherwise
+-- then, for each row: user_id, old, new and the key of the e-mail address (see _emails.lua). Without an old record, `new` is the encoded fields after the id; otherwise
 --           it is the record that replaces the old one
 --
 -- Returns:
@@ -47,7 +49,7 @@ local call, format = redis.call, string.format
 local rows, index, last_id_key, state_key, errors_key = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local partition, start, stop, if_exists = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local writes, restores, places = ARGV[6] == '1', ARGV[7] == '1', ARGV[13]
-local FIRST_ERROR, ROW_ARGUMENTS = 15, 3
+local FIRST_ERROR, ROW_ARGUMENTS = 15, 4
 local first_row = FIRST_ERROR + 2 * tonumber(ARGV[14])
 
 if is_changed_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then
@@ -97,19 +99,30 @@ local in_use = {} -- user_ids and ids of earlier rows of this script
 local old_records, entries, records = {}, {}, {}
 local added, skipped = 0, 0
 local changes = {}
+local email_keys, without_email = {}, {} -- pairs of key and member; members of users whose address was removed
 
-local function put(user_id, id_text, record)
+local function note_email(id_text, email_key)
+  if email_key ~= '' then
+    email_keys[#email_keys + 1] = email_key
+    email_keys[#email_keys + 1] = email_member(id_text)
+  else
+    without_email[#without_email + 1] = email_member(id_text)
+  end
+end
+
+local function put(user_id, id_text, record, email_key)
   entries[#entries + 1] = user_id
   entries[#entries + 1] = id_text
   records[#records + 1] = id_text
   records[#records + 1] = record
   in_use[user_id] = true
   changes[#changes + 1] = change_of(USER_ADDED, id_text)
+  note_email(id_text, email_key)
 end
 
 for row = 1, #user_ids do
   local user_id, argument = user_ids[row], first_row + (row - 1) * ROW_ARGUMENTS
-  local old, new, id = ARGV[argument + 1], ARGV[argument + 2], ids[row]
+  local old, new, email_key, id = ARGV[argument + 1], ARGV[argument + 2], ARGV[argument + 3], ids[row]
   if old ~= '' and not restores then
     if not id or tonumber(call('ZSCORE', rows, old) or -1) ~= tonumber(id) then
       return CONFLICT
@@ -118,6 +131,7 @@ for row = 1, #user_ids do
     records[#records + 1] = id
     records[#records + 1] = new
     changes[#changes + 1] = change_of(USER_UPDATED, id)
+    note_email(id, email_key)
   elseif id or in_use[user_id] then
     if if_exists == 'CONFLICT' then
       return CONFLICT
@@ -130,14 +144,14 @@ for row = 1, #user_ids do
     if in_use[tonumber(old)] or #call('ZRANGE', rows, old, old, 'BYSCORE', 'LIMIT', 0, 1) > 0 then
       fail(row, ARGV[9])
     else
-      put(user_id, old, new)
+      put(user_id, old, new, email_key)
       in_use[tonumber(old)] = true
       newest = math.max(newest, tonumber(old))
       added = added + 1
     end
   else
     local body = KEY_TAG .. varint(#user_id) .. user_id .. ID_TAG .. varint(next_id) .. new
-    put(user_id, format('%.0f', next_id), FRAME_TAG .. varint(#body) .. body)
+    put(user_id, format('%.0f', next_id), FRAME_TAG .. varint(#body) .. body, email_key)
     newest, next_id = next_id, next_id + PARTITIONS
     added = added + 1
   end
@@ -148,6 +162,14 @@ end
 
 if writes then
   append_changes(changes)
+  if has_email_index() then
+    if #without_email > 0 then
+      call('ZREM', KEYS[#KEYS - 1], unpack(without_email))
+    end
+    if #email_keys > 0 then
+      call('ZADD', KEYS[#KEYS - 1], unpack(email_keys))
+    end
+  end
   if #old_records > 0 then
     call('ZREM', rows, unpack(old_records))
   end

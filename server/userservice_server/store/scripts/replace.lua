@@ -4,6 +4,7 @@
 --@include _expiry.lua
 --@include _ids.lua
 --@include _feed.lua
+--@include _emails.lua
 --@constants USER_UPDATED SESSION_UPDATED
 -- Replaces a record by a new one that was made from the old one, if the old one is still there (compare-and-set).
 --
@@ -14,7 +15,7 @@
 -- KEYS[5]  idempotency record
 -- KEYS[6]  index of the owner's table; left out if the records have no owner
 -- KEYS[7]  expiry of the owner's sessions; left out if the records have no owner
--- then     feed of the partition
+-- then     e-mail index of the partition, if the records have no owner; feed of the partition
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  key of the record
@@ -25,6 +26,8 @@
 -- ARGV[7]  time at which the new record expires, in microseconds, not before the expiry of the old record; empty: the
 --          expiry does not change
 -- ARGV[8]  1 if the feed reports the change
+-- ARGV[9]  key of the e-mail address in the new record of a user (see _emails.lua); empty without an address, and for
+--          other records
 --
 -- Returns:
 --   the verdict              the record was replaced, or the request is rejected
@@ -37,6 +40,7 @@
 --   {any outcome}            that the idempotency record of this request holds
 local rows, index, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local key, old, verdict, fingerprint, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local expiry_key = owner ~= '' and KEYS[7]
 
 if is_changed_store(KEYS[1], KEYS[2], rows, index, ARGV[1]) then
   return STORE_CHANGED
@@ -46,7 +50,7 @@ if recorded then
   return recorded
 end
 local id = redis.call('HGET', index, key)
-if not id or has_ended(KEYS[7], id) then
+if not id or has_ended(expiry_key, id) then
   if old ~= '' then
     return CONFLICT -- an update with allow_missing adds the record; other updates then return NOT_FOUND
   end
@@ -61,10 +65,13 @@ if verdict:sub(1, 1) == DONE then
     local owner_id = owner ~= '' and (redis.call('HGET', owner_index, owner) or 0)
     append_changes({ change_of(owner == '' and USER_UPDATED or SESSION_UPDATED, id, owner_id) })
   end
+  if owner == '' then
+    index_email(id, ARGV[9])
+  end
   redis.call('ZREM', rows, old)
   redis.call('ZADD', rows, id, verdict:sub(2))
   if ARGV[7] ~= '' then
-    redis.call('ZADD', KEYS[7], ARGV[7], id)
+    redis.call('ZADD', expiry_key, ARGV[7], id)
   end
 end
 return conclude(request_key, fingerprint, verdict)

@@ -1,0 +1,122 @@
+"""Builds the e-mail index of a store; the scripts that write users maintain it (see scripts/_emails.lua)."""
+
+import asyncio
+from collections.abc import Callable
+from hashlib import sha1
+from typing import Any
+
+from userservice_server.errors import IndexNotReadyError, StoreChangedError
+from userservice_server.store import scripts
+from userservice_server.store.feed import NOTICE_SECONDS
+from userservice_server.store.keys import Table
+from userservice_server.store.redis_store import RedisStore, parsed_version
+from userservice_server.wire.emails import UNICODE_VERSION, key_of_record
+from userservice_server.wire.outcomes import Code
+
+_STEP_USERS = 100  # at most 6.5 MiB
+_VERSION = UNICODE_VERSION.encode()
+
+Progress = Callable[[int], None]
+"""Called after each step with the number of users that this process has indexed."""
+
+
+class EmailIndex:
+    """The e-mail index of a store.
+
+    Args:
+        store: runs the scripts.
+    """
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+
+    async def build(self, progress: Progress, *, again: bool = False, pause: float = NOTICE_SECONDS) -> bool:
+        """Builds the index, or continues; returns False if it was complete.
+
+        The scripts maintain the index as soon as it is started, and then all users that exist are added. Both happen
+        while the service runs, and several processes can do it together.
+
+        Args:
+            progress: see ``Progress``.
+            again: whether to build an index again that is complete.
+            pause: seconds in which servers of an earlier version notice that they must not write any more.
+
+        Raises:
+            StoreChangedError: the store was emptied, replaced or damaged.
+            IndexNotReadyError: a server with a later version of Unicode builds the index.
+        """
+        state, version = await self._store.layout_fields("email_index", "email_unicode")
+        _check_version(version)
+        if state is None:
+            await self._store.raise_version()
+            await asyncio.sleep(pause)
+        started = [await self._start(table, again=again) for table in self._store.tables.all_users()]
+        # The version again, because the feed may have been turned off meanwhile.
+        await self._store.raise_version()
+        if not any(started) and state == b"ready":
+            return False
+        if self._is_partitioned:
+            await self._store.set_layout({"email_index": "building", "email_unicode": UNICODE_VERSION})
+        done = 0
+        for table, is_started in zip(self._store.tables.all_users(), started, strict=True):
+            if is_started:
+                done = await self._fill(table, done, progress)
+        if self._is_partitioned:
+            await self._store.set_layout({"email_index": "ready", "email_unicode": UNICODE_VERSION})
+        return True
+
+    @property
+    def _is_partitioned(self) -> bool:
+        return len(self._store.tables.all_users()) > 1
+
+    async def _start(self, table: Table, *, again: bool) -> bool:
+        """Starts the index of a partition, or continues; returns False if it is complete."""
+        arguments = (UNICODE_VERSION, int(again))
+        reply = await self._store.run_write(scripts.INDEX_START, table, (table.emails,), arguments)
+        return bool(_checked(reply) == b"building")
+
+    async def _fill(self, table: Table, done: int, progress: Progress) -> int:
+        """Adds the users of a partition that are not indexed; returns ``done`` plus the number of users."""
+        after, users = b"0", list[bytes | str | int]()
+        stop = after
+        while True:
+            # The first step adds no users: it only returns the present progress.
+            reply = await self._store.run_write(
+                scripts.INDEX_FILL,
+                table,
+                (table.rows, table.emails, table.feed),
+                (UNICODE_VERSION, after, stop, *users),
+            )
+            state, version, reached = _checked(reply)
+            _check_version(version)
+            if state != b"building":
+                return done
+            if reached == stop:
+                done += len(users) // 3
+                progress(done)
+            after = reached
+            rows = await self._store.read_rows(table, after, _STEP_USERS)
+            users = [
+                argument
+                for record, number in zip(rows[::2], rows[1::2], strict=True)
+                for argument in (number, _key(record), sha1(record, usedforsecurity=False).hexdigest())
+            ]
+            stop = rows[-1] if rows else b""
+
+
+def _key(record: bytes) -> int | str:
+    key = key_of_record(record)
+    return "" if key is None else key
+
+
+def _checked(reply: Any) -> Any:
+    if reply == Code.STORE_CHANGED.value:
+        raise StoreChangedError("the store was emptied, replaced or damaged; the index was not built")
+    return reply
+
+
+def _check_version(version: bytes | None) -> None:
+    if version and parsed_version(version) > parsed_version(_VERSION):
+        raise IndexNotReadyError(
+            "the e-mail index is of a later version of Unicode; use the same version of Python as the servers"
+        )

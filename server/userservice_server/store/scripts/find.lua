@@ -1,0 +1,85 @@
+#!lua flags=no-writes
+--@constants STORE_CHANGED
+-- Finds users by the keys of their e-mail addresses (see _emails.lua), in the order of their ids.
+--
+-- KEYS[1]  store id of the partition
+-- KEYS[2]  layout
+-- KEYS[3]  rows of the users
+-- KEYS[4]  index of the users
+-- KEYS[5]  e-mail index
+--
+-- ARGV[1]  expected store id
+-- ARGV[2]  only users with larger ids
+-- ARGV[3]  maximum number of users of one address that are examined
+-- ARGV[4]  maximum number of users
+-- ARGV[5]  bytes of users after which the reply ends
+-- ARGV[6…] keys of addresses, each once
+--
+-- Returns:
+--   {state, version, reached, records}  state and Unicode version of the index, '' if there is none. reached: the records
+--                                       contain all users up to this id; 0 if they contain all users
+--   STORE_CHANGED                       this is another store, or it has lost the rows or the index
+local call, format, rows, emails = redis.call, string.format, KEYS[3], KEYS[5]
+local after, most, limit, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local FIRST_KEY = 6
+
+local function id_of(member)
+  return (struct.unpack('>I7', member))
+end
+
+-- Returns up to `most` members with this key, which are ordered by id; leaves out ids up to `after` if there are many.
+local function members_of(email_key)
+  local found = call('ZRANGE', emails, email_key, email_key, 'BYSCORE', 'LIMIT', 0, most)
+  if #found < most or id_of(found[most]) > after then
+    return found
+  end
+  local low = call('ZRANK', emails, found[1])
+  local stop = call('ZRANK', emails, call('ZRANGE', emails, email_key, email_key, 'BYSCORE', 'REV', 'LIMIT', 0, 1)[1]) + 1
+  local high = stop
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if id_of(call('ZRANGE', emails, middle, middle)[1]) > after then
+      high = middle
+    else
+      low = middle + 1
+    end
+  end
+  return low < stop and call('ZRANGE', emails, low, math.min(low + most, stop) - 1) or {}
+end
+
+if call('GET', KEYS[1]) ~= ARGV[1] or call('EXISTS', rows, KEYS[4]) == 1 then
+  return STORE_CHANGED
+end
+local ids, reached = {}, math.huge
+for position = FIRST_KEY, #ARGV do
+  local members = members_of(ARGV[position])
+  for number = 1, #members do
+    local id = id_of(members[number])
+    if id > after then
+      ids[#ids + 1] = id
+    end
+  end
+  if #members == most then -- there may be more
+    reached = math.min(reached, id_of(members[most]))
+  end
+end
+table.sort(ids)
+local records, bytes = {}, 0
+for position = 1, #ids do
+  local id = ids[position]
+  if id > reached then
+    break
+  end
+  if #records == limit or bytes >= room then
+    reached = ids[position - 1]
+    break
+  end
+  local text = format('%.0f', id)
+  local record = call('ZRANGE', rows, text, text, 'BYSCORE')[1]
+  if record then
+    records[#records + 1] = record
+    bytes = bytes + #record
+  end
+end
+local state = call('HMGET', KEYS[2], 'email_index', 'email_unicode')
+return { state[1] or '', state[2] or '', reached < math.huge and format('%.0f', reached) or '0', records }

@@ -1,0 +1,72 @@
+"""The keys of e-mail addresses in the e-mail index.
+
+Writes and queries use the same functions, so that an address is found whatever its case and its Unicode form. The index
+contains only numbers. Two addresses can have the same number, so a query compares the addresses in the records too.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from userservice_server.wire.records import UUID_FIELD_BYTES, UUID_HEAD, CorruptRecordError, id_end, uuids_of
+from userservice_server.wire.varint import read_varint
+
+UNICODE_VERSION = unicodedata.unidata_version
+"""The version of Unicode that defines ``normalized``. A later version can change the form of some addresses."""
+
+MEMBER_BYTES = 7  # of an id
+_HASH_BYTES, _UNUSED_BITS = 7, 3  # 53 bits remain, which a score represents exactly
+_EMAIL_TAG = b"\x22"  # field 4, length-delimited
+
+
+def normalized(email: str) -> str:
+    """Returns the form of an address in which two addresses are compared: NFC and case folding."""
+    if email.isascii():
+        return email.lower()  # the same, and faster
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", email).casefold())
+
+
+def email_key(form: str) -> int:
+    """Returns the number under which the index contains an address, given its normalized form."""
+    digest = blake2b(form.encode(), digest_size=_HASH_BYTES).digest()
+    return int.from_bytes(digest, "big") >> _UNUSED_BITS
+
+
+def index_member(record_id: int) -> bytes:
+    """Returns the member of the index for a user with this id."""
+    return record_id.to_bytes(MEMBER_BYTES, "big")
+
+
+def email_in(record: bytes) -> str:
+    """Returns the e-mail address of a user, given its record."""
+    return _email_at(record, id_end(record))
+
+
+def emails_in(records: Sequence[bytes]) -> list[str]:
+    """Does the same as ``email_in`` for many records, faster."""
+    return [_email_at(record, place) for record, place in zip(records, uuids_of(records), strict=True)]
+
+
+def key_of_record(record: bytes) -> int | None:
+    """Returns the key of the address in the record of a user; None if the user has no address."""
+    return _key(email_in(record))
+
+
+def key_of_new(tail: bytes) -> int | None:
+    """Returns the key of the address of a new user, given the encoded fields after the id; None without address."""
+    return _key(_email_at(tail, 0))
+
+
+def _key(email: str) -> int | None:
+    return email_key(normalized(email)) if email else None
+
+
+def _email_at(encoded: bytes, uuid: int) -> str:
+    """Returns the address in encoded fields of a user, of which the field uuid starts at ``uuid``."""
+    if not encoded.startswith(UUID_HEAD, uuid):
+        raise CorruptRecordError("a user has no uuid")
+    position = uuid + UUID_FIELD_BYTES
+    if not encoded.startswith(_EMAIL_TAG, position):
+        return ""
+    length, start = read_varint(encoded, position + 1)
+    return encoded[start : start + length].decode()
