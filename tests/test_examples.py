@@ -100,6 +100,13 @@ async def after_filter(around: Surroundings) -> None:
     assert around.names["number"] == 1
 
 
+async def after_find(around: Surroundings) -> None:
+    assert list(around.names["users"]) == []
+    await around.user_manager.update(user_id="user123", email="ADA@example.org")
+    again = await around.user_manager.find(["ada@example.org", "bob@example.org"])
+    assert [user.user_id for user in again] == ["user123"]
+
+
 async def after_sessions(around: Surroundings) -> None:
     assert [session.session_id for session in around.names["sessions"]] == ["phone", "laptop"]
 
@@ -133,6 +140,7 @@ OUTCOMES: dict[str, Callable[[Surroundings], Any]] = {
     "Delete a User": after_delete,
     "List Users": after_list,
     "Filter and Count Users": after_filter,
+    "Find Users": after_find,
     "Get User's Sessions": after_sessions,
     "Import Users": after_import,
     "List Users in Chunks": after_chunks,

@@ -115,6 +115,12 @@ const CHECKS: Readonly<
       return Promise.resolve();
     },
   },
+  "Find Users": {
+    check: ({ users }) => {
+      assert.deepEqual([...(users as UserPage)], []);
+      return Promise.resolve();
+    },
+  },
   "Get User's Sessions": {
     check: ({ sessions }) => {
       const names = (sessions as { session_id: string }[]).map(({ session_id }) => session_id);
