@@ -1,6 +1,7 @@
 """BatchGetUsers of many users: order, duplicates, missing users and large responses, however the store reads them."""
 
 import random
+from collections.abc import Iterator
 
 import pytest
 from harness.connections import Stubs, connect
@@ -46,6 +47,15 @@ BATCHES = {
 }
 
 
+@pytest.fixture(scope="module")
+def filled(backend: str) -> Iterator[tuple[Store, Service, dict[str, User]]]:
+    """A store with users that nothing but calls reads: the metrics of the shared service count the store's sessions."""
+    with Store(backend) as store:
+        stored = fill(store, NAMES)
+        with Service(redis_url=store.url) as service:
+            yield store, service, stored
+
+
 async def test_a_batch_has_the_order_of_the_request(store: Store, stubs: Stubs) -> None:
     stored = fill(store, NAMES, email="ada@example.org")
     for what, user_ids in BATCHES.items():
@@ -65,15 +75,16 @@ async def test_a_batch_has_the_order_of_the_request(store: Store, stubs: Stubs) 
     ids=["neighbours", "in another order", "twice", "far"],
 )
 async def test_neighbours_are_read_at_once_and_only_they(
-    store: Store, stubs: Stubs, user_ids: list[str], most_reads: int
+    filled: tuple[Store, Service, dict[str, User]], user_ids: list[str], most_reads: int
 ) -> None:
-    stored = fill(store, NAMES)
+    store, service, stored = filled
     request = BatchGetUsersRequest(user_ids=user_ids)
-    await stubs.users.BatchGetUsers(request, timeout=30)  # the service finds the new store
-    with store.client() as client:
-        client.config_resetstat()
-        batch = await stubs.users.BatchGetUsers(request, timeout=30)
-        statistics = client.info("commandstats")["cmdstat_zrange"]
+    async with connect(service.address) as stubs:
+        await stubs.users.BatchGetUsers(request, timeout=30)  # the service finds the new store
+        with store.client() as client:
+            client.config_resetstat()
+            batch = await stubs.users.BatchGetUsers(request, timeout=30)
+            statistics = client.info("commandstats")["cmdstat_zrange"]
     assert batch == expected(stored, user_ids)
     assert statistics["calls"] == most_reads
 
