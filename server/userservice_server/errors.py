@@ -223,7 +223,7 @@ class WatchDisabledError(ServiceError):
 
 
 class WatchTokenExpiredError(ServiceError):
-    """The feed does not contain all changes after a position."""
+    """The feed no longer contains all changes after a position."""
 
     reason = "WATCH_TOKEN_EXPIRED"
 

@@ -15,11 +15,11 @@ _LEAST_ENTRIES, _MOST_ENTRIES = 1000, 1_000_000_000
 
 @click.group("feed")
 def feed_command() -> None:
-    """Turn the feed of changes on and off, which `userservice users watch` and WatchUsers read.
+    """Turn on or off the feed of changes, which WatchUsers and `userservice users watch` read.
 
-    The feed is off in a new store. It belongs to the store, so the commands act on all servers of the store at once.
-    While the feed is on, every write adds an entry of about 25 bytes, and servers of an earlier version of the service
-    reject the store.
+    The feed is off in a new store. It is a property of the store, so the commands apply to all servers that use the
+    store, without a restart. While the feed is on, every write adds an entry of about 25 bytes, and servers of an
+    earlier version of the service reject the store.
     """
 
 
@@ -32,7 +32,7 @@ def feed_command() -> None:
     show_default=True,
     envvar="USERSERVICE_WATCH_RETENTION",
     show_envvar=True,
-    help="Seconds for which the feed keeps changes, and the user_ids of deleted users.",
+    help="Seconds after which changes, and the user_ids of deleted users, are removed from the feed.",
 )
 @click.option(
     "--watch-max-entries",
@@ -41,13 +41,13 @@ def feed_command() -> None:
     show_default=True,
     envvar="USERSERVICE_WATCH_MAX_ENTRIES",
     show_envvar=True,
-    help="Number of changes that the feed keeps.",
+    help="Maximum number of changes in the feed.",
 )
 @click.pass_context
 def feed_on(context: click.Context, /, *, watch_retention: float, watch_max_entries: int, **settings: Any) -> None:
     """Turn the feed on, or change its limits. Exit codes: 0 success, 2 the store cannot be used.
 
-    Stop servers of an earlier version of the service first.
+    Stop servers of an earlier version of the service first. A limit that is not given is set to its default.
     """
     limits = FeedSettings(watch_max_entries, watch_retention)
 

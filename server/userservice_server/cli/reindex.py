@@ -19,12 +19,12 @@ _PROGRESS_USERS = 100_000
 def reindex_command(context: click.Context, /, *, again: bool, **settings: Any) -> None:
     """Build the e-mail index that FindUsers needs. Exit codes: 0 the index is complete, 2 it is not complete.
 
-    New stores have the index; a store of an earlier release gets it with this command. The service can run meanwhile.
-    After an interruption, run the command again to continue. Stop servers of an earlier version of the service first:
-    they reject a store with an index.
+    New stores have the index; use this command for a store of an earlier release. The service can run meanwhile. After
+    an interruption, run the command again to continue. Stop servers of an earlier version of the service first: they
+    reject a store with an index.
 
-    The index belongs to a version of Unicode, which is that of Python. After an upgrade of Python on all servers, run
-    the command with the new Python if FindUsers asks for it.
+    The index depends on the version of Unicode in Python. If FindUsers returns INDEX_NOT_READY after an upgrade of
+    Python on all servers, run the command with the new Python.
     """
     shown = 0
 

@@ -54,9 +54,9 @@ class FeedStore(Protocol):
         """The number of partitions."""
 
     def history(self) -> object:
-        """Returns an object that compares unequal to an earlier one if a connection to the store was replaced since.
+        """Returns an object that differs from earlier ones if a connection to the store was replaced meanwhile.
 
-        So replies between two equal objects come from the same servers, whose histories did not change.
+        If two calls return equal objects, all replies between them are from the same servers and the same histories.
         """
 
     async def ends(self) -> tuple[FeedHandle, list[Position]]:

@@ -1,7 +1,8 @@
 """Follows the feed of changes for all watches of a process.
 
-The end of the feed of each partition is read once, for all watches. Watches that are further behind, because they are
-slow or were resumed, read for themselves. So a slow watch needs no memory here, and does not delay other watches.
+The end of the feed of each partition is read once, for all watches. Watches that are further behind, because their
+client is slow or they were resumed, read the feed themselves. A slow watch therefore needs no memory here, and does not
+delay other watches.
 """
 
 import asyncio
@@ -103,7 +104,7 @@ async def read_slice(
 ) -> Slice:
     """Reads the next changes of a partition, with the present records.
 
-    A record that does not exist any more has an entry about its removal later in the feed, so its change is left out.
+    If a record no longer exists, a later entry reports its removal, so earlier changes of the record are left out.
 
     Raises:
         ServiceError: see ``FeedStore.read``.
@@ -176,10 +177,10 @@ class Follower(Protocol):
 
 
 class Tail:
-    """The last changes of a partition.
+    """The last changes of a partition, in memory.
 
     Attributes:
-        feed: the epoch of the feed; None while the end is not known.
+        feed: the epoch of the feed; None until the end of the feed is found.
         reached: how far the feed was read.
         wake: set when there are entries to read.
     """
@@ -212,7 +213,7 @@ class Tail:
             self.reached = self.reached._replace(seen=seen)
 
     def find(self, position: Position, *, with_sessions: bool) -> Slice | None:
-        """Returns the changes after a position, if they are here."""
+        """Returns the changes after a position, if they are in memory."""
         for found in reversed(self._slices):
             if found.after <= position < found.end:
                 return found if found.has_sessions or not with_sessions else None

@@ -69,7 +69,7 @@ def _select(matches: Predicate, needles: Sequence[bytes] | None, records: Sequen
 
 
 def _needles(expression: Expression) -> tuple[bytes, ...] | None:
-    """Returns byte strings of which every matching record contains at least one; None if nothing is known."""
+    """Returns byte strings of which every matching record contains at least one; None if there are no such strings."""
     match expression:
         case All(operands):
             known = [found for found in map(_needles, operands) if found is not None]
@@ -87,7 +87,7 @@ def _needles(expression: Expression) -> tuple[bytes, ...] | None:
 
 
 def _value_bytes(term: Term) -> bytes:
-    """Returns bytes of the value that every matching record contains; empty if nothing is known."""
+    """Returns bytes of the value that every matching record contains; empty if there are none."""
     if isinstance(term.value, str) and term.operator in ("=", ":"):
         return term.value.encode()
     if isinstance(term.value, float) and term.value and term.operator == "=":  # 0 equals -0, which has other bytes

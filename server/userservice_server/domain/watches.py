@@ -76,7 +76,7 @@ class Watches:
             token = Token(handle.digest, options.kinds, list(map(Reached.at, ends)), 0 if options.snapshot else None)
         elif token.feed != handle.digest or len(token.reached) != len(ends):
             raise WatchTokenExpiredError(
-                "the resume_token belongs to another store, or the feed was turned off and on; start with a snapshot"
+                "the resume_token is from another store, or the feed was turned off and on; start again with a snapshot"
             )
         elif token.kinds != options.kinds:
             raise InvalidFieldsError([Violation("kinds", "must be the kinds of the watch that is resumed")])
@@ -114,13 +114,13 @@ class Watch:
         self._news = asyncio.Event()
 
     def wake(self) -> None:
-        """Makes the watch look for changes, and whether it is over."""
+        """Makes the watch look for changes, and check whether it is over."""
         self._news.set()
         if self.behind_since is None:
             self.behind_since = asyncio.get_running_loop().time()
 
     def distrust(self, partition: int) -> None:
-        """Makes the watch check its position in a partition, because its history may have changed."""
+        """Makes the watch check its position in a partition, because the history of the partition may have changed."""
         self._unchecked.add(partition)
         self.wake()
 
@@ -131,7 +131,7 @@ class Watch:
             ServiceError: see ``FeedStore.read``; in a snapshot, see ``RecordStore.range``.
         """
         if self._options.token is not None:
-            # Before the first message: a token that has expired is reported, not confirmed by a heartbeat.
+            # Before the first message, because a heartbeat would return the expired token as a valid one.
             await self._check_positions()
         if self._start.cursor is not None:
             async with aclosing(self._snapshot(self._start.cursor)) as messages:
@@ -175,7 +175,7 @@ class Watch:
         """
         handle, ends = await self._feed.store.ends()
         if handle != self._handle:
-            raise WatchTokenExpiredError("the feed was turned off and on; start with a snapshot")
+            raise WatchTokenExpiredError("the feed was turned off and on; start again with a snapshot")
         if self._feed.store.history() != history:
             raise StoreUnavailableError("a connection to the store was lost during the snapshot; resume the watch")
         self._reached = [
@@ -229,7 +229,7 @@ class Watch:
             found = await read_slice(
                 self._feed.store, partition, self._handle, reached, with_sessions=self.with_sessions
             )
-        if is_followed:  # else the history could change before the tail starts, and the tail would not notice
+        if is_followed:  # else the history could change before the tail starts, and the tail would not detect this
             self._unchecked.discard(partition)
         tail.note_seen(self._handle, found.seen)
         self._reached[partition] = Reached(reached.position, max(reached.seen, found.seen))

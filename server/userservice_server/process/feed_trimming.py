@@ -23,6 +23,7 @@ async def trim_feed(store: RedisStore) -> None:
             pass  # the supervision of the store logs why it is unavailable
         except Exception as error:  # noqa: BLE001 - a fault of the feed must not end the service
             if not is_failing:
-                logger.error("old changes cannot be removed", extra={"cause": type(error).__name__})  # noqa: TRY400
+                message = "cannot remove old entries of the feed of changes"
+                logger.error(message, extra={"cause": type(error).__name__})  # noqa: TRY400
             is_failing = True
         await asyncio.sleep(_INTERVAL)

@@ -26,7 +26,7 @@ class Sources:
         audit_log: the audit log, if there is one.
         reload_failures: returns the number of failed reloads, by the name of the files.
         spans_dropped: returns the number of dropped spans.
-        watch_lag: returns for how many seconds the slowest watch has had changes to send.
+        watch_lag: returns for how many seconds the slowest watch has been behind.
         not_after: returns the Unix time at which the certificate expires; None without TLS.
     """
 

@@ -31,19 +31,19 @@ class EmailIndex:
         self._store = store
 
     async def build(self, progress: Progress, *, again: bool = False, pause: float = NOTICE_SECONDS) -> bool:
-        """Builds the index, or continues; returns False if it was complete.
+        """Builds the index, or continues to build it; returns False if it was complete.
 
-        The scripts maintain the index as soon as it is started, and then all users that exist are added. Both happen
-        while the service runs, and several processes can do it together.
+        As soon as the index is started, the scripts maintain it; then all users that exist are added. The service can
+        run meanwhile, and several processes can build the index together.
 
         Args:
             progress: see ``Progress``.
             again: whether to build an index again that is complete.
-            pause: seconds in which servers of an earlier version notice that they must not write any more.
+            pause: seconds to wait until servers of an earlier version have detected the new version of the layout.
 
         Raises:
             StoreChangedError: the store was emptied, replaced or damaged.
-            IndexNotReadyError: a server with a later version of Unicode builds the index.
+            IndexNotReadyError: the index was built, or is being built, for a later version of Unicode.
         """
         state, version = await self._store.layout_fields("email_index", "email_unicode")
         _check_version(version)
@@ -118,5 +118,5 @@ def _checked(reply: Any) -> Any:
 def _check_version(version: bytes | None) -> None:
     if version and parsed_version(version) > parsed_version(_VERSION):
         raise IndexNotReadyError(
-            "the e-mail index is of a later version of Unicode; use the same version of Python as the servers"
+            "the e-mail index was built for a later version of Unicode; use the same version of Python as the servers"
         )

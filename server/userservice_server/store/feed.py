@@ -21,7 +21,7 @@ DEFAULT_RETENTION = 24 * 3600.0  # seconds
 DEFAULT_MAX_ENTRIES = 1_000_000
 _EPOCH_BYTES = 8
 _READ_BYTES = 256 << 10  # of users in one reply; one more user can exceed it
-NOTICE_SECONDS = 2.0  # in this time, servers of an earlier version notice the new version of the layout
+NOTICE_SECONDS = 2.0  # within this time, servers of an earlier version detect the new version of the layout
 
 
 class FeedSettings(NamedTuple):
@@ -146,7 +146,7 @@ class RedisFeed:
 
         Args:
             settings: the limits.
-            pause: seconds in which servers of an earlier version notice that they must not write any more.
+            pause: seconds to wait until servers of an earlier version have detected the new version of the layout.
         """
         (present,) = await self._store.layout_fields("feed")
         epoch, is_new = present or secrets.token_hex(_EPOCH_BYTES).encode(), present is None
@@ -203,5 +203,5 @@ def disabled() -> WatchDisabledError:
 def expired() -> WatchTokenExpiredError:
     """Returns the error for a position after which the feed is not complete."""
     return WatchTokenExpiredError(
-        "the changes after this resume_token are not in the feed any more; start again with a snapshot"
+        "the feed no longer contains all changes after this resume_token; start again with a snapshot"
     )

@@ -675,14 +675,15 @@ def check_index(state: bytes, version: bytes) -> None:
     """Raises IndexNotReadyError if the e-mail index is not complete, or was built for an older version of Unicode."""
     if state != b"ready":
         what = (
-            "is being built; try again later"
+            "is being built; retry later"
             if state
             else "does not exist; an operator can build it with userservice reindex"
         )
         raise IndexNotReadyError(f"the e-mail index {what}")
     if parsed_version(version) < parsed_version(UNICODE_VERSION.encode()):
         raise IndexNotReadyError(
-            "the e-mail index is of an older version of Unicode; an operator can build it with userservice reindex"
+            "the e-mail index was built for an older version of Unicode; "
+            "an operator can build it again with userservice reindex"
         )
 
 

@@ -26,7 +26,7 @@ class WakeUps:
     """Listens to the channels of the feeds.
 
     Args:
-        links: the connections of the store, which know its servers.
+        links: the connections of the store.
         channels: the channels, by partition.
         wake: called with the number of a partition when its feed has a new entry, or can have one.
     """
@@ -94,7 +94,7 @@ class WakeUps:
         if now >= self._log_again_at:
             self._log_again_at = now + _LOG_PAUSE
             fields = {"cause": type(error).__name__}
-            logger.info("changes are not announced at present; watches read them at intervals", extra=fields)
+            logger.info("no announcements of changes; watches read the feed every second", extra=fields)
 
 
 def _subscription(channel: bytes) -> bytes:

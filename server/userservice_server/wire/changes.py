@@ -7,7 +7,7 @@ feed starts with one.
 
 The id of an entry is its position: the store's time in microseconds, and a number that grows by one with every entry of
 the partition. A gap in the numbers shows that entries are missing. After a failover or a crash that lost entries, other
-entries get the numbers of the lost entries, but at another time: so a position names one history of the store.
+entries get the numbers of the lost entries, but other times. A position therefore identifies one history of the store.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, entry_id: bytes) -> Self:
-        """Reads the id of a stream entry. Raises ValueError if it is none."""
+        """Reads the id of a stream entry. Raises ValueError if the text is not such an id."""
         time, _, number = entry_id.partition(b"-")
         return cls(int(time), int(number))
 

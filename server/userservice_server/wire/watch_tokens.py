@@ -1,6 +1,6 @@
-"""Resume tokens of WatchUsers: they name the store, the epoch of its feed, and a position in each partition.
+"""Resume tokens of WatchUsers: they identify the store, the epoch of its feed, and a position in each partition.
 
-A token is opaque to callers: a checksum finds damaged tokens, so that they are not taken for expired ones.
+A token is opaque to callers. A checksum detects damaged tokens, so that they are not treated as expired tokens.
 """
 
 import zlib

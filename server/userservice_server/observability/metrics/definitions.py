@@ -146,10 +146,10 @@ WATCHES = Metric("userservice_watches", Kind.GAUGE, "Running calls of WatchUsers
 WATCH_LAG = Metric(
     "userservice_watch_lag_seconds",
     Kind.GAUGE,
-    "Time for which the slowest watch has had changes to send.",
+    "Time for which the slowest watch has been behind.",
     _OF_WORKER,
     unit="seconds",
-    note="0 if all watches have sent all changes that the worker has read. A snapshot does not count.",
+    note="A watch is behind while it has changes to send. 0 if no watch is behind. A snapshot does not count.",
 )
 STREAMED_USERS = Metric("userservice_streamed_users_total", Kind.COUNTER, "Users that streams have sent.")
 STALLED_STREAMS = Metric(
