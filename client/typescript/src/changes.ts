@@ -64,7 +64,10 @@ export interface WatchOptions extends CallOptions {
   start?: "now" | "snapshot" | undefined;
   /** The token of the last changes that were processed; `start` is then not used. */
   resumeToken?: string | undefined;
-  /** The records whose changes are yielded; the deletion of a user is always yielded. Default: USERS. */
+  /**
+   * The records whose changes are yielded. The deletion of a user is always yielded, the touch of a session never.
+   * Default: USERS.
+   */
   kinds?: readonly WatchKind[] | undefined;
   /** The fields of the records; default: `FULL`. */
   view?: View | undefined;

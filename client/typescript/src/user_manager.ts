@@ -252,8 +252,8 @@ export class UserManager extends Manager {
    * regardless of concurrent writes. The largest `end_cursor` of the parts is a cursor: `listChunked` with it returns the
    * users that were added after this call.
    *
-   * @param parts - The number of parts, from 1 to 64; 0 means 16. A store with more partitions has more parts, and there
-   *   are fewer parts than users.
+   * @param parts - The number of parts, from 1 to 64; 0 means 16. There are more parts if the store has more partitions
+   *   with users, and fewer if there are fewer users.
    * @returns The parts, at most 64, of about the same size; none if there are no users.
    * @throws InvalidArgumentError if `parts` is not an integer from 0 to 64.
    */
@@ -376,7 +376,8 @@ export class UserManager extends Manager {
    *
    * @param options - `timeoutMs` is the timeout of a reconnection.
    * @throws WatchDisabledError if the feed of the service is off.
-   * @throws WatchTokenExpiredError if changes after the token were lost: it is too old, or from another store.
+   * @throws WatchTokenExpiredError if the feed no longer contains all changes after the token, for example because the
+   *   token is too old.
    * @throws InvalidArgumentError if an option is invalid.
    * @throws UnavailableError if the service was unavailable until the timeout.
    */

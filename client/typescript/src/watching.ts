@@ -25,7 +25,7 @@ import type { Rpc } from "./rpc.js";
 import { lengthDelimited, MalformedError, WireReader } from "./wire.js";
 
 const DEFAULT_HEARTBEAT_SECONDS = 15;
-/** A message that is this much later than the heartbeat does not arrive any more. */
+/** If a message is this much later than the heartbeat, the stream counts as lost. */
 const LATE_MS = 5000;
 
 const CHANGES = lengthDelimited(WatchUsersResponseSchema.field.changes.number);
@@ -133,7 +133,7 @@ export class WatchReader {
     }
   }
 
-  /** Starts again with a snapshot; throws the error if the caller does not want this. */
+  /** Starts again with a snapshot; throws the error unless `onExpired` is "snapshot". */
   #restart(error: WatchTokenExpiredError): void {
     if (!this.#restarts || this.#start.snapshot) {
       throw error;

@@ -51,7 +51,7 @@ class Position(NamedTuple):
 
 
 def digest_of(user_filter: str | None) -> str:
-    """Returns what a position contains of a filter."""
+    """Returns the digest of a filter, which a position contains; empty without a filter."""
     return hashlib.sha256(user_filter.encode()).hexdigest() if user_filter else ""
 
 

@@ -204,7 +204,7 @@ def _read_parts(
 
 
 def _keep_parts(target: ExportFile, files: PartFiles, error: BaseException) -> None:
-    """Records how far the parts of an export that ends early have come, and prints how to continue."""
+    """Records the positions of the parts of an export that ends early, and prints how to continue."""
     if isinstance(error, CommandError) and files.users:
         return  # the disk is full
     if not files.users:

@@ -30,9 +30,9 @@ _MOST_TOKEN_BYTES = 16 << 10
         ("userservice users watch --start snapshot >> users.jsonl", "Write all users, and then their changes:"),
         (
             "userservice users watch --start snapshot --resume-file users.resume >> users.jsonl",
-            "The same, and continue after an interruption when the command runs again:",
+            "The same; after an interruption, the same command continues:",
         ),
-        ("userservice users watch --sessions -o table", "Show changes of users and sessions to people:"),
+        ("userservice users watch --sessions -o table", "Show the changes of users and sessions as a table:"),
     ),
 )
 @click.option(
@@ -42,7 +42,7 @@ _MOST_TOKEN_BYTES = 16 << 10
     show_default=True,
     help="Where to start: with changes from now on, or with a snapshot of all users.",
 )
-@click.option("--sessions", "with_sessions", is_flag=True, help="Report sessions too.")
+@click.option("--sessions", "with_sessions", is_flag=True, help="Also print changes of sessions.")
 @click.option(
     "--view",
     type=click.Choice(("FULL", "BASIC", "ID")),
@@ -53,7 +53,7 @@ _MOST_TOKEN_BYTES = 16 << 10
 @click.option(
     "--resume-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Store the position in this file after the changes are printed; if the file exists, continue there.",
+    help="Store the resume token in this file after the changes are printed; if the file exists, continue there.",
 )
 @click.option(
     "--on-expired",
@@ -68,10 +68,15 @@ _MOST_TOKEN_BYTES = 16 << 10
     default=15,
     show_default=True,
     metavar="SECONDS",
-    help="Interval in which the service reports that there are no changes.",
+    help="Seconds without changes after which the service sends an empty message.",
 )
 @click.option(
-    "-o", "--output", type=click.Choice(("jsonl", "table")), default="jsonl", show_default=True, help="Format."
+    "-o",
+    "--output",
+    type=click.Choice(("jsonl", "table")),
+    default="jsonl",
+    show_default=True,
+    help="Format: jsonl: one JSON object per line; table for people.",
 )
 @connection_options
 def watch_users(
@@ -84,11 +89,11 @@ def watch_users(
     heartbeat: int,
     output: str,
 ) -> None:
-    """Print the changes of users until interrupted. An operator must have turned the feed of the service on.
+    """Print the changes of users until interrupted. The feed of changes must be on (userservice feed on).
 
     Every change is printed at least once, the changes of one user in order, also after lost connections. Several
-    changes of one user can be printed as one. If the command was killed and continues with --resume-file, its last
-    lines can be printed again.
+    changes of one user can be printed as one. If a killed command continues with --resume-file, its last lines can be
+    printed again.
     """
     kinds: tuple[WatchKind, ...] = ("USERS", "SESSIONS") if with_sessions else ("USERS",)
     with users_manager() as manager:
