@@ -133,7 +133,8 @@ def _tokens(text: str) -> list[_Token]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            what = "the string does not end" if text[position] in "\"'" else "expected a field, an operator or a value"
+            is_string = text[position] in "\"'"
+            what = "the string has no closing quote" if is_string else "expected a field, an operator or a value"
             raise FilterError(f"position {position + 1}: {what}")
         kind = str(match.lastgroup)
         if kind != "space":

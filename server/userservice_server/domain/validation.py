@@ -208,7 +208,7 @@ class Checker:
     def parts(self, value: int) -> int:
         """Checks the number of parts of a plan."""
         if not 0 <= value <= MAX_PARTS:
-            self.refuse("parts", f"must be at most {MAX_PARTS}, or 0 for {DEFAULT_PARTS}; is {value}")
+            self.refuse("parts", f"must be 1 to {MAX_PARTS}, or 0 for {DEFAULT_PARTS}; is {value}")
         return value or DEFAULT_PARTS
 
     def partition(self, value: int, known: range) -> int:
