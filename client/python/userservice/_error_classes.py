@@ -206,9 +206,9 @@ class AuthenticationUnavailableError(UnavailableError):
 
 
 class IndexNotReadyError(UserServiceError):
-    """FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode.
+    """The e-mail index does not exist, is being built, or was built for an older version of Unicode.
 
-    An operator can build it with `userservice reindex` while the service runs.
+    FindUsers needs it. An operator can build it with `userservice reindex` while the service runs.
     """
 
     code = grpc.StatusCode.FAILED_PRECONDITION
@@ -254,10 +254,10 @@ class WatchDisabledError(UserServiceError):
 
 
 class WatchTokenExpiredError(UserServiceError):
-    """The feed does not contain all changes after the resume_token any more.
+    """The feed no longer contains all changes after the resume_token.
 
-    Start again with a snapshot. The token is too old, the feed was turned off and on, the store was moved, or it has
-    lost writes, as after a failover.
+    The token is too old, the feed was turned off and on, the store was moved, or the store lost writes in a failover or
+    crash. Start again with a snapshot.
     """
 
     code = grpc.StatusCode.FAILED_PRECONDITION

@@ -152,7 +152,7 @@ export class AuthenticationUnavailableError extends UnavailableError {
 }
 
 /**
- * FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode. An
+ * The e-mail index does not exist, is being built, or was built for an older version of Unicode. FindUsers needs it. An
  * operator can build it with `userservice reindex` while the service runs.
  */
 export class IndexNotReadyError extends UserServiceError {
@@ -194,8 +194,8 @@ export class WatchDisabledError extends UserServiceError {
 }
 
 /**
- * The feed does not contain all changes after the resume_token any more. Start again with a snapshot. The token is too
- * old, the feed was turned off and on, the store was moved, or it has lost writes, as after a failover.
+ * The feed no longer contains all changes after the resume_token. The token is too old, the feed was turned off and on,
+ * the store was moved, or the store lost writes in a failover or crash. Start again with a snapshot.
  */
 export class WatchTokenExpiredError extends UserServiceError {
   static override readonly code = "FAILED_PRECONDITION";

@@ -25,7 +25,7 @@ from userservice.requests import build_request
 from userservice.v1 import user_watch_pb2 as pb
 
 _LATE_SECONDS = 5.0
-"""A message that is this much later than the heartbeat does not arrive any more."""
+"""If a message is this much later than the heartbeat, the stream counts as lost."""
 
 _CHANGE_PREFIX, _WATCH_PREFIX = "CHANGE_KIND_", "WATCH_KIND_"
 _KINDS = {number: name.removeprefix(_CHANGE_PREFIX) for name, number in pb.ChangeKind.items()}
@@ -110,7 +110,7 @@ class WatchReader:
             raise error
 
     def _restart(self, error: WatchTokenExpiredError) -> None:
-        """Starts again with a snapshot; raises the error if the caller does not want this."""
+        """Starts again with a snapshot; raises the error unless `on_expired` is "snapshot"."""
         if not self._restarts or self._request.WhichOneof("start") == "snapshot":
             raise error
         self._request.snapshot = True

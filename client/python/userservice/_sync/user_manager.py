@@ -372,8 +372,8 @@ class SyncUserManager(SyncManager):
         returns the users that were added after this call.
 
         Args:
-            parts: The number of parts, from 1 to 64; 0 means 16. A store with more partitions has more parts, and there
-                are fewer parts than users.
+            parts: The number of parts, from 1 to 64; 0 means 16. There are more parts if the store has more partitions
+                with users, and fewer if there are fewer users.
             timeout: Seconds that the call may take.
 
         Returns:
@@ -616,8 +616,8 @@ class SyncUserManager(SyncManager):
             start: "now": only changes from now on; the first list is yielded at once, and all changes after it are
                 yielded. "snapshot": first all users, each exactly once, and then the changes since the start.
             resume_token: The token of the last changes that were processed; `start` is then not used.
-            kinds: The records whose changes are yielded: "USERS" (the default), "SESSIONS" or both. A deletion of a
-                user is always yielded. A watch must be resumed with the same kinds.
+            kinds: The records whose changes are yielded: "USERS" (the default), "SESSIONS" or both. The deletion of a
+                user is always yielded, the touch of a session never. A watch must be resumed with the same kinds.
             view: The fields of the records: "FULL" (the default), "BASIC" (without metadata) or "ID" (keys and id).
             heartbeat: Seconds, 1 to 600, after which an empty list with a token is yielded if there are no changes.
             on_expired: What happens if changes were lost: "raise", or "snapshot": the watch starts again with a
@@ -629,7 +629,8 @@ class SyncUserManager(SyncManager):
 
         Raises:
             WatchDisabledError: If the feed of the service is off.
-            WatchTokenExpiredError: If changes after the token were lost: it is too old, or from another store.
+            WatchTokenExpiredError: If the feed no longer contains all changes after the token, for example because the
+                token is too old.
             InvalidArgumentError: If an argument is invalid.
             UnavailableError: If the service was unavailable for the whole timeout.
         """

@@ -90,8 +90,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AUTHENTICATION_UNAVAILABLE: _ErrorReason.ValueType  # 21
     """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
     ERROR_REASON_INDEX_NOT_READY: _ErrorReason.ValueType  # 25
-    """FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode. An
-    operator can build it with `userservice reindex` while the service runs.
+    """The e-mail index does not exist, is being built, or was built for an older version of Unicode. FindUsers needs it.
+    An operator can build it with `userservice reindex` while the service runs.
     """
     ERROR_REASON_SESSION_LIMIT: _ErrorReason.ValueType  # 26
     """The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire."""
@@ -106,8 +106,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_WATCH_DISABLED: _ErrorReason.ValueType  # 40
     """The feed of changes is off; an operator can turn it on with `userservice feed on`."""
     ERROR_REASON_WATCH_TOKEN_EXPIRED: _ErrorReason.ValueType  # 41
-    """The feed does not contain all changes after the resume_token any more. Start again with a snapshot. The token is too
-    old, the feed was turned off and on, the store was moved, or it has lost writes, as after a failover.
+    """The feed no longer contains all changes after the resume_token. The token is too old, the feed was turned off and
+    on, the store was moved, or the store lost writes in a failover or crash. Start again with a snapshot.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -181,8 +181,8 @@ the time to wait before a retry; QuotaFailure names the limit.
 ERROR_REASON_AUTHENTICATION_UNAVAILABLE: ErrorReason.ValueType  # 21
 """The server cannot verify tokens at present, because it has no keys of the issuer yet; nothing was done."""
 ERROR_REASON_INDEX_NOT_READY: ErrorReason.ValueType  # 25
-"""FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode. An
-operator can build it with `userservice reindex` while the service runs.
+"""The e-mail index does not exist, is being built, or was built for an older version of Unicode. FindUsers needs it.
+An operator can build it with `userservice reindex` while the service runs.
 """
 ERROR_REASON_SESSION_LIMIT: ErrorReason.ValueType  # 26
 """The user has 10 000 sessions, the maximum; nothing was added. Delete sessions first, or let them expire."""
@@ -197,8 +197,8 @@ ERROR_REASON_IMPORT_ID_REUSED: ErrorReason.ValueType  # 32
 ERROR_REASON_WATCH_DISABLED: ErrorReason.ValueType  # 40
 """The feed of changes is off; an operator can turn it on with `userservice feed on`."""
 ERROR_REASON_WATCH_TOKEN_EXPIRED: ErrorReason.ValueType  # 41
-"""The feed does not contain all changes after the resume_token any more. Start again with a snapshot. The token is too
-old, the feed was turned off and on, the store was moved, or it has lost writes, as after a failover.
+"""The feed no longer contains all changes after the resume_token. The token is too old, the feed was turned off and
+on, the store was moved, or the store lost writes in a failover or crash. Start again with a snapshot.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

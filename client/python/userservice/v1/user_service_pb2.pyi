@@ -400,9 +400,7 @@ class ListUsersChunkedRequest(_message.Message):
     stored users.
     """
     filter: _builtins.str
-    """Selects users by their fields. Optional. See ListUsersRequest.filter; what is said there of a page applies to a
-    message.
-    """
+    """Selects users by their fields. Optional. See ListUsersRequest.filter; the rules for a page apply to a message."""
     partition: _builtins.int
     """The partition whose users are streamed: UserScanPart.partition. Optional; 0 means all users. A partition that the
     store does not have is an error, also if the store was moved to another number of partitions since the plan.
@@ -437,8 +435,8 @@ class PlanUserScanRequest(_message.Message):
 
     PARTS_FIELD_NUMBER: _builtins.int
     parts: _builtins.int
-    """Number of parts, at most 64. Optional; 0 means 16; negative values and larger values are an error. The response has
-    at least one part for each partition that contains users, and fewer parts if there are fewer users.
+    """Number of parts, at most 64. Optional; 0 means 16; negative values and values above 64 are an error. The response
+    has at least one part for each partition that contains users, and fewer parts if there are fewer users.
     """
     def __init__(
         self,
@@ -481,8 +479,8 @@ Global___PlanUserScanResponse: _TypeAlias = PlanUserScanResponse  # noqa: Y015
 class UserScanPart(_message.Message):
     """A part of all users: the users of one partition whose ids are above cursor and at most end_cursor.
 
-    The fields of the same names of ListUsersChunkedRequest select a part. To resume a part, replace cursor by the
-    next_cursor of the last message that was received.
+    To stream a part, copy these fields into the fields of ListUsersChunkedRequest with the same names. To resume the
+    part, replace cursor by the next_cursor of the last message that was received.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

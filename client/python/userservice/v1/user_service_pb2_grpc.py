@@ -250,9 +250,9 @@ class UserServiceServicer(object):
     def FindUsers(self, request, context):
         """Returns the users that have one of up to 1000 e-mail addresses, ordered by id.
 
-        Addresses are compared without regard to case and Unicode form (NFC and full case folding). Several users can have the
-        same address. A new store has the index that this RPC needs; in a store of an earlier release, an operator builds it
-        with `userservice reindex`.
+        Addresses are compared without regard to case and Unicode form (NFC and full case folding). Several users can have
+        the same address. A new store has the e-mail index that this RPC needs; in a store of an earlier release, an operator
+        builds the index with `userservice reindex`.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / INDEX_NOT_READY.
         """
@@ -302,10 +302,10 @@ class UserServiceServicer(object):
         of changes must be on (`userservice feed on`).
 
         Every change is reported at least once, the changes of one user in order, and the last report of a record contains
-        its latest state. There is never a silent gap: if changes were lost, the watch ends with WATCH_TOKEN_EXPIRED. Several
-        changes of one record can be reported as one, with the present state of the record. A snapshot contains every user
-        that exists throughout exactly once. Each message contains a token that resumes the watch after this message, also
-        on another server.
+        its latest state. Several changes of one record can be reported as one, with the present state of the record.
+        TouchSession is not reported. There is never a silent gap: if changes were lost, the watch ends with
+        WATCH_TOKEN_EXPIRED. A snapshot contains every user that exists throughout exactly once. Each message contains a
+        token that resumes the watch after this message, also on another server.
 
         Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / WATCH_DISABLED,
         FAILED_PRECONDITION / WATCH_TOKEN_EXPIRED (start again with a snapshot), UNAVAILABLE / READER_STALLED.

@@ -67,7 +67,7 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     CHANGE_KIND_SESSION_ADDED: _ChangeKind.ValueType  # 6
     """The session was added."""
     CHANGE_KIND_SESSION_UPDATED: _ChangeKind.ValueType  # 7
-    """The session was updated."""
+    """The session was updated. TouchSession is not reported."""
     CHANGE_KIND_SESSION_DELETED: _ChangeKind.ValueType  # 8
     """The session was deleted."""
     CHANGE_KIND_SESSION_EXPIRED: _ChangeKind.ValueType  # 9
@@ -91,7 +91,7 @@ CHANGE_KIND_SESSION_EXISTS: ChangeKind.ValueType  # 5
 CHANGE_KIND_SESSION_ADDED: ChangeKind.ValueType  # 6
 """The session was added."""
 CHANGE_KIND_SESSION_UPDATED: ChangeKind.ValueType  # 7
-"""The session was updated."""
+"""The session was updated. TouchSession is not reported."""
 CHANGE_KIND_SESSION_DELETED: ChangeKind.ValueType  # 8
 """The session was deleted."""
 CHANGE_KIND_SESSION_EXPIRED: ChangeKind.ValueType  # 9
@@ -165,7 +165,7 @@ class WatchUsersRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
     now: _builtins.bool
-    """Only changes after the start of the watch. Must be true. The stream begins with a message at once, and all changes
+    """Only changes after the start of the watch. Must be true. The server sends a first message at once; all changes
     after that message are reported.
     """
     resume_token: _builtins.str
@@ -182,8 +182,8 @@ class WatchUsersRequest(_message.Message):
     """Seconds after which the server sends a message without changes, if there are none. Optional, 1 to 600; 0 means 15."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___WatchKind.ValueType]:
-        """The records whose changes are reported. Optional; only users by default. Sessions need the scope sessions.read in
-        addition. A watch that is resumed must have the same kinds. The deletion of a user is always reported.
+        """The records whose changes are reported. Optional; only users by default. Sessions also require the scope
+        sessions.read. A watch that is resumed must have the same kinds. The deletion of a user is always reported.
         """
 
     def __init__(
@@ -218,8 +218,8 @@ class WatchUsersResponse(_message.Message):
     resume_token: _builtins.str
     """Resumes the watch after this message. Store the token after the changes of the message are processed."""
     snapshot_complete: _builtins.bool
-    """Whether the watch is not, or no longer, sending a snapshot: all users that existed at the start of the snapshot were
-    sent.
+    """Whether the snapshot is complete: this message and the earlier ones contain all its users. Always true if the watch
+    did not start with a snapshot.
     """
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:

@@ -231,8 +231,8 @@ export enum ErrorReason {
   AUTHENTICATION_UNAVAILABLE = 21,
 
   /**
-   * FindUsers needs the e-mail index, which does not exist, is being built, or is of an older version of Unicode. An
-   * operator can build it with `userservice reindex` while the service runs.
+   * The e-mail index does not exist, is being built, or was built for an older version of Unicode. FindUsers needs it.
+   * An operator can build it with `userservice reindex` while the service runs.
    *
    * @generated from enum value: ERROR_REASON_INDEX_NOT_READY = 25;
    */
@@ -275,8 +275,8 @@ export enum ErrorReason {
   WATCH_DISABLED = 40,
 
   /**
-   * The feed does not contain all changes after the resume_token any more. Start again with a snapshot. The token is too
-   * old, the feed was turned off and on, the store was moved, or it has lost writes, as after a failover.
+   * The feed no longer contains all changes after the resume_token. The token is too old, the feed was turned off and
+   * on, the store was moved, or the store lost writes in a failover or crash. Start again with a snapshot.
    *
    * @generated from enum value: ERROR_REASON_WATCH_TOKEN_EXPIRED = 41;
    */

@@ -429,8 +429,7 @@ export type ListUsersChunkedRequest = Message<"userservice.v1.ListUsersChunkedRe
   view: View;
 
   /**
-   * Selects users by their fields. Optional. See ListUsersRequest.filter; what is said there of a page applies to a
-   * message.
+   * Selects users by their fields. Optional. See ListUsersRequest.filter; the rules for a page apply to a message.
    *
    * @generated from field: string filter = 4;
    */
@@ -467,8 +466,8 @@ export const ListUsersChunkedRequestSchema: GenMessage<ListUsersChunkedRequest> 
  */
 export type PlanUserScanRequest = Message<"userservice.v1.PlanUserScanRequest"> & {
   /**
-   * Number of parts, at most 64. Optional; 0 means 16; negative values and larger values are an error. The response has
-   * at least one part for each partition that contains users, and fewer parts if there are fewer users.
+   * Number of parts, at most 64. Optional; 0 means 16; negative values and values above 64 are an error. The response
+   * has at least one part for each partition that contains users, and fewer parts if there are fewer users.
    *
    * @generated from field: int32 parts = 1;
    */
@@ -506,8 +505,8 @@ export const PlanUserScanResponseSchema: GenMessage<PlanUserScanResponse> = /*@_
 /**
  * A part of all users: the users of one partition whose ids are above cursor and at most end_cursor.
  *
- * The fields of the same names of ListUsersChunkedRequest select a part. To resume a part, replace cursor by the
- * next_cursor of the last message that was received.
+ * To stream a part, copy these fields into the fields of ListUsersChunkedRequest with the same names. To resume the
+ * part, replace cursor by the next_cursor of the last message that was received.
  *
  * @generated from message userservice.v1.UserScanPart
  */
@@ -1005,9 +1004,9 @@ export const UserService: GenService<{
   /**
    * Returns the users that have one of up to 1000 e-mail addresses, ordered by id.
    *
-   * Addresses are compared without regard to case and Unicode form (NFC and full case folding). Several users can have the
-   * same address. A new store has the index that this RPC needs; in a store of an earlier release, an operator builds it
-   * with `userservice reindex`.
+   * Addresses are compared without regard to case and Unicode form (NFC and full case folding). Several users can have
+   * the same address. A new store has the e-mail index that this RPC needs; in a store of an earlier release, an operator
+   * builds the index with `userservice reindex`.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / INDEX_NOT_READY.
    *
@@ -1069,10 +1068,10 @@ export const UserService: GenService<{
    * of changes must be on (`userservice feed on`).
    *
    * Every change is reported at least once, the changes of one user in order, and the last report of a record contains
-   * its latest state. There is never a silent gap: if changes were lost, the watch ends with WATCH_TOKEN_EXPIRED. Several
-   * changes of one record can be reported as one, with the present state of the record. A snapshot contains every user
-   * that exists throughout exactly once. Each message contains a token that resumes the watch after this message, also
-   * on another server.
+   * its latest state. Several changes of one record can be reported as one, with the present state of the record.
+   * TouchSession is not reported. There is never a silent gap: if changes were lost, the watch ends with
+   * WATCH_TOKEN_EXPIRED. A snapshot contains every user that exists throughout exactly once. Each message contains a
+   * token that resumes the watch after this message, also on another server.
    *
    * Errors: INVALID_ARGUMENT / INVALID_FIELD, FAILED_PRECONDITION / WATCH_DISABLED,
    * FAILED_PRECONDITION / WATCH_TOKEN_EXPIRED (start again with a snapshot), UNAVAILABLE / READER_STALLED.

@@ -96,7 +96,7 @@ export type WatchUsersRequest = Message<"userservice.v1.WatchUsersRequest"> & {
    */
   start: {
     /**
-     * Only changes after the start of the watch. Must be true. The stream begins with a message at once, and all changes
+     * Only changes after the start of the watch. Must be true. The server sends a first message at once; all changes
      * after that message are reported.
      *
      * @generated from field: bool now = 1;
@@ -124,8 +124,8 @@ export type WatchUsersRequest = Message<"userservice.v1.WatchUsersRequest"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * The records whose changes are reported. Optional; only users by default. Sessions need the scope sessions.read in
-   * addition. A watch that is resumed must have the same kinds. The deletion of a user is always reported.
+   * The records whose changes are reported. Optional; only users by default. Sessions also require the scope
+   * sessions.read. A watch that is resumed must have the same kinds. The deletion of a user is always reported.
    *
    * @generated from field: repeated userservice.v1.WatchKind kinds = 4;
    */
@@ -175,8 +175,8 @@ export type WatchUsersResponse = Message<"userservice.v1.WatchUsersResponse"> & 
   resumeToken: string;
 
   /**
-   * Whether the watch is not, or no longer, sending a snapshot: all users that existed at the start of the snapshot were
-   * sent.
+   * Whether the snapshot is complete: this message and the earlier ones contain all its users. Always true if the watch
+   * did not start with a snapshot.
    *
    * @generated from field: bool snapshot_complete = 3;
    */
@@ -280,7 +280,7 @@ export enum ChangeKind {
   SESSION_ADDED = 6,
 
   /**
-   * The session was updated.
+   * The session was updated. TouchSession is not reported.
    *
    * @generated from enum value: CHANGE_KIND_SESSION_UPDATED = 7;
    */
