@@ -159,7 +159,7 @@ ROWS: dict[str, tuple[Shown, ...]] = {
         graph(
             "Lag of watches",
             "s",
-            "For how long the slowest watch of each worker has had changes to send.",
+            "For how long the slowest watch of each worker has been behind.",
             ("userservice_watch_lag_seconds{$S}", "{{instance}} worker {{worker}}"),
         ),
         graph(
