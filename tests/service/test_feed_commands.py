@@ -69,19 +69,22 @@ async def test_the_command_watch_prints_changes_and_continues(store: Store, serv
     async with connect(service.address) as stubs:
         for number in range(2):
             await add_users(stubs, [f"u{number}"])
+            before = resume.read_text() if resume.exists() else ""
             with subprocess.Popen(  # noqa: ASYNC220 - starting it takes no time
                 [sys.executable, "-m", "userservice", *arguments, "--address", service.address],
                 env=clean_environment(),
                 stdout=subprocess.PIPE,
                 text=True,
             ) as process:
-                assert process.stdout
-                line = json.loads(await asyncio.to_thread(process.stdout.readline))
-                found.append((line["kind"], line["user_id"]))
-                before = resume.read_text() if resume.exists() else ""
-                await asyncio.to_thread(until, lambda: resume.exists() and resume.read_text() != before)  # noqa: B023
-                process.send_signal(signal.SIGINT)
-                assert await asyncio.to_thread(process.wait, 20) == 130
+                try:
+                    assert process.stdout
+                    line = json.loads(await asyncio.to_thread(process.stdout.readline))
+                    found.append((line["kind"], line["user_id"]))
+                    await asyncio.to_thread(until, lambda: resume.exists() and resume.read_text() != before)  # noqa: B023
+                    process.send_signal(signal.SIGINT)
+                    assert await asyncio.to_thread(process.wait, 20) == 130
+                finally:
+                    process.kill()
     assert found == [("USER_EXISTS", "u0"), ("USER_ADDED", "u1")]
     resume.write_text("é")
     done = await asyncio.to_thread(command, *arguments, "--address", service.address)

@@ -24,6 +24,7 @@ from harness.metrics import METRICS, OPENMETRICS, TEXT, Scrape, get, metrics_add
 from harness.population import add_users, read_chunks
 from harness.ports import free_port
 from harness.services import Service, clean_environment, resident
+from harness.sizing import sized
 from harness.stores import Store
 from harness.waiting import until
 from prometheus_client.samples import Timestamp
@@ -446,12 +447,12 @@ async def test_sessions_of_an_older_store_are_counted_while_they_change() -> Non
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_ten_thousand_scrapes_take_no_memory(measured: Measured) -> None:
+async def test_thousands_of_scrapes_take_no_memory(measured: Measured) -> None:
     def scrapes(count: int) -> None:
         for number in range(count):
             get(measured.metrics, accept=OPENMETRICS if number % 2 else TEXT)
 
     await asyncio.to_thread(scrapes, 1000)
     before = resident(measured.service.pid)
-    await asyncio.to_thread(scrapes, 9000)
+    await asyncio.to_thread(scrapes, sized(2000, 9000))
     assert resident(measured.service.pid) - before < 4 << 20
