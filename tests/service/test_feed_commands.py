@@ -18,6 +18,7 @@ from harness.services import Service, clean_environment
 from harness.stores import Store
 from harness.waiting import until
 
+from userservice.v1.session_service_pb2 import AddSessionRequest, RevokeUserSessionsRequest
 from userservice.v1.user_service_pb2 import AddUserRequest
 from userservice_server.check import check
 from userservice_server.migration import Endpoint, migrate
@@ -111,6 +112,8 @@ async def test_the_feed_needs_only_the_documented_permissions(store: Store) -> N
             await watch.has(1)
             with store.client() as client:
                 assert client.pubsub_shardnumsub(FEED) == [(FEED, 1)]  # one connection gets the announcements
+            await stubs.sessions.AddSession(AddSessionRequest(user_id="ada", session_id="s"))
+            await stubs.sessions.RevokeUserSessions(RevokeUserSessionsRequest(user_id="ada"))
         assert service.stop() == 0
     with store.client() as client:
         client.execute_command("ACL", "SETUSER", "app", "-xadd")

@@ -2,11 +2,14 @@
 
 import re
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from harness.stores import Store
 
 from userservice_server.store import scripts
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 @pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.sha1.decode()[:8])
@@ -51,3 +54,13 @@ def test_every_constant_of_a_script_is_known_to_the_wire() -> None:
         for name in line.split()
     }
     assert named == set(scripts.CONSTANTS) - {"ETAG_MISMATCH", "REFUSED"}  # these two are verdicts of the server
+
+
+def test_every_command_of_a_script_is_checked_before_it_is_needed_and_is_documented() -> None:
+    """A script that is denied a command has already done its earlier writes; see permissions.lua."""
+    checked = set(re.findall(rb"\{ '([A-Z]+)'", scripts.PERMISSIONS.text))
+    called = {name for script in scripts.ALL for name in re.findall(rb"call\('([A-Z]+)'", script.text)}
+    assert called == checked
+    rules = [line.split() for line in DOCUMENT.read_text().splitlines() if line.startswith("ACL SETUSER app ")]
+    allowed = {rule[1:].upper().encode() for line in rules for rule in line if rule.startswith("+")}
+    assert not called - allowed

@@ -9,14 +9,14 @@ local key = ARGV[1]
 local needed = {
   { 'EXISTS', key }, { 'GET', key }, { 'PEXPIRE', key, 1 }, { 'SET', key, '' }, { 'TIME' }, { 'UNLINK', key },
   { 'HDEL', key, '' }, { 'HEXISTS', key, '' }, { 'HGET', key, '' }, { 'HMGET', key, '' }, { 'HSET', key, '', '' },
-  { 'ZADD', key, 0, '' }, { 'ZCARD', key }, { 'ZRANK', key, '' }, { 'ZRANGE', key, 0, 0 }, { 'ZREM', key, '' }, { 'ZREMRANGEBYSCORE', key, 0, 0 },
-  { 'ZSCORE', key, '' },
+  { 'ZADD', key, 0, '' }, { 'ZCARD', key }, { 'ZRANK', key, '' }, { 'ZRANGE', key, 0, 0 }, { 'ZREM', key, '' },
+  { 'ZREMRANGEBYSCORE', key, 0, 0 }, { 'ZSCORE', key, '' },
 }
 if ARGV[2] ~= '' then
   local channel = ARGV[2]
   for _, command in ipairs({
     { 'XADD', key, '*', '', '' }, { 'XTRIM', key, 'MAXLEN', 0 }, { 'XRANGE', key, '-', '+' },
-    { 'XREVRANGE', key, '+', '-' }, { 'SPUBLISH', channel, '' },
+    { 'XREVRANGE', key, '+', '-' }, { 'HGETALL', key }, { 'SPUBLISH', channel, '' },
   }) do
     needed[#needed + 1] = command
   end
