@@ -25,7 +25,7 @@ MUTABLE_FIELDS = ("email", "first_name", "last_name", "metadata")
 _SCRIPT_KEYS = 200  # user_ids in one script; commands of other callers can run between two scripts
 _MOST_EXAMINED = 100_000  # users in one count with a filter
 _FILTER_STEP = 100  # users that a filter examines at once
-_SMALL_BATCH = 100  # user_ids; larger batches wait for each other, because of the memory that they take
+_SMALL_BATCH = 100  # user_ids or addresses; larger batches wait for each other, because of the memory that they take
 
 
 class Users:
@@ -186,13 +186,12 @@ class Users:
 
     async def find(self, emails: Sequence[str], limit: int, cursor: int, view: "View.ValueType") -> bytes:
         """Returns a page of the users with these e-mail addresses as an encoded FindUsersResponse."""
-        read = partial(found_page, self._store, Search.of(emails, limit, cursor), cut_of(User, view))
-        if cursor:
-            return await read()
+        search = partial(found_page, self._store, Search.of(emails, limit, cursor), cut_of(User, view))
+        read = search if cursor else partial(self._store.reread, search)
         if len(emails) <= _SMALL_BATCH:
-            return await self._store.reread(read)
+            return await read()
         async with self._reads.batches:
-            return await self._store.reread(read)
+            return await read()
 
     async def _get_many(self, user_ids: Sequence[str], cut: Cut | None) -> bytes:
         identity = self._store.identity  # one store for all batches

@@ -1,12 +1,19 @@
 """Pages of FindUsers are joined from the replies of several scripts and partitions."""
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 from uuid import uuid4
+
+import pytest
 
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import FindUsersResponse
+from userservice.v1.view_pb2 import VIEW_FULL
 from userservice_server.domain.finding import Search, found_page
 from userservice_server.domain.ports import FindQuery, FoundUsers
+from userservice_server.domain.stream_memory import ReadLimit
+from userservice_server.domain.users import Users
 from userservice_server.wire.records import frame
 
 
@@ -54,3 +61,49 @@ async def test_a_page_ends_at_its_limit_and_at_1_mib() -> None:
     found = await page(Partitions(*large), limit=1000)
     assert (len(found.users), found.next_cursor) == (17, found.users[-1].id)
     assert found.ByteSize() <= 1 << 20
+
+
+async def test_a_user_whose_address_changes_between_two_scripts_is_returned_once() -> None:
+    """The search for more than 200 addresses needs several scripts."""
+    store = Partitions(FoundUsers(0, records([64, 128])))
+    found = FindUsersResponse.FromString(
+        await found_page(store, Search.of(["e@x", *(f"{number}@x" for number in range(200))], 10, 0), None)  # type: ignore[arg-type]
+    )
+    assert [user.id for user in found.users] == [64, 128]
+
+
+async def test_a_partition_is_asked_for_its_share_of_a_page() -> None:
+    queries: list[FindQuery] = []
+
+    class Asked(Partitions):
+        async def find(self, table: int, query: FindQuery, identity: object) -> FoundUsers:
+            queries.append(query)
+            return await super().find(table, query, identity)
+
+    for partitions, limit, wanted in ((1, 1000, 1000), (16, 20, 20), (16, 1000, 87), (64, 1000, 32)):
+        queries.clear()
+        await page(Asked(*[FoundUsers(0, [])] * partitions), limit)
+        assert {query.limit for query in queries} == {wanted}
+
+
+@pytest.mark.parametrize("cursor", [0, 64])
+async def test_few_searches_for_many_addresses_run_at_the_same_time(cursor: int) -> None:
+    """The replies of each can take tens of MiB."""
+    running = most = 0
+
+    class Slow(Partitions):
+        async def find(self, table: int, query: FindQuery, identity: object) -> FoundUsers:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+            return await super().find(table, query, identity)
+
+        async def reread(self, read: Any) -> Any:
+            return await read()
+
+    users = Users(Slow(FoundUsers(0, [])), ReadLimit())  # type: ignore[arg-type]
+    emails = [f"{number}@x" for number in range(101)]
+    await asyncio.gather(*(users.find(emails, 10, cursor, VIEW_FULL) for _ in range(20)))
+    assert most <= 4
