@@ -245,6 +245,38 @@ async def test_a_user_that_is_changed_while_it_is_indexed(
     assert len(await found(stubs, "bob@x")) == 10
 
 
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param({"version": 1}, id="a failover loses the start"),
+        pytest.param(
+            {"email_index": "building", "email_unicode": "9.0.0", "email_done": "0"}, id="an older Python begins anew"
+        ),
+    ],
+)
+async def test_an_index_that_loses_its_start_is_built_from_the_start(
+    stubs: Stubs, opened: list[RedisStore], store: Store, left: dict[str, str | int]
+) -> None:
+    is_lost = False
+
+    def lose(done: int) -> None:
+        nonlocal is_lost
+        if done >= 300 and not is_lost:
+            is_lost = True
+            with store.client() as client:
+                client.hdel(LAYOUT, "email_index", "email_unicode", "email_done")
+                client.hset(LAYOUT, mapping=left)
+                client.delete(EMAILS)
+
+    async with asyncio.timeout(30):
+        assert await EmailIndex(opened[0]).build(lose, pause=0)
+    assert is_lost
+    assert await asyncio.to_thread(findings, store) == []
+    with store.client() as client:
+        assert client.hmget(LAYOUT, "version", "email_index") == [b"2", b"ready"]
+        assert client.zcard(EMAILS) == 1000
+
+
 async def test_the_command_builds_the_index_again_for_a_newer_version_of_unicode(stubs: Stubs, store: Store) -> None:
     await stubs.users.AddUser(AddUserRequest(user_id="ada", email="ada@x"))
     with store.client() as client:
@@ -273,6 +305,25 @@ async def test_the_command_builds_the_index_again_for_a_newer_version_of_unicode
     assert "later version of Unicode" in done.err
 
 
+async def interrupt_start(store: Store) -> None:
+    """Runs a `reindex` that fails after it has started the index of the first partition."""
+    run_write, runs = RedisStore.run_write, 0
+
+    async def run_once(self: RedisStore, *arguments: Any) -> Any:
+        nonlocal runs
+        if runs:
+            raise InterruptedError
+        runs += 1
+        return await run_write(self, *arguments)
+
+    opened = RedisStore(SingleServer(store.url), key_prefix="userservice", timeout=5)
+    await opened.open()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(RedisStore, "run_write", run_once)
+        await EmailIndex(opened).build(lambda _: None, pause=0)
+    await opened.close()
+
+
 @pytest.mark.long
 async def test_the_index_of_several_partitions_is_built() -> None:
     with Store() as store, Service("--partitions", "16", redis_url=store.url) as service:
@@ -285,6 +336,10 @@ async def test_the_index_of_several_partitions_is_built() -> None:
                     client.hset(key, "version", 1)
             assert "does not exist" in await rejected(stubs)
             assert any("there is an e-mail index, but" in what for what in await asyncio.to_thread(findings, store))
+            await interrupt_start(store)
+            assert (await asyncio.to_thread(command, "feed", "off", "--redis-url", store.url)).code == 0
+            with store.client() as client:
+                assert client.hget(LAYOUT, "version") == b"2", "a partition has an index, which older servers ignore"
             assert (await asyncio.to_thread(command, "reindex", "--redis-url", store.url)).code == 0
             assert len(await found(stubs, "ada@x")) == 50
             with store.client() as client:

@@ -8,7 +8,7 @@ from typing import Any
 from userservice_server.errors import IndexNotReadyError, StoreChangedError
 from userservice_server.store import scripts
 from userservice_server.store.feed import NOTICE_SECONDS
-from userservice_server.store.keys import Table
+from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, Table
 from userservice_server.store.redis_store import RedisStore, parsed_version
 from userservice_server.wire.emails import UNICODE_VERSION, key_of_record
 from userservice_server.wire.outcomes import Code
@@ -48,26 +48,32 @@ class EmailIndex:
         state, version = await self._store.layout_fields("email_index", "email_unicode")
         _check_version(version)
         if state is None:
-            await self._store.raise_version()
-            await asyncio.sleep(pause)
+            await self._announce(pause)
         started = [await self._start(table, again=again) for table in self._store.tables.all_users()]
         # The version again, because the feed may have been turned off meanwhile.
         await self._store.raise_version()
         if not any(started) and state == b"ready":
             return False
-        if self._is_partitioned:
-            await self._store.set_layout({"email_index": "building", "email_unicode": UNICODE_VERSION})
+        await self._note_state("building")
         done = 0
         for table, is_started in zip(self._store.tables.all_users(), started, strict=True):
             if is_started:
-                done = await self._fill(table, done, progress)
-        if self._is_partitioned:
-            await self._store.set_layout({"email_index": "ready", "email_unicode": UNICODE_VERSION})
+                done = await self._fill(table, done, progress, pause)
+        await self._note_state("ready")
         return True
 
-    @property
-    def _is_partitioned(self) -> bool:
-        return len(self._store.tables.all_users()) > 1
+    async def _announce(self, pause: float) -> None:
+        """Makes servers of an earlier version stop writing, before the first partition has an index."""
+        await self._store.raise_version()
+        await asyncio.sleep(pause)
+        await self._note_state("building")  # from now on, turning the feed off does not lower the version
+
+    async def _note_state(self, state: str) -> None:
+        """Writes the state into the layout of a store with several partitions; one partition has no other layout."""
+        if len(self._store.tables.all_users()) > 1:
+            await self._store.set_layout(
+                {"version": MAINTAINED_LAYOUT_VERSION, "email_index": state, "email_unicode": UNICODE_VERSION}
+            )
 
     async def _start(self, table: Table, *, again: bool) -> bool:
         """Starts the index of a partition, or continues; returns False if it is complete."""
@@ -75,7 +81,7 @@ class EmailIndex:
         reply = await self._store.run_write(scripts.INDEX_START, table, (table.emails,), arguments)
         return bool(_checked(reply) == b"building")
 
-    async def _fill(self, table: Table, done: int, progress: Progress) -> int:
+    async def _fill(self, table: Table, done: int, progress: Progress, pause: float) -> int:
         """Adds the users of a partition that are not indexed; returns ``done`` plus the number of users."""
         after, users = b"0", list[bytes | str | int]()
         stop = after
@@ -89,6 +95,13 @@ class EmailIndex:
             )
             state, version, reached = _checked(reply)
             _check_version(version)
+            if version != _VERSION:
+                # A failover has lost the start, or a process with an older version of Unicode has begun anew.
+                if not state:
+                    await self._announce(pause)
+                await self._start(table, again=False)
+                after, stop, users = b"0", b"0", []
+                continue
             if state != b"building":
                 return done
             if reached == stop:
