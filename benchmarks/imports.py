@@ -29,6 +29,7 @@ from userservice import UserManager
 from userservice.v1.user_pb2 import User
 from userservice_server.store import scripts
 from userservice_server.store.keys import Keys
+from userservice_server.wire.emails import key_of_new
 from userservice_server.wire.records import key_field
 
 _CALLERS = 64
@@ -69,20 +70,21 @@ async def _add(manager: UserManager, rows: list[dict[str, Any]]) -> float:
     return len(rows) / (time.perf_counter() - started)
 
 
-def _script(store: Store, prefix: str, count: int) -> float:
+def script_rate(store: Store, prefix: str, count: int) -> float:
     """Calls the import script over one connection, with a few calls in flight; makes the commands in advance."""
     store_id, import_id = store.redis.get(_TABLE.store_id), str(uuid4()).encode()
     keys = (_TABLE.store_id, _TABLE.layout, _TABLE.rows, _TABLE.index)
     own = (_TABLE.import_prefix + import_id, _TABLE.import_errors_prefix + import_id)
+    every_key = (*keys, _TABLE.last_id, *own, _TABLE.emails, _TABLE.feed)
     store.redis.execute_command("EVAL", scripts.IMPORT_OPEN.text, 5, *keys, own[0], store_id, "0" * 32, 0)
     places = struct.pack(f"<{_ROWS_PER_SCRIPT}H", *range(_ROWS_PER_SCRIPT))
     commands = []
     for start in range(0, count, _ROWS_PER_SCRIPT):
         arguments = [store_id, 0, start, start + _ROWS_PER_SCRIPT, "FAIL", 1, 0, b"", b"", 0, 0, 0, places, 0]
         for number, user in enumerate(users(_ROWS_PER_SCRIPT, start), start):
-            arguments += (f"{prefix}-{number:08d}", b"", _content(user))
-        head = ("EVALSHA", scripts.IMPORT.sha1, 7, *keys, _TABLE.last_id, *own)
-        commands.append(pack_command((*head, *arguments)))
+            content = _content(user)
+            arguments += (f"{prefix}-{number:08d}", b"", content, key_of_new(content) or "")
+        commands.append(pack_command(("EVALSHA", scripts.IMPORT.sha1, len(every_key), *every_key, *arguments)))
     connection = store.redis.connection_pool.get_connection()
     started = time.perf_counter()
     try:
@@ -166,7 +168,7 @@ async def _rounds(address: str, store: Store, rounds: int, size: int) -> dict[st
         async with UserManager(address) as manager:
             found["import"].append(await _import(manager, _rows(f"i{number}", size)))
             found["add"].append(await _add(manager, _rows(f"a{number}", size // 10)))
-        found["script"].append(_script(store, f"s{number}", size // _ROWS_PER_SCRIPT * _ROWS_PER_SCRIPT))
+        found["script"].append(script_rate(store, f"s{number}", size // _ROWS_PER_SCRIPT * _ROWS_PER_SCRIPT))
         sys.stderr.write(f"{ {name: round(rates[-1]) for name, rates in found.items()} }\n")
     return found
 
