@@ -62,9 +62,12 @@ async def _sweep(keys: Keys, users: Table, store_id: bytes, read: Send, write: S
     redis_keys = [users.store_id, users.layout, users.rows, users.index, users.session_count, users.expiry_queue]
     arguments: list[bytes | str | int] = [store_id, _SESSIONS_PER_STEP]
     for user, record in zip(due[::2], due[1::2], strict=True):
-        user_id = record_key(record).decode() if record else ""  # the script removes missing users from the queue
-        sessions = keys.sessions(user_id)
-        redis_keys += [sessions.rows, sessions.index, sessions.session_expiry]
+        user_id = record_key(record).decode() if record else ""
+        if user_id:
+            sessions = keys.sessions(user_id)
+            redis_keys += [sessions.rows, sessions.index, sessions.session_expiry]
+        else:  # the script removes the missing user from the queue; in a cluster, all keys must be in one slot
+            redis_keys += [users.rows, users.index, users.expiry_queue]
         arguments += [user_id, user or b""]
     redis_keys.append(users.feed)
     removed: int = await run(write, scripts.SWEEP, redis_keys, arguments)
