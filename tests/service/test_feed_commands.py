@@ -105,6 +105,16 @@ async def test_the_feed_needs_only_the_documented_permissions(store: Store) -> N
     with store.client() as client:
         client.execute_command("ACL", "SETUSER", "app", "reset", *acl_rules())
     url = store.url.replace("unix://", "unix://app:pw@")
+    with Service(redis_url=url) as service:
+        assert service.stop() == 0  # the store exists now
+    with store.client() as client:
+        client.execute_command("ACL", "SETUSER", "app", "-hgetall")
+    done = await asyncio.to_thread(command, "feed", "on", "--redis-url", url)
+    assert (done.code, done.out) == (2, "")
+    assert "lacks permissions, such as HGETALL" in done.err
+    with store.client() as client:
+        assert not client.hexists("userservice:layout", "feed")
+        client.execute_command("ACL", "SETUSER", "app", "+hgetall")
     await feed_on(url)
     with Service(redis_url=url) as service:
         async with connect(service.address) as stubs, watching(stubs, now=True) as watch:

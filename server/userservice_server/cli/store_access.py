@@ -18,6 +18,7 @@ from userservice_server.embedded.store import APPEND_ONLY_DIRECTORY, EmbeddedSto
 from userservice_server.errors import ServiceError
 from userservice_server.process.standard_streams import print_error
 from userservice_server.process.store_opening import open_store
+from userservice_server.store.failures import UnsuitableStoreError
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.store.supervision import START_SECONDS
 
@@ -76,6 +77,8 @@ async def _act(settings: Store, act: Act) -> str:
     store = await open_store(settings, lambda: False, lambda: None, START_SECONDS, None)
     try:
         return await act(store)
+    except UnsuitableStoreError as error:
+        raise ConfigError(str(error)) from error
     except ServiceError as error:
         raise ConfigError(f"the store cannot be used: {error}") from error
     finally:

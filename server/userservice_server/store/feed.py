@@ -147,7 +147,11 @@ class RedisFeed:
         Args:
             settings: the limits.
             pause: seconds to wait until servers of an earlier version have detected the new version of the layout.
+
+        Raises:
+            UnsuitableStoreError: the user of the connection lacks permissions; nothing was changed.
         """
+        await self._store.check_feed_permissions()
         (present,) = await self._store.layout_fields("feed")
         epoch, is_new = present or secrets.token_hex(_EPOCH_BYTES).encode(), present is None
         if is_new:

@@ -609,6 +609,14 @@ class RedisStore:
         found: list[bytes | None] = await self._calls[LAYOUT]("HMGET", self._keys.layout, *names)
         return found
 
+    async def check_feed_permissions(self) -> None:
+        """Raises UnsuitableStoreError if the scripts need a command for the feed that they may not run.
+
+        If the feed was turned on nevertheless, the servers could not use the store any more.
+        """
+        for send in self._links.servers():
+            await check_permissions(send, self._keys.layout, self._keys.all_users()[0].feed)
+
     async def set_feed(self, fields: "Mapping[str, bytes | int] | None") -> None:
         """Writes the fields of the feed into the layout of the store; None removes them."""
         if fields is None:
