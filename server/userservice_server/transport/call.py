@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
+from userservice_server.errors import ScopeMissingError
 from userservice_server.observability.trace_context import TraceContext
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -78,6 +79,7 @@ class Call:
         log_fields: fields that handlers add to the access log; no personal data.
         cursor: encoded next_cursor of the last response of a stream that has ended.
         scopes: the scopes of the caller's credential; None if callers are not authenticated.
+        more_scopes: the scopes that the call needs in addition to that of its method, because of its options.
         audited: fields for the audit log of a stream that writes; empty if it has changed nothing.
         counted: the response of a unary call, if it counts as unread (unread.py).
         credential: the caller's header ``authorization``; ``b""`` if there are several, None if there is none.
@@ -92,6 +94,7 @@ class Call:
     log_fields: dict[str, Any] = field(default_factory=dict)
     cursor: bytes = b""
     scopes: frozenset[str] | None = None
+    more_scopes: tuple[str, ...] = ()
     audited: dict[str, Any] = field(default_factory=dict)
     counted: object = None
     credential: str | bytes | None = field(default=None, repr=False)
@@ -105,6 +108,16 @@ class Call:
         if self._headers is None:
             self._headers = tuple(self.context.invocation_metadata() or ())
         return self._headers
+
+    def require(self, scope: str) -> None:
+        """Requires a scope in addition to that of the method. A stream ends when its credential loses the scope.
+
+        Raises:
+            ScopeMissingError: the caller does not have the scope.
+        """
+        if self.scopes is not None and scope not in self.scopes:
+            raise ScopeMissingError(scope)
+        self.more_scopes = (*self.more_scopes, scope)
 
     def count_sent(self, users: int = 0) -> None:
         """Reports a response of a stream that was sent, with the number of users in it."""

@@ -10,7 +10,7 @@ from userservice.v1.user_import_pb2 import ImportOptions, OnDuplicate
 from userservice_server.domain.import_ports import ImportState
 from userservice_server.domain.imports import CHANGING, Batch, Import, Imports, Options
 from userservice_server.domain.validation import Checker
-from userservice_server.errors import InvalidFieldsError, ScopeMissingError, ServerShuttingDownError, Violation
+from userservice_server.errors import InvalidFieldsError, ServerShuttingDownError, Violation
 from userservice_server.transport.call import Call
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.streaming import Responses
@@ -34,8 +34,8 @@ async def responses(
     """
     first: Any = await anext(requests, None)
     options = _checked_options(first.options if first is not None else ImportOptions())
-    if options.restore and call.scopes is not None and RESTORE_SCOPE not in call.scopes:
-        raise ScopeMissingError(RESTORE_SCOPE)
+    if options.restore:
+        call.require(RESTORE_SCOPE)
     call.log_fields["import_id"] = options.import_id
     running = await imports.open(options)
     before = running.totals

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from userservice.v1.user_watch_pb2 import WatchKind, WatchUsersRequest
 from userservice_server.domain.validation import Checker
 from userservice_server.domain.watches import SESSIONS, USERS, Watches, WatchOptions
-from userservice_server.errors import ScopeMissingError, ServerShuttingDownError
+from userservice_server.errors import ServerShuttingDownError
 from userservice_server.transport.call import Call
 from userservice_server.transport.drain import Drain
 from userservice_server.transport.streaming import Responses
@@ -28,8 +28,8 @@ async def responses(
         ServerShuttingDownError: the server shuts down; the last message contains the token that resumes the watch.
     """
     options = _checked_options(request)
-    if options.kinds & SESSIONS and call.scopes is not None and SESSIONS_SCOPE not in call.scopes:
-        raise ScopeMissingError(SESSIONS_SCOPE)
+    if options.kinds & SESSIONS:
+        call.require(SESSIONS_SCOPE)
     watch = await watches.open(options, lambda: drain.started)
     stopping = asyncio.create_task(drain.wait_for_start())
     stopping.add_done_callback(lambda _: watch.wake())

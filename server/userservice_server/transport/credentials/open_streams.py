@@ -42,27 +42,36 @@ class OpenStreams:
             return
         asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check)
         for stream in [*self._streams]:
-            if fault := self._fault_of(stream.caller, stream.scope):
+            if fault := self._fault_in(stream):
                 self._streams.discard(stream)
                 stream.end(fault)
+
+    def _fault_in(self, stream: "OpenStream") -> str:
+        """Returns why the caller of a stream no longer has one of its scopes; empty if the caller has all of them."""
+        return next(filter(None, (self._fault_of(stream.caller, scope) for scope in stream.scopes)), "")
 
 
 class OpenStream:
     """A ``with`` block around a stream. Counts the stream against the limit of the caller.
 
     Raises:
-        CredentialsInvalidError: the credential no longer permits the scope; contains the cursor of the last response.
+        CredentialsInvalidError: the credential no longer permits the scopes; contains the cursor of the last response.
         RateLimitedError: the caller has too many streams.
     """
 
-    __slots__ = ("_call", "_fault", "_streams", "_task", "caller", "scope")
+    __slots__ = ("_call", "_fault", "_scope", "_streams", "_task", "caller")
 
     def __init__(self, streams: OpenStreams, call: Call, caller: Caller, scope: str) -> None:
         self.caller = caller
-        self.scope = scope
+        self._scope = scope
         self._streams = streams
         self._call = call
         self._fault = ""
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes that the stream needs."""
+        return (self._scope, *self._call.more_scopes)
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
