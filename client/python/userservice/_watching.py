@@ -23,6 +23,7 @@ from userservice.models import Session, User
 from userservice.requests import build_request
 from userservice.v1 import user_watch_pb2 as pb
 
+_DEFAULT_HEARTBEAT = 15  # seconds; the service uses it if the request has 0
 _LATE_SECONDS = 5.0
 """If a message is this much later than the heartbeat, the stream counts as lost."""
 
@@ -65,7 +66,8 @@ class WatchReader:
         self._timeout = timeout
         self._restarts = on_expired == "snapshot"
         self._restarted = False
-        self._patience = heartbeat + _LATE_SECONDS if isinstance(heartbeat, int) and heartbeat > 0 else _LATE_SECONDS
+        is_set = isinstance(heartbeat, int) and heartbeat > 0
+        self._patience = (heartbeat if is_set else _DEFAULT_HEARTBEAT) + _LATE_SECONDS
         self._stream: Stream[RawStream] | None = None
         _check(start, on_expired)
         fields: dict[str, object] = {"view": view, "heartbeat_seconds": heartbeat, "resume_token": resume_token}

@@ -78,7 +78,8 @@ export class WatchReader {
           ? { snapshot: true }
           : { now: true };
     this.#request = this.#encode();
-    this.#patienceMs = heartbeatSeconds * 1000 + LATE_MS;
+    const heartbeat = heartbeatSeconds === 0 ? DEFAULT_HEARTBEAT_SECONDS : heartbeatSeconds; // as the service does
+    this.#patienceMs = heartbeat * 1000 + LATE_MS;
   }
 
   /**
