@@ -66,8 +66,8 @@ async def _sweep(keys: Keys, users: Table, store_id: bytes, read: Send, write: S
         if user_id:
             sessions = keys.sessions(user_id)
             redis_keys += [sessions.rows, sessions.index, sessions.session_expiry]
-        else:  # the script removes the missing user from the queue; in a cluster, all keys must be in one slot
-            redis_keys += [users.rows, users.index, users.expiry_queue]
+        else:  # the script removes the missing user from the queue; these keys of the same slot do not exist
+            redis_keys += [users.request_prefix] * 3
         arguments += [user_id, user or b""]
     redis_keys.append(users.feed)
     removed: int = await run(write, scripts.SWEEP, redis_keys, arguments)
