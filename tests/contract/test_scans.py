@@ -61,6 +61,7 @@ async def test_parts_return_every_steady_user_exactly_once_during_writes(stubs: 
     assert len(last) == 32, "each partition was cut into several parts"
 
 
+@pytest.mark.long
 @on_all("valkey")
 async def test_parts_survive_kills_of_the_service_and_of_the_reader(store: Store) -> None:
     """The service is killed twice; the reader is replaced after every 12 chunks and keeps only `remaining`, as JSON."""

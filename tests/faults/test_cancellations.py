@@ -7,6 +7,7 @@ from itertools import repeat
 from typing import Any
 
 import grpc
+import pytest
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.population import add_users
@@ -130,6 +131,7 @@ async def test_a_connection_with_unread_replies_is_closed() -> None:
                         assert found == "STORE_UNAVAILABLE", thrown_away
 
 
+@pytest.mark.long
 async def test_unexpected_replies_are_delivered_to_no_call(seed: int, dice: random.Random) -> None:
     calls = sized(2000, 20_000)
     with Store() as store, Proxy(store.socket, seed=seed) as proxy, Service(redis_url=proxy.url) as service:

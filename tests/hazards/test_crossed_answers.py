@@ -72,6 +72,7 @@ async def ask(stubs: Stubs, dice: random.Random, outcomes: Counter[str]) -> None
             assert [(session.user_id, session.session_id) for session in answer.sessions] == [(user_id, user_id)]
 
 
+@pytest.mark.long
 async def test_cancelled_calls_never_receive_or_shift_replies_of_others() -> None:
     dice = random.Random(20)  # noqa: S311 - a seeded choice of calls, no secret
     outcomes: Counter[str] = Counter()

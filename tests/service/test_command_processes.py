@@ -30,7 +30,9 @@ def a_service() -> Iterator[Service]:
         yield service
 
 
-@pytest.mark.parametrize("options", [(), ("--parallel", "3")], ids=["serial", "parallel"])
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("--parallel", "3"), marks=pytest.mark.long)], ids=["serial", "parallel"]
+)
 def test_an_export_that_is_killed_continues_to_the_same_bytes(
     a_service: Service, tmp_path: Path, options: Sequence[str]
 ) -> None:

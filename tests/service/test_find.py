@@ -277,6 +277,7 @@ async def test_an_index_that_loses_its_start_is_built_from_the_start(
         assert client.zcard(EMAILS) == 1000
 
 
+@pytest.mark.long
 async def test_the_command_builds_the_index_again_for_a_newer_version_of_unicode(stubs: Stubs, store: Store) -> None:
     await stubs.users.AddUser(AddUserRequest(user_id="ada", email="ada@x"))
     with store.client() as client:

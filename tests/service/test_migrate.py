@@ -35,6 +35,7 @@ def run(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
+@pytest.mark.long
 def test_a_store_is_moved_to_another_number_of_partitions_and_back() -> None:
     with Store() as old, Store() as new, Store() as last:
         retried = AddUserRequest(user_id="retried", request_id=str(uuid4()))

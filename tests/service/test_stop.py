@@ -117,6 +117,7 @@ async def test_a_stream_ends_at_a_chunk_with_a_cursor_to_resume_from(populated: 
     assert Counter(names([*chunks, *rest])) == Counter(USER_IDS)
 
 
+@pytest.mark.long
 async def test_the_manager_resumes_after_a_restart_and_returns_every_user_once(populated: Store) -> None:
     listen = f"127.0.0.1:{free_port()}"
     seen: list[str] = []
