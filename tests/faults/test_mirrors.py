@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from harness.feeds import feed_on
+from harness.mirrors import Mirror
 from harness.population import fill
 from harness.ports import free_port
 from harness.services import Service
 from harness.stores import Store
 
-from userservice import Changes, User, UserManager
+from userservice import User, UserManager
 
 pytestmark = pytest.mark.long
 
@@ -22,36 +23,19 @@ RESTARTS = 3  # of the service (SIGKILL) and of the store, each
 PAUSE = 1.2  # seconds between two restarts
 
 
-class Mirror:
-    """A copy of the users that keeps its position, as a program would that stores both."""
+class CutMirror(Mirror):
+    """A mirror whose watch is cut after a random number of messages, again and again."""
 
     def __init__(self) -> None:
-        self.users: dict[str, User] = {}
-        self.snapshot: list[int] = []
+        super().__init__()
         self.cuts = 0
-        self._token: str | None = None
 
-    def take(self, changes: Changes) -> None:
-        for change in changes:
-            if change.kind == "USER_EXISTS":
-                self.snapshot.append(change.id)
-            if change.user is None:
-                self.users.pop(change.user_id, None)
-            else:
-                self.users[change.user_id] = change.user
-        self._token = changes.resume_token
-
-    async def follow(self, address: str) -> None:
-        """Follows until cancelled; cuts the watch after a random number of messages. No token may expire."""
+    async def follow_with_cuts(self, address: str) -> None:
+        """Follows until cancelled. No token may expire."""
         choose = random.Random(3)  # noqa: S311
         while True:
-            left = choose.randrange(1, 60)
             async with UserManager(address, timeout=60) as manager:
-                async for changes in manager.watch("snapshot", resume_token=self._token, heartbeat=1):
-                    self.take(changes)
-                    left -= 1
-                    if not left:
-                        break
+                await self.follow(manager, choose.randrange(1, 60))
             self.cuts += 1
 
 
@@ -86,12 +70,12 @@ async def all_users(address: str) -> dict[str, User]:
 
 
 async def test_a_mirror_equals_the_store_after_cuts_and_restarts() -> None:
-    mirror, listen = Mirror(), f"127.0.0.1:{free_port()}"
+    mirror, listen = CutMirror(), f"127.0.0.1:{free_port()}"
     with Store(append_only=True, options=("--appendfsync", "always")) as store, contextlib.ExitStack() as running:
         fill(store, (f"u{number}" for number in range(USERS)))
         service = running.enter_context(Service(redis_url=store.url, listen=listen))
         await feed_on(store.url)
-        following = asyncio.create_task(mirror.follow(listen))
+        following = asyncio.create_task(mirror.follow_with_cuts(listen))
         async with writing(listen):
             for _ in range(RESTARTS):
                 await asyncio.sleep(PAUSE)

@@ -11,12 +11,13 @@ import pytest
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.feeds import SESSIONS, USERS, Watching, brief, feed_off, feed_on, rest_of, start, watching
+from harness.mirrors import Mirror
 from harness.population import add_users
 from harness.services import Service
 from harness.stores import Store
 from harness.topologies import SHORT, TOPOLOGIES
 
-from userservice import Changes, UserManager, WatchTokenExpiredError
+from userservice import UserManager, WatchTokenExpiredError
 from userservice.v1 import user_import_pb2 as imports
 from userservice.v1.session_service_pb2 import (
     AddSessionRequest,
@@ -117,31 +118,8 @@ class Writer:
             await self._stubs.users.UpdateUser(UpdateUserRequest(user_id=user_id, email=email))
 
 
-class Mirror:
-    """A copy of the users, made from changes."""
-
-    def __init__(self) -> None:
-        self.users: dict[str, str] = {}
-        self.snapshot: list[int] = []
-        self.token: str | None = None
-
-    def take(self, changes: Changes) -> None:
-        for change in changes:
-            if change.kind == "USER_EXISTS":
-                self.snapshot.append(change.id)
-            if change.user is None:
-                self.users.pop(change.user_id, None)
-            else:
-                self.users[change.user_id] = change.user.email
-        self.token = changes.resume_token
-
-    async def follow(self, manager: UserManager, messages: int) -> None:
-        """Takes some messages, and then cuts the watch."""
-        async for changes in manager.watch("snapshot", resume_token=self.token, heartbeat=1):
-            self.take(changes)
-            messages -= 1
-            if not messages:
-                return
+def emails(mirror: Mirror) -> dict[str, str]:
+    return {user_id: user.email for user_id, user in mirror.users.items()}
 
 
 @on_topologies("valkey")
@@ -152,7 +130,7 @@ async def test_a_mirror_equals_the_store_after_writes_and_cuts(watched: Stubs, s
     writer, mirror, cuts = Writer(watched, user_ids), Mirror(), 0
     async with UserManager(service.address) as manager, asyncio.timeout(60):
         writing = asyncio.create_task(writer.write(200))
-        while not (writing.done() and mirror.users == writer.expected):
+        while not (writing.done() and emails(mirror) == writer.expected):
             cuts += 1
             await mirror.follow(manager, cuts % 4 + 1)
         await writing

@@ -9,44 +9,22 @@ from harness.clusters import Cluster
 from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.feeds import feed_on
+from harness.mirrors import Mirror
 from harness.population import add_users, names, read_chunks
 from harness.sentinels import Sentinels
 from harness.services import Service
 from harness.steady_adds import SteadyAdds
 
-from userservice import Changes, UserManager
+from userservice import UserManager
 from userservice.v1.user_service_pb2 import AddUserRequest
 
 pytestmark = pytest.mark.long
 
 
-class Mirror:
-    """The user_ids of a store, as a watch reports them."""
-
-    def __init__(self) -> None:
-        self.user_ids: set[str] = set()
-        self.restarts = 0
-        self._changed = asyncio.Event()
-
-    def take(self, changes: Changes) -> None:
-        if changes.restarted:
-            self.restarts += 1
-            self.user_ids.clear()
-        for change in changes:
-            (self.user_ids.discard if change.user is None else self.user_ids.add)(change.user_id)
-        self._changed.set()
-
-    async def has(self, user_id: str) -> None:
-        """Waits until the mirror contains a user."""
-        async with asyncio.timeout(60):
-            while user_id not in self.user_ids:
-                self._changed.clear()
-                await self._changed.wait()
-
-    async def follow(self, address: str) -> None:
-        async with UserManager(address, timeout=60) as manager:
-            async for changes in manager.watch("snapshot", heartbeat=1, on_expired="snapshot"):
-                self.take(changes)
+async def follow(mirror: Mirror, address: str) -> None:
+    """Follows until cancelled; begins again with a snapshot if the token has expired."""
+    async with UserManager(address, timeout=60) as manager:
+        await mirror.follow(manager, on_expired="snapshot")
 
 
 async def mirrored(url: str, fail_over: Callable[[], Awaitable[object]]) -> Mirror:
@@ -56,7 +34,7 @@ async def mirrored(url: str, fail_over: Callable[[], Awaitable[object]]) -> Mirr
         await feed_on(url)
         async with connect(service.address) as stubs:
             await add_users(stubs, [f"u{number}" for number in range(50)])
-            following = asyncio.create_task(mirror.follow(service.address))
+            following = asyncio.create_task(follow(mirror, service.address))
             adds = SteadyAdds(stubs)
             async with adds.running():
                 await adds.another()
@@ -65,7 +43,7 @@ async def mirrored(url: str, fail_over: Callable[[], Awaitable[object]]) -> Mirr
             await added(stubs, "last")
             expected = set(names(await read_chunks(stubs)))
             async with asyncio.timeout(60):
-                while mirror.user_ids != expected:
+                while mirror.users.keys() != expected:
                     assert not following.done()
                     await asyncio.sleep(0.1)
             following.cancel()
@@ -112,7 +90,7 @@ async def test_a_reported_change_that_a_failover_loses_expires_the_watch() -> No
         await feed_on(sentinels.url)
         async with connect(service.address) as stubs:
             await add_users(stubs, ["kept"])
-            following = asyncio.create_task(mirror.follow(service.address))
+            following = asyncio.create_task(follow(mirror, service.address))
             await mirror.has("kept")
             primary = sentinels.primary
             with primary.client() as client:
@@ -127,7 +105,7 @@ async def test_a_reported_change_that_a_failover_loses_expires_the_watch() -> No
             await added(stubs, "last")
             assert set(names(await read_chunks(stubs))) == {"kept", "last"}
             await mirror.has("last")
-            assert mirror.user_ids == {"kept", "last"}
+            assert mirror.users.keys() == {"kept", "last"}
             assert mirror.restarts == 1
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
