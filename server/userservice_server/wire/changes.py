@@ -13,6 +13,8 @@ entries get the numbers of the lost entries, but other times. A position therefo
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
+from google.protobuf.message import Message
+
 from userservice.v1.user_watch_pb2 import Change, ChangeKind, WatchUsersResponse
 from userservice_server.wire.records import FRAME_TAG
 from userservice_server.wire.varint import varint
@@ -28,23 +30,26 @@ SESSION_UPDATED = ChangeKind.CHANGE_KIND_SESSION_UPDATED
 SESSION_DELETED = ChangeKind.CHANGE_KIND_SESSION_DELETED
 SESSION_EXPIRED = ChangeKind.CHANGE_KIND_SESSION_EXPIRED
 
-OF_USERS = frozenset({USER_ADDED, USER_UPDATED, USER_DELETED})
 OF_SESSIONS = frozenset({SESSION_ADDED, SESSION_UPDATED, SESSION_DELETED, SESSION_EXPIRED})
 REMOVALS = frozenset({USER_DELETED, SESSION_DELETED, SESSION_EXPIRED})
+_KINDS = OF_SESSIONS | {USER_ADDED, USER_UPDATED, USER_DELETED}
 _ADDITIONS = frozenset({USER_ADDED, SESSION_ADDED})
 
 
-def _tag(name: str, wire_type: int) -> bytes:
-    return varint(Change.DESCRIPTOR.fields_by_name[name].number << 3 | wire_type)
+def _tag(message: type[Message], name: str, wire_type: int) -> bytes:
+    return varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | wire_type)
 
 
 _VARINT, _LENGTH_DELIMITED = 0, 2
-_CHANGES_TAG = varint(WatchUsersResponse.DESCRIPTOR.fields_by_name["changes"].number << 3 | _LENGTH_DELIMITED)
-_SESSION_TAG = _tag("session", _LENGTH_DELIMITED)
-_KIND_TAG, _REVISION_TAG, _ID_TAG = _tag("kind", _VARINT), _tag("revision", _VARINT), _tag("id", _VARINT)
-_USER_ID_TAG, _SESSION_ID_TAG = _tag("user_id", _LENGTH_DELIMITED), _tag("session_id", _LENGTH_DELIMITED)
-_TOKEN_TAG = varint(WatchUsersResponse.DESCRIPTOR.fields_by_name["resume_token"].number << 3 | _LENGTH_DELIMITED)
-_COMPLETE = varint(WatchUsersResponse.DESCRIPTOR.fields_by_name["snapshot_complete"].number << 3 | _VARINT) + b"\x01"
+_CHANGES_TAG = _tag(WatchUsersResponse, "changes", _LENGTH_DELIMITED)
+_TOKEN_TAG = _tag(WatchUsersResponse, "resume_token", _LENGTH_DELIMITED)
+_COMPLETE = _tag(WatchUsersResponse, "snapshot_complete", _VARINT) + b"\x01"
+_KIND_TAG = _tag(Change, "kind", _VARINT)
+_REVISION_TAG = _tag(Change, "revision", _VARINT)
+_ID_TAG = _tag(Change, "id", _VARINT)
+_USER_ID_TAG = _tag(Change, "user_id", _LENGTH_DELIMITED)
+_SESSION_ID_TAG = _tag(Change, "session_id", _LENGTH_DELIMITED)
+_SESSION_TAG = _tag(Change, "session", _LENGTH_DELIMITED)
 
 
 class Position(NamedTuple):
@@ -96,7 +101,7 @@ class Entry(NamedTuple):
         if not value:
             return cls(position, 0)
         kind, record_id, rest = value[0], int.from_bytes(value[1 : 1 + ID_BYTES], "big"), value[1 + ID_BYTES :]
-        if kind not in OF_USERS | OF_SESSIONS:
+        if kind not in _KINDS:
             raise ValueError("an entry of an unknown kind")
         owner_id = 0
         if kind in OF_SESSIONS:
@@ -116,34 +121,30 @@ def merged_kind(earlier: int, later: int) -> int:
     return earlier if earlier in _ADDITIONS and later not in REMOVALS else later
 
 
-def _frame(body: bytes) -> bytes:
-    return _CHANGES_TAG + varint(len(body)) + body
-
-
-def _text(tag: bytes, text: bytes) -> bytes:
-    return tag + varint(len(text)) + text
+def _delimited(tag: bytes, content: bytes) -> bytes:
+    return tag + varint(len(content)) + content
 
 
 def user_change(kind: int, revision: int, record: bytes) -> bytes:
     """Encodes a change of a user that exists, as an element of ``changes``. The record is the field ``user``."""
-    return _frame(record + _kind_and_revision(kind, revision))
+    return _delimited(_CHANGES_TAG, record + _kind_and_revision(kind, revision))
 
 
 def session_change(kind: int, revision: int, record: bytes) -> bytes:
     """Encodes a change of a session that exists. The record becomes the field ``session``."""
-    return _frame(_SESSION_TAG + record[len(FRAME_TAG) :] + _kind_and_revision(kind, revision))
+    return _delimited(_CHANGES_TAG, _SESSION_TAG + record[len(FRAME_TAG) :] + _kind_and_revision(kind, revision))
 
 
 def removed_user(revision: int, user_id: bytes, record_id: int) -> bytes:
     """Encodes the deletion of a user."""
     kind = _kind_and_revision(USER_DELETED, revision)
-    return _frame(kind + _text(_USER_ID_TAG, user_id) + _ID_TAG + varint(record_id))
+    return _delimited(_CHANGES_TAG, kind + _delimited(_USER_ID_TAG, user_id) + _ID_TAG + varint(record_id))
 
 
 def removed_session(kind: int, revision: int, user_id: bytes, session_id: bytes, record_id: int) -> bytes:
     """Encodes the removal of a session."""
-    keys = _text(_USER_ID_TAG, user_id) + _text(_SESSION_ID_TAG, session_id)
-    return _frame(_kind_and_revision(kind, revision) + keys + _ID_TAG + varint(record_id))
+    keys = _delimited(_USER_ID_TAG, user_id) + _delimited(_SESSION_ID_TAG, session_id)
+    return _delimited(_CHANGES_TAG, _kind_and_revision(kind, revision) + keys + _ID_TAG + varint(record_id))
 
 
 def _kind_and_revision(kind: int, revision: int) -> bytes:
@@ -152,5 +153,5 @@ def _kind_and_revision(kind: int, revision: int) -> bytes:
 
 def response(changes: Sequence[bytes], token: str, *, snapshot_complete: bool) -> bytes:
     """Encodes a WatchUsersResponse."""
-    end = _text(_TOKEN_TAG, token.encode())
+    end = _delimited(_TOKEN_TAG, token.encode())
     return b"".join((*changes, end, _COMPLETE if snapshot_complete else b""))
