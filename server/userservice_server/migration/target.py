@@ -84,6 +84,7 @@ class Target:
         tables, last_id = self.keys.all_users(), source.last_id()
         counts = sessions_by_partition(self._reader, self.keys, self._prefix)
         feed = self._feed(source)
+        last_change = source.last_change() if feed else 0
         commands: list[tuple[bytes | str | int, ...]] = []
         for table, sessions in zip(tables, counts, strict=True):
             own_last = last_id // PARTITIONS * PARTITIONS + PARTITIONS + table.partition
@@ -95,7 +96,7 @@ class Target:
             if table.layout != self.keys.layout:
                 commands.append(("HSET", table.layout, *self._layout(source), *feed))
             if feed:
-                position = Position(time.time_ns() // 1000, max(source.last_change() + 1, id_at(time.time())))
+                position = Position(time.time_ns() // 1000, max(last_change + 1, id_at(time.time())))
                 commands += [("DEL", table.feed), ("XADD", table.feed, position.encode(), "c", "")]
         self._reader.read(commands)
         lowest = ("lowest_id", source.lowest_id) if source.lowest_id else ()
