@@ -28,7 +28,7 @@ _OPERATORS = ("=", "!=", "<", "<=", ">", ">=", ":")
 _HAS = ":"
 _WORDS = {"AND", "OR", "NOT"}
 _LITERALS = {"true": True, "false": False, "null": None}
-_NANOSECONDS_A_SECOND = 1_000_000_000
+NANOSECONDS_A_SECOND = 1_000_000_000
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
@@ -281,4 +281,4 @@ def _time(text: str, position: int) -> Time:
         total = (seconds - datetime.fromisoformat("1970-01-01T00:00:00+00:00")).total_seconds()
     except (ValueError, OverflowError):
         raise FilterError(f"position {position}: the time does not exist") from None
-    return Time(int(total) * _NANOSECONDS_A_SECOND + int(fraction.ljust(9, "0") or 0))
+    return Time(int(total) * NANOSECONDS_A_SECOND + int(fraction.ljust(9, "0") or 0))

@@ -16,6 +16,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.filter_parser import (
     METADATA,
+    NANOSECONDS_A_SECOND,
     TEXT_FIELDS,
     All,
     Expression,
@@ -40,7 +41,6 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
 }
 _EQUALITIES = ("=", "!=")
-_NANOSECONDS_A_SECOND = 1_000_000_000
 
 __all__ = ["FilterError", "selecting"]
 
@@ -152,7 +152,7 @@ def _time_term(term: Term) -> Predicate:
 
     def matches(user: User) -> bool:
         time = get(user)
-        return compare(time.seconds * _NANOSECONDS_A_SECOND + time.nanos, value)
+        return compare(time.seconds * NANOSECONDS_A_SECOND + time.nanos, value)
 
     return matches
 
