@@ -622,7 +622,7 @@ class RedisStore:
         if fields is None:
             await self._writes[LAYOUT]("HDEL", self._keys.layout, "feed", "feed_entries", "feed_seconds")
         else:
-            await self._writes[LAYOUT]("HSET", self._keys.layout, *chain.from_iterable(fields.items()))
+            await self.set_layout(fields)
         await self._look()
 
     async def raise_version(self) -> None:
