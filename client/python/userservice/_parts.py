@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from userservice._chunks import ChunkReader
 from userservice._connection import Connection
-from userservice.errors import FieldViolation, InvalidArgumentError
+from userservice.errors import FieldViolation
 from userservice.models import UserPage, UserScanPart
+from userservice.requests import reject
 
 MOST_PARALLEL = 64
 """The maximum number of streams of one `list_chunked`."""
@@ -34,9 +35,7 @@ def check_scan(cursor: int, parallel: int, parts: Iterable[Sequence[int]] | None
         violations.append(FieldViolation("parts", "must have no negative numbers, and only integers"))
     elif given and not all(part.partition and part.end_cursor for part in given):
         violations.append(FieldViolation("parts", "must have a partition and an end_cursor above 0 in each part"))
-    if violations:
-        summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
-        raise InvalidArgumentError(f"the request was not sent: {summary}", violations=violations)
+    reject(violations)
     return given
 
 

@@ -7,7 +7,7 @@ implemented once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
@@ -214,10 +214,15 @@ def build_request(request: type[RequestT], fields: Mapping[str, object]) -> Requ
             )
         elif value is not None:
             violations.extend(_set(message, cast("FieldDescriptor", known[name]), value))
+    reject(violations)
+    return message
+
+
+def reject(violations: Sequence[FieldViolation]) -> None:
+    """Raises InvalidArgumentError with all violations, if there are any."""
     if violations:
         summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
         raise InvalidArgumentError(f"the request was not sent: {summary}", violations=violations)
-    return message
 
 
 def _set(message: Message, field: FieldDescriptor, value: object) -> Iterable[FieldViolation]:

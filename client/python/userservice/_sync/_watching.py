@@ -16,12 +16,11 @@ from userservice.errors import (
     DeadlineExceededError,
     FieldViolation,
     InternalError,
-    InvalidArgumentError,
     UserServiceError,
     WatchTokenExpiredError,
 )
 from userservice.models import Session, User
-from userservice.requests import build_request
+from userservice.requests import build_request, reject
 from userservice.v1 import user_watch_pb2 as pb
 
 _DEFAULT_HEARTBEAT = 15  # seconds; the service uses it if the request has 0
@@ -146,26 +145,21 @@ def _check(start: str, on_expired: str) -> None:
         violations.append(FieldViolation("start", f"must be now or snapshot, not {start!r}"))
     if on_expired not in ("raise", "snapshot"):
         violations.append(FieldViolation("on_expired", f"must be raise or snapshot, not {on_expired!r}"))
-    _raise(violations)
+    reject(violations)
 
 
 def _numbers(kinds: Iterable[str]) -> list[Any]:
     if isinstance(kinds, str):
         kinds = (kinds,)
     names = list(kinds)
-    _raise(
-        FieldViolation("kinds", f"must be a list of {' and '.join(_WATCHED)}, not {kind!r}")
-        for kind in names
-        if kind not in _WATCHED
+    reject(
+        [
+            FieldViolation("kinds", f"must be a list of {' and '.join(_WATCHED)}, not {kind!r}")
+            for kind in names
+            if kind not in _WATCHED
+        ]
     )
     return [_WATCHED[kind] for kind in dict.fromkeys(names)]
-
-
-def _raise(found: Iterable[FieldViolation]) -> None:
-    violations = list(found)
-    if violations:
-        summary = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
-        raise InvalidArgumentError(f"the request was not sent: {summary}", violations=violations)
 
 
 def _change(message: pb.Change) -> Change:
