@@ -2,9 +2,10 @@
 
 import { type ChunkFields, ChunkReader } from "./chunks.js";
 import type { CallOptions, Connection } from "./connection.js";
-import { type FieldViolation, InvalidArgumentError } from "./errors.js";
+import type { FieldViolation } from "./errors.js";
 import type { ReadOptions } from "./manager.js";
 import { UserPage, type UserScanPart } from "./models.js";
+import { reject } from "./requests.js";
 
 /** The maximum number of streams of one `listChunked`. */
 const MOST_PARALLEL = 64;
@@ -45,10 +46,7 @@ export function checkScan(cursor: number, parallel: number, parts: readonly User
     const description = "must be objects with integers: a partition and an end_cursor above 0, and a cursor";
     violations.push({ field: "parts", description });
   }
-  if (violations.length > 0) {
-    const summary = violations.map(({ field, description }) => `${field}: ${description}`).join("; ");
-    throw new InvalidArgumentError(`the request was not sent: ${summary}`, { violations });
-  }
+  reject(violations);
 }
 
 function isPart(part: Partial<UserScanPart> | null): boolean {

@@ -125,11 +125,20 @@ export function encodeRequest(schema: DescMessage, fields: object): Buffer {
       violations.push(...writeField(writer, field, value));
     }
   }
+  reject(violations);
+  return asBuffer(writer.finish());
+}
+
+/**
+ * Rejects arguments, if there are violations.
+ *
+ * @throws InvalidArgumentError with all violations.
+ */
+export function reject(violations: readonly FieldViolation[]): void {
   if (violations.length > 0) {
     const summary = violations.map(({ field, description }) => `${field}: ${description}`).join("; ");
     throw new InvalidArgumentError(`the request was not sent: ${summary}`, { violations });
   }
-  return asBuffer(writer.finish());
 }
 
 /** Returns the bytes as a Buffer, without a copy. grpc-js sends only Buffers. */

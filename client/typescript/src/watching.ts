@@ -6,7 +6,6 @@ import {
   CredentialsInvalidError,
   DeadlineExceededError,
   InternalError,
-  InvalidArgumentError,
   UnavailableError,
   WatchTokenExpiredError,
 } from "./errors.js";
@@ -19,7 +18,7 @@ import {
 } from "./gen/userservice/v1/user_watch_pb.js";
 import type { Session, User } from "./models.js";
 import { readSession, readUser } from "./records.js";
-import { encodeRequest } from "./requests.js";
+import { encodeRequest, reject } from "./requests.js";
 import { Attempts, worthRetrying } from "./retry.js";
 import type { Rpc } from "./rpc.js";
 import { lengthDelimited, MalformedError, WireReader } from "./wire.js";
@@ -181,10 +180,7 @@ export class WatchReader {
 
 function check(field: string, value: string, allowed: readonly string[]): void {
   if (!allowed.includes(value)) {
-    const description = `must be ${allowed.join(" or ")}`;
-    throw new InvalidArgumentError(`the request was not sent: ${field}: ${description}`, {
-      violations: [{ field, description }],
-    });
+    reject([{ field, description: `must be ${allowed.join(" or ")}` }]);
   }
 }
 
