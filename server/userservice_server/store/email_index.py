@@ -9,7 +9,7 @@ from userservice_server.errors import IndexNotReadyError, StoreChangedError
 from userservice_server.store import scripts
 from userservice_server.store.feed import NOTICE_SECONDS
 from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, Table
-from userservice_server.store.redis_store import RedisStore, parsed_version
+from userservice_server.store.redis_store import RedisStore, optional_number, parsed_version
 from userservice_server.wire.emails import UNICODE_VERSION, key_of_record
 from userservice_server.wire.outcomes import Code
 
@@ -112,14 +112,13 @@ class EmailIndex:
             users = [
                 argument
                 for record, number in zip(rows[::2], rows[1::2], strict=True)
-                for argument in (number, _key(record), sha1(record, usedforsecurity=False).hexdigest())
+                for argument in (
+                    number,
+                    optional_number(key_of_record(record)),
+                    sha1(record, usedforsecurity=False).hexdigest(),
+                )
             ]
             stop = rows[-1] if rows else b""
-
-
-def _key(record: bytes) -> int | str:
-    key = key_of_record(record)
-    return "" if key is None else key
 
 
 def _checked(reply: Any) -> Any:

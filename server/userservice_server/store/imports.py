@@ -8,7 +8,7 @@ from userservice_server.domain import ports
 from userservice_server.domain.import_ports import Applied, ImportRows, ImportState, Opening, Reply, RowErrors
 from userservice_server.store import scripts
 from userservice_server.store.keys import Table, own_table
-from userservice_server.store.redis_store import RedisStore
+from userservice_server.store.redis_store import RedisStore, optional_number
 from userservice_server.wire.emails import key_of_new, key_of_record
 from userservice_server.wire.outcomes import Code
 
@@ -59,7 +59,7 @@ class RedisImports:
         for user_id, old, new in rows.rows:
             is_record = bool(old)  # see ImportRows.rows
             email_key = (key_of_record if is_record else key_of_new)(new)
-            arguments += (user_id, old, new, "" if email_key is None else email_key)
+            arguments += (user_id, old, new, optional_number(email_key))
         return arguments
 
     async def read(self, table: ports.Table, import_id: str, lowest: int, limit: int) -> RowErrors | None:

@@ -322,8 +322,8 @@ class RedisStore:
         """Adds a record made of ``head``, the id that the store assigns, and ``tail``."""
         own = own_table(table)
         redis_keys = (own.rows, own.index, own.last_id, _request_key(own, idempotency_key), *_owner_keys(own))
-        email_key = "" if own.owner else _encoded(key_of_new(tail))
-        more = (_encoded(ends_at), int(is_update), email_key)
+        email_key = "" if own.owner else optional_number(key_of_new(tail))
+        more = (optional_number(ends_at), int(is_update), email_key)
         arguments = (key, head, tail, idempotency_key.fingerprint, own.partition, own.owner, *more)
         return self._outcome(await self.write(scripts.ADD, own, redis_keys, arguments))
 
@@ -378,7 +378,7 @@ class RedisStore:
         if isinstance(reply, bytes):
             raise StoreChangedError.during_read()
         state, version, reached, records = reply
-        check_index(state, version)
+        _check_index(state, version)
         return FoundUsers(int(reached), records)
 
     async def replace(
@@ -397,8 +397,8 @@ class RedisStore:
         more_keys = _owner_and_expiry(own) or (own.emails,)
         redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *more_keys)
         is_new_user = verdict.code is Code.DONE and not own.owner
-        email_key = _encoded(key_of_record(verdict.payload)) if is_new_user else ""
-        more = (_encoded(ends_at), int(is_reported), email_key)
+        email_key = optional_number(key_of_record(verdict.payload)) if is_new_user else ""
+        more = (optional_number(ends_at), int(is_reported), email_key)
         arguments = (key, old, verdict.encode(), idempotency_key.fingerprint, own.owner, *more)
         return self._outcome(await self.write(scripts.REPLACE, own, redis_keys, arguments))
 
@@ -679,7 +679,7 @@ class RedisStore:
         return outcome
 
 
-def check_index(state: bytes, version: bytes) -> None:
+def _check_index(state: bytes, version: bytes) -> None:
     """Raises IndexNotReadyError if the e-mail index is not complete, or was built for an older version of Unicode."""
     if state != b"ready":
         what = (
@@ -732,5 +732,6 @@ def _owned_keys(sessions: Table) -> tuple[bytes, ...]:
     return (sessions.rows, sessions.index, sessions.session_count, *expiry, sessions.emails)
 
 
-def _encoded(number: int | None) -> int | str:
+def optional_number(number: int | None) -> int | str:
+    """Returns a number as an argument of a script; None becomes an empty argument."""
     return "" if number is None else number
