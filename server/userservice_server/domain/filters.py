@@ -124,7 +124,7 @@ def _term(term: Term) -> Predicate:
     return _time_term(term)
 
 
-def _never(_user: User) -> bool:
+def _never(_found: object) -> bool:
     return False
 
 
@@ -198,13 +198,15 @@ def _value_test(term: Term) -> Callable[[Value], bool]:
         return lambda found: found.HasField("number_value") and compare(found.number_value, value)
     if isinstance(value, bool) and term.operator in _EQUALITIES:
         return lambda found: found.HasField("bool_value") and compare(found.bool_value, value)
-    return lambda found: value is None and term.operator == "=" and found.HasField("null_value")
+    if value is None and term.operator == "=":
+        return lambda found: found.HasField("null_value")
+    return _never
 
 
 def _has_test(term: Term) -> Callable[[Value], bool]:
     """Returns the test whether an object has a key, or a text contains a text."""
     if not isinstance(term.value, str):
-        return lambda _found: False
+        return _never
     text = term.value
     return lambda found: (
         text in found.struct_value.fields
