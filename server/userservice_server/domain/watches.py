@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.change_ports import FeedHandle
-from userservice_server.domain.feed import Feed, Slice, read_slice
+from userservice_server.domain.feed import Feed, FeedChange, Slice, read_slice
 from userservice_server.domain.snapshots import Snapshots
 from userservice_server.errors import InvalidFieldsError, StoreUnavailableError, Violation, WatchTokenExpiredError
 from userservice_server.wire.changes import USER_DELETED, response
@@ -242,9 +242,7 @@ class Watch:
         batch: list[bytes] = []
         size = 0
         for change in found.changes:
-            if change.entry.position <= after or (change.is_of_session and not self.with_sessions):
-                continue
-            if not change.is_of_session and not self._reports_user(change.entry.kind):
+            if change.entry.position <= after or not self._reports(change):
                 continue
             encoded = change.encode(self._options.view)
             batch.append(encoded)
@@ -257,6 +255,8 @@ class Watch:
         if batch:
             yield batch
 
-    def _reports_user(self, kind: int) -> bool:
-        """Returns whether the watch reports a change of a user: deletions always, because they cover the sessions."""
-        return bool(self._options.kinds & USERS) or kind == USER_DELETED
+    def _reports(self, change: FeedChange) -> bool:
+        """Returns whether the watch reports a change: deletions of users always, because they cover the sessions."""
+        if change.is_of_session:
+            return self.with_sessions
+        return bool(self._options.kinds & USERS) or change.entry.kind == USER_DELETED
