@@ -148,7 +148,7 @@ async def _sessions_of(
     places = []
     for entry in entries:
         user = found.users.get(entry.user_id_number)
-        if user is not None and entry.kind in OF_SESSIONS - REMOVALS:
+        if user is not None and entry.kind in OF_SESSIONS and entry.kind not in REMOVALS:
             places.append(SessionPlace(record_key(user).decode(), entry.id))
     if not places:
         return {}, found.last
