@@ -1,15 +1,8 @@
---@constants MICROSECONDS_A_SECOND
--- Sessions that expire. Shared by the scripts that read or write sessions.
+-- Sessions that expire. Shared by the scripts that read or write sessions; needs _time.lua.
 --
 -- The expiry of a user's sessions is a sorted set of session ids; the score is the time at which the session expires,
 -- in microseconds since 1970. A session that is not in the set does not expire. The expiry queue of a partition is a
 -- sorted set of users' ids; the score of a user is not later than the first expiry among the user's sessions.
-
--- Returns the present time by the store's clock, in microseconds.
-local function present_time()
-  local now = redis.call('TIME')
-  return now[1] * MICROSECONDS_A_SECOND + now[2]
-end
 
 -- Returns whether a record has expired. The key is nil for tables whose records do not expire.
 local function has_ended(expiry_key, id)

@@ -1,6 +1,6 @@
---@constants FEED_TRIM_INTERVAL MICROSECONDS_A_SECOND
--- Appends changes to the feed of a partition, if the feed is on. Shared by the scripts that write; needs _ids.lua.
--- wire/changes.py describes entries. The last key of each of these scripts is the feed, KEYS[2] the layout.
+--@constants FEED_TRIM_INTERVAL
+-- Appends changes to the feed of a partition, if the feed is on. Shared by the scripts that write; needs _ids.lua
+-- and _time.lua. wire/changes.py describes entries. The last key of each of these scripts is the feed, KEYS[2] the layout.
 
 -- Returns the value of an entry. `owner_id` is nil for users; `key` is nil if the record exists.
 local function change_of(kind, id, owner_id, key)
@@ -23,12 +23,6 @@ local function next_position(feed, now)
   return math.max(tonumber(time), now), number + 1
 end
 
--- Returns the store's time in microseconds.
-local function feed_time()
-  local time = redis.call('TIME')
-  return time[1] * MICROSECONDS_A_SECOND + time[2]
-end
-
 -- Removes old entries. Whole nodes of the stream are removed, so some entries stay longer.
 local function trim_feed(feed, now, most_entries, seconds)
   redis.call('XTRIM', feed, 'MAXLEN', '~', most_entries)
@@ -43,7 +37,7 @@ local function append_changes(changes)
   if not settings[1] or #changes == 0 then
     return
   end
-  local now = feed_time()
+  local now = present_time()
   local time, number = next_position(feed, now)
   local trims = false
   for position = 1, #changes do

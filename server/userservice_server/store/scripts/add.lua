@@ -4,6 +4,7 @@
 --@include _outcome.lua
 --@include _ids.lua
 --@include _sessions.lua
+--@include _time.lua
 --@include _expiry.lua
 --@include _feed.lua
 --@include _ended.lua

@@ -1,4 +1,5 @@
 #!lua flags=no-writes
+--@include _time.lua
 --@include _expiry.lua
 -- Returns the users who may have expired sessions: a list of ids, each followed by the user's record, or by false if
 -- the user does not exist.

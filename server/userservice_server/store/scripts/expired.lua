@@ -1,4 +1,5 @@
 #!lua flags=no-writes
+--@include _time.lua
 --@include _expiry.lua
 --@constants MOST_SESSIONS
 -- Returns the number of a user's sessions, followed by the ids of expired sessions that are not removed yet. Both are

@@ -1,5 +1,6 @@
 #!lua
 --@include _ids.lua
+--@include _time.lua
 --@include _feed.lua
 --@constants STORE_CHANGED
 -- Turns the feed of a partition on, or changes its limits. A new epoch starts with an empty feed.
@@ -24,7 +25,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('EXISTS', layout) == 0 th
 end
 local is_new = redis.call('HGET', layout, 'feed') ~= epoch
 if is_new then
-  local time, number = next_position(feed, feed_time())
+  local time, number = next_position(feed, present_time())
   redis.call('UNLINK', feed)
   redis.call('XADD', feed, string.format('%.0f-%.0f', time, math.max(number, id_of_now())), 'c', '')
 end

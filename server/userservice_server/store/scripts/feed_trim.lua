@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 --@include _ids.lua
+--@include _time.lua
 --@include _feed.lua
 --@constants FEED_TRIM_LIMIT
 -- Removes the entries of the feed that are too old, if nothing is written to the partition. The feed keeps one entry,
@@ -17,7 +18,7 @@ local settings = redis.call('HMGET', KEYS[2], 'feed', 'feed_seconds')
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or not settings[1] then
   return 0
 end
-local now, oldest = feed_time(), settings[2] * MICROSECONDS_A_SECOND
+local now, oldest = present_time(), settings[2] * MICROSECONDS_A_SECOND
 local last = redis.call('XREVRANGE', feed, '+', '-', 'COUNT', 1)[1]
 if not last or tonumber(last[1]:match('^%d+')) < now - oldest / 2 then
   append_changes({ '' })

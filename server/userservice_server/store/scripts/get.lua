@@ -1,5 +1,6 @@
 #!lua flags=no-writes
 --@include _outcome.lua
+--@include _time.lua
 --@include _expiry.lua
 -- Reads a record.
 --

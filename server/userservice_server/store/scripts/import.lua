@@ -3,6 +3,7 @@
 --@include _store.lua
 --@include _varint.lua
 --@include _import.lua
+--@include _time.lua
 --@include _feed.lua
 --@include _emails.lua
 --@constants FRAME_TAG KEY_TAG ID_TAG CONFLICT NOT_FOUND STORE_CHANGED WRONG_CLOCK

@@ -1,6 +1,7 @@
 #!lua
 --@include _store.lua
 --@include _outcome.lua
+--@include _time.lua
 --@include _expiry.lua
 --@include _ids.lua
 --@include _feed.lua

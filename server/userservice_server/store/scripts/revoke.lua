@@ -2,6 +2,7 @@
 --@include _store.lua
 --@include _outcome.lua
 --@include _sessions.lua
+--@include _time.lua
 --@include _expiry.lua
 --@include _varint.lua
 --@include _ids.lua

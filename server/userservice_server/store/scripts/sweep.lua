@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 --@include _store.lua
 --@include _sessions.lua
+--@include _time.lua
 --@include _expiry.lua
 --@include _ids.lua
 --@include _feed.lua
