@@ -55,6 +55,15 @@ def digest_of(user_filter: str | None) -> str:
     return hashlib.sha256(user_filter.encode()).hexdigest() if user_filter else ""
 
 
+def check_options(path: Path, begun: Position, wanted: Position) -> None:
+    """Rejects options that differ from those of the interrupted export at a path."""
+    if begun.filter != wanted.filter:
+        raise CommandError(f"{path} was written with another --filter; use the same one to continue it", USAGE)
+    if begun[:2] != wanted[:2]:
+        kind = f"{begun.format} with sessions" if begun.sessions else f"{begun.format} without sessions"
+        raise CommandError(f"{path} is {kind}; use the same options to continue it", USAGE)
+
+
 class ExportFile:
     """Writes an export that can be interrupted and continued.
 
@@ -135,11 +144,7 @@ class ExportFile:
 
     def _continue(self, last: Position, digest: str) -> None:
         """Checks that a position belongs to the part file, and continues from this position."""
-        if last.filter != self.position.filter:
-            raise CommandError(f"{self.part} was written with another --filter; use the same one to continue it", USAGE)
-        if last[:2] != self.position[:2]:
-            kind = f"{last.format} with sessions" if last.sessions else f"{last.format} without sessions"
-            raise CommandError(f"{self.part} is {kind}; use the same options to continue it", USAGE)
+        check_options(self.part, last, self.position)
         found = hashlib.sha256()
         left = last.size
         while left and (block := self._file.read(min(_BLOCK, left))):

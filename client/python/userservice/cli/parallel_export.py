@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from userservice.cli.exit_codes import USAGE, CommandError
-from userservice.cli.export_file import ExportFile, Position, explained, flush_folder
+from userservice.cli.export_file import ExportFile, Position, check_options, explained, flush_folder
 
 if TYPE_CHECKING:
     from userservice import UserScanPart
@@ -130,19 +130,13 @@ def load_plan(path: Path, position: Position) -> list[UserScanPart]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         parts = [UserScanPart(*map(int, part)) for part in content["parts"]]
-        kind = (content["format"], content["sessions"])
+        begun = Position(content["format"], content["sessions"], content.get("filter", ""))
         is_valid = content["version"] == _VERSION
     except (ValueError, TypeError, KeyError):
         is_valid = False
     if not is_valid:
         raise CommandError(f"{file} is not a plan of this version; use --overwrite to start again", USAGE)
-    if content.get("filter", "") != position.filter:
-        raise CommandError(
-            f"{parts_folder(path)} was written with another --filter; use the same one to continue it", USAGE
-        )
-    if kind != position[:2]:
-        name = f"{kind[0]} with sessions" if kind[1] else f"{kind[0]} without sessions"
-        raise CommandError(f"{parts_folder(path)} is {name}; use the same options to continue it", USAGE)
+    check_options(parts_folder(path), begun, position)
     return parts
 
 
