@@ -50,18 +50,6 @@ def partitions_without_layout(reader: Reader, prefix: str) -> int:
     return 0
 
 
-def check_feeds(reader: Reader, report: Report, keys: Keys) -> None:
-    """Checks that the feed of changes is on in all partitions, or in none."""
-    tables = keys.all_users()
-    epochs = reader.read([("HGET", layout, "feed") for layout in (keys.layout, *(table.layout for table in tables))])
-    if len(set(epochs)) > 1:
-        report.find("the feed of changes is not on in all partitions; run userservice feed on again", keys.layout)
-    elif epochs[0] is not None:
-        for table, exists in zip(tables, reader.read([("EXISTS", table.feed) for table in tables]), strict=True):
-            if not exists:
-                report.find(f"the feed of changes of partition {table.partition} is missing", table.feed)
-
-
 def check_store_ids(reader: Reader, report: Report, keys: Keys) -> bool:
     """Checks that layout and partitions have the same store id; returns whether the store has a store id.
 

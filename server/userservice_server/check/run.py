@@ -8,7 +8,8 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from userservice_server.check.connecting import connect
 from userservice_server.check.emails import check_emails, check_states
-from userservice_server.check.layout import check_feeds, check_store_ids, partitions_of
+from userservice_server.check.feeds import check_feeds
+from userservice_server.check.layout import check_store_ids, partitions_of
 from userservice_server.check.reading import Reader
 from userservice_server.check.report import Report
 from userservice_server.check.scan import Scan
