@@ -115,7 +115,7 @@ class Checker:
     def text(self, field: str, value: str, max_bytes: int) -> str:
         """Checks a free text field."""
         # A character has at most four bytes of UTF-8, so most values need not be encoded for this check.
-        if len(value) * 4 > max_bytes and (size := len(value.encode())) > max_bytes:
+        if len(value) * _MOST_UTF8 > max_bytes and (size := len(value.encode())) > max_bytes:
             self.refuse(field, f"must be at most {max_bytes} bytes of UTF-8, is {size}")
         return value
 
