@@ -7,8 +7,7 @@ from typing import Any
 
 from userservice_server.errors import IndexNotReadyError, StoreChangedError
 from userservice_server.store import scripts
-from userservice_server.store.feed import NOTICE_SECONDS
-from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, Table
+from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, NOTICE_SECONDS, Table
 from userservice_server.store.redis_store import RedisStore, optional_number, parsed_version
 from userservice_server.wire.emails import UNICODE_VERSION, key_of_record
 from userservice_server.wire.outcomes import Code

@@ -10,7 +10,7 @@ from userservice_server.domain.change_ports import Entries, FeedHandle, SessionP
 from userservice_server.domain.ports import MOST_STORES
 from userservice_server.errors import StoreChangedError, WatchDisabledError, WatchTokenExpiredError
 from userservice_server.store import scripts
-from userservice_server.store.keys import Table
+from userservice_server.store.keys import NOTICE_SECONDS, Table
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.store.wakeups import WakeUps
 from userservice_server.wire.changes import Entry, Position
@@ -21,7 +21,6 @@ DEFAULT_RETENTION = 24 * 3600.0  # seconds
 DEFAULT_MAX_ENTRIES = 1_000_000
 _EPOCH_BYTES = 8
 _READ_BYTES = 256 << 10  # of users in one reply; one more user can exceed it
-NOTICE_SECONDS = 2.0  # within this time, servers of an earlier version detect the new version of the layout
 
 
 class FeedSettings(NamedTuple):
@@ -65,7 +64,7 @@ class RedisFeed:
             identity = self._store.identity
             replies = await asyncio.gather(*(self._end(table, identity.store_id) for table in self._tables))
             if any(reply == Code.WATCH_DISABLED.value for reply in replies):
-                raise disabled()
+                raise _disabled()
             if all(isinstance(reply, list) for reply in replies) and len({reply[0] for reply in replies}) == 1:
                 epoch = replies[0][0]
                 feed = FeedHandle(feed_digest(identity.store_id, epoch), identity.store_id, epoch)
@@ -90,7 +89,7 @@ class RedisFeed:
             (feed.store_id, feed.epoch, position, seen, count, _READ_BYTES),
         )
         if isinstance(reply, bytes):
-            raise disabled() if reply == Code.WATCH_DISABLED.value else expired()
+            raise _disabled() if reply == Code.WATCH_DISABLED.value else _expired()
         try:
             return _entries(reached.position, *reply)
         except (TypeError, ValueError):
@@ -107,7 +106,7 @@ class RedisFeed:
         found = await asyncio.gather(*replies)
         ends = await last
         if not ends:
-            raise expired()
+            raise _expired()
         ended = await self._ended(places)
         records = [rows[0] if rows and place not in ended else None for rows, place in zip(found, places, strict=True)]
         return records, Position.parse(ends[0][0])
@@ -193,19 +192,17 @@ def _entries(after: Position, last: bytes, pairs: Sequence[bytes], users: Sequen
         position = Position.parse(entry_id)
         number += 1
         if position.number != number:
-            raise expired()  # entries were removed in the middle of the feed
+            raise _expired()  # entries were removed in the middle of the feed
         entries.append(Entry.parse(position, value))
     found = {int(user_id or 0): record for user_id, record in zip(users[::2], users[1::2], strict=True)}
     return Entries(entries, found, Position.parse(last))
 
 
-def disabled() -> WatchDisabledError:
-    """Returns the error for a feed that is off."""
+def _disabled() -> WatchDisabledError:
     return WatchDisabledError("the feed of changes is off; an operator can turn it on with userservice feed on")
 
 
-def expired() -> WatchTokenExpiredError:
-    """Returns the error for a position after which the feed is not complete."""
+def _expired() -> WatchTokenExpiredError:
     return WatchTokenExpiredError(
         "the feed no longer contains all changes after this resume_token; start again with a snapshot"
     )

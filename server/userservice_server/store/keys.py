@@ -17,6 +17,7 @@ LAYOUT_VERSION = 1
 MAINTAINED_LAYOUT_VERSION = 2
 """The version of the layout of a store with a feed or an e-mail index, which earlier servers would not maintain."""
 LAYOUT_VERSIONS = (LAYOUT_VERSION, MAINTAINED_LAYOUT_VERSION)
+NOTICE_SECONDS = 2.0  # within this time, servers of an earlier version detect the new version of the layout
 MAX_PARTITIONS = ids.PARTITIONS
 
 
