@@ -197,8 +197,9 @@ def _read_parts(
 ) -> None:
     total = 0 if user_filter else manager.list(1, view="ID").total_size
     with Progress("users", files.users) as progress:
-        parts = (files.unread, parallel)
-        for chunk, records in _chunks(manager, 0, user_filter, with_sessions=with_sessions, parts=parts):
+        for chunk, records in _chunks(
+            manager, 0, user_filter, with_sessions=with_sessions, parts=files.unread, parallel=parallel
+        ):
             files.write(chunk.part, kind.encode(records), users=len(records), cursor=chunk[-1].id)
             progress.advance(len(chunk), total)
 
@@ -255,10 +256,11 @@ def _chunks(
     user_filter: str | None,
     *,
     with_sessions: bool,
-    parts: tuple[Sequence[UserScanPart] | None, int] = (None, 1),
+    parts: Sequence[UserScanPart] | None = None,
+    parallel: int = 1,
 ) -> Iterator[tuple[UserPage, Sequence[Record]]]:
     chunks = manager.list_chunked(
-        chunk_size=_CHUNK_SIZE, cursor=cursor, filter=user_filter, parts=parts[0], parallel=parts[1]
+        chunk_size=_CHUNK_SIZE, cursor=cursor, filter=user_filter, parts=parts, parallel=parallel
     )
     if with_sessions:
         with _sessions_reader(manager) as read:
