@@ -38,7 +38,7 @@ def check_emails(reader: Reader, report: Report, keys: Keys) -> None:
 
 def _check(reader: Reader, report: Report, table: Table, *, is_same_version: bool) -> None:
     for page in reader.pages(table.rows):
-        # Tables reports other scores, which are no ids.
+        # The class Tables reports scores that are not ids.
         rows = [(row, float(score)) for row, score in page if 0 < float(score) <= MAX_ID]
         for row, score in _differing(reader, table, rows, is_same_version=is_same_version):
             # Read again in one step, because the user may have been changed between the reads.

@@ -208,7 +208,7 @@ class Tail:
             self._bytes -= self._slices.popleft().bytes
 
     def note_seen(self, feed: FeedHandle, seen: Position) -> None:
-        """Notes a position that a watch has seen; if the store loses it, the history has changed."""
+        """Records a position that a watch has seen. If the store loses the position, the history has changed."""
         if feed == self.feed and seen > self.reached.seen:
             self.reached = self.reached._replace(seen=seen)
 
@@ -277,7 +277,7 @@ class Feed:
             try:
                 await self._follow_epoch(partition, tail)
             except StoreUnavailableError:
-                pass  # the supervision of the store logs why; the position is kept
+                pass  # the supervision of the store logs the cause; the position is kept
             except ServiceError:
                 self._distrust(partition, tail)
             except Exception:

@@ -1,4 +1,4 @@
-"""Parses filters of users: a subset of AIP-160, written in docs/filters.md.
+"""Parses filters of users: a subset of AIP-160, described in docs/filters.md.
 
     filter      = [expression]
     expression  = unit {"AND" unit} | unit {"OR" unit}
@@ -216,7 +216,7 @@ class _Parser:
             self._fail(f"one of {' '.join(_OPERATORS)}")
         operator = self._take()
         if field in TIME_FIELDS and operator.text == _HAS:
-            raise FilterError(f"position {operator.position}: {field} cannot be compared by {_HAS}")
+            raise FilterError(f"position {operator.position}: {field} cannot be compared with the operator {_HAS}")
         value, is_prefix = self._value(field, operator.text)
         return Term(field, path, operator.text, value, is_prefix)
 
@@ -230,7 +230,7 @@ class _Parser:
         path = []
         while self._takes("."):
             if token.text != METADATA:
-                raise FilterError(f"position {token.position}: {token.text} has no keys; only {METADATA} has")
+                raise FilterError(f"position {token.position}: {token.text} has no keys; only {METADATA} has keys")
             key = self._peek()
             if key.kind not in ("word", "string"):
                 self._fail("a key: a name, or a string in quotes")

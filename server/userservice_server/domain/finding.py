@@ -49,7 +49,7 @@ async def found_page(store: RecordStore, search: Search, cut: Cut | None) -> byt
     most_users = _share(search.limit, len(tables))
 
     async def read(table: Table) -> list[FoundUsers]:
-        """Reads one partition; one script after the other, so that others can run between them."""
+        """Reads one partition with one script after another, so that other commands can run between them."""
         return [
             await store.find(table, FindQuery(own, search.cursor, most_users, most_of_one, most_bytes), identity)
             for own in scripts

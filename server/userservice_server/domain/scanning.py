@@ -21,8 +21,8 @@ def partition_numbers(store: RecordStore) -> range:
 async def planned(store: RecordStore, parts: int) -> list[UserScanPart]:
     """Divides all users into parts: about ``parts``, but at least one for each partition with users.
 
-    The parts of each partition are adjacent ranges, from 0 to an id that all users have not exceeded at the start.
-    Every user that exists then is therefore in exactly one part, for as long as it exists: its id and its partition
+    The parts of each partition are adjacent ranges, from 0 to an id that is not below the id of any present user.
+    Every user that exists at the start is therefore in exactly one part while it exists: its id and its partition
     never change. Later users have larger ids in every partition, although the clocks of the partitions differ.
     """
     tables, identity = store.tables.all_users(), store.identity

@@ -63,7 +63,7 @@ class Watches:
 
         Args:
             options: what the watch reports.
-            is_over: the watch ends when it is woken up and this returns True.
+            is_over: returns whether the watch must end; called whenever the watch is woken up.
 
         Raises:
             InvalidFieldsError: the kinds are not those of the token.
@@ -89,7 +89,7 @@ class Watch:
     Attributes:
         with_sessions: whether it reports sessions.
         behind_since: the time of the event loop since which the watch has had changes to send; None if it had sent all
-            changes when it looked last.
+            changes at its last read.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Watch:
         self._news = asyncio.Event()
 
     def wake(self) -> None:
-        """Makes the watch look for changes, and check whether it is over."""
+        """Makes the watch read new changes, and check whether it must end."""
         self._news.set()
         if self.behind_since is None:
             self.behind_since = asyncio.get_running_loop().time()

@@ -20,7 +20,7 @@ async def trim_feed(store: RedisStore) -> None:
             await feed.trim()
             is_failing = False
         except ServiceError:
-            pass  # the supervision of the store logs why it is unavailable
+            pass  # the supervision of the store logs the cause
         except Exception as error:  # noqa: BLE001 - a fault of the feed must not end the service
             if not is_failing:
                 message = "cannot remove old entries of the feed of changes"

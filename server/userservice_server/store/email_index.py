@@ -49,7 +49,7 @@ class EmailIndex:
         if state is None:
             await self._announce(pause)
         started = [await self._start(table, again=again) for table in self._store.tables.all_users()]
-        # The version again, because the feed may have been turned off meanwhile.
+        # Set the version again, because the feed may have been turned off meanwhile.
         await self._store.raise_version()
         if not any(started) and state == b"ready":
             return False
@@ -95,7 +95,7 @@ class EmailIndex:
             state, version, reached = _checked(reply)
             _check_version(version)
             if version != _VERSION:
-                # A failover has lost the start, or a process with an older version of Unicode has begun anew.
+                # A failover lost the start, or a process with an older version of Unicode started the index again.
                 if not state:
                     await self._announce(pause)
                 await self._start(table, again=False)

@@ -573,12 +573,12 @@ class RedisStore:
 
     @property
     def connections(self) -> object:
-        """Compares unequal to an earlier value if a connection was made, or a partition has another server, since."""
+        """Differs from an earlier value if a connection was made, or the server of a partition changed, since then."""
         return self._checked, frozenset(self._links.listeners())
 
     @property
     def has_feed(self) -> bool:
-        """Whether the feed of changes was on at the last look at the store."""
+        """Whether the feed of changes was on at the last check of the store."""
         return self._layout.has_feed
 
     async def run_in_bulk(

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from userservice_server.store.connection import taken_over
 from userservice_server.store.links import Links, Listener
 
-_CHECK_SECONDS = 0.5  # between two looks for servers without a connection
+_CHECK_SECONDS = 0.5  # between two checks for servers without a connection
 _CONNECT_SECONDS = 3.0
 _MESSAGE = b"smessage"
 _CONFIRMATION = b"ssubscribe"
@@ -98,12 +98,12 @@ class WakeUps:
 
 
 def _subscription(channel: bytes) -> bytes:
-    command: bytes = pack_command((b"SSUBSCRIBE", channel))  # type: ignore[arg-type]  # its stub allows tuples of one only
+    command: bytes = pack_command((b"SSUBSCRIBE", channel))  # type: ignore[arg-type]  # stub: only tuples of one
     return command
 
 
 def _channel_of(kind: bytes, channel: bytes, _content: object) -> bytes:
-    """Returns the channel of an announcement, or of a subscription: changes before it were not announced."""
+    """Returns the channel of a message. A new subscription counts too: earlier changes were not announced."""
     if kind not in (_MESSAGE, _CONFIRMATION):
         raise ValueError("the server ends the subscription")  # its slot moves to another node
     return channel

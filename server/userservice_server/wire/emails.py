@@ -1,7 +1,8 @@
 """The keys of e-mail addresses in the e-mail index.
 
-Writes and queries use the same functions, so that an address is found whatever its case and its Unicode form. The index
-contains only numbers. Two addresses can have the same number, so a query compares the addresses in the records too.
+Writes and queries use the same functions, so that an address is found regardless of its case and Unicode form. The
+index contains only numbers. Two addresses can have the same number, so a query compares the addresses in the records
+too.
 """
 
 import unicodedata
@@ -22,7 +23,7 @@ _EMAIL_TAG = b"\x22"  # field 4, length-delimited
 def normalized(email: str) -> str:
     """Returns the form of an address in which two addresses are compared: NFC and case folding."""
     if email.isascii():
-        return email.lower()  # the same, and faster
+        return email.lower()  # equal to the general form, and faster
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", email).casefold())
 
 
@@ -43,7 +44,7 @@ def email_in(record: bytes) -> str:
 
 
 def emails_in(records: Sequence[bytes]) -> list[str]:
-    """Does the same as ``email_in`` for many records, faster."""
+    """Returns the e-mail addresses of many users, given their records; faster than ``email_in`` for each."""
     return [_email_at(record, place) for record, place in zip(records, uuids_of(records), strict=True)]
 
 
@@ -62,7 +63,7 @@ def _key(email: str) -> int | None:
 
 
 def _email_at(encoded: bytes, uuid: int) -> str:
-    """Returns the address in encoded fields of a user, of which the field uuid starts at ``uuid``."""
+    """Returns the address in the encoded fields of a user; the field uuid starts at the offset ``uuid``."""
     if not encoded.startswith(UUID_HEAD, uuid):
         raise CorruptRecordError("a user has no uuid")
     position = uuid + UUID_FIELD_BYTES

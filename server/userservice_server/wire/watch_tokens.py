@@ -21,7 +21,7 @@ _CHECKSUM_BYTES = 4
 
 
 def feed_digest(store_id: bytes, epoch: bytes) -> bytes:
-    """Returns what a token contains of the store and the epoch of its feed."""
+    """Returns the digest that identifies the store and the epoch of its feed in a token."""
     return blake2b(store_id + b":" + epoch, digest_size=_DIGEST_BYTES).digest()
 
 
