@@ -48,5 +48,5 @@ local function append_changes(changes)
   if trims then
     trim_feed(feed, now, settings[2], settings[3])
   end
-  redis.pcall('SPUBLISH', feed, '') -- only wakes readers up: they also read at intervals
+  redis.pcall('SPUBLISH', feed, '') -- only shortens the wait of readers, which also read at intervals
 end

@@ -3,8 +3,9 @@
 --@include _time.lua
 --@include _feed.lua
 --@constants FEED_TRIM_LIMIT
--- Removes the entries of the feed that are too old, if nothing is written to the partition. The feed keeps one entry,
--- from which its numbers continue: if the newest entry is half as old as an entry may be, an empty entry is added.
+-- Removes the entries of the feed that are too old. Writes remove old entries too, but a partition may have no writes.
+-- The feed keeps one entry, from which its numbers continue: if the newest entry is half as old as an entry may be, an
+-- empty entry is added.
 --
 -- KEYS[1]  store id of the partition
 -- KEYS[2]  layout of the partition

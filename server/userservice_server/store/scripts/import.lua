@@ -36,8 +36,8 @@
 -- ARGV[13]  places: for each row, its distance from the start, as two bytes
 -- ARGV[14]  number of rows that the server has rejected
 -- ARGV[15…] for each rejected row: index and the encoded RowError, framed as an element of `row_errors`
--- then, for each row: user_id, old, new and the key of the e-mail address (see _emails.lua). Without an old record, `new`
---           is the encoded fields after the id; otherwise it is the record that replaces the old one
+-- then, for each row: user_id, old, new and the key of the e-mail address (see _emails.lua). Without an old record,
+--           `new` is the encoded fields after the id; otherwise `new` is the record that replaces the old one
 --
 -- Returns:
 --   {'applied', numbers of the state, framed errors}  the rows were applied; errors of rows whose user or id exists

@@ -1,8 +1,8 @@
 #!lua
 --@include _emails.lua
 --@constants STORE_CHANGED
--- Fills the e-mail index of a partition with the next users: a step of the building. Several processes can build it
--- together, because a step applies only if the layout has the progress that the process has read.
+-- Adds the next users of a partition to the e-mail index: one step of building the index. Several processes can build
+-- the index together, because a step applies only if the layout has the progress that the process has read.
 --
 -- KEYS[1]  store id of the partition
 -- KEYS[2]  layout of the partition

@@ -1,6 +1,7 @@
 #!lua
 --@constants STORE_CHANGED
--- Starts to build the e-mail index of a partition, or continues. From now on, the scripts that write users maintain it.
+-- Starts to build the e-mail index of a partition, or continues. Afterwards, the scripts that write users maintain the
+-- index.
 --
 -- KEYS[1]  store id of the partition
 -- KEYS[2]  layout of the partition
