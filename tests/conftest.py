@@ -35,7 +35,7 @@ def shared_store(backend: str) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def shared_service(shared_store: Store) -> Iterator[Service]:
-    # With metrics, so that every call of the contract cases is also counted: a call that cannot be counted fails.
+    # Metrics are on, so that every call of the contract cases is also counted: a call that cannot be counted fails.
     with Service("--metrics-listen", "127.0.0.1:0", redis_url=shared_store.url) as service:
         yield service
         assert service.stop() == 0

@@ -49,7 +49,7 @@ BATCHES = {
 
 @pytest.fixture(scope="module")
 def filled(backend: str) -> Iterator[tuple[Store, Service, dict[str, User]]]:
-    """A store with users that nothing but calls reads: the metrics of the shared service count the store's sessions."""
+    """A service without metrics and its store with users. Metrics read the store too, to count sessions."""
     with Store(backend) as store:
         stored = fill(store, NAMES)
         with Service(redis_url=store.url) as service:

@@ -26,7 +26,7 @@ LARGE = "x" * 4000
 
 
 def on_all(*short: str) -> pytest.MarkDecorator:
-    """Runs a test on every topology; `make test` takes only those in `short`."""
+    """Runs a test on every topology; `make test` runs only those in `short`."""
     stores = [*BACKENDS, *TOPOLOGIES]
     marked = [pytest.param(name, marks=[] if name in short else [pytest.mark.long]) for name in stores]
     return pytest.mark.parametrize("backend", marked, indirect=True)
@@ -51,7 +51,7 @@ async def test_parts_return_every_steady_user_exactly_once_during_writes(stubs: 
             assert ids[-1] <= chunk.part.end_cursor
             last[chunk.part[::2]] = ids[-1]
             seen.update(user.user_id for user in chunk)
-            await asyncio.sleep(0)  # the writers get their turn
+            await asyncio.sleep(0)  # lets the writers run
         wrote = Counter(writers.wrote)
         writers.stop()
     assert all(wrote[kind] > 0 for kind in ("update", "add", "delete")), wrote
@@ -109,7 +109,7 @@ async def test_one_partition_is_cut_into_parts_of_the_same_size(store: Store, se
 
 
 async def test_the_last_chunk_of_a_part_is_not_empty(store: Store, service: Service, stubs: Stubs) -> None:
-    """It is known as the last one, although its size divides the number of users, and later users follow the part."""
+    """The server detects the last chunk even if it is full, and if later users follow the part."""
     fill(store, [f"u{number}" for number in range(60)])
     plan = await stubs.users.PlanUserScan(PlanUserScanRequest(parts=3))
     await add_users(stubs, ["later"])

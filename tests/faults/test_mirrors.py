@@ -1,4 +1,4 @@
-"""A copy of all users, made by a snapshot and its changes, equals the store after cuts and restarts under writes."""
+"""A copy of all users, made by a snapshot and its changes, equals the store after cuts and restarts during writes."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ class CutMirror(Mirror):
         self.cuts = 0
 
     async def follow_with_cuts(self, address: str) -> None:
-        """Follows until cancelled. No token may expire."""
+        """Follows changes until cancelled. No token may expire."""
         choose = random.Random(3)  # noqa: S311
         while True:
             async with UserManager(address, timeout=60) as manager:

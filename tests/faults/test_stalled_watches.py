@@ -1,4 +1,4 @@
-"""Watches that are not read use little memory, delay nobody, are ended, and continue without a gap."""
+"""Watches that are not read use little memory, delay no other watch, end, and resume without a gap."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ MIB = 1 << 20
 HELD_BACK = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
 WATCHES = 40
 USERS = 200
-TEXT = "x" * 60_000  # 12 MB of users: more than the buffers on the way hold, and than the service keeps
+TEXT = "x" * 60_000  # 12 MB of users: more than the network buffers hold, and more than the service keeps
 
 
 async def write(stubs: Stubs, prefix: str) -> None:
@@ -35,7 +35,7 @@ async def write(stubs: Stubs, prefix: str) -> None:
 
 @contextlib.asynccontextmanager
 async def unread(address: str, **position: Any) -> AsyncIterator[list[Any]]:
-    """Calls that are not read."""
+    """Calls whose client does not read."""
     async with connect(address, *HELD_BACK) as stubs:
         calls = [stubs.users.WatchUsers(start(**position, heartbeat_seconds=600)) for _ in range(WATCHES)]
         for call in calls:
@@ -50,7 +50,7 @@ END, OLDER, SNAPSHOT = "the end of the feed", "older changes", "a snapshot"
 
 @pytest.mark.parametrize("reads", [END, OLDER, SNAPSHOT])
 async def test_watches_that_are_not_read(reads: str) -> None:
-    """Each watch holds at most 1 MiB, whether all watches share what was read or each has read for itself."""
+    """A watch holds at most 1 MiB, whether all watches share their reads or each watch reads by itself."""
     with Store() as store, Service(*METRICS, "--stall-timeout", "5", redis_url=store.url) as service:
         metrics = metrics_address(service)
 
@@ -60,7 +60,7 @@ async def test_watches_that_are_not_read(reads: str) -> None:
         await feed_on(store.url)
         async with connect(service.address) as stubs, watching(stubs, now=True) as read:
             token = read.token
-            await write(stubs, "before" if reads == END else "u")  # the end of the feed takes its memory
+            await write(stubs, "before" if reads == END else "u")  # fills the kept end of the feed
             await read.has(USERS)
             if reads == END:
                 token = read.token
@@ -71,7 +71,7 @@ async def test_watches_that_are_not_read(reads: str) -> None:
                     await write(stubs, "u")
                 if reads != SNAPSHOT:
                     await asyncio.to_thread(until, lambda: gauge("watch_lag_seconds") > 1)
-                await asyncio.sleep(1)  # until all hold what they will
+                await asyncio.sleep(1)  # until the memory of all watches stops growing
                 grown = resident(service.pid) - before
                 print(f"{reads}: {grown / WATCHES / MIB:.2f} MiB per watch")  # noqa: T201
                 assert gauge("watches") == WATCHES + 1

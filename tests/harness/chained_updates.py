@@ -1,4 +1,4 @@
-"""Updates users for the time of a failover; each update expects the etag of the last acknowledged one."""
+"""Updates users during a failover; each update expects the etag of the last acknowledged one."""
 
 import asyncio
 import contextlib
@@ -88,7 +88,7 @@ class ChainedUpdates:
         self._numbers[user_id], self._etags[user_id] = number, stored.etag
 
     def outage(self, user_ids: Iterable[str]) -> float:
-        """Returns the longest update of these users, and forgets it."""
+        """Returns the duration of the longest update of these users since the last call."""
         return round(max((self.longest.pop(user_id, 0) for user_id in user_ids), default=0), 3)
 
     @contextlib.asynccontextmanager

@@ -178,7 +178,7 @@ class Cluster:
         return node
 
     def ranges_of(self, master: Store) -> list[tuple[int, int]]:
-        """The ranges of slots of a master, as itself says."""
+        """The ranges of slots of a master, according to this master."""
         with master.client() as client:
             found = client.execute_command("CLUSTER", "SLOTS")
         return [(int(first), int(last)) for first, last, (_, port, *_), *_ in found if int(port) == master.port]

@@ -168,7 +168,7 @@ def readers_stall(stage: Stage) -> list[Work]:
 
 
 def watch_stalls(stage: Stage) -> list[Work]:
-    """A watch is not read, and there are more changes than the buffers on the way hold."""
+    """A watch is not read, and there are more changes than the network buffers hold."""
     store = stage.new_store()
     service = stage.service("watch_stalls", store=store)
 

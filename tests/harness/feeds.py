@@ -74,7 +74,7 @@ class Watching:
                 waiting.cancel()
 
     async def has(self, count: int) -> list[Change]:
-        """Waits for that many changes."""
+        """Waits until at least ``count`` changes have arrived."""
         await self.until(lambda: len(self.changes) >= count)
         return self.changes
 
@@ -89,7 +89,7 @@ class Watching:
 
 @contextlib.asynccontextmanager
 async def watching(stubs: Stubs, **fields: Any) -> AsyncIterator[Watching]:
-    """A watch that has begun: its first message has arrived."""
+    """A watch that has started: its first message has arrived."""
     watch = Watching(stubs, start(**fields))
     try:
         await watch.until(lambda: bool(watch.messages))

@@ -1,4 +1,4 @@
-"""Evaluates filters of users, written from the contract's text alone and without the code of the service.
+"""Evaluates filters of users, written from the text of the contract, without the code of the service.
 
 Filters are trees: `("term", field, path, operator, value, is_prefix)`, `("NOT", tree)`, `("AND", trees)` and
 `("OR", trees)`. Users are dicts; times are integers of the type `Nanoseconds`.

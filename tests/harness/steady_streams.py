@@ -1,4 +1,4 @@
-"""Streams all users again and again while a store fails over or moves slots, and counts what the streams got wrong."""
+"""Streams all users again and again while a store fails over or moves slots, and counts the errors of the streams."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ async def resumed_stream(stubs: Stubs, chunk_size: int, chunks: int = 0) -> list
     Args:
         stubs: the stubs of the service.
         chunk_size: users in a chunk.
-        chunks: after so many chunks, the stream is cancelled and resumed from its cursor; 0: only after failures.
+        chunks: number of chunks after which the stream is cancelled and resumed from its cursor; 0: never cancelled.
     """
     found: list[str] = []
     cursor, deadline = 0, time.monotonic() + _LONGEST_OUTAGE
@@ -51,7 +51,7 @@ async def streaming(
 ) -> AsyncIterator[Counter[str]]:
     """Streams all users again and again; counts the streams, and users that were missing, repeated or out of order.
 
-    Every second stream is cancelled after each few chunks and resumed from its cursor.
+    Every second stream is cancelled after every 3 chunks and resumed from its cursor.
     """
     counts: Counter[str] = Counter()
     places = {user_id: place for place, user_id in enumerate(expected)}
@@ -75,5 +75,5 @@ async def streaming(
 
 
 def disorder(counts: Counter[str]) -> dict[str, int]:
-    """Returns what the streams got wrong."""
+    """Returns the errors of the streams: the counts that are not 0."""
     return {name: counts[name] for name in ("missing", "repeated", "out of order") if counts[name]}

@@ -112,7 +112,7 @@ async def test_a_plan_whose_parts_cannot_be_read_or_overlap_is_an_internal_error
 
 
 async def test_a_part_with_a_user_beyond_its_end_is_an_internal_error() -> None:
-    """A server that does not know parts returns all users, so a user would be returned by several parts."""
+    """A server of an earlier release ignores parts and returns all users, so several parts would return a user."""
 
     async def read(users: UserManager, end: int) -> list[int]:
         return [user.id async for chunk in users.list_chunked(parts=[(1, 0, end)]) for user in chunk]

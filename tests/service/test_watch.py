@@ -94,7 +94,7 @@ async def test_changes_arrive_in_order_with_the_present_records(watched: Stubs) 
 
 
 class Writer:
-    """Adds, updates and deletes users at random; knows which users the store should contain."""
+    """Adds, updates and deletes users at random; ``expected`` contains the users that the store should contain."""
 
     def __init__(self, stubs: Stubs, user_ids: list[str]) -> None:
         self.expected = dict.fromkeys(user_ids, "")
@@ -227,7 +227,7 @@ async def test_a_rewritten_history_expires_tokens(watched: Stubs, store: Store) 
 
 
 async def test_a_record_that_was_seen_and_lost_expires_tokens(watched: Stubs, store: Store) -> None:
-    """Records are read at delivery: a token before the lost entry can stand for a record that contains the loss."""
+    """Records are read at delivery: a record before the lost entry can already contain the lost change."""
     async with watching(watched, now=True) as watch:
         before = watch.token
         await watched.users.AddUser(AddUserRequest(user_id="ada"))
@@ -239,7 +239,7 @@ async def test_a_record_that_was_seen_and_lost_expires_tokens(watched: Stubs, st
     assert first
     assert second
     assert third
-    # As if "ada" had been read after the update: the position is before it, the newest position that was seen is not.
+    # The token of a watch that read "ada" after the update: the position is before the update, `seen` is the update.
     seen = second.reached[0]._replace(seen=third.reached[0].position)
     token = Token(second.feed, second.kinds, [seen]).encode()
     async with watching(watched, resume_token=token) as resumed:

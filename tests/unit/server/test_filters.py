@@ -1,4 +1,4 @@
-"""Filters select the same users as an evaluator that was written apart. cases/filters.json has a table of results."""
+"""Filters select the same users as a separately written evaluator. cases/filters.json has a table of results."""
 
 import json
 import re
