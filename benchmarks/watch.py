@@ -66,7 +66,7 @@ class _Written:
 
 
 async def _write(manager: UserManager, prefix: str, rate: float, seconds: float) -> _Written:
-    """Adds users at a constant rate, or at a lower one if the machine cannot do that."""
+    """Adds users at a constant rate, or at a lower rate if the machine is too slow."""
     written = _Written()
     count = int(rate * seconds)
     rows = list(users(min(count, 1000)))
@@ -98,7 +98,7 @@ async def _followed(address: str, watches: int, view: str, rate: float, seconds:
         if process.stdin is None or process.stdout is None:
             raise AssertionError("both are pipes")
         if await process.stdout.readline() != b"ready\n":
-            raise BenchError("the watches did not begin")
+            raise BenchError("the watches did not start")
         async with UserManager(address, timeout=60) as manager:
             written = await _write(manager, prefix, rate, seconds)
         process.stdin.write(b"%d\n" % len(written.replied))
@@ -189,7 +189,7 @@ async def _read_all(stub: Any, token: str) -> None:
 
 
 async def _memory(service: Program, address: str) -> None:
-    """Prints the memory of watches that are not read, and have read older changes with large users."""
+    """Prints the memory of watches that read older changes of large users, and whose client does not read."""
     async with grpc.aio.insecure_channel(address, _HELD_BACK) as channel, UserManager(address) as manager:
         stub = UserServiceStub(channel)
         watch = stub.WatchUsers(WatchUsersRequest(now=True))

@@ -1,8 +1,8 @@
 """`python -m benchmarks.watchers ADDRESS COUNT VIEW`: follows changes with many watches, and prints what arrived.
 
-Prints ``ready`` when all watches have begun. Then reads one line: the number of users that were added meanwhile. Prints
-as JSON how many changes are missing, over all watches, and when each user arrived at the first watch (``monotonic``).
-Messages are decoded at the end, so that this process takes little CPU time.
+Prints ``ready`` when all watches have started. Then reads one line: the number of users that were added meanwhile.
+Prints as JSON how many changes are missing, over all watches, and when each user arrived at the first watch
+(``monotonic``). Messages are decoded at the end, so that this process takes little CPU time.
 """
 
 import asyncio
