@@ -1,4 +1,4 @@
-"""Plans the reading of all users in parts that can be read side by side: ranges of ids of single partitions."""
+"""Divides all users into parts that can be read concurrently: ranges of ids of single partitions."""
 
 import asyncio
 from itertools import pairwise

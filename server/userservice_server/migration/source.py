@@ -15,8 +15,8 @@ from userservice_server.wire.records import record_key
 MOVED = "moved"
 """Field of the layout of a store that was marked; the store ids of its partitions end with the same word."""
 
-# Kinds of keys that a migration copies or creates again, and those that it refuses. It also refuses any other kind of
-# key, and any other field of the layout.
+# Kinds of keys that a migration copies or creates again, and those that it refuses. A migration also refuses any other
+# kind of key, and any other field of the layout.
 _OF_SESSIONS = frozenset({"session_count", "sessions", "session_ids", "session_expiry", "expiry"})
 COPIED = frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request", "feed", "emails"}) | _OF_SESSIONS
 OF_IMPORTS = frozenset({"import", "import_errors"})

@@ -104,7 +104,7 @@ class Target:
         self._reader.read([("DEL", self._progress)])
 
     def _feed(self, source: Source) -> tuple[bytes | str | int, ...]:
-        """Returns the fields of the layout of a feed of changes that starts anew, with the limits of the source's feed.
+        """Returns the layout fields of a feed of changes with a new epoch and the limits of the source's feed.
 
         The resume tokens of the source expire, because the changes are not copied.
         """
