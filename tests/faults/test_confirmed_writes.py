@@ -33,10 +33,10 @@ pytestmark = pytest.mark.long
 
 NODE_TIMEOUT_MS = 1000  # also the time after which Sentinels consider a primary as lost
 STORE_TIMEOUT = "0.8"  # below the node timeout
-FAILOVERS = sized(2, 20)  # of the kinds below in turn
+FAILOVERS = sized(2, 20)  # the kinds of loss below take turns
 UNCONFIRMED = 4  # failovers without --wait-replicas, which only count lost updates
 BEHIND = 0.2  # seconds of writes that no replica of a lost machine has
-UPDATED = 32  # users, side by side
+UPDATED = 32  # users who are updated concurrently
 HISTORIES = 8  # users with several concurrent callers
 LONGEST_OUTAGE = 20.0  # seconds; generous, because other programs use the machine
 KEYS = Keys("userservice", 16)

@@ -23,7 +23,7 @@ from userservice_server.store.partitions import slot_of
 pytestmark = pytest.mark.long
 
 USERS = sized(2000, 20_000)
-UPDATED = 24  # users, side by side
+UPDATED = 24  # users who are updated concurrently
 STREAMS = 4
 SLOTS_OF_PARTITIONS = [slot_of(table.rows) for table in Keys("userservice", 16).all_users()]
 SLOWEST = 5.0  # seconds; generous, because other programs use the machine

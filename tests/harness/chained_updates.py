@@ -93,7 +93,7 @@ class ChainedUpdates:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Updates all users side by side; at the end, compares the stored records with what was acknowledged."""
+        """Updates all users concurrently; at the end, compares the stored records with what was acknowledged."""
         self._is_ending = False
         tasks = [asyncio.create_task(self._run(user_id)) for user_id in self._numbers]
         try:

@@ -79,7 +79,7 @@ class Watching:
         return self.changes
 
     async def ended(self) -> None:
-        """Waits for the end; raises the error of the call."""
+        """Waits for the end of the call; raises its error."""
         await self._reading
 
     async def close(self) -> None:

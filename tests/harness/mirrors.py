@@ -1,4 +1,4 @@
-"""Copies of the users of a store that watches keep equal to it."""
+"""Copies of the users of a store, which watches keep up to date."""
 
 import asyncio
 from typing import Any
@@ -7,13 +7,13 @@ from userservice import Changes, User, UserManager
 
 
 class Mirror:
-    """A copy of the users with its position, as a program stores both.
+    """A copy of the users together with its resume token, as a program would store them.
 
     Attributes:
         users: the users, by user_id.
-        snapshot: the id of each user that a snapshot has reported, also if it was reported twice.
-        restarts: number of times that the watch began again with a snapshot.
-        token: the position; None before the first message.
+        snapshot: the ids of the users in snapshots; an id is repeated if snapshots reported its user twice.
+        restarts: number of times that the watch started again with a snapshot.
+        token: the resume token of the last message; None before the first message.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Mirror:
         self._changed.set()
 
     async def follow(self, manager: UserManager, messages: int | None = None, **options: Any) -> None:
-        """Applies the messages of a watch from the position on; with `messages`, cuts the watch after so many."""
+        """Applies the messages of a watch that resumes at the token; ends after that number of `messages`, if given."""
         number = 0
         async for changes in manager.watch("snapshot", resume_token=self.token, heartbeat=1, **options):
             self.take(changes)

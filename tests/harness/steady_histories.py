@@ -1,4 +1,4 @@
-"""Updates users from several callers side by side, and checks that some order of the updates explains their results."""
+"""Updates users from several concurrent callers, and checks that one order of the updates explains their results."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ class SteadyHistories:
     Attributes:
         calls: number of updates.
         unknown: number of updates with an unknown outcome.
-        unexplained: users whose updates no order explains.
+        unexplained: users for whom no order of the updates is consistent with the results.
     """
 
     def __init__(self, stubs: Stubs, users: Mapping[str, User], dice: random.Random) -> None:

@@ -12,7 +12,7 @@ import grpc
 from harness.connections import Stubs
 from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
 
-STREAMS = 8  # side by side
+STREAMS = 8  # concurrent
 _LONGEST_OUTAGE = 60.0
 
 

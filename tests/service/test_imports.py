@@ -242,7 +242,7 @@ def test_a_script_has_at_most_200_rows_and_an_import_expires_after_7_days(servic
     hidden = [re.search(rb":import_errors:.*\((\d+) more arguments\)$", command, re.DOTALL) for command in logged]
     sizes = [31 + int(found[1]) for found in hidden if found]
     assert len(sizes) == 6
-    assert max(sizes) < 201 * 4 + 30  # four for each row
+    assert max(sizes) < 201 * 4 + 30  # four arguments for each row
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 
 
 async def follow(mirror: Mirror, address: str) -> None:
-    """Follows until cancelled; begins again with a snapshot if the token has expired."""
+    """Follows changes until cancelled; starts again with a snapshot if the token has expired."""
     async with UserManager(address, timeout=60) as manager:
         await mirror.follow(manager, on_expired="snapshot")
 
