@@ -1,8 +1,9 @@
 -- Maintains the e-mail index of a partition. Shared by the scripts that write users; needs KEYS as below.
 --
 -- The index is a sorted set of the users that have an e-mail address: the member is the id of the user (7 bytes), the
--- score is the key of its address (wire/emails.py), a number. A store without an index has no field `email_index` in its
--- layout, and nothing is written. In all these scripts, KEYS[2] is the layout, the last key but one is the index.
+-- score is the key of its address (wire/emails.py), a number. The layout of a store without an index has no field
+-- `email_index`, and nothing is written. In all these scripts, KEYS[2] is the layout, and the last key but one is the
+-- index.
 
 -- Returns the member of a user.
 local function email_member(id)

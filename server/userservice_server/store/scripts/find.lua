@@ -16,8 +16,8 @@
 -- ARGV[6…] keys of addresses, each once
 --
 -- Returns:
---   {state, version, reached, records}  state and Unicode version of the index, '' if there is none. reached: the records
---                                       contain all users up to this id; 0 if they contain all users
+--   {state, version, reached, records}  state and Unicode version of the index, '' without an index. reached: the
+--                                       records contain all users up to this id; 0 if they contain all users
 --   STORE_CHANGED                       this is another store, or it has lost the rows or the index
 local call, format, rows, emails = redis.call, string.format, KEYS[3], KEYS[5]
 local after, most, limit, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
