@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from json.encoder import encode_basestring as quoted
+from operator import attrgetter
 from struct import Struct as Layout
 from struct import error as LayoutError  # noqa: N812 - an exception
 
@@ -25,12 +26,25 @@ _FIRST, _SECOND = 0x0A, 0x12  # with a length
 _ENTRY = (_FIRST, _FIRST, _SECOND)  # an entry of a map, its key and its value
 _NULL, _NUMBER, _STRING, _BOOL, _STRUCT, _LIST = 0x08, 0x11, 0x1A, 0x20, 0x2A, 0x32
 _SCALARS = (_NUMBER, _BOOL, _NULL)
+_CONTAINERS = (_STRUCT, _LIST)
 
 _ONE_BYTE = 0x7F  # the largest length that is encoded in one byte
 _DOUBLE = Layout("<xd")  # after a tag
 _LARGEST_EXACT = 2**53
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANOS = 1_000_000_000
+
+# Users of a service have the same keys in their metadata, and many have the same short values. The text of such a
+# member of an object is therefore kept. Both dicts are cleared when they are full, so their memory is bounded.
+_MOST_KEPT = 4096
+_LONGEST_KEPT = 64  # bytes
+_kept_members: dict[bytes, tuple[bytes, str]] = {}
+_kept_keys: dict[bytes, str] = {}
+
+# One call reads all fields in C.
+_fields = attrgetter(
+    "user_id", "id", "uuid", "email", "first_name", "last_name", "metadata", "created_at", "updated_at", "etag"
+)
 
 
 def user_text(message: User) -> str:
@@ -39,15 +53,14 @@ def user_text(message: User) -> str:
     Args:
         message: A decoded user whose metadata is still encoded; see `_messages.py`.
     """
-    metadata: bytes = message.metadata  # type: ignore[assignment]
-    created_at, updated_at = message.created_at, message.updated_at
+    user_id, number, uuid, email, first_name, last_name, metadata, created_at, updated_at, etag = _fields(message)
     created = time_text(created_at)
     updated = created if updated_at == created_at else time_text(updated_at)  # most users are never updated
     return (
-        f'{{"user_id": {quoted(message.user_id)}, "id": {message.id}, "uuid": {quoted(message.uuid)}, '
-        f'"email": {quoted(message.email)}, "first_name": {quoted(message.first_name)}, '
-        f'"last_name": {quoted(message.last_name)}, "metadata": {object_text(metadata, 0, len(metadata))}, '
-        f'"created_at": "{created}", "updated_at": "{updated}", "etag": {quoted(message.etag)}}}'
+        f'{{"user_id": {quoted(user_id)}, "id": {number}, "uuid": {quoted(uuid)}, "email": {quoted(email)}, '
+        f'"first_name": {quoted(first_name)}, "last_name": {quoted(last_name)}, '
+        f'"metadata": {object_text(metadata, 0, len(metadata))}, '
+        f'"created_at": "{created}", "updated_at": "{updated}", "etag": {quoted(etag)}}}'
     )
 
 
@@ -66,33 +79,69 @@ def _second_text(seconds: int) -> str:
 
 def object_text(data: bytes, position: int, end: int) -> str:
     """Returns an encoded Struct, which is a part of `data`, as a JSON object with its keys sorted by code point."""
-    members: dict[str, str] = {}
-    # Lengths of one byte, the most frequent ones, are read without a call.
+    members: list[tuple[bytes, str]] = []
+    # The service writes keys in order, so that nothing needs to be sorted. UTF-8 has the order of code points.
+    is_sorted, last = True, None
     while position < end:
         length = data[position + 1]
-        first, position = data[position], position + 2
-        if length > _ONE_BYTE:
-            length, position = _long(data, length, position)
-        stop = position + length
-        length = data[position + 1]
-        second, position = data[position], position + 2
-        if length > _ONE_BYTE:
-            length, position = _long(data, length, position)
-        key = data[position : position + length].decode()
-        position += length
-        length = data[position + 1]
-        third, position = data[position], position + 2
-        if length > _ONE_BYTE:
-            length, position = _long(data, length, position)
-        if (first, second, third) != _ENTRY or position + length != stop:
-            raise ValueError("not an entry of a Struct")
-        members[key] = _value_text(data, position, stop)
+        if length <= _ONE_BYTE:  # the most frequent lengths are read without a call
+            stop = position + 2 + length
+        else:
+            length, start = _long(data, length, position + 2)
+            stop = start + length
+        encoded = data[position:stop]
+        member = _kept_members.get(encoded) or _member(encoded)
+        if last is not None and member[0] <= last:
+            is_sorted = False
+        last = member[0]
+        members.append(member)
         position = stop
     if position != end:
         raise ValueError("truncated")
-    if len(members) == 1:
-        return f"{{{quoted(key)}: {members[key]}}}"
-    return "{" + ", ".join([f"{quoted(key)}: {members[key]}" for key in sorted(members)]) + "}"
+    if not is_sorted:
+        members = sorted(dict(members).items())  # the last of several members with one key counts
+    return "{" + ", ".join([text for _, text in members]) + "}"
+
+
+def _member(encoded: bytes) -> tuple[bytes, str]:
+    """Returns the key of an encoded member of a Struct, and its key and value as JSON text."""
+    end = len(encoded)
+    first, position = _head(encoded, 0)
+    is_whole = position + first == end
+    length, position = _head(encoded, position)
+    key = encoded[position : position + length]
+    position += length
+    tag = encoded[position]
+    length = encoded[position + 1]
+    position += 2
+    if length > _ONE_BYTE:
+        length, position = _long(encoded, length, position)
+    if not is_whole or tag != _SECOND or position + length != end:
+        raise ValueError("not a member of a Struct")
+    key_text = _kept_keys.get(key) or _key_text(key)
+    member = key, key_text + _value_text(encoded, position, end)
+    if end <= _LONGEST_KEPT and (position == end or encoded[position] not in _CONTAINERS):
+        if len(_kept_members) >= _MOST_KEPT:
+            _kept_members.clear()
+        _kept_members[encoded] = member
+    return member
+
+
+def _key_text(key: bytes) -> str:
+    text = f"{quoted(key.decode())}: "
+    if len(key) <= _LONGEST_KEPT:
+        if len(_kept_keys) >= _MOST_KEPT:
+            _kept_keys.clear()
+        _kept_keys[key] = text
+    return text
+
+
+def _head(data: bytes, position: int) -> tuple[int, int]:
+    """Decodes the tag 1 and a length; returns the length and the position after it."""
+    if data[position] != _FIRST:
+        raise ValueError("not a member of a Struct")
+    length = data[position + 1]
+    return (length, position + 2) if length <= _ONE_BYTE else _long(data, length, position + 2)
 
 
 def _value_text(data: bytes, position: int, end: int) -> str:

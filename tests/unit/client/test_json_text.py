@@ -10,9 +10,10 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userservice import InternalError, User
-from userservice._columns import metadata_texts, times
+from userservice import InternalError, User, _json_text
+from userservice._columns import json_texts, metadata_texts, times
 from userservice._json_text import UNEXPECTED, object_text, user_text
+from userservice.metadata import metadata_from_bytes, metadata_to_bytes
 from userservice.v1.user_pb2 import User as UserMessage
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -46,7 +47,7 @@ def test_the_text_is_the_same_as_that_of_decoded_metadata(
     user = User.from_bytes(encoded)
     expected = json.dumps(user.to_dict(mode="json"), ensure_ascii=False, allow_nan=False)
     fresh = User.from_bytes(encoded)
-    assert user_text(fresh._message) == fresh.to_json() == expected
+    assert [user_text(fresh._message)] == [fresh.to_json()] == json_texts([fresh]) == [expected]
     assert metadata_texts([fresh]) == metadata_texts([user])
     assert json.loads(metadata_texts([fresh])[0]) == user.metadata
     [moment] = times([fresh], "created_at")
@@ -64,6 +65,28 @@ def test_bytes_that_are_no_struct_are_decoded_instead(encoded: bytes) -> None:
     message = UserMessage(user_id="a")
     user = User.from_bytes(message.SerializeToString() + b"\x3a" + bytes([len(encoded)]) + encoded)
     assert json.loads(text) == user.metadata
+
+
+@given(st.lists(st.tuples(TEXT, SCALARS.filter(storable)), max_size=6))
+def test_keys_in_any_order_are_sorted_and_the_last_of_equal_keys_counts(pairs: list[tuple[str, Any]]) -> None:
+    encoded = b"".join(metadata_to_bytes({key: value}) for key, value in pairs)
+    expected = metadata_from_bytes(encoded)
+    assert object_text(encoded, 0, len(encoded)) == json.dumps(expected, ensure_ascii=False)
+    for length in range(len(encoded)):
+        with pytest.raises(UNEXPECTED):
+            object_text(encoded[:length], 0, len(encoded))
+
+
+def test_the_kept_texts_are_bounded() -> None:
+    for number in range(2 * _json_text._MOST_KEPT):
+        encoded = metadata_to_bytes({f"key-{number}": number})
+        assert object_text(encoded, 0, len(encoded)) == f'{{"key-{number}": {number}}}'
+    large = metadata_to_bytes({"k" * 100: "v", "l": "w" * 100, "nested": {"m": 1}})
+    object_text(large, 0, len(large))
+    for kept in (_json_text._kept_members, _json_text._kept_keys):
+        assert 0 < len(kept) <= _json_text._MOST_KEPT
+        assert max(map(len, kept)) <= _json_text._LONGEST_KEPT
+    assert not any(b"nested" in encoded for encoded in _json_text._kept_members)
 
 
 def test_unusual_encodings_and_values_are_decoded_instead() -> None:

@@ -23,7 +23,7 @@ from userservice.cli.records import (
     FORMATS,
     SUFFIXES,
     Encode,
-    Record,
+    Sessions,
     csv_header,
     encode_csv,
     encode_json_lines,
@@ -152,8 +152,10 @@ def _export(target: ExportFile, kind: _Format, user_filter: str | None) -> str:
         target.write(kind.header())
     try:
         with users_manager() as manager, Progress("users", position.users) as progress:
-            for chunk, records in _chunks(manager, position.cursor, user_filter, with_sessions=position.sessions):
-                target.write(kind.encode(records), users=len(records), cursor=chunk[-1].id)
+            for chunk, users, sessions in _chunks(
+                manager, position.cursor, user_filter, with_sessions=position.sessions
+            ):
+                target.write(kind.encode(users, sessions), users=len(users), cursor=chunk[-1].id)
                 progress.advance(len(chunk), chunk.total_size)
     except BaseException as error:
         _keep(target, error)
@@ -197,10 +199,10 @@ def _read_parts(
 ) -> None:
     total = 0 if user_filter else manager.list(1, view="ID").total_size
     with Progress("users", files.users) as progress:
-        for chunk, records in _chunks(
+        for chunk, users, sessions in _chunks(
             manager, 0, user_filter, with_sessions=with_sessions, parts=files.unread, parallel=parallel
         ):
-            files.write(chunk.part, kind.encode(records), users=len(records), cursor=chunk[-1].id)
+            files.write(chunk.part, kind.encode(users, sessions), users=len(users), cursor=chunk[-1].id)
             progress.advance(len(chunk), total)
 
 
@@ -231,8 +233,10 @@ def _keep(target: ExportFile, error: BaseException) -> None:
 
 
 @contextmanager
-def _sessions_reader(manager: SyncUserManager) -> Iterator[Callable[[Sequence[User]], list[Record]]]:
-    """Returns a function that reads the sessions of users with concurrent calls."""
+def _sessions_reader(
+    manager: SyncUserManager,
+) -> Iterator[Callable[[Sequence[User]], tuple[list[User], list[Sequence[Session]]]]]:
+    """Returns a function that reads the sessions of users with concurrent calls, and leaves out deleted users."""
     from userservice import UserNotFoundError  # noqa: PLC0415
 
     def sessions_of(user: User) -> Sequence[Session] | None:
@@ -243,9 +247,10 @@ def _sessions_reader(manager: SyncUserManager) -> Iterator[Callable[[Sequence[Us
 
     with ThreadPoolExecutor(_CONCURRENT_CALLS) as threads:
 
-        def read(users: Sequence[User]) -> list[Record]:
-            found = zip(users, threads.map(sessions_of, users), strict=True)
-            return [Record(user, sessions) for user, sessions in found if sessions is not None]
+        def read(users: Sequence[User]) -> tuple[list[User], list[Sequence[Session]]]:
+            found = list(zip(users, threads.map(sessions_of, users), strict=True))
+            present = [user for user, sessions in found if sessions is not None]
+            return present, [sessions for _, sessions in found if sessions is not None]
 
         yield read
 
@@ -258,17 +263,18 @@ def _chunks(
     with_sessions: bool,
     parts: Sequence[UserScanPart] | None = None,
     parallel: int = 1,
-) -> Iterator[tuple[UserPage, Sequence[Record]]]:
+) -> Iterator[tuple[UserPage, Sequence[User], Sessions]]:
+    """Yields each chunk, and those of its users that still exist with their sessions."""
     chunks = manager.list_chunked(
         chunk_size=_CHUNK_SIZE, cursor=cursor, filter=user_filter, parts=parts, parallel=parallel
     )
     if with_sessions:
         with _sessions_reader(manager) as read:
             for chunk in chunks:
-                yield chunk, read(chunk)
+                yield chunk, *read(chunk)
     else:
         for chunk in chunks:
-            yield chunk, [Record(user, None) for user in chunk]
+            yield chunk, chunk, None
 
 
 def _export_to_standard_output(
@@ -278,14 +284,14 @@ def _export_to_standard_output(
         what = "--parallel, --resume and --overwrite need" if has_file_options else "Parquet needs"
         raise click.UsageError(f"{what} a file", click.get_current_context())
     kind = _format(name, with_sessions=with_sessions)
-    users = 0
+    count = 0
     with users_manager() as manager, Progress("users") as progress:
         _write_out(kind.header())
-        for chunk, records in _chunks(manager, 0, user_filter, with_sessions=with_sessions):
-            _write_out(kind.encode(records))
-            users += len(records)
+        for chunk, users, sessions in _chunks(manager, 0, user_filter, with_sessions=with_sessions):
+            _write_out(kind.encode(users, sessions))
+            count += len(users)
             progress.advance(len(chunk), chunk.total_size)
-    streams.note_on_terminal(f"{users} users")
+    streams.note_on_terminal(f"{count} users")
 
 
 def _write_out(data: bytes) -> None:

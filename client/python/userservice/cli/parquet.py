@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from userservice._columns import metadata_texts, times
 from userservice.cli.exit_codes import USAGE, CommandError
-from userservice.cli.records import Record, columns, sessions_text
+from userservice.cli.records import Sessions, columns, sessions_text
+
+if TYPE_CHECKING:
+    from userservice import User
 
 _ROWS_PER_GROUP = 65_536
 
@@ -35,10 +38,10 @@ def require_pyarrow() -> Any:
 
 
 class ArrowEncoder:
-    """Encodes records as batches of the streaming format of Arrow.
+    """Encodes users as batches of the streaming format of Arrow.
 
     Args:
-        with_sessions: Whether the records have sessions.
+        with_sessions: Whether the users have sessions.
     """
 
     def __init__(self, *, with_sessions: bool) -> None:
@@ -49,12 +52,11 @@ class ArrowEncoder:
         """Returns the beginning of a file."""
         return bytes(self._schema.serialize())
 
-    def encode(self, records: Sequence[Record]) -> bytes:
-        """Returns a batch of records."""
+    def encode(self, users: Sequence[User], sessions: Sessions) -> bytes:
+        """Returns a batch of users."""
         pa = self._pa
-        arrays = [
-            pa.array(list(values), field.type) for values, field in zip(_values(records), self._schema, strict=True)
-        ]
+        values = zip(_values(users, sessions), self._schema, strict=True)
+        arrays = [pa.array(column, field.type) for column, field in values]
         return bytes(pa.record_batch(arrays, schema=self._schema).serialize())
 
 
@@ -64,9 +66,8 @@ def _schema(pa: Any, *, with_sessions: bool) -> Any:
     return pa.schema([pa.field(name, types.get(name, pa.string()), nullable=False) for name in names])
 
 
-def _values(records: Sequence[Record]) -> Iterator[list[Any]]:
+def _values(users: Sequence[User], sessions: Sessions) -> Iterator[list[Any]]:
     """Yields the values of each column."""
-    users = [record.user for record in records]
     yield [user.user_id for user in users]
     yield [user.id for user in users]
     yield [user.uuid for user in users]
@@ -77,8 +78,8 @@ def _values(records: Sequence[Record]) -> Iterator[list[Any]]:
     yield times(users, "created_at")
     yield times(users, "updated_at")
     yield [user.etag for user in users]
-    if records and records[0].sessions is not None:
-        yield [sessions_text(record) for record in records]
+    if sessions is not None:
+        yield [sessions_text(of_user) for of_user in sessions]
 
 
 def convert(source: IO[bytes], target: IO[bytes]) -> None:

@@ -1,7 +1,4 @@
-"""The formats of exported files: JSON lines, CSV and Parquet.
-
-A record is a user and, with --sessions, the list of its sessions.
-"""
+"""The formats of exported files: JSON lines, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from userservice import Session, User
@@ -31,43 +28,38 @@ USER_FIELDS = (
 )
 
 
-class Record(NamedTuple):
-    """A user with its sessions; None: the file contains no sessions."""
+Sessions = Sequence[Sequence["Session"]] | None
+"""The sessions of each user of a list; None: the file contains no sessions."""
 
-    user: User
-    sessions: Sequence[Session] | None
-
-
-Encode = Callable[[Sequence[Record]], bytes]
-"""Returns the bytes of some records for the end of a file."""
+Encode = Callable[[Sequence["User"], Sessions], bytes]
+"""Returns the bytes of some users and their sessions for the end of a file."""
 
 
-def encode_json_lines(records: Sequence[Record]) -> bytes:
+def encode_json_lines(users: Sequence[User], sessions: Sessions) -> bytes:
     """Returns one JSON object per line: the fields of the user and, with sessions, the list `sessions`."""
-    if records and records[0].sessions is not None:
-        return "".join([f"{record.user.to_json()[:-1]}, {_sessions(record)}}}\n" for record in records]).encode()
-    return "".join([f"{record.user.to_json()}\n" for record in records]).encode()
+    from userservice._columns import json_texts  # noqa: PLC0415 - imports grpc
+
+    texts = json_texts(users)
+    if sessions is not None:
+        pairs = zip(texts, sessions, strict=True)
+        texts = [f'{text[:-1]}, "sessions": {sessions_text(of_user)}}}' for text, of_user in pairs]
+    return "".join([f"{text}\n" for text in texts]).encode()
 
 
-def _sessions(record: Record) -> str:
-    return f'"sessions": {sessions_text(record)}'
+def sessions_text(sessions: Sequence[Session]) -> str:
+    """Returns the sessions of a user as a JSON list."""
+    return f"[{', '.join(session.to_json() for session in sessions)}]"
 
 
-def sessions_text(record: Record) -> str:
-    """Returns the sessions of a record as a JSON list."""
-    return f"[{', '.join(session.to_json() for session in record.sessions or ())}]"
-
-
-def encode_csv(records: Sequence[Record]) -> bytes:
+def encode_csv(users: Sequence[User], sessions: Sessions) -> bytes:
     """Returns rows of comma-separated values (RFC 4180); metadata and sessions are JSON."""
     from userservice._columns import metadata_texts  # noqa: PLC0415 - imports grpc
 
     lines = io.StringIO()
     writer = csv.writer(lines)
-    metadata = metadata_texts(record.user for record in records)
-    for record, text in zip(records, metadata, strict=True):
-        row = [_csv_value(record.user, field, text) for field in USER_FIELDS]
-        writer.writerow(row if record.sessions is None else [*row, sessions_text(record)])
+    for place, (user, metadata) in enumerate(zip(users, metadata_texts(users), strict=True)):
+        row = [_csv_value(user, field, metadata) for field in USER_FIELDS]
+        writer.writerow(row if sessions is None else [*row, sessions_text(sessions[place])])
     return lines.getvalue().encode()
 
 
