@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any, Self
 
 import redis
@@ -20,6 +21,15 @@ SLOTS = 16384
 class Cluster:
     """Masters with equal ranges of slots, and their replicas; can take the place of a `Store`.
 
+    Args:
+        backend: which server the nodes run.
+        masters: number of masters.
+        replicas: number of replicas of each master.
+        node_timeout_ms: milliseconds after which a node that does not answer is considered as lost.
+        tls: options for certificates and keys; the nodes then use TLS among themselves and accept TLS from clients.
+        append_only: whether the nodes keep their data on disk.
+        options: more options of the nodes.
+
     Attributes:
         nodes: all nodes; first the masters, then the first replica of each, and so on.
     """
@@ -31,10 +41,13 @@ class Cluster:
         masters: int = 3,
         replicas: int = 0,
         node_timeout_ms: int = 2000,
+        tls: Sequence[str] = (),
+        append_only: bool = False,
         options: Sequence[str] = (),
     ) -> None:
         self.backend = backend
         self._masters = masters
+        self._tls, self._append_only = tls, append_only
         self._closing = contextlib.ExitStack()
         self._options = [
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms)),
@@ -43,6 +56,7 @@ class Cluster:
         ]
         # By default the port of the bus is the node's port and 10 000, which systems also choose for clients.
         self._bus_ports: dict[Store, int] = {}
+        self._tls_ports: dict[Store, int] = {}
         with contextlib.ExitStack() as failing:
             failing.callback(self.close)
             self.nodes = [self.started() for _ in range(masters * (1 + replicas))]
@@ -51,10 +65,31 @@ class Cluster:
 
     def started(self, *options: str) -> Store:
         """Starts a node that is not in the cluster yet."""
-        port, bus_port = free_port(), free_port()
-        node = Store(self.backend, port=port, options=[*self._options, "--cluster-port", str(bus_port), *options])
-        self._bus_ports[node] = bus_port
+        port, bus_port, tls_port = free_port(), free_port(), free_port() if self._tls else 0
+        own = [*self._options, "--cluster-port", str(bus_port), *options]
+        if tls_port:
+            own += ["--tls-cluster", "yes", "--tls-port", str(tls_port), *self._tls]
+        node = Store(self.backend, port=port, append_only=self._append_only, options=own)
+        self._bus_ports[node], self._tls_ports[node] = bus_port, tls_port
         return self._closing.enter_context(node)
+
+    def port_of(self, node: Store) -> int:
+        """The port for the service and for other nodes."""
+        return self._tls_ports[node] or node.port or 0
+
+    def shown_port(self, node: Store) -> int:
+        """The port that CLUSTER SLOTS contains, for connections without TLS."""
+        return node.port or 0
+
+    def restart_elsewhere(self) -> None:
+        """Ends all nodes, and starts them with their data at new addresses, as a scheduler of containers does."""
+        for node in self.nodes:
+            node.kill()
+        for node in self.nodes:
+            node.port, self._bus_ports[node] = free_port(), free_port()
+            node.start("--cluster-port", str(self._bus_ports[node]))
+        for node, other in combinations(self.nodes, 2):
+            self._meet(node, other)
 
     def _join(self, replicas: int) -> None:
         share = SLOTS // self._masters
@@ -64,14 +99,17 @@ class Cluster:
                 if number < self._masters:
                     last = SLOTS - 1 if number == self._masters - 1 else (number + 1) * share - 1
                     client.execute_command("CLUSTER", "ADDSLOTSRANGE", number * share, last)
-                if number:
-                    first = self.nodes[0]
-                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, self._bus_ports[first])
+            if number:
+                self._meet(node, self.nodes[0])
         until(lambda: all(self._known(node) == len(self.nodes) for node in self.nodes), within=20)
         for number, node in enumerate(self.nodes[self._masters :]):
             with node.client() as client:
                 client.execute_command("CLUSTER", "REPLICATE", self.id_of(self.nodes[number % self._masters]))
         self.settle(replicas)
+
+    def _meet(self, node: Store, other: Store) -> None:
+        with node.client() as client:
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.port_of(other), self._bus_ports[other])
 
     def settle(self, replicas: int) -> None:
         """Waits until all nodes agree that all slots are covered, and each master has its replicas."""
@@ -128,12 +166,13 @@ class Cluster:
             with contextlib.suppress(redis.exceptions.ConnectionError), node.client() as client:
                 for first, last, (_, port, *_rest), *_more in client.execute_command("CLUSTER", "SLOTS"):
                     if int(first) <= slot <= int(last):
-                        return next(other for other in self.nodes if other.port == int(port))
+                        return next(other for other in self.nodes if self.shown_port(other) == int(port))
         raise AssertionError(f"no node knows slot {slot}")
 
     @property
     def url(self) -> str:
-        return f"redis-cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.nodes[:3])}"
+        scheme = "rediss-cluster" if self._tls else "redis-cluster"
+        return f"{scheme}://{','.join(f'127.0.0.1:{self.port_of(node)}' for node in self.nodes[:3])}"
 
     def fail_over(self, replica: Store) -> float:
         """Makes a replica the master without losing a write; returns the seconds that this took."""
@@ -153,7 +192,7 @@ class Cluster:
         self.begin_move(slot, source, target)
         with source.client() as client:
             while found := client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, keys or 10):
-                client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 10_000, "KEYS", *found)
+                client.execute_command("MIGRATE", "127.0.0.1", self.port_of(target), "", 0, 10_000, "KEYS", *found)
                 if keys:
                     return
                 time.sleep(pause)
@@ -168,9 +207,8 @@ class Cluster:
 
     def add_master(self) -> Store:
         """Adds a master without slots."""
-        node, first = self.started(), self.nodes[0]
-        with node.client() as client:
-            client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, self._bus_ports[first])
+        node = self.started()
+        self._meet(node, self.nodes[0])
         self.nodes.append(node)
         self._masters += 1
         until(lambda: all(self._known(other) == len(self.nodes) for other in self.nodes), within=20)
@@ -181,7 +219,9 @@ class Cluster:
         """The ranges of slots of a master, according to this master."""
         with master.client() as client:
             found = client.execute_command("CLUSTER", "SLOTS")
-        return [(int(first), int(last)) for first, last, (_, port, *_), *_ in found if int(port) == master.port]
+        return [
+            (int(first), int(last)) for first, last, (_, port, *_), *_ in found if int(port) == self.shown_port(master)
+        ]
 
     def migrate_slots(self, first: int, last: int, source: Store, target: Store) -> None:
         """Moves a range of slots at once (Valkey 9), and waits until the target has the slots."""

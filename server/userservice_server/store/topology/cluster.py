@@ -28,10 +28,17 @@ def address_of(host: Any, port: int, asked: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class SlotMap:
-    """The masters of all slots: the first slot of each range, in order, and its master."""
+    """The masters of all slots.
+
+    Attributes:
+        starts: the first slot of each range, in order.
+        masters: the master of each range.
+        node_ids: the ids of all nodes, which the nodes keep when their addresses change.
+    """
 
     starts: tuple[int, ...]
     masters: tuple[Address, ...]
+    node_ids: frozenset[bytes] = frozenset()
 
     @classmethod
     def parse(cls, reply: Sequence[Sequence[Any]], asked: str) -> Self | None:
@@ -46,7 +53,8 @@ class SlotMap:
             following = last + 1
         if following != SLOTS:
             return None
-        return cls(tuple(first for first, *_ in entries), tuple(master for *_, master in entries))
+        node_ids = frozenset(node_id for _, _, *nodes in reply for _, _, *more in nodes for node_id in more[:1])
+        return cls(tuple(first for first, *_ in entries), tuple(master for *_, master in entries), node_ids)
 
     def master(self, slot: int) -> Address:
         """Returns the master of a slot."""
@@ -67,6 +75,7 @@ class ClusterServers:
     def __init__(self, url: str, seeds: Sequence[Address]) -> None:
         self._pool = connections_of(url)
         self._seeds = seeds
+        self._node_ids: frozenset[bytes] = frozenset()
 
     def make_connection(self, address: Address) -> AbstractConnection:
         """Returns a new, unconnected connection to a node."""
@@ -82,16 +91,36 @@ class ClusterServers:
                 this is no cluster, or not completely covered.
         """
         failure: Exception | None = None
+        replacement: SlotMap | None = None
         for address in dict.fromkeys((*known, *self._seeds)):
             try:
                 async with asyncio.timeout(_QUESTION_SECONDS):
-                    return await self._ask(address)
+                    found = await self._ask(address)
             except (RedisError, OSError, UnsuitableStoreError) as error:  # TimeoutError is an OSError
                 if failure is None or isinstance(error, (AuthenticationError, UnsuitableStoreError)):
                     failure = error
+                continue
+            if self._is_same(found):
+                return self._used(found)
+            if address in self._seeds:
+                replacement = replacement or found
+        if replacement is not None:
+            return self._used(replacement)
         if isinstance(failure, StoreUnavailableError):
             raise failure
         raise unavailable(failure)
+
+    def _is_same(self, found: SlotMap) -> bool:
+        """Returns whether a map has a node in common with the last map.
+
+        The address of a lost node can be given to a node of another cluster. If a seed leads to another cluster and no
+        node of the last map is found, then an operator has replaced the cluster.
+        """
+        return not self._node_ids or not self._node_ids.isdisjoint(found.node_ids)
+
+    def _used(self, found: SlotMap) -> SlotMap:
+        self._node_ids = found.node_ids
+        return found
 
     async def _ask(self, address: Address) -> SlotMap:
         connection = self.make_connection(address)
@@ -100,7 +129,7 @@ class ClusterServers:
             await connection.send_command("CLUSTER", "SLOTS")
             reply = await connection.read_response()
         except NoPermissionError as error:
-            raise UnsuitableStoreError("the Redis user may not run CLUSTER SLOTS; docs/operations.md") from error
+            raise UnsuitableStoreError("the Redis user may not run CLUSTER SLOTS; docs/topologies.md") from error
         except ResponseError as error:
             raise UnsuitableStoreError("the server is not part of a cluster; use redis://HOST:PORT/0") from error
         finally:
