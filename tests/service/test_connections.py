@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from harness import credentials
+from harness.commands import command
 from harness.connections import connect_blocking, health
 from harness.ports import free_port
 from harness.proxies import Proxy
@@ -89,6 +90,13 @@ def tls_port(certificates: Certificates) -> Iterator[int]:
 
 def test_tls(tls_port: int, certificates: Certificates) -> None:
     assert_serves(f"rediss://:{PASSWORD}@localhost:{tls_port}/0?ssl_ca_certs={certificates.authority}")
+
+
+def test_commands_read_many_replies_at_once_over_tls(tls_port: int, certificates: Certificates) -> None:
+    """Commands use the event loop of asyncio, which reads several records of TLS into one buffer."""
+    url = f"rediss://:{PASSWORD}@localhost:{tls_port}/0?ssl_ca_certs={certificates.authority}"
+    result = command("reindex", environment={"USERSERVICE_REDIS_URL": url})
+    assert (result.code, result.err) == (0, "")
 
 
 def test_tls_with_an_untrusted_certificate(tls_port: int) -> None:

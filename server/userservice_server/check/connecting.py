@@ -5,13 +5,14 @@ from typing import Any, Self
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from userservice_server.config import ConfigError, StoreUrl, Topology, unreadable_redis_url
 from userservice_server.store.partitions import slot_of
 from userservice_server.store.topology.cluster import SlotMap
+from userservice_server.store.topology.sentinel import SENTINEL_PERMISSION
 
 
 class Servers:
@@ -85,6 +86,8 @@ def _primary(place: StoreUrl, client: Redis, options: dict[str, Any]) -> tuple[s
     manager = Sentinel(list(place.addresses), sentinel_kwargs=of_sentinels)  # type: ignore[no-untyped-call]
     try:
         host, port = manager.discover_master(place.service)  # type: ignore[no-untyped-call]
+    except NoPermissionError as error:
+        raise ConfigError(SENTINEL_PERMISSION) from error
     except ResponseError as error:
         raise ConfigError("a server at --redis-url is not a Sentinel") from error
     finally:
@@ -100,10 +103,13 @@ def _slots(place: StoreUrl, at: Callable[[tuple[str, int]], Redis]) -> SlotMap:
         with at(address) as node:
             try:
                 found = SlotMap.parse(node.execute_command("CLUSTER", "SLOTS"), address[0])
+            except NoPermissionError as error:
+                raise ConfigError("the Redis user may not run CLUSTER SLOTS; docs/topologies.md") from error
             except ResponseError as error:
-                raise ConfigError("the server at --redis-url is not part of a cluster, or denies CLUSTER") from error
+                raise ConfigError("the server at --redis-url is not part of a cluster") from error
             except RedisError as error:
-                failure = error
+                if failure is None or isinstance(error, AuthenticationError):
+                    failure = error
                 continue
         if found is None:
             raise ConfigError("the cluster at --redis-url does not cover all slots")

@@ -24,7 +24,7 @@ from hiredis import Reader, pack_command
 from redis._parsers import BaseParser
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostError
-from redis.exceptions import InvalidResponse, RedisError
+from redis.exceptions import InvalidResponse, NoPermissionError, RedisError
 
 from userservice_server.store.events import StoreEvents
 from userservice_server.store.failures import UnconfirmedError, translated, unavailable
@@ -70,9 +70,10 @@ class _Batch:
 
     def hand_out(self, replies: list[Any]) -> None:
         """Delivers each reply to its future."""
-        if self.replicas and not _is_confirmed(replies.pop(), self.replicas):
+        if self.replicas and not _is_confirmed(confirmed := replies.pop(), self.replicas):
             # The writes were applied on this server, but a failover can lose them. The error makes clients repeat them.
-            replies = [reply if isinstance(reply, RedisError) else UnconfirmedError() for reply in replies]
+            error = confirmed if isinstance(confirmed, NoPermissionError) else UnconfirmedError()
+            replies = [reply if isinstance(reply, RedisError) else error for reply in replies]
         for future, reply in zip(self.futures, replies, strict=True):
             if future.done():  # its caller was cancelled
                 continue
@@ -111,11 +112,12 @@ class _Replies(asyncio.BufferedProtocol):
         self.lost: asyncio.Future[Exception] = self._loop.create_future()
         self.received_at = self._loop.time()
         self._unanswered = unanswered
-        self._buffer = bytearray(_READ_BYTES)
+        # With TLS, asyncio fills slices of the buffer one after the other, and a slice of a bytearray is a copy.
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._replies: list[Any] = []  # received so far for the oldest batch
         self._parser = Reader(protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_NOT_YET)
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - the protocol's signature
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the protocol's signature
         """Called by the loop: returns the buffer to read into."""
         return self._buffer
 

@@ -33,6 +33,7 @@ class UnconfirmedError(RedisError):
 _WRITES_REJECTED = "the server is a read-only replica"
 _NO_MASTER = "the server is a replica that has lost its primary"
 _NO_PRIMARY = "no Sentinel reports an available primary with this name"
+_SENTINEL_REJECTS = "a Sentinel rejected the user name or password (sentinel_username, sentinel_password)"
 _NO_PERMISSION = "the server's user lacks permissions; docs/operations.md lists them"
 _CLUSTER = "the server is part of a Redis Cluster"
 _UNFIT_CLASSES: dict[type[BaseException], str] = {
@@ -122,6 +123,8 @@ def _words(cause: BaseException) -> str | None:
         return cause.strerror
     if not isinstance(cause, RedisError):
         return None
+    if _is_rejected_by_sentinel(cause):
+        return _SENTINEL_REJECTS
     of_text = next((words for start, words in _OF_TEXTS.items() if str(cause).startswith(start)), None)
     return of_text or next((words for kind, words in _OF_CLASSES.items() if isinstance(cause, kind)), None)
 
@@ -134,9 +137,16 @@ def is_loading(error: BaseException) -> bool:
 def is_final(error: BaseException) -> bool:
     """Returns whether retrying is pointless until the URL, the account or the certificate changes."""
     return any(
-        isinstance(cause, (AuthenticationError, InvalidResponse, SSLCertVerificationError)) or _is_mistaken(cause)
+        isinstance(cause, (AuthenticationError, InvalidResponse, SSLCertVerificationError))
+        or _is_mistaken(cause)
+        or _is_rejected_by_sentinel(cause)
         for cause in _causes(error)
     )
+
+
+def _is_rejected_by_sentinel(error: BaseException) -> bool:
+    """Returns whether no Sentinel reports a primary, and one rejected the password: only the text contains that."""
+    return isinstance(error, (NoPrimaryError, NoPrimaryErrorOfCheck)) and AuthenticationError.__name__ in str(error)
 
 
 def _is_mistaken(error: BaseException) -> bool:

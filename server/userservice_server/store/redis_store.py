@@ -94,6 +94,8 @@ class RedisStore:
         self._prefix = key_prefix
         self._wanted_partitions = partitions
         self._is_cluster = isinstance(topology, ClusterServers)
+        # Without these permissions, writes fail only later: when slots move, and when replicas must confirm writes.
+        self._commands = [*(["ASKING"] if self._is_cluster else []), *(["WAIT"] if wait_replicas else [])]
         self._use_partitions(partitions or (CLUSTER_PARTITIONS if self._is_cluster else 1))
         settings = LinkSettings(self._check, timeout, events, wait_replicas)
         self._links: Links = (
@@ -138,7 +140,7 @@ class RedisStore:
         """
         self._checked += 1
         with explaining(in_cluster=self._is_cluster):
-            await check_server(send, self._keys.layout, self._feed_key, in_cluster=self._is_cluster)
+            await check_server(send, self._keys.layout, self._feed_key, self._commands, in_cluster=self._is_cluster)
             if not self._is_cluster:
                 await self._settle_over(send)
             elif self.identity is not UNKNOWN:  # the other connections are needed for this, so it happens afterwards
@@ -246,7 +248,7 @@ class RedisStore:
         await self._links.probe(self._run_probe)
         try:
             for send in self._links.servers():
-                await check_permissions(send, self._keys.layout, self._feed_key)
+                await check_permissions(send, self._keys.layout, self._feed_key, self._commands)
         except UnsuitableStoreError as error:
             self.distrust()  # new connections fail the same check, so no script stops half-way
             raise unavailable(error) from error
@@ -615,7 +617,7 @@ class RedisStore:
         If the feed was turned on nevertheless, the servers could not use the store any more.
         """
         for send in self._links.servers():
-            await check_permissions(send, self._keys.layout, self._keys.all_users()[0].feed)
+            await check_permissions(send, self._keys.layout, self._keys.all_users()[0].feed, self._commands)
 
     async def set_feed(self, fields: "Mapping[str, bytes | int] | None") -> None:
         """Writes the fields of the feed into the layout of the store; None removes them."""

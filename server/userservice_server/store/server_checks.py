@@ -1,6 +1,6 @@
 """Checks over a new connection whether its server is suitable: version, topology, eviction, permissions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from redis.exceptions import MovedError, NoPermissionError, ResponseError
@@ -14,29 +14,33 @@ from userservice_server.store.running import run
 _OF_A_CLUSTER = "the server is part of a cluster; use redis-cluster://HOST:PORT"
 
 
-async def check_server(send: Send, layout_key: bytes, feed: bytes, *, in_cluster: bool) -> None:
+async def check_server(
+    send: Send, layout_key: bytes, feed: bytes, commands: Sequence[str], *, in_cluster: bool
+) -> None:
     """Loads the scripts; raises UnsuitableStoreError if the server is not suitable.
 
     Args:
         send: sends a command over the connection.
         layout_key: the key of the layout.
         feed: see ``check_permissions``.
+        commands: see ``check_permissions``.
         in_cluster: whether the server should be part of a cluster.
     """
     await _check_configuration(send, in_cluster=in_cluster)
     await _load_scripts(send)
-    await check_permissions(send, layout_key, feed)
+    await check_permissions(send, layout_key, feed, commands)
 
 
-async def check_permissions(send: Send, layout_key: bytes, feed: bytes) -> None:
-    """Raises UnsuitableStoreError if the scripts need a command that the user of the connection may not run.
+async def check_permissions(send: Send, layout_key: bytes, feed: bytes, commands: Sequence[str]) -> None:
+    """Raises UnsuitableStoreError if the service needs a command that the user of the connection may not run.
 
     Args:
         send: sends a command over the connection.
         layout_key: the key of the layout.
         feed: the key of a feed of changes; empty if the feed is off, which then needs no permissions.
+        commands: commands without keys that the service sends in addition to the scripts.
     """
-    if missing := await run(send, scripts.PERMISSIONS, (), (layout_key, feed)):
+    if missing := await run(send, scripts.PERMISSIONS, (), (layout_key, feed, *commands)):
         text = f"the Redis user lacks permissions, such as {missing.decode()}; docs/operations.md lists them"
         raise UnsuitableStoreError(text)
 

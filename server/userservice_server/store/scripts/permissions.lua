@@ -5,6 +5,7 @@
 -- KEYS: none, so that every node of a cluster executes the script
 -- ARGV[1]: any key with the prefix
 -- ARGV[2]: the name of the channel of a feed, if the feed is on; empty if it is off
+-- ARGV[3], …: commands without keys that the service sends in addition to the scripts
 local key = ARGV[1]
 local needed = {
   { 'EXISTS', key }, { 'GET', key }, { 'PEXPIRE', key, 1 }, { 'SET', key, '' }, { 'TIME' }, { 'UNLINK', key },
@@ -20,6 +21,9 @@ if ARGV[2] ~= '' then
   }) do
     needed[#needed + 1] = command
   end
+end
+for position = 3, #ARGV do
+  needed[#needed + 1] = { ARGV[position] }
 end
 for _, command in ipairs(needed) do
   if not redis.acl_check_cmd(unpack(command)) then

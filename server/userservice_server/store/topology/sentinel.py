@@ -7,7 +7,7 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from userservice_server.store.failures import UnsuitableStoreError
 from userservice_server.store.topology.single import connections_of
@@ -16,6 +16,7 @@ from userservice_server.store.topology.single import connections_of
 _QUESTION_SECONDS = 0.5
 _MOST_SHARE = 0.25  # of --store-timeout
 _TLS = "ssl"
+SENTINEL_PERMISSION = "the user of the Sentinels may not run SENTINEL MASTERS"
 
 
 class _Primaries(SentinelConnectionPool):
@@ -24,6 +25,8 @@ class _Primaries(SentinelConnectionPool):
     async def get_master_address(self) -> Any:
         try:
             return await super().get_master_address()  # type: ignore[no-untyped-call]
+        except NoPermissionError as error:
+            raise UnsuitableStoreError(SENTINEL_PERMISSION) from error
         except ResponseError as error:
             raise UnsuitableStoreError("a server at --redis-url is not a Sentinel") from error
 
