@@ -13,19 +13,18 @@ import signal
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc.aio
 
 from benchmarks import programs, stores
 from benchmarks.cpu import cpu_nanoseconds
 from benchmarks.errors import BenchError
-from benchmarks.population import users
 from benchmarks.programs import Program
 from benchmarks.stores import Store
+from benchmarks.writer import user_id
 from userservice import UserManager
 from userservice.v1.user_service_pb2_grpc import UserServiceStub
 from userservice.v1.user_watch_pb2 import WatchUsersRequest
@@ -35,7 +34,6 @@ from userservice_server.store.feed import FeedSettings, RedisFeed
 from userservice_server.store.keys import Keys
 
 _FEED = Keys("userservice", 1).all_users()[0].feed
-_DELAY_RATE = 1000.0  # writes per second
 _CALLERS = 64
 _STALLED = 20  # watches
 _LARGE = 60_000  # bytes of a user
@@ -57,40 +55,40 @@ async def _turn(url: str, *, is_on: bool) -> None:
     await _with_feed(url, (lambda feed: feed.turn_on(FeedSettings(), pause=0)) if is_on else RedisFeed.turn_off)
 
 
-class _Written:
-    """When users were added: the time of each call, and of its reply."""
+class _Written(NamedTuple):
+    """When users were added: the time of each call, and of its reply, by user_id."""
 
-    def __init__(self) -> None:
-        self.called: dict[str, float] = {}
-        self.replied: dict[str, float] = {}
+    called: dict[str, float]
+    replied: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Writes per second."""
+        return len(self.replied) / (max(self.replied.values()) - min(self.called.values()))
 
 
-async def _write(manager: UserManager, prefix: str, rate: float, seconds: float) -> _Written:
-    """Adds users at a constant rate, or at a lower rate if the machine is too slow."""
-    written = _Written()
-    count = int(rate * seconds)
-    rows = list(users(min(count, 1000)))
-    numbers = iter(range(count))
-    started = time.monotonic()
-
-    async def caller() -> None:
-        for number in numbers:
-            await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
-            if time.monotonic() > started + seconds:
-                return
-            user_id = f"{prefix}-{number:07d}"
-            written.called[user_id] = time.monotonic()
-            row = rows[number % len(rows)]
-            await manager.add(user_id=user_id, email=row.email, first_name=row.first_name, last_name=row.last_name)
-            written.replied[user_id] = time.monotonic()
-
-    await asyncio.gather(*(caller() for _ in range(_CALLERS)))
-    return written
+async def _write(address: str, prefix: str, rate: float, seconds: float) -> _Written:
+    """Adds users at a constant rate, or at a lower rate if the service is slower; see ``benchmarks.writer``."""
+    port = address.rpartition(":")[2]
+    command = (sys.executable, "-m", "benchmarks.writer", port, str(rate), str(seconds), prefix)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise BenchError("the writes failed")
+    times = json.loads(output)
+    called, replied = (
+        {user_id(prefix, number): when for number, when in enumerate(times[name])} for name in ("called", "replied")
+    )
+    return _Written(called, replied)
 
 
 async def _followed(address: str, watches: int, view: str, rate: float, seconds: float) -> tuple[_Written, Any]:
     """Writes while another process watches; returns what was written, and what ``benchmarks.watchers`` prints."""
-    prefix = f"w{watches}r{rate:.0f}"
+    prefix = f"{view.lower()}-{watches}-{rate:.0f}"
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", "benchmarks.watchers", address, str(watches), view)
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 30)
@@ -99,8 +97,7 @@ async def _followed(address: str, watches: int, view: str, rate: float, seconds:
             raise AssertionError("both are pipes")
         if await process.stdout.readline() != b"ready\n":
             raise BenchError("the watches did not start")
-        async with UserManager(address, timeout=60) as manager:
-            written = await _write(manager, prefix, rate, seconds)
+        written = await _write(address, prefix, rate, seconds)
         process.stdin.write(b"%d\n" % len(written.replied))
         await process.stdin.drain()
         return written, json.loads(await process.stdout.readline() or "{}")
@@ -115,28 +112,32 @@ def _percentiles(seconds: Sequence[float]) -> str:
     return f"p50 {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms"
 
 
-async def _losses(address: str, watches: Sequence[int], rate: float, seconds: float) -> int:
+async def _losses(service: Program, address: str, watches: Sequence[int], rate: float, seconds: float) -> int:
     """Prints how many changes were lost; returns their number."""
     total = 0
     for count in watches:
+        before = service.cpu_seconds()
         written, found = await _followed(address, count, "VIEW_ID", rate, seconds)
-        took = max(written.replied.values()) - min(written.called.values())
+        taken = (service.cpu_seconds() - before) / len(written.replied) * 1e6
         total += found["lost"]
         sys.stdout.write(
-            f"{len(written.replied) / took:,.0f} writes/s for {took:.0f} s, watches: {count}: "
-            f"{found['lost']} of {count * len(written.replied):,} changes lost\n"
+            f"{written.rate:,.0f} writes/s for {seconds:.0f} s, watches: {count}: "
+            f"{found['lost']} of {count * len(written.replied):,} changes lost; {_delays(written, found['arrived'])}; "
+            f"{taken:.0f} us of CPU of the service per write\n"
         )
     return total
 
 
-async def _delay(address: str, seconds: float) -> None:
-    written, found = await _followed(address, 1, "VIEW_FULL", _DELAY_RATE, seconds)
-    arrived = found["arrived"]
-    after_reply = [max(0.0, arrived[user_id] - replied) for user_id, replied in written.replied.items()]
-    after_call = [arrived[user_id] - called for user_id, called in written.called.items()]
-    took = max(written.replied.values()) - min(written.called.values())
-    sys.stdout.write(f"delay at {len(after_call) / took:,.0f} writes/s: {_percentiles(after_reply)} after the reply; ")
-    sys.stdout.write(f"{_percentiles(after_call)} after the call\n")
+async def _delay(address: str, rate: float, seconds: float) -> None:
+    written, found = await _followed(address, 1, "VIEW_FULL", rate, seconds)
+    sys.stdout.write(f"delay at {written.rate:,.0f} writes/s: {_delays(written, found['arrived'])}\n")
+
+
+def _delays(written: _Written, arrived: dict[str, float]) -> str:
+    """Returns how long changes took until they arrived at the first watch."""
+    after_reply = [max(0.0, when - written.replied[name]) for name, when in arrived.items() if name in written.replied]
+    after_call = [when - written.called[name] for name, when in arrived.items() if name in written.called]
+    return f"{_percentiles(after_reply)} after the reply; {_percentiles(after_call)} after the call"
 
 
 def _entry_bytes(store: Store) -> float:
@@ -211,10 +212,13 @@ async def _memory(service: Program, address: str) -> None:
 async def _measure(store: Store, service: Program, arguments: argparse.Namespace) -> int:
     address = f"127.0.0.1:{service.port}"
     await _turn(store.url, is_on=True)
-    lost = await _losses(address, arguments.watches, arguments.rate, arguments.seconds)
-    await _delay(address, arguments.seconds)
+    lost = 0
+    for rate in arguments.rate:
+        lost += await _losses(service, address, arguments.watches, rate, arguments.seconds)
+    await _delay(address, arguments.delay_rate, arguments.seconds)
     sys.stdout.write(f"bytes of an entry: {_entry_bytes(store):.1f}\n")
-    await _cost(store, service, address, arguments.rounds, arguments.writes)
+    if arguments.workers == 1:  # the CPU time of one process can be read more precisely
+        await _cost(store, service, address, arguments.rounds, arguments.writes)
     await _memory(service, address)
     return lost
 
@@ -223,7 +227,9 @@ def main() -> int:
     """Starts a store and a service, and measures; returns the exit code: 0, or 1 if changes were lost."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.watch", description=__doc__)
     parser.add_argument("--watches", type=int, nargs="+", default=[1, 100], help="numbers of watches, in turn")
-    parser.add_argument("--rate", type=float, default=2500, help="writes per second")
+    parser.add_argument("--rate", type=float, nargs="+", default=[2500], help="writes per second, in turn")
+    parser.add_argument("--delay-rate", type=float, default=1000, help="writes per second while the delay is measured")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the service")
     parser.add_argument("--seconds", type=float, default=10, help="duration of the writes of each measurement")
     parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds of the CPU time")
     parser.add_argument("--writes", type=int, default=2000, help="writes of each round")
@@ -231,7 +237,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that servers are stopped, too
     with tempfile.TemporaryDirectory(prefix="userservice-bench-") as name, stores.running(Path(name)) as store:
         store.fill(1000)
-        with programs.service("service", store.url, Path(name)) as service:
+        workers = ("--workers", str(arguments.workers))
+        with programs.service("service", store.url, Path(name), *workers) as service:
             return 1 if asyncio.run(_measure(store, service, arguments)) else 0
 
 
