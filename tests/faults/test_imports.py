@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -21,11 +21,9 @@ from userservice_server.check import check
 QUIET = ("--log-level", "error")
 
 
-def rows(count: int, delay: threading.Event | None = None) -> Iterator[dict[str, Any]]:
+def rows(count: int) -> Iterator[dict[str, Any]]:
     """Rows of which 1 % are invalid, and 5 % have the user_id of an earlier row."""
     for number in range(count):
-        if delay is not None and number % 500 == 0:
-            delay.wait(0.02)  # so that the faults meet the import
         user_id = f"u{number - 707 if is_repeated(number) else number}"
         yield {"user_id": " " if number % 100 == 50 else user_id, "metadata": {"row": number}}
 
@@ -39,13 +37,22 @@ def counts(status: ImportStatus) -> tuple[object, ...]:
     return status.offset, status.added, status.merged, status.skipped, status.failed, errors
 
 
-def contents(address: str) -> dict[str, Any]:
+def contents(address: str) -> dict[str, str]:
     with SyncUserManager(address) as users:
-        return {user.user_id: user.metadata for chunk in users.list_chunked(1000) for user in chunk}
+        return {user.user_id: repr(user.metadata) for chunk in users.list_chunked(1000) for user in chunk}
+
+
+class Progress:
+    """How many rows are acknowledged."""
+
+    offset = 0
+
+    def note(self, status: ImportStatus) -> None:
+        self.offset = status.offset
 
 
 class Faults:
-    """Cuts connections and kills processes, until it is stopped."""
+    """Cuts connections and kills processes at random places of an import, until it is stopped."""
 
     def __init__(self, proxy: Proxy, service: Service, store: Store, dice: random.Random) -> None:
         self.cuts = self.kills = 0
@@ -70,20 +77,24 @@ class Faults:
         self._store.restart()
         self.kills += 1
 
-    def run(self, cuts: int, kills: int, stop: threading.Event) -> None:
+    def run(self, cuts: int, kills: int, count: int, progress: Progress, stop: threading.Event) -> None:
         faults = [self.cut] * cuts + [self.kill_service, self.kill_store] * kills
         self._dice.shuffle(faults)
-        for fault in faults:
-            if stop.wait(self._dice.uniform(0.02, 0.25)):
+        for place, fault in enumerate(faults):
+            start = 0.8 * count * place / len(faults)
+            while progress.offset < start:
+                if stop.wait(0.005):
+                    return
+            if stop.wait(self._dice.uniform(0, 0.05)):
                 return
             fault()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(sized(300, 1800))
 @pytest.mark.parametrize("mode", ["FAIL", pytest.param("MERGE", marks=pytest.mark.long)])
 @pytest.mark.long
 def test_each_row_is_applied_once(mode: Any, dice: random.Random) -> None:
-    count, cuts, kills = sized(8000, 200_000), sized(4, 50), sized(1, 5)
+    count, cuts, kills = sized(8000, 1_000_000), sized(4, 50), sized(1, 5)
     with Store() as store, Service(*QUIET, redis_url=store.url) as service:
         with SyncUserManager(service.address) as users:
             expected = counts(users.import_users(rows(count), on_duplicate=mode))
@@ -95,11 +106,11 @@ def test_each_row_is_applied_once(mode: Any, dice: random.Random) -> None:
         proxy = stack.enter_context(Proxy(service.port))
         faults = Faults(proxy, service, store, dice)
         stack.callback(faults.close)
-        stop = threading.Event()
-        thread = threading.Thread(target=faults.run, args=(cuts, kills, stop))
+        stop, progress = threading.Event(), Progress()
+        thread = threading.Thread(target=faults.run, args=(cuts, kills, count, progress, stop))
         thread.start()
         try:
-            status = asyncio.run(imported(proxy.address, count, mode, stop))
+            status = asyncio.run(imported(proxy.address, count, mode, progress, thread))
         finally:
             stop.set()
             thread.join()
@@ -107,13 +118,18 @@ def test_each_row_is_applied_once(mode: Any, dice: random.Random) -> None:
         assert contents(faults.service.address) == wanted
         assert [finding.what for finding in check(store.url, "userservice", 10).findings] == []
         print(f"{count} rows, {faults.cuts} cuts, {faults.kills} kills")  # noqa: T201
-        assert faults.cuts
-        assert faults.kills
+        assert (faults.cuts, faults.kills) == (cuts, 2 * kills)
 
 
-async def imported(address: str, count: int, mode: Any, stop: threading.Event) -> ImportStatus:
+async def imported(address: str, count: int, mode: Any, progress: Progress, faults: threading.Thread) -> ImportStatus:
+    async def source() -> AsyncIterator[dict[str, Any]]:
+        for number, row in enumerate(rows(count)):
+            if number == count - 500:
+                await asyncio.to_thread(faults.join)  # so that all faults meet the import
+            yield row
+
     async with UserManager(address, timeout=60) as users:
-        return await users.import_users(rows(count, delay=stop), on_duplicate=mode)
+        return await users.import_users(source(), on_duplicate=mode, on_progress=progress.note)
 
 
 def test_the_blocking_manager_and_another_process_resume(dice: random.Random) -> None:
