@@ -2,12 +2,16 @@
 
 Prints, for interleaved rounds: users/s of an import, of AddUser with 64 callers (both through the asyncio client), and
 of the import script, which the benchmark calls directly in the store; the p99 of GetUser alone and during an import at
-half its rate; and the memory of client and service. The store has the options of the embedded store (fsync always).
+half its rate; the longest turns of the event loop during imports of several kinds (benchmarks/held_loop.py); and the
+memory of client and service. The store has the options of the embedded store (fsync always).
 """
 
 import argparse
 import asyncio
+import json
+import os
 import secrets
+import signal
 import statistics
 import struct
 import sys
@@ -25,7 +29,8 @@ from benchmarks import programs, stores
 from benchmarks.errors import BenchError
 from benchmarks.population import user_id, users
 from benchmarks.stores import Store
-from userservice import UserManager
+from userservice import SyncUserManager, UserManager
+from userservice.imports import OnDuplicate
 from userservice.v1.user_pb2 import User
 from userservice_server.store import scripts
 from userservice_server.store.keys import Keys
@@ -35,6 +40,7 @@ from userservice_server.wire.records import key_field
 _CALLERS = 64
 _ROWS_PER_SCRIPT = 200
 _SCRIPTS_AHEAD = 4
+_LARGE = 60_000  # bytes
 _GETS = 1500
 _GET_PAUSE = 0.004
 _TABLE = Keys("userservice", 1).all_users()[0]
@@ -151,6 +157,15 @@ async def _latency(address: str, rate: float, prefix: str) -> tuple[float, float
     return alone, during
 
 
+async def _latencies(address: str, rate: float, rounds: int) -> None:
+    found = [await _latency(address, rate, f"t{number}") for number in range(rounds)]
+    alone, during = (statistics.median(values) for values in zip(*found, strict=True))
+    ratio = statistics.median(one / other for other, one in found)
+    sys.stdout.write(
+        f"p99 of GetUser: {alone:.1f} ms alone, {during:.1f} ms during an import at half rate: x {ratio:.1f}\n"
+    )
+
+
 async def _throttle(address: str, rate: float, prefix: str) -> None:
     """Imports at this rate until standard input ends."""
     stop = asyncio.Event()
@@ -199,11 +214,48 @@ async def _memory(address: str, pid: int, count: int) -> None:
     sys.stdout.write("\n".join([f"memory during {count:,} rows ({rate:,.0f} users/s)", *shown, ""]))
 
 
+def _kinds(count: int) -> Iterator[tuple[str, OnDuplicate, list[dict[str, Any]]]]:
+    """Yields imports: a name, what they do with a user that exists, and their rows."""
+    rows = _rows("held", count)
+    yield "new users", "FAIL", rows
+    yield "users that exist", "FAIL", rows
+    yield "merged users", "MERGE", [{**row, "metadata": {"merged": True}} for row in rows]
+    yield "replaced users", "REPLACE", rows
+    text = {"text": "x" * _LARGE}
+    yield "rows of 60 kB", "FAIL", [{"user_id": f"large-{number}", "metadata": text} for number in range(count // 50)]
+    yield "invalid rows", "FAIL", [{**row, "user_id": " "} for row in rows]
+
+
+def _held(store: Store, folder: Path, count: int) -> None:
+    """Prints the longest turns of the event loop of the service during imports."""
+    file = folder / "held.json"
+    command = [sys.executable, "-m", "benchmarks.held_loop", str(file), "serve", "--listen", "127.0.0.1:0"]
+    with programs.Program("held", [*command, "--redis-url", store.url], folder) as service:
+        for name, mode, rows in _kinds(count):
+            found = _turns(f"127.0.0.1:{service.port}", service.pid, file, rows, mode)
+            longest = ", ".join(f"{each:.2f}" for each in found["longest"])
+            sys.stdout.write(f"longest turns of the event loop, {name}: {longest} ms of CPU ({found['turns']} turns)\n")
+
+
+def _turns(address: str, pid: int, file: Path, rows: list[dict[str, Any]], mode: OnDuplicate) -> Any:
+    with SyncUserManager(address) as manager:
+        manager.import_users(rows[:_ROWS_PER_SCRIPT], on_duplicate=mode, validate_only=True)  # warms up
+        os.kill(pid, signal.SIGUSR1)
+        manager.import_users(rows, on_duplicate=mode)
+        os.kill(pid, signal.SIGUSR2)
+        while not file.exists():
+            time.sleep(0.01)
+    found = json.loads(file.read_text())
+    file.unlink()
+    return found
+
+
 def main() -> None:
     """Starts a store and a service, and measures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.imports", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the medians are printed")
     parser.add_argument("--rows", type=int, default=20_000, help="rows of one import")
+    parser.add_argument("--latency-rounds", type=int, default=3, help="rounds of the p99 of GetUser")
     parser.add_argument("--memory-rows", type=int, default=1_000_000, help="rows of the import for the memory")
     parser.add_argument("--throttle", nargs=3, metavar=("ADDRESS", "RATE", "PREFIX"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -221,10 +273,10 @@ def main() -> None:
                 sys.stdout.write(f"{kind:8} {rate:10,.0f} users/s\n")
             sys.stdout.write(f"import relative to add: {rates['import'] / rates['add']:.1f}\n")
             sys.stdout.write(f"import relative to the script: {rates['import'] / rates['script']:.2f}\n")
-            alone, during = asyncio.run(_latency(address, rates["import"] / 2, "t"))
-            sys.stdout.write(f"p99 of GetUser: {alone:.1f} ms alone, {during:.1f} ms during an import at half rate\n")
+            asyncio.run(_latencies(address, rates["import"] / 2, arguments.latency_rounds))
             if arguments.memory_rows:
                 asyncio.run(_memory(address, service.pid, arguments.memory_rows))
+        _held(store, Path(name), arguments.rows)
 
 
 if __name__ == "__main__":
