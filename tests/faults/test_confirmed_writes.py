@@ -39,6 +39,7 @@ BEHIND = 0.2  # seconds of writes that no replica of a lost machine has
 UPDATED = 32  # users who are updated concurrently
 HISTORIES = 8  # users with several concurrent callers
 LONGEST_OUTAGE = 20.0  # seconds; generous, because other programs use the machine
+EXPLAINED = 5.0  # seconds; after a longer outage, the logs of the Sentinels are printed
 KEYS = Keys("userservice", 16)
 
 
@@ -190,6 +191,7 @@ async def test_acknowledged_updates_with_sentinels(sentinels: Sentinels, dice: r
             primary = sentinels.primary
             replicas = [store for store in sentinels.stores if store is not primary]
             load.updates.outage(load.user_ids)
+            marks = [len(program.stdout) for program in sentinels.sentinels]
             async with load.histories.running():
                 await asyncio.sleep(0.3)
                 await asyncio.to_thread(loss.lose, primary, replicas)
@@ -197,6 +199,9 @@ async def test_acknowledged_updates_with_sentinels(sentinels: Sentinels, dice: r
                 await load.adds.another()
                 await asyncio.sleep(1)
                 load.record(loss, load.user_ids)
+                if load.outages[-1][1] > EXPLAINED:
+                    for program, mark in zip(sentinels.sentinels, marks, strict=True):
+                        print(f"a Sentinel, {load.outages[-1]}:", *program.stdout[mark:], sep="\n")  # noqa: T201
                 await asyncio.to_thread(loss.bring_back, primary)
                 await asyncio.to_thread(sentinels.settle)
                 await load.adds.another()

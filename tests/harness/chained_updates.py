@@ -28,12 +28,14 @@ class ChainedUpdates:
         lost: acknowledged updates that a stored record does not contain.
         unrecorded: updates that were applied but rejected when they were repeated.
         failed: the failed attempts, by reason.
+        confirmed: by user, the etags of its acknowledged updates.
         longest: by user, the longest time in seconds from the first attempt of an update to its acknowledgement.
     """
 
     def __init__(self, stubs: Stubs, users: Mapping[str, User], pause: float = 0.02) -> None:
         self.acknowledged = self.lost = self.unrecorded = 0
         self.failed: Counter[str] = Counter()
+        self.confirmed: dict[str, list[str]] = {user_id: [] for user_id in users}
         self.longest: Counter[str] = Counter()
         self._stubs, self._pause = stubs, pause
         self._etags = {user_id: user.etag for user_id, user in users.items()}
@@ -63,6 +65,7 @@ class ChainedUpdates:
             else:
                 break
         self.acknowledged += 1
+        self.confirmed[user_id].append(updated.etag)
         self._numbers[user_id], self._etags[user_id] = number, updated.etag
 
     async def _failed(self, error: grpc.aio.AioRpcError, started: float) -> None:

@@ -26,16 +26,23 @@ class SteadyHistories:
 
     Reads during a failover may be outdated, so the only read of a history is the one at its end.
 
+    Args:
+        stubs: the stubs of a service.
+        users: the users.
+        dice: chooses the updates.
+        more: the stubs of more services, which the callers of each user share.
+
     Attributes:
         calls: number of updates.
         unknown: number of updates with an unknown outcome.
         unexplained: users for whom no order of the updates is consistent with the results.
     """
 
-    def __init__(self, stubs: Stubs, users: Mapping[str, User], dice: random.Random) -> None:
+    def __init__(self, stubs: Stubs, users: Mapping[str, User], dice: random.Random, *more: Stubs) -> None:
         self.calls = self.unknown = 0
         self.unexplained: list[str] = []
         self._stubs, self._dice = stubs, dice
+        self._of_callers = [(stubs, *more)[number % (1 + len(more))] for number in range(CALLERS)]
         self._states: dict[str, set[State]] = {
             user_id: {(user.email, user.first_name)} for user_id, user in users.items()
         }
@@ -48,14 +55,14 @@ class SteadyHistories:
         events: dict[str, list[Event]] = {user_id: [] for user_id in self._states}
         async with asyncio.TaskGroup() as tasks:
             for user_id, own in events.items():
-                for _ in range(CALLERS):
-                    tasks.create_task(self._call(user_id, own))
+                for stubs in self._of_callers:
+                    tasks.create_task(self._call(stubs, user_id, own))
             yield
             self._is_ending = True
         for user_id, own in events.items():
             await self._explain(user_id, own)
 
-    async def _call(self, user_id: str, events: list[Event]) -> None:
+    async def _call(self, stubs: Stubs, user_id: str, events: list[Event]) -> None:
         while not self._is_ending:
             self.calls += 1
             value, is_email = f"v{self.calls}", self._dice.random() < 0.5
@@ -64,16 +71,17 @@ class SteadyHistories:
             else:
                 step, request = histories.set_name(value), UpdateUserRequest(user_id=user_id, first_name=value)
             called = time.monotonic()
-            answer = await self._answer(request)
+            answer = await self._answer(stubs, request)
             events.append(Event(called, time.monotonic(), step, answer))
             if answer == UNKNOWN:
                 self.unknown += 1
                 return
             await asyncio.sleep(_PAUSE)
 
-    async def _answer(self, request: UpdateUserRequest) -> str:
+    @staticmethod
+    async def _answer(stubs: Stubs, request: UpdateUserRequest) -> str:
         try:
-            user = (await self._stubs.users.UpdateUser(request, timeout=10)).user
+            user = (await stubs.users.UpdateUser(request, timeout=10)).user
         except grpc.aio.AioRpcError as error:
             if failure_of(error).reason != "STORE_UNAVAILABLE":
                 raise
