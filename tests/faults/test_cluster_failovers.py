@@ -1,10 +1,11 @@
 """Clusters and Sentinels under load: masters are killed or replaced, slots move; streams stay complete.
 
-FAULTS=full: 20 failovers instead of 2.
+FAULTS=full: 20 failovers instead of 2, and 40 concurrent streams instead of 8.
 """
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -14,8 +15,9 @@ from harness.population import add_users
 from harness.services import Service
 from harness.sizing import sized
 from harness.steady_adds import SteadyAdds
-from harness.steady_streams import STREAMS, disorder, resumed_stream, streaming
+from harness.steady_streams import STREAMS, WRITES, disorder, resumed_stream, streaming
 from harness.waiting import until
+from harness.writing import SteadyWrites
 
 from userservice_server.check import check
 from userservice_server.store.keys import Keys
@@ -38,34 +40,49 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def stubs(cluster: Cluster) -> AsyncIterator[Stubs]:
+def service(cluster: Cluster) -> Iterator[Service]:
     cluster.empty()
-    with Service("--store-timeout", STORE_TIMEOUT, redis_url=cluster.url) as service:
-        async with connect(service.address) as connected:
-            yield connected
-        assert await asyncio.to_thread(service.stop) == 0
+    with Service("--store-timeout", STORE_TIMEOUT, redis_url=cluster.url) as running:
+        yield running
+        assert running.stop() == 0
 
 
-async def test_streams_and_writes_while_masters_are_killed(cluster: Cluster, stubs: Stubs, dice: random.Random) -> None:
+@pytest.fixture
+async def stubs(service: Service) -> AsyncIterator[Stubs]:
+    async with connect(service.address) as connected:
+        yield connected
+
+
+@pytest.mark.timeout(600)
+async def test_streams_and_writes_while_masters_are_killed(
+    cluster: Cluster, service: Service, stubs: Stubs, dice: random.Random
+) -> None:
     added = await add_users(stubs, [f"u{number}" for number in range(USERS)])
     expected = sorted(added, key=lambda user_id: added[user_id].id)
     figures = []
     adds = SteadyAdds(stubs, "k")
-    async with streaming(stubs, expected, dice) as counts, adds.running():
-        for number in range(FAILOVERS):
-            await asyncio.sleep(0.5)
-            victim = cluster.masters[number % 3]
-            replica = cluster.replicas_of(victim)[0]
-            adds.longest = 0.0
-            await asyncio.to_thread(victim.kill)
-            await asyncio.to_thread(until, lambda replica=replica: cluster.is_master(replica), 20)
-            await adds.another()
-            await asyncio.sleep(1.0)
-            figures.append(round(adds.longest, 2))
-            await asyncio.to_thread(victim.start)
-            await asyncio.to_thread(cluster.settle, 1)
-    print(f"kill -9: {dict(counts)}, longest add of each failover in s: {figures}")  # noqa: T201 - the figure
+    with SteadyWrites(service.port, WRITES, expected, [], dice) as others:
+        started = time.monotonic()
+        async with streaming(stubs, service.address, expected, dice) as counts, adds.running():
+            for number in range(FAILOVERS):
+                await asyncio.sleep(0.5)
+                victim = cluster.masters[number % 3]
+                replica = cluster.replicas_of(victim)[0]
+                adds.longest = 0.0
+                await asyncio.to_thread(victim.kill)
+                await asyncio.to_thread(until, lambda replica=replica: cluster.is_master(replica), 20)
+                await adds.another()
+                await asyncio.sleep(1.0)
+                figures.append(round(adds.longest, 2))
+                await asyncio.to_thread(victim.start)
+                await asyncio.to_thread(cluster.settle, 1)
+        rate = others.succeeded / (time.monotonic() - started)
+    print(  # noqa: T201 - the figure
+        f"kill -9: {dict(counts)}, longest add of each failover in s: {figures}, {rate:.0f} other writes/s, "
+        f"{dict(others.done)}"
+    )
     assert counts["streams"] >= STREAMS
+    assert counts["by clients"]
     assert disorder(counts) == {}
     assert max(figures) <= LONGEST_OUTAGE
     found = await resumed_stream(stubs, 1000)
@@ -75,12 +92,12 @@ async def test_streams_and_writes_while_masters_are_killed(cluster: Cluster, stu
     assert check(cluster.url, "userservice", 5).findings == []
 
 
-async def test_streams_while_slots_move(cluster: Cluster, stubs: Stubs, dice: random.Random) -> None:
+async def test_streams_while_slots_move(cluster: Cluster, service: Service, stubs: Stubs, dice: random.Random) -> None:
     added = await add_users(stubs, [f"u{number}" for number in range(USERS)])
     expected = sorted(added, key=lambda user_id: added[user_id].id)
     tables = KEYS.all_users()
     adds = SteadyAdds(stubs, "m")
-    async with streaming(stubs, expected, dice) as counts, adds.running():
+    async with streaming(stubs, service.address, expected, dice) as counts, adds.running():
         for number in range(4):
             slot = slot_of(tables[number].rows)
             source = cluster.owner(slot)

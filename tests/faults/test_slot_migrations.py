@@ -11,10 +11,11 @@ from harness.clusters import Cluster
 from harness.connections import Stubs, connect
 from harness.population import add_users
 from harness.services import Service
-from harness.sizing import sized
+from harness.sizing import FULL, sized
 from harness.steady_adds import SteadyAdds
-from harness.steady_streams import disorder, resumed_stream, streaming
+from harness.steady_streams import WRITES, disorder, resumed_stream, streaming
 from harness.stores import Store
+from harness.writing import SteadyWrites
 
 from userservice_server.check import check
 from userservice_server.store.keys import Keys
@@ -22,9 +23,11 @@ from userservice_server.store.partitions import slot_of
 
 pytestmark = pytest.mark.long
 
-USERS = sized(2000, 20_000)
+USERS = sized(2000, 5000)
 UPDATED = 24  # users who are updated concurrently
-STREAMS = 4
+STREAMS = sized(4, 40)
+STEPS = sized(1, 4)  # migrations of each master
+PAUSE = 1.0 if FULL else 0.2  # seconds between two migrations
 SLOTS_OF_PARTITIONS = [slot_of(table.rows) for table in Keys("userservice", 16).all_users()]
 SLOWEST = 5.0  # seconds; generous, because other programs use the machine
 
@@ -36,11 +39,16 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def stubs(cluster: Cluster) -> AsyncIterator[Stubs]:
-    with Service(redis_url=cluster.url) as service:
-        async with connect(service.address) as connected:
-            yield connected
-        assert await asyncio.to_thread(service.stop) == 0
+def service(cluster: Cluster) -> Iterator[Service]:
+    with Service(redis_url=cluster.url) as running:
+        yield running
+        assert running.stop() == 0
+
+
+@pytest.fixture
+async def stubs(service: Service) -> AsyncIterator[Stubs]:
+    async with connect(service.address) as connected:
+        yield connected
 
 
 def move(cluster: Cluster, sources: list[Store], target: Store) -> int:
@@ -49,34 +57,46 @@ def move(cluster: Cluster, sources: list[Store], target: Store) -> int:
     for source in sources:
         first, last = cluster.ranges_of(source)[0]
         last = first + (last - first) // 3
-        cluster.migrate_slots(first, last, source, target)
-        moved += sum(first <= slot <= last for slot in SLOTS_OF_PARTITIONS)
-        time.sleep(0.2)
+        for begin in range(first, last + 1, (last - first) // STEPS + 1):
+            end = min(last, begin + (last - first) // STEPS)
+            cluster.migrate_slots(begin, end, source, target)
+            moved += sum(begin <= slot <= end for slot in SLOTS_OF_PARTITIONS)
+            time.sleep(PAUSE)
     return moved
 
 
-async def test_slots_move_to_a_new_master_under_load(cluster: Cluster, stubs: Stubs, dice: random.Random) -> None:
+@pytest.mark.timeout(300)
+async def test_slots_move_to_a_new_master_under_load(
+    cluster: Cluster, service: Service, stubs: Stubs, dice: random.Random
+) -> None:
     added = await add_users(stubs, [f"u{number}" for number in range(USERS)])
     expected = sorted(added, key=lambda user_id: added[user_id].id)
     sources = cluster.masters
     target = await asyncio.to_thread(cluster.add_master)
     adds = SteadyAdds(stubs, "a")
     updates = ChainedUpdates(stubs, {user_id: added[user_id] for user_id in expected[:UPDATED]})
-    async with streaming(stubs, expected, dice, STREAMS) as counts, adds.running(), updates.running():
-        await adds.another()
-        updates.outage(expected)
-        adds.longest = 0.0
-        started = time.monotonic()
-        moved = await asyncio.to_thread(move, cluster, sources, target)
-        seconds = time.monotonic() - started
-        slowest = max(updates.outage(expected), adds.longest)
-        streams_while_moving = counts["streams"]
-        adds.longest = 0.0
-        await asyncio.sleep(seconds)  # the control run
-        control = max(updates.outage(expected), adds.longest)
+    with SteadyWrites(service.port, WRITES, expected[UPDATED:], [], dice) as others:
+        async with (
+            streaming(stubs, service.address, expected, dice, STREAMS) as counts,
+            adds.running(),
+            updates.running(),
+        ):
+            await adds.another()
+            updates.outage(expected)
+            adds.longest = 0.0
+            started, before = time.monotonic(), others.succeeded
+            moved = await asyncio.to_thread(move, cluster, sources, target)
+            seconds = time.monotonic() - started
+            rate = (others.succeeded - before) / seconds
+            slowest = max(updates.outage(expected), adds.longest)
+            streams_while_moving = counts["streams"]
+            adds.longest = 0.0
+            await asyncio.sleep(seconds)  # the control run
+            control = max(updates.outage(expected), adds.longest)
     writes = len(adds.acknowledged) + updates.acknowledged
     print(  # noqa: T201 - the figure
-        f"CLUSTER MIGRATESLOTS: {moved} of 16 partitions moved in {seconds:.1f} s, {dict(counts)}, {writes} writes, "
+        f"CLUSTER MIGRATESLOTS: {moved} of 16 partitions moved in {seconds:.1f} s, {dict(counts)}, {writes} writes and "
+        f"{rate:.0f} other writes/s, {dict(others.done)}, "
         f"slowest write {slowest:.3f} s, without a migration {control:.3f} s, failed attempts {adds.reasons}"
         f"{dict(updates.failed)}"
     )
@@ -85,11 +105,12 @@ async def test_slots_move_to_a_new_master_under_load(cluster: Cluster, stubs: St
     assert disorder(counts) == {}
     assert counts["streams"] >= STREAMS
     assert counts["resumed"]
+    assert counts["by clients"]
     assert streams_while_moving
     # No attempt failed, so none failed after the retries of a client either.
     assert (adds.reasons, dict(updates.failed)) == (set(), {})
     assert (updates.lost, updates.unrecorded) == (0, 0)
     assert slowest < SLOWEST
-    found = await resumed_stream(stubs, 1000)
+    found = [user_id for user_id in await resumed_stream(stubs, 1000) if not user_id.startswith("new")]
     assert sorted(found) == sorted([*added, *adds.acknowledged])
     assert check(cluster.url, "userservice", 5).findings == []

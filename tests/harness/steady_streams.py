@@ -10,9 +10,13 @@ from contextlib import asynccontextmanager
 import grpc
 
 from harness.connections import Stubs
+from harness.sizing import sized
+from userservice import UserManager, UserServiceError
 from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
 
-STREAMS = 8  # concurrent
+STREAMS = sized(8, 40)  # concurrent
+WRITES = sized(200, 2000)  # a second, in addition to those whose outcomes are compared
+_CHUNKS = 3  # after which a stream is cancelled and resumed
 _LONGEST_OUTAGE = 60.0
 
 
@@ -45,31 +49,53 @@ async def resumed_stream(stubs: Stubs, chunk_size: int, chunks: int = 0) -> list
             await asyncio.sleep(0.05)
 
 
+async def client_stream(address: str, chunk_size: int) -> list[str]:
+    """Reads all users with clients: each reads some chunks, and the next one continues from the cursor of the last."""
+    found: list[str] = []
+    cursor, deadline = 0, time.monotonic() + _LONGEST_OUTAGE
+    while True:
+        try:
+            async with UserManager(address, timeout=60) as manager:
+                received = 0
+                async for users in manager.list_chunked(chunk_size=chunk_size, cursor=cursor):
+                    found += [user.user_id for user in users]
+                    cursor, received = users.next_cursor, received + 1
+                    if received == _CHUNKS:
+                        break
+            if not cursor:
+                return found
+        except UserServiceError:  # the client has repeated the call until its limit
+            assert time.monotonic() < deadline
+
+
 @asynccontextmanager
 async def streaming(
-    stubs: Stubs, expected: list[str], dice: random.Random, streams: int = STREAMS
+    stubs: Stubs, address: str, expected: list[str], dice: random.Random, streams: int = STREAMS
 ) -> AsyncIterator[Counter[str]]:
     """Streams all users again and again; counts the streams, and users that were missing, repeated or out of order.
 
-    Every second stream is cancelled after every 3 chunks and resumed from its cursor.
+    One stream of four is cancelled after every 3 chunks and resumed from its cursor; another one is read by clients.
     """
     counts: Counter[str] = Counter()
     places = {user_id: place for place, user_id in enumerate(expected)}
     is_over = False
 
-    async def read(chunks: int) -> None:
+    async def read(kind: int) -> None:
         while not is_over:
-            read = await resumed_stream(stubs, dice.choice([20, 50, 200]), chunks)
+            size = dice.choice([20, 50, 200])
+            is_by_client, chunks = kind == 3, _CHUNKS if kind == 1 else 0
+            read = await (client_stream(address, size) if is_by_client else resumed_stream(stubs, size, chunks))
             found = [user_id for user_id in read if user_id in places]
             counts["streams"] += 1
             counts["resumed"] += chunks > 0
+            counts["by clients"] += is_by_client
             counts["missing"] += len(places.keys() - set(found))
             counts["repeated"] += len(read) - len(set(read))
             counts["out of order"] += found != sorted(found, key=places.__getitem__)
 
     async with asyncio.TaskGroup() as tasks:
         for number in range(streams):
-            tasks.create_task(read(3 * (number % 2)))
+            tasks.create_task(read(number % 4))
         yield counts
         is_over = True
 
