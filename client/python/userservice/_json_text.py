@@ -35,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANOS = 1_000_000_000
 
 # Users of a service have the same keys in their metadata, and many have the same short values. The text of such a
-# member of an object is therefore kept. Both dicts are cleared when they are full, so their memory is bounded.
+# member of an object is therefore kept. Frequent ones occur early, so nothing is replaced when a dict is full.
 _MOST_KEPT = 4096
 _LONGEST_KEPT = 64  # bytes
 _kept_members: dict[bytes, tuple[bytes, str]] = {}
@@ -106,6 +106,33 @@ def object_text(data: bytes, position: int, end: int) -> str:
 def _member(encoded: bytes) -> tuple[bytes, str]:
     """Returns the key of an encoded member of a Struct, and its key and value as JSON text."""
     end = len(encoded)
+    key_end = 4 + encoded[3]
+    value_length = encoded[key_end + 1]
+    position = key_end + 2
+    is_short = end <= _ONE_BYTE and encoded[1] == end - 2  # then all lengths are one byte
+    if (
+        is_short
+        and encoded[0] == encoded[2] == _FIRST
+        and encoded[key_end] == _SECOND
+        and position + value_length == end
+    ):
+        key = encoded[4:key_end]
+    else:
+        key, position = _long_member(encoded)
+    key_text = _kept_keys.get(key) or _key_text(key)
+    tag = encoded[position] if position < end else _NULL
+    if tag == _STRING and is_short and encoded[position + 1] == end - position - 2:
+        member = key, key_text + quoted(encoded[position + 2 :].decode())
+    else:
+        member = key, key_text + _value_text(encoded, position, end)
+    if len(_kept_members) < _MOST_KEPT and end <= _LONGEST_KEPT and tag not in _CONTAINERS:
+        _kept_members[encoded] = member
+    return member
+
+
+def _long_member(encoded: bytes) -> tuple[bytes, int]:
+    """Returns the key of a member, and where its value starts; lengths can have several bytes."""
+    end = len(encoded)
     first, position = _head(encoded, 0)
     is_whole = position + first == end
     length, position = _head(encoded, position)
@@ -118,20 +145,12 @@ def _member(encoded: bytes) -> tuple[bytes, str]:
         length, position = _long(encoded, length, position)
     if not is_whole or tag != _SECOND or position + length != end:
         raise ValueError("not a member of a Struct")
-    key_text = _kept_keys.get(key) or _key_text(key)
-    member = key, key_text + _value_text(encoded, position, end)
-    if end <= _LONGEST_KEPT and (position == end or encoded[position] not in _CONTAINERS):
-        if len(_kept_members) >= _MOST_KEPT:
-            _kept_members.clear()
-        _kept_members[encoded] = member
-    return member
+    return key, position
 
 
 def _key_text(key: bytes) -> str:
     text = f"{quoted(key.decode())}: "
-    if len(key) <= _LONGEST_KEPT:
-        if len(_kept_keys) >= _MOST_KEPT:
-            _kept_keys.clear()
+    if len(_kept_keys) < _MOST_KEPT and len(key) <= _LONGEST_KEPT:
         _kept_keys[key] = text
     return text
 
