@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -133,6 +134,16 @@ def firing(prometheus: str) -> list[str]:
     return sorted({alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"})
 
 
+def alerts_page(prometheus: str) -> str:
+    """Returns the address of the page of alerts. Debian's Prometheus has it elsewhere than other builds."""
+    page = f"{prometheus}/alerts"
+    try:
+        with urllib.request.urlopen(page, timeout=10):  # noqa: S310 - a Prometheus that this program started
+            return page
+    except urllib.error.HTTPError:
+        return f"{prometheus}/classic/alerts"
+
+
 def demonstrate(arguments: argparse.Namespace) -> None:
     """Runs everything until the picture is drawn, and with `--stay` until a signal."""
     metrics = f"127.0.0.1:{available_port(arguments.metrics_port, '--metrics-port')}"
@@ -143,7 +154,7 @@ def demonstrate(arguments: argparse.Namespace) -> None:
         prometheus = stack.enter_context(running_prometheus(room, [metrics], port))
         stack.enter_context(load(address))
         print(f"service     {address}\nmetrics     http://{metrics}/metrics", flush=True)
-        print(f"alerts      {prometheus}/alerts\nthe picture takes {arguments.seconds} s", flush=True)
+        print(f"alerts      {alerts_page(prometheus)}\nthe picture takes {arguments.seconds} s", flush=True)
         start = time.time()
         time.sleep(arguments.seconds)
         empty = dashboard.draw(prometheus, start, time.time(), arguments.picture)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from harness.tools import require
 from harness.waiting import until
 
 from demo import dashboard
-from demo.monitoring import firing, get, load, running_prometheus
+from demo.monitoring import alerts_page, firing, get, load, running_prometheus
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 WITHOUT_DATA = {"Certificate"}  # the service has no TLS here
@@ -65,6 +66,11 @@ def test_prometheus_evaluates_every_rule(prometheus: str) -> None:
     until(lambda: all(rule["health"] != "unknown" for rule in rules()), within=PATIENCE)
     assert [rule["name"] for rule in rules() if rule["health"] != "ok"] == []
     assert not {"UserServiceDown", "UserServiceStoreDown"} & set(firing(prometheus))
+
+
+def test_the_page_of_alerts_that_the_demo_prints_exists(prometheus: str) -> None:
+    with urllib.request.urlopen(alerts_page(prometheus), timeout=10) as response:  # noqa: S310 - http, on loopback
+        assert b"Prometheus" in response.read()
 
 
 def test_an_alert_fires_while_the_store_is_down(prometheus: str, store: Store) -> None:
