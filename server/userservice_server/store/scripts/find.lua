@@ -19,17 +19,18 @@
 --   {state, version, reached, records}  state and Unicode version of the index, '' without an index. reached: the
 --                                       records contain all users up to this id; 0 if they contain all users
 --   STORE_CHANGED                       this is another store, or it has lost the rows or the index
-local call, format, rows, emails = redis.call, string.format, KEYS[3], KEYS[5]
+local call, unpacked, rows, emails = redis.call, struct.unpack, KEYS[3], KEYS[5]
 local after, most, limit, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local MOST = ARGV[3] -- as text, which a command need not convert
 local FIRST_KEY = 6
 
 local function id_of(member)
-  return (struct.unpack('>I7', member))
+  return (unpacked('>I7', member))
 end
 
 -- Returns up to `most` members with this key, which are ordered by id; leaves out ids up to `after` if there are many.
 local function members_of(email_key)
-  local found = call('ZRANGE', emails, email_key, email_key, 'BYSCORE', 'LIMIT', 0, most)
+  local found = call('ZRANGE', emails, email_key, email_key, 'BYSCORE', 'LIMIT', '0', MOST)
   if #found < most or id_of(found[most]) > after then
     return found
   end
@@ -50,13 +51,14 @@ end
 if call('GET', KEYS[1]) ~= ARGV[1] or call('EXISTS', rows, KEYS[4]) == 1 then
   return STORE_CHANGED
 end
-local ids, reached = {}, math.huge
+local ids, count, reached = {}, 0, math.huge
 for position = FIRST_KEY, #ARGV do
   local members = members_of(ARGV[position])
   for number = 1, #members do
-    local id = id_of(members[number])
+    local id = unpacked('>I7', members[number])
     if id > after then
-      ids[#ids + 1] = id
+      count = count + 1
+      ids[count] = id
     end
   end
   if #members == most then -- there may be more
@@ -64,22 +66,22 @@ for position = FIRST_KEY, #ARGV do
   end
 end
 table.sort(ids)
-local records, bytes = {}, 0
-for position = 1, #ids do
+local records, length, bytes = {}, 0, 0
+for position = 1, count do
   local id = ids[position]
   if id > reached then
     break
   end
-  if #records == limit or bytes >= room then
+  if length == limit or bytes >= room then
     reached = ids[position - 1]
     break
   end
-  local text = format('%.0f', id)
-  local record = call('ZRANGE', rows, text, text, 'BYSCORE')[1]
+  local record = call('ZRANGE', rows, id, id, 'BYSCORE')[1]
   if record then
-    records[#records + 1] = record
+    length = length + 1
+    records[length] = record
     bytes = bytes + #record
   end
 end
 local state = call('HMGET', KEYS[2], 'email_index', 'email_unicode')
-return { state[1] or '', state[2] or '', reached < math.huge and format('%.0f', reached) or '0', records }
+return { state[1] or '', state[2] or '', reached < math.huge and string.format('%.0f', reached) or '0', records }
