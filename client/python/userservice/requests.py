@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -302,10 +303,14 @@ def _extend(target: Any, value: object, name: str) -> Iterable[FieldViolation]:
     # A str is also iterable, and would silently become a list of its letters.
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return [FieldViolation(name, f"must be a list of strings, not {type(value).__name__}")]
+    items = list(islice(value, MOST_ITEMS + 1))
+    if len(items) > MOST_ITEMS:
+        return [FieldViolation(name, f"must have at most {MOST_ITEMS} strings")]
+    if set(map(type, items)) <= {str} and all(map(str.isascii, items)):  # almost always, and faster
+        target.extend(items)
+        return ()
     violations = []
-    for index, item in enumerate(value):
-        if index == MOST_ITEMS:
-            return [FieldViolation(name, f"must have at most {MOST_ITEMS} strings")]
+    for index, item in enumerate(items):
         wrong = _wrong_text(item)
         if wrong:
             violations.append(FieldViolation(f"{name}[{index}]", wrong))
