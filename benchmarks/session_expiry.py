@@ -8,25 +8,23 @@ import argparse
 import asyncio
 import random
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from benchmarks import programs, stores
+from benchmarks.latencies import at_rate, lasting, p99_of_gets
 from benchmarks.population import user_id
-from userservice import SessionManager, SessionNotFoundError, UserManager, UserServiceError
+from userservice import SessionManager, SessionNotFoundError, UserServiceError
 from userservice.v1 import session_pb2
 from userservice_server.store.keys import Keys
 from userservice_server.wire.records import frame, record_id, record_key
 
 _KEYS = Keys("userservice", 1)
 _SESSIONS_OF_A_USER = 100
-_GETS_PER_SECOND = 300
 _TOUCHED = 50  # sessions
 _WRITTEN_IDLE_TTL, _SHOWN_IDLE_TTL = 60, 1  # seconds
 _MICROSECONDS = 1_000_000
@@ -54,48 +52,16 @@ def _add_expired(store: stores.Store, count: int) -> None:
             pipeline.execute()
 
 
-async def _at_rate(rate: float, goes_on: Callable[[], bool], call: Callable[[], Awaitable[Any]]) -> list[float]:
-    """Starts calls at a constant rate; returns the latency of each call, in seconds from the time when it was due."""
-    loop = asyncio.get_running_loop()
-    latencies: list[float] = []
-    started = loop.time()
-
-    async def measure(due: float) -> None:
-        await call()
-        latencies.append(loop.time() - due)
-
-    async with asyncio.TaskGroup() as tasks:
-        number = 0
-        while goes_on():
-            due = started + number / rate
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            tasks.create_task(measure(due))
-            number += 1
-    return latencies
-
-
-def _lasting(seconds: float) -> Callable[[], bool]:
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() < end
-
-
-async def _p99(address: str, users: int, goes_on: Callable[[], bool]) -> float:
-    async with UserManager(address) as manager:
-        await manager.list(limit=1)
-        latencies = await _at_rate(_GETS_PER_SECOND, goes_on, lambda: manager.get(user_id(random.randrange(users))))
-    return statistics.quantiles(latencies, n=100)[98] * 1000
-
-
 def _sweep(store: stores.Store, folder: Path, users: int, sessions: int, seconds: float) -> None:
     _add_expired(store, sessions)
     queue = _KEYS.all_users()[0].expiry_queue
     with programs.service("calm", store.url, folder, "--read-only", "true") as service:
-        calm = asyncio.run(_p99(f"127.0.0.1:{service.port}", users, _lasting(seconds)))
+        calm = asyncio.run(p99_of_gets(f"127.0.0.1:{service.port}", users, lasting(seconds)))
     with programs.service("sweeping", store.url, folder) as service:
         started = time.monotonic()
-        limit = _lasting(3600)
+        limit = lasting(3600)
         swept = asyncio.run(
-            _p99(f"127.0.0.1:{service.port}", users, lambda: limit() and bool(store.redis.exists(queue)))
+            p99_of_gets(f"127.0.0.1:{service.port}", users, lambda: limit() and bool(store.redis.exists(queue)))
         )
         taken = time.monotonic() - started
     sys.stdout.write(f"GetUser p99 without sweeper: {calm:.1f} ms\n")
@@ -108,7 +74,7 @@ async def _touch_one(store: stores.Store, address: str, rate: float, seconds: fl
         owner, session_id = user_id(0), "one"
         await manager.add(user_id=owner, session_id=session_id, idle_ttl=_WRITTEN_IDLE_TTL)
         before = store.redis.info("commandstats")["cmdstat_zrem"]["calls"]
-        done = await _at_rate(rate, _lasting(seconds), lambda: manager.touch(owner, session_id))
+        done = await at_rate(rate, lasting(seconds), lambda: manager.touch(owner, session_id))
         writes = store.redis.info("commandstats")["cmdstat_zrem"]["calls"] - before
     sys.stdout.write(f"{len(done)} touches of one session in {seconds:.0f} s: {writes} writes\n")
 
@@ -135,7 +101,7 @@ async def _touch_many(store: stores.Store, address: str, rate: float, seconds: f
                 shown += sum(s.expire_time is not None and s.expire_time.timestamp() <= now for s in page)
                 lists += 1
 
-        _, touches = await asyncio.gather(look(_lasting(seconds)), _at_rate(rate, _lasting(seconds), touch))
+        _, touches = await asyncio.gather(look(lasting(seconds)), at_rate(rate, lasting(seconds), touch))
     sys.stdout.write(f"{len(touches)} touches of {_TOUCHED} sessions in {seconds:.0f} s, {lists} lists: ")
     sys.stdout.write(f"{shown} expired sessions shown\n")
 
