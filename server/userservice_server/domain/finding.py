@@ -4,10 +4,11 @@ import asyncio
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate, compress
 from typing import NamedTuple
 
 from userservice_server.domain.ports import FindQuery, FoundUsers, RecordStore, Table
-from userservice_server.wire.emails import email_key, emails_in, normalized
+from userservice_server.wire.emails import all_normalized, email_key, emails_in
 from userservice_server.wire.projection import Cut
 from userservice_server.wire.records import ID_TAG, id_field, record_id
 from userservice_server.wire.varint import varint
@@ -36,7 +37,7 @@ class Search(NamedTuple):
     @classmethod
     def of(cls, emails: Sequence[str], limit: int, cursor: int) -> "Search":
         """Returns the search for users who have one of the addresses."""
-        return cls(frozenset(map(normalized, emails)), limit, cursor)
+        return cls(frozenset(all_normalized(emails)), limit, cursor)
 
 
 async def found_page(store: RecordStore, search: Search, cut: Cut | None) -> bytes:
@@ -80,15 +81,12 @@ def _page(search: Search, found: Sequence[FoundUsers], cut: Cut | None) -> bytes
         records = [by_id[found_id] for found_id in sorted(by_id)]
     if reached:
         records = records[: bisect_right(records, reached, key=record_id)]
-    page: list[bytes] = []
-    size = 0
-    for record, email in zip(records, emails_in(records), strict=True):
-        if normalized(email) not in search.forms:
-            continue
-        if len(page) == search.limit or (page and size + len(record) > _PAGE_BYTES):
-            return b"".join((*_views(page, cut), id_field(page[-1])))
-        page.append(record)
-        size += len(record)
+    forms = all_normalized(emails_in(records))
+    matching = list(compress(records, map(search.forms.__contains__, forms)))
+    count = min(search.limit, max(1, bisect_right(list(accumulate(map(len, matching))), _PAGE_BYTES)))
+    page = matching[:count]
+    if count < len(matching):
+        return b"".join((*_views(page, cut), id_field(page[-1])))
     next_cursor = bytes([ID_TAG]) + varint(reached) if reached else b""
     return b"".join((*_views(page, cut), next_cursor))
 

@@ -103,14 +103,17 @@ class Checker:
         if not 1 <= len(values) <= MAX_BATCH:
             self.refuse(field, f"must have 1 to {MAX_BATCH} entries, has {len(values)}")
             return []
-        for index, email in enumerate(values):
+        emails = list(values)
+        if all(emails) and max(map(len, emails)) * _MOST_UTF8 <= MAX_EMAIL_BYTES:  # almost always, and faster
+            return emails
+        for index, email in enumerate(emails):
             if not email:
                 self.refuse(
                     f"{field}[{index}]", "must not be empty: users without an e-mail address cannot be found by it"
                 )
-            elif len(email) * _MOST_UTF8 > MAX_EMAIL_BYTES:
+            else:
                 self.text(f"{field}[{index}]", email, MAX_EMAIL_BYTES)
-        return list(values)
+        return emails
 
     def text(self, field: str, value: str, max_bytes: int) -> str:
         """Checks a free text field."""

@@ -51,6 +51,7 @@ logger = logging.getLogger("userservice.store")
 
 _OF_A_CLUSTER = "the server is part of a cluster; use redis-cluster://HOST:PORT"
 _CLOCK_LOG_SECONDS = 60.0  # between two log lines about the store's clock
+_UNICODE = UNICODE_VERSION.encode()
 
 T = TypeVar("T")
 
@@ -690,7 +691,7 @@ def _check_index(state: bytes, version: bytes) -> None:
             else "does not exist; an operator can build it with userservice reindex"
         )
         raise IndexNotReadyError(f"the e-mail index {what}")
-    if parsed_version(version) < parsed_version(UNICODE_VERSION.encode()):
+    if version != _UNICODE and parsed_version(version) < parsed_version(_UNICODE):
         raise IndexNotReadyError(
             "the e-mail index was built for an older version of Unicode; "
             "an operator can build it again with userservice reindex"

@@ -18,6 +18,7 @@ UNICODE_VERSION = unicodedata.unidata_version
 MEMBER_BYTES = 7  # of an id
 _HASH_BYTES, _UNUSED_BITS = 7, 3  # 53 bits remain, which a score represents exactly
 _EMAIL_TAG = b"\x22"  # field 4, length-delimited
+_ONE_BYTE = 0x80  # a length below this number has one byte
 
 
 def normalized(email: str) -> str:
@@ -25,6 +26,13 @@ def normalized(email: str) -> str:
     if email.isascii():
         return email.lower()  # equal to the general form, and faster
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", email).casefold())
+
+
+def all_normalized(emails: Sequence[str]) -> list[str]:
+    """Returns the normalized forms of many addresses; faster than ``normalized`` for each."""
+    if all(map(str.isascii, emails)):
+        return list(map(str.lower, emails))
+    return list(map(normalized, emails))
 
 
 def email_key(form: str) -> int:
@@ -45,7 +53,15 @@ def email_in(record: bytes) -> str:
 
 def emails_in(records: Sequence[bytes]) -> list[str]:
     """Returns the e-mail addresses of many users, given their records; faster than ``email_in`` for each."""
-    return [_email_at(record, place) for record, place in zip(records, uuids_of(records), strict=True)]
+    try:
+        return [
+            record[tag + 2 : tag + 2 + record[tag + 1]].decode()
+            if record[tag] == _EMAIL_TAG[0] and record[tag + 1] < _ONE_BYTE
+            else _email_at(record, tag - UUID_FIELD_BYTES)
+            for record, tag in zip(records, [uuid + UUID_FIELD_BYTES for uuid in uuids_of(records)], strict=True)
+        ]
+    except IndexError:
+        raise CorruptRecordError("a record ends after its uuid") from None
 
 
 def key_of_record(record: bytes) -> int | None:

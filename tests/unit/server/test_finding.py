@@ -14,6 +14,7 @@ from userservice_server.domain.finding import Search, found_page
 from userservice_server.domain.ports import FindQuery, FoundUsers
 from userservice_server.domain.stream_memory import ReadLimit
 from userservice_server.domain.users import Users
+from userservice_server.wire.emails import all_normalized, email_in, emails_in, normalized
 from userservice_server.wire.records import frame
 
 
@@ -22,6 +23,15 @@ def records(ids: Sequence[int], size: int = 0) -> list[bytes]:
         frame(User(user_id=f"u{number}", id=number, uuid=str(uuid4()), email="E@x", last_name="x" * size))
         for number in ids
     ]
+
+
+@pytest.mark.parametrize("others", [[], ["É@x", "\u212a@x", "E\u0301@x", "ß" * 63, "ß" * 64, "ß" * 160]])
+def test_addresses_of_many_records_are_read_and_normalized_as_those_of_one(others: list[str]) -> None:
+    """Addresses of 128 bytes and more have a length of two bytes."""
+    emails = ["", "Ada@Example.com", "a" * 127, "a" * 128, "A" * 320, *others]
+    found = [frame(User(user_id="u", id=1, uuid=str(uuid4()), email=email, last_name="x")) for email in emails]
+    assert emails_in(found) == list(map(email_in, found)) == emails
+    assert all_normalized(emails) == list(map(normalized, emails))
 
 
 class Partitions:
