@@ -1,6 +1,7 @@
 """Lists records: reads ranges of records ahead from the store, and joins them into responses of bounded size."""
 
 import asyncio
+import math
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -70,6 +71,8 @@ async def pages(
     reads: ReadLimit,
     memory: StreamMemory,
     selection: Selection = EVERYTHING,
+    *,
+    is_single: bool = False,
 ) -> AsyncGenerator[Iterator[Page]]:
     """Yields an iterator over pages for each range that is read, up to the record that was the last one at the start.
 
@@ -90,9 +93,12 @@ async def pages(
         reads: schedules the reads.
         memory: limits the size of responses and reads.
         selection: the records and fields to return.
+        is_single: whether the caller needs only the first page; nothing is then read for later pages.
     """
     total = source.size() if selection.total_size is None else None
-    ranges = _ranges(_Reader(store, source, size, cursor, reads, memory))
+    # If records are left out, it is not known how many must be read for a page.
+    needed = size if is_single and selection.total_size is None else math.inf
+    ranges = _ranges(_Reader(store, source, size, cursor, reads, memory, needed))
     with memory:
         async with aclosing(ranges):
             waiting: list[bytes] = []
@@ -130,7 +136,7 @@ async def first_page(
     store: RecordStore, source: Source, size: int, cursor: int, reads: ReadLimit, selection: Selection = EVERYTHING
 ) -> Page:
     """Returns the first page that ``pages`` would yield."""
-    reading = pages(store, source, size, cursor, reads, StreamMemory(), selection)
+    reading = pages(store, source, size, cursor, reads, StreamMemory(), selection, is_single=True)
     async with reads.pages, aclosing(reading) as ranges:
         async for found in ranges:
             for page in found:
@@ -178,6 +184,15 @@ def _pages(records: list[bytes], stops: list[int], size_field: bytes, last_curso
 class _Reader:
     """Reads one list from the store; each read starts after the last record of the previous read.
 
+    Args:
+        store: the store to read.
+        source: the records of the list.
+        size: maximum number of records in a response.
+        cursor: the list starts after this id.
+        reads: schedules the reads.
+        memory: limits the size of the reads.
+        needed: number of records after which nothing is read ahead.
+
     Attributes:
         last: the last record of the list at its start, as a list of one or no record; None before the first read.
         descending: whether the newest records come first.
@@ -186,7 +201,14 @@ class _Reader:
     last: "asyncio.Future[list[bytes]] | None"
 
     def __init__(
-        self, store: RecordStore, source: Source, size: int, cursor: int, reads: ReadLimit, memory: StreamMemory
+        self,
+        store: RecordStore,
+        source: Source,
+        size: int,
+        cursor: int,
+        reads: ReadLimit,
+        memory: StreamMemory,
+        needed: float = math.inf,
     ) -> None:
         self.last = None
         self.descending = source.descending
@@ -197,6 +219,7 @@ class _Reader:
         self._is_resumed = cursor > 0
         self._reads = reads
         self._memory = memory
+        self._needed = needed
         self._read = 0
         self._most = min(size, _FIRST_READ)
         self._average = 0  # bytes per record in the last read; 0 before the first read
@@ -236,7 +259,7 @@ class _Reader:
     @property
     def ahead(self) -> bool:
         """Whether to read the next range while this one is sent: only if an average record fits into a read."""
-        return self._average <= self._memory.read_bytes
+        return self._read < self._needed and self._average <= self._memory.read_bytes
 
 
 async def _ranges(reader: _Reader) -> AsyncGenerator[tuple[list[bytes], int, bool]]:
