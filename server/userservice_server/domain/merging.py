@@ -6,13 +6,18 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import itemgetter, neg
+from operator import itemgetter
 from typing import Protocol, TypeVar
 
-from userservice_server.domain.ports import RecordStore, StoreIdentity, Table
+from userservice_server.domain.ports import Ends, RecordStore, StoreIdentity, Table
 from userservice_server.errors import StoreUnavailableError
+from userservice_server.wire.ids import MAX_ID
 
 _DEVIATIONS = 3  # a partition has fewer than mean + 3 deviations of the next records in 99.9 % of all reads
+_EXCESS = 2  # how many times the missing records are read, from all tables that may have them
+_MOST_JOINT = 128  # records of a range that a script on the server merges
+_DIGITS = 15  # of the ids of the years 2026 to 2037
+_NO_BOUND = b";"  # greater than all order keys
 
 T = TypeVar("T")
 Combined = TypeVar("Combined")
@@ -75,6 +80,29 @@ class OneTable:
         )
 
 
+def _order_key(number: int) -> bytes:
+    """Returns bytes that compare as numbers of up to 16 digits do; those of a number of 15 digits are its digits."""
+    return b"%0*d" % (_DIGITS, number) if number < 10**_DIGITS else b":%d" % number  # a colon follows all digits
+
+
+def _order_keys(ids: list[bytes], *, descending: bool) -> list[bytes]:
+    """Returns a key for each id; the keys compare as the ids do, or in reverse if ``descending``.
+
+    Ids that increase and have 15 digits, which they have until 2037, are their own keys: converting the ids into
+    numbers takes longer than the rest of the merge.
+    """
+    if descending:
+        return [_order_key(MAX_ID - _number(each)) for each in ids]
+    if len(ids[0]) == len(ids[-1]) == _DIGITS and len(b"".join(ids)) == len(ids) * _DIGITS:
+        return ids
+    return [_order_key(_number(each)) for each in ids]
+
+
+def _number(text: bytes) -> int:
+    """Returns an id, given as the store writes scores, for example 1.536132e+14; a float represents it exactly."""
+    return int(float(text))
+
+
 @dataclass(slots=True, eq=False)
 class _Part:
     """The records of a table that were read but not returned yet.
@@ -82,33 +110,37 @@ class _Part:
     Attributes:
         table: the table.
         read_to: the last id that was read.
-        ids: ids of the records in increasing order, negative in a descending list; as floats, which represent all ids
-            exactly and compare faster than integers.
+        stop: the order key of this id.
+        keys: the order keys of the records, in increasing order.
         records: the records.
         is_read: whether no record follows.
     """
 
     table: Table
     read_to: int = 0
-    ids: list[float] = field(default_factory=list)
+    stop: bytes = b""
+    keys: list[bytes] = field(default_factory=list)
     records: list[bytes] = field(default_factory=list)
     is_read: bool = False
 
-    def take(self, reply: Sequence[bytes], wanted: int, sign: int) -> None:
-        """Adds the reply to a range of ``wanted`` records with their ids; ``sign`` is -1 in a descending list."""
-        ids = list(map(float, reply[1::2]))
+    def take(self, reply: Sequence[bytes], wanted: int, *, descending: bool) -> None:
+        """Adds the reply to a range of ``wanted`` records with their ids."""
+        ids = list(reply[1::2])
         self.is_read = len(ids) < wanted
         if ids:
-            self.read_to = int(ids[-1])
-            self.ids += ids if sign > 0 else map(neg, ids)
+            self.read_to = _number(ids[-1])
+            keys = _order_keys(ids, descending=descending)
+            self.stop = keys[-1]
+            self.keys += keys
             self.records += reply[::2]
 
 
 class MergedTables:
     """The records of several tables in the order of their ids; serves one list.
 
-    Each round reads the next records of every table and takes the smallest of the ids at which the replies end. The
-    records up to this id are returned; the others are kept for the next round.
+    If one server has all tables, a script merges small ranges on this server, with one command for each range. Other
+    ranges are merged here. Each round reads the next records of every table and takes the smallest of the ids at which
+    the replies end. The records up to this id are returned; the others are kept for the next round.
 
     Args:
         store: the store of the tables.
@@ -131,20 +163,36 @@ class MergedTables:
         self._store = store
         self._parts = [_Part(table) for table in tables]
         self._fences = fences and not descending  # the end of a descending list is its oldest record
-        self._sign = -1 if descending else 1
         self._end = end
         self._position = -1  # the last id that was returned
+        self._ends: asyncio.Future[Ends] | None = None  # read for ``size``, and not used by ``last`` yet
+        self._last: asyncio.Future[list[bytes]] | None = None  # until the fence, which must follow this read
 
     def size(self) -> "asyncio.Future[int]":
         """See ``Source``."""
+        if self._store.is_joint:
+            self._ends = self._joint_ends()
+            return _combined([self._ends], lambda replies: replies[0].size)
         return _combined([self._store.size(part.table) for part in self._parts], sum)
 
     def last(self) -> "asyncio.Future[list[bytes]]":
         """See ``Source``."""
+        last = self._start_last()
+        if self._fences:
+            self._last = last
+        return last
+
+    def _start_last(self) -> "asyncio.Future[list[bytes]]":
+        if self._store.is_joint:
+            ends, self._ends = self._ends or self._joint_ends(), None
+            return _combined([ends], lambda replies: replies[0].record)
         tables = [part.table for part in self._parts]
         if self.descending:
             return _combined([self._store.oldest(table) for table in tables], _joined)
         return _combined([self._store.newest(table, self._end) for table in tables], _joined)
+
+    def _joint_ends(self) -> "asyncio.Future[Ends]":
+        return asyncio.ensure_future(self._store.joint_ends(descending=self.descending, end=self._end))
 
     def range(
         self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool
@@ -155,26 +203,53 @@ class MergedTables:
 
     async def _range(self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool) -> list[bytes]:
         if self._fences:
-            self._fences = False
-            try:
-                await self._store.fence()
-            except StoreUnavailableError as error:
-                self.fence_failure = error
+            await self._raise_last_ids()
+        if self._store.is_joint and count <= _MOST_JOINT:
+            return await self._store.joint_range(
+                after, count, identity, is_resumed=is_resumed, descending=self.descending, end=self._end
+            )
         if after != self._position:  # the list starts, or did not keep all records of the last range
             self._position = after
             self._parts = [_Part(part.table, after) for part in self._parts]
         mean = count / len(self._parts)
         wanted = math.ceil(mean + _DEVIATIONS * math.sqrt(mean))
-        missing = {part: wanted - len(part.ids) for part in self._iter_unread() if len(part.ids) < wanted}
+        missing = {part: wanted - len(part.keys) for part in self._iter_unread() if len(part.keys) < wanted}
         while True:
             await self._read(missing, identity, is_resumed=is_resumed)
             is_resumed = False
-            bound = self._bound()
-            if bound == math.inf or sum(bisect_right(part.ids, bound) for part in self._parts) >= count:
+            # The records of all tables were read up to this key.
+            bound = min((part.stop for part in self._iter_unread()), default=_NO_BOUND)
+            found = sum(bisect_right(part.keys, bound) for part in self._parts)
+            if bound == _NO_BOUND or found >= count:
                 return self._taken(count, bound)
-            # Most of the next records are in a few tables: reads more from the tables whose replies ended first.
-            missing = {part: wanted for part in self._iter_unread() if self._sign * part.read_to <= bound}
-            wanted *= 2
+            # Most of the next records are in a few tables, such as those of an import.
+            missing = self._missing(count - found, count)
+
+    async def _raise_last_ids(self) -> None:
+        """Sets the fence, after the last record of the list was read."""
+        self._fences = False
+        last, self._last = self._last, None
+        try:
+            if last is not None:
+                await last
+        finally:
+            del last  # breaks a cycle: a failed future keeps its exception, which keeps this frame
+        try:
+            await self._store.fence()
+        except StoreUnavailableError as error:
+            self.fence_failure = error
+
+    def _missing(self, needed: int, count: int) -> dict[_Part, int]:
+        """Returns how many records to read from which tables, if ``needed`` of the next ``count`` records are missing.
+
+        None of the next records is behind the record that is number ``count`` of those that were read. Tables that were
+        read up to this record need no further read.
+        """
+        keys = sorted(chain.from_iterable(part.keys for part in self._parts))
+        limit = keys[count - 1] if len(keys) >= count else _NO_BOUND
+        behind = [part for part in self._iter_unread() if part.stop < limit]
+        wanted = min(needed, math.ceil(_EXCESS * needed / len(behind)))
+        return dict.fromkeys(behind, wanted)
 
     def _iter_unread(self) -> Iterator[_Part]:
         return (part for part in self._parts if not part.is_read)
@@ -195,28 +270,25 @@ class MergedTables:
             for part, count in counts.items()
         ]
         for (part, count), reply in zip(counts.items(), await asyncio.gather(*replies), strict=True):
-            part.take(reply, count, self._sign)
+            part.take(reply, count, descending=self.descending)
 
-    def _bound(self) -> float:
-        """Returns the id up to which the records of all tables were read, with the sign of ``_Part.ids``."""
-        return min((self._sign * part.read_to for part in self._parts if not part.is_read), default=math.inf)
-
-    def _taken(self, count: int, bound: float) -> list[bytes]:
+    def _taken(self, count: int, bound: bytes) -> list[bytes]:
         """Removes the next ``count`` records up to ``bound`` from the parts and returns them in order."""
-        ids: list[float] = []
+        keys: list[bytes] = []
         records: list[bytes] = []
         for part in self._parts:
-            stop = bisect_right(part.ids, bound)
-            ids += part.ids[:stop]
+            stop = bisect_right(part.keys, bound)
+            keys += part.keys[:stop]
             records += part.records[:stop]
-        order = sorted(range(len(ids)), key=ids.__getitem__)[:count]
+        order = sorted(range(len(keys)), key=keys.__getitem__)[:count]
         if not order:
             return []
-        last = ids[order[-1]]
+        last = keys[order[-1]]
         for part in self._parts:
-            stop = bisect_right(part.ids, last)
-            del part.ids[:stop], part.records[:stop]
-        self._position = abs(int(last))
+            stop = bisect_right(part.keys, last)
+            del part.keys[:stop], part.records[:stop]
+        number = int(last.lstrip(b":"))
+        self._position = MAX_ID - number if self.descending else number
         return list(map(records.__getitem__, order))
 
 

@@ -79,6 +79,18 @@ class FoundUsers(NamedTuple):
     records: list[bytes]
 
 
+class Ends(NamedTuple):
+    """The number of records of several tables, and the first or the last of these records.
+
+    Attributes:
+        size: the number of records.
+        record: a list of one record, or an empty list.
+    """
+
+    size: int
+    record: list[bytes]
+
+
 class Tables(Protocol):
     """The tables of a store."""
 
@@ -215,6 +227,21 @@ class RecordStore(Protocol):
 
     def size(self, table: Table) -> "Future[int]":
         """Starts to count the records."""
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether one server has several tables of users, so that ``joint_range`` and ``joint_ends`` can read them."""
+
+    async def joint_range(
+        self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool, descending: bool, end: int
+    ) -> list[bytes]:
+        """Reads up to ``count`` users of all partitions in the order of their ids; see ``range``."""
+
+    async def joint_ends(self, *, descending: bool, end: int) -> Ends:
+        """Returns the number of users, and the newest user, or the newest with an id up to ``end``.
+
+        If ``descending``, it returns the oldest user instead of the newest.
+        """
 
     def has_owner(self, table: Table) -> "Future[int]":
         """Starts to check whether the owner of the table exists. Returns 1 or 0."""

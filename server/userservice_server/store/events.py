@@ -8,7 +8,7 @@ from typing import Protocol
 
 MEASURED = (
     *("add", "get", "batch_get", "cuts", "replace", "delete", "import_open", "import", "import_read", "range"),
-    *("find", "expired", "revoke", "feed_end", "feed_read"),
+    *("joint_ends", "joint_range", "find", "expired", "revoke", "feed_end", "feed_read"),
 )
 """Values of ``script`` in ``replied``: the scripts of calls, and ``range`` for the read of a range of records."""
 

@@ -10,10 +10,10 @@ from itertools import chain
 from operator import eq
 from typing import Any, TypeVar
 
-from redis.exceptions import ResponseError
+from redis.exceptions import ClusterCrossSlotError, ResponseError
 
 from userservice_server.domain import ports
-from userservice_server.domain.ports import MOST_STORES, FindQuery, FoundUsers, IdempotencyKey, StoreIdentity
+from userservice_server.domain.ports import MOST_STORES, Ends, FindQuery, FoundUsers, IdempotencyKey, StoreIdentity
 from userservice_server.errors import IndexNotReadyError, StoreChangedError, StoreFullError, StoreUnavailableError
 from userservice_server.store import scripts
 from userservice_server.store.clock_fence import raise_last_ids
@@ -108,6 +108,7 @@ class RedisStore:
         self._looking: asyncio.Task[None] | None = None
         self._clock_logged_at = -math.inf
         self._checked = 0  # connections
+        self._is_joint = False
 
     def _use_partitions(self, partitions: int) -> None:
         self.tables = self._keys = Keys(self._prefix, partitions)
@@ -144,6 +145,7 @@ class RedisStore:
             await check_server(send, self._keys.layout, self._feed_key, self._commands, in_cluster=self._is_cluster)
             if not self._is_cluster:
                 await self._settle_over(send)
+                self._is_joint = self._keys.partitions > 1 and await self._can_read_jointly(send)
             elif self.identity is not UNKNOWN:  # the other connections are needed for this, so it happens afterwards
                 self._start_looking()
 
@@ -156,6 +158,14 @@ class RedisStore:
         except LayoutError:
             if self.identity is UNKNOWN:
                 raise
+
+    async def _can_read_jointly(self, send: Send) -> bool:
+        """Returns whether a script can use keys of several partitions; not if a proxy hides the shards of a cluster."""
+        try:
+            await run(send, scripts.JOINT_ENDS, [table.rows for table in self._keys.all_users()], ("", "-inf"))
+        except ClusterCrossSlotError:
+            return False
+        return True
 
     async def _choose_partitions(self, send: Send) -> None:
         """Uses the number of partitions that the layout contains, if there is a layout."""
@@ -468,6 +478,41 @@ class RedisStore:
         if self.events is not None:
             records.add_done_callback(partial(_report_range, self.events, time.perf_counter()))
         return records
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether one server has several partitions, so that one script can read all of them."""
+        return self._is_joint
+
+    async def joint_range(
+        self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool, descending: bool, end: int
+    ) -> list[bytes]:
+        """Reads up to ``count`` users of all partitions in the order of their ids; see ``range``."""
+        expected = known_identity(identity)
+        if is_resumed:
+            expected.check_cursor(after)
+        expected.check_cursor(end)
+        if descending:
+            bounds = ("REV", f"({after}" if after else "+inf", "-inf")
+        else:
+            bounds = ("", f"({after}", str(end or "+inf"))
+        tables = self._keys.all_users()
+        redis_keys = [key for table in tables for key in (table.rows, table.index)]
+        redis_keys += [table.store_id for table in tables]
+        arguments = (expected.store_id, *bounds, count)
+        reply: list[bytes] | bytes = await self._observed(
+            self._bulk[LAYOUT], scripts.JOINT_RANGE, redis_keys, arguments
+        )
+        if isinstance(reply, bytes):
+            raise StoreChangedError.during_read()
+        return reply
+
+    async def joint_ends(self, *, descending: bool, end: int) -> Ends:
+        """Returns the number of users of all partitions, and the newest user up to ``end``, or the oldest user."""
+        redis_keys = [table.rows for table in self._keys.all_users()]
+        arguments = ("", "-inf") if descending else ("REV", end or "+inf")
+        size, record = await self._observed(self._bulk[LAYOUT], scripts.JOINT_ENDS, redis_keys, arguments)
+        return Ends(size, [record] if record else [])
 
     def newest(self, table: ports.Table, end: int = 0) -> "asyncio.Future[list[bytes]]":
         """Starts to read the newest record, or the newest up to the id ``end``: a list of one record or none."""

@@ -102,7 +102,8 @@ STORE_SECONDS = Metric(
     ("script",),
     unit="seconds",
     buckets=_STORE_SECONDS,
-    note="`range` is a read of a list or stream. Commands without a reply are not included. The time that a command "
+    note="`range` is a read of a list or stream, and `joint_range` one of several partitions of one server. "
+    "Commands without a reply are not included. The time that a command "
     "waits for its batch is included.",
 )
 BATCH_SIZE = Metric(

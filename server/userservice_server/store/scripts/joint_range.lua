@@ -1,0 +1,110 @@
+#!lua flags=no-writes
+--@constants STORE_CHANGED
+-- Returns the next records of several partitions of one server in the order of their ids.
+--
+-- KEYS     rows and index of each partition, then the store id of each partition
+--
+-- ARGV[1]  expected store id
+-- ARGV[2]  REV for decreasing ids, otherwise empty
+-- ARGV[3]  the bound of the first id, as ZRANGE BYSCORE takes it
+-- ARGV[4]  the bound of the last id
+-- ARGV[5]  maximum number of records
+--
+-- Returns:
+--   a list         the records; fewer than ARGV[5] only if no record follows them
+--   STORE_CHANGED  this is another store, or it has lost the rows or the index of a partition
+local call, is_descending, stop, count = redis.call, ARGV[2] == 'REV', ARGV[4], tonumber(ARGV[5])
+local partitions = #KEYS / 3
+
+-- Returns true if rows or index of a partition exist without the other one.
+local function is_incomplete()
+  local existing = call('EXISTS', unpack(KEYS, 1, 2 * partitions))
+  if existing == 2 * partitions then
+    return false
+  end
+  for partition = 1, partitions do
+    if call('EXISTS', KEYS[2 * partition - 1], KEYS[2 * partition]) == 1 then
+      return true
+    end
+  end
+  return false
+end
+
+for partition = 1, partitions do
+  if call('GET', KEYS[2 * partitions + partition]) ~= ARGV[1] then
+    return STORE_CHANGED
+  end
+end
+if is_incomplete() then
+  return STORE_CHANGED
+end
+
+-- Each read of a partition has this number of records. More would often be read in vain, fewer need more reads.
+local block = math.ceil(math.sqrt(count))
+local replies, places, heads = {}, {}, {} -- by partition; a head is the next id, negative if ids decrease
+local heap, size = {}, 0 -- partitions with further records, the one with the smallest head on top
+
+local function set_head(partition, place)
+  local id = tonumber(replies[partition][2 * place])
+  places[partition] = place
+  heads[partition] = id and (is_descending and -id or id)
+end
+
+local function read(partition, start)
+  local rows = KEYS[2 * partition - 1]
+  if is_descending then
+    replies[partition] = call('ZRANGE', rows, start, stop, 'BYSCORE', 'REV', 'LIMIT', 0, block, 'WITHSCORES')
+  else
+    replies[partition] = call('ZRANGE', rows, start, stop, 'BYSCORE', 'LIMIT', 0, block, 'WITHSCORES')
+  end
+  set_head(partition, 1)
+end
+
+-- Moves the partition at a place of the heap down to where it belongs.
+local function sink(place)
+  local partition = heap[place]
+  local head = heads[partition]
+  while 2 * place <= size do
+    local child = 2 * place
+    if child < size and heads[heap[child + 1]] < heads[heap[child]] then
+      child = child + 1
+    end
+    if head < heads[heap[child]] then
+      break
+    end
+    heap[place] = heap[child]
+    place = child
+  end
+  heap[place] = partition
+end
+
+for partition = 1, partitions do
+  read(partition, ARGV[3])
+  if heads[partition] then
+    size = size + 1
+    heap[size] = partition
+  end
+end
+for place = math.floor(size / 2), 1, -1 do
+  sink(place)
+end
+
+local records = {}
+while size > 0 and #records < count do
+  local partition = heap[1]
+  local reply, place = replies[partition], places[partition]
+  records[#records + 1] = reply[2 * place - 1]
+  if place < block then
+    set_head(partition, place + 1)
+  else
+    read(partition, '(' .. reply[2 * place])
+  end
+  if not heads[partition] then
+    heap[1] = heap[size]
+    size = size - 1
+  end
+  if size > 0 then
+    sink(1)
+  end
+end
+return records
