@@ -34,8 +34,8 @@ _LARGEST_EXACT = 2**53
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANOS = 1_000_000_000
 
-# Users of a service have the same keys in their metadata, and many have the same short values. The text of such a
-# member of an object is therefore kept. Frequent ones occur early, so nothing is replaced when a dict is full.
+# Most users of a service have the same keys in their metadata, and many have the same short values. The texts of short
+# members of objects are therefore kept. Frequent members occur early, so nothing is replaced when a dict is full.
 _MOST_KEPT = 4096
 _LONGEST_KEPT = 64  # bytes
 _kept_members: dict[bytes, tuple[bytes, str]] = {}
@@ -80,7 +80,7 @@ def _second_text(seconds: int) -> str:
 def object_text(data: bytes, position: int, end: int) -> str:
     """Returns an encoded Struct, which is a part of `data`, as a JSON object with its keys sorted by code point."""
     members: list[tuple[bytes, str]] = []
-    # The service writes keys in order, so that nothing needs to be sorted. UTF-8 has the order of code points.
+    # The service writes keys in the order of code points, which is the order of UTF-8, so sorting is rarely needed.
     is_sorted, last = True, None
     while position < end:
         length = data[position + 1]
@@ -131,7 +131,7 @@ def _member(encoded: bytes) -> tuple[bytes, str]:
 
 
 def _long_member(encoded: bytes) -> tuple[bytes, int]:
-    """Returns the key of a member, and where its value starts; lengths can have several bytes."""
+    """Returns the key of a member and the position of its value, for lengths of several bytes."""
     end = len(encoded)
     first, position = _head(encoded, 0)
     is_whole = position + first == end

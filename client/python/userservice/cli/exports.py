@@ -264,7 +264,7 @@ def _chunks(
     parts: Sequence[UserScanPart] | None = None,
     parallel: int = 1,
 ) -> Iterator[tuple[UserPage, Sequence[User], Sessions]]:
-    """Yields each chunk, and those of its users that still exist with their sessions."""
+    """Yields each chunk, those of its users that still exist, and the sessions of these users."""
     chunks = manager.list_chunked(
         chunk_size=_CHUNK_SIZE, cursor=cursor, filter=user_filter, parts=parts, parallel=parallel
     )

@@ -32,7 +32,7 @@ Sessions = Sequence[Sequence["Session"]] | None
 """The sessions of each user of a list; None: the file contains no sessions."""
 
 Encode = Callable[[Sequence["User"], Sessions], bytes]
-"""Returns the bytes of some users and their sessions for the end of a file."""
+"""Returns users and their sessions as bytes to append to a file."""
 
 
 def encode_json_lines(users: Sequence[User], sessions: Sessions) -> bytes:
