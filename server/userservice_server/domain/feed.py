@@ -29,7 +29,7 @@ _KEPT_BYTES = 8 << 20  # of the end of the feed, for all partitions
 _MOST_SLICES = 512  # of a partition
 _POLL_SECONDS = 1.0  # between reads without an announcement, which can be lost
 # The pause between two reads of a partition, so that one read returns several changes. A message takes about 0.1 ms of
-# CPU time for each watch. With many watches, messages then take at most half of the time; the rest is for other calls.
+# CPU time for each watch. If the pause grows with the number of watches, messages take at most half of the time.
 _PAUSE_SECONDS = 0.002
 _PAUSE_SECONDS_PER_WATCH = 0.0002
 _RETRY_SECONDS = 0.25

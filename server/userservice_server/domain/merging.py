@@ -14,7 +14,7 @@ from userservice_server.errors import StoreUnavailableError
 from userservice_server.wire.ids import MAX_ID
 
 _DEVIATIONS = 3  # a partition has fewer than mean + 3 deviations of the next records in 99.9 % of all reads
-_EXCESS = 2  # how many times the missing records are read, from all tables that may have them
+_EXCESS = 2  # a further read requests this many times the missing records, from all tables that may have them
 _MOST_JOINT = 128  # records of a range that a script on the server merges
 _DIGITS = 15  # of the ids of the years 2026 to 2037
 _NO_BOUND = b";"  # greater than all order keys
@@ -81,8 +81,8 @@ class OneTable:
 
 
 def _order_key(number: int) -> bytes:
-    """Returns bytes that compare as numbers of up to 16 digits do; those of a number of 15 digits are its digits."""
-    return b"%0*d" % (_DIGITS, number) if number < 10**_DIGITS else b":%d" % number  # a colon follows all digits
+    """Returns bytes in the order of the numbers, up to 16 digits; for a number of 15 digits, they are its digits."""
+    return b"%0*d" % (_DIGITS, number) if number < 10**_DIGITS else b":%d" % number  # a colon is above all digits
 
 
 def _order_keys(ids: list[bytes], *, descending: bool) -> list[bytes]:
@@ -166,7 +166,7 @@ class MergedTables:
         self._end = end
         self._position = -1  # the last id that was returned
         self._ends: asyncio.Future[Ends] | None = None  # read for ``size``, and not used by ``last`` yet
-        self._last: asyncio.Future[list[bytes]] | None = None  # until the fence, which must follow this read
+        self._last: asyncio.Future[list[bytes]] | None = None  # kept for the fence, which must follow this read
 
     def size(self) -> "asyncio.Future[int]":
         """See ``Source``."""
@@ -222,7 +222,7 @@ class MergedTables:
             found = sum(bisect_right(part.keys, bound) for part in self._parts)
             if bound == _NO_BOUND or found >= count:
                 return self._taken(count, bound)
-            # Most of the next records are in a few tables, such as those of an import.
+            # A few tables have most of the next records, for example after an import.
             missing = self._missing(count - found, count)
 
     async def _raise_last_ids(self) -> None:
@@ -242,8 +242,8 @@ class MergedTables:
     def _missing(self, needed: int, count: int) -> dict[_Part, int]:
         """Returns how many records to read from which tables, if ``needed`` of the next ``count`` records are missing.
 
-        None of the next records is behind the record that is number ``count`` of those that were read. Tables that were
-        read up to this record need no further read.
+        Of the records that were read, the record with the number ``count`` is a limit: none of the next records follows
+        it. Tables that were read up to this record need no further read.
         """
         keys = sorted(chain.from_iterable(part.keys for part in self._parts))
         limit = keys[count - 1] if len(keys) >= count else _NO_BOUND

@@ -230,7 +230,7 @@ class RecordStore(Protocol):
 
     @property
     def is_joint(self) -> bool:
-        """Whether one server has several tables of users, so that ``joint_range`` and ``joint_ends`` can read them."""
+        """Whether several tables of users are all on one server; ``joint_range`` and ``joint_ends`` then read them."""
 
     async def joint_range(
         self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool, descending: bool, end: int

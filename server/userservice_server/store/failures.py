@@ -145,7 +145,7 @@ def is_final(error: BaseException) -> bool:
 
 
 def _is_rejected_by_sentinel(error: BaseException) -> bool:
-    """Returns whether no Sentinel reports a primary, and one rejected the password: only the text contains that."""
+    """Returns whether no Sentinel reports a primary and one rejected the password; only the error text shows this."""
     return isinstance(error, (NoPrimaryError, NoPrimaryErrorOfCheck)) and AuthenticationError.__name__ in str(error)
 
 

@@ -95,7 +95,7 @@ class RedisStore:
         self._prefix = key_prefix
         self._wanted_partitions = partitions
         self._is_cluster = isinstance(topology, ClusterServers)
-        # Without these permissions, writes fail only later: when slots move, and when replicas must confirm writes.
+        # Checked at the start, because these commands are sent only later: when slots move, and after writes.
         self._commands = [*(["ASKING"] if self._is_cluster else []), *(["WAIT"] if wait_replicas else [])]
         self._use_partitions(partitions or (CLUSTER_PARTITIONS if self._is_cluster else 1))
         settings = LinkSettings(self._check, timeout, events, wait_replicas)
@@ -160,7 +160,7 @@ class RedisStore:
                 raise
 
     async def _can_read_jointly(self, send: Send) -> bool:
-        """Returns whether a script can use keys of several partitions; not if a proxy hides the shards of a cluster."""
+        """Returns whether a script can use keys of several partitions: not if a proxy hides the shards of a cluster."""
         try:
             await run(send, scripts.JOINT_ENDS, [table.rows for table in self._keys.all_users()], ("", "-inf"))
         except ClusterCrossSlotError:
@@ -481,7 +481,7 @@ class RedisStore:
 
     @property
     def is_joint(self) -> bool:
-        """Whether one server has several partitions, so that one script can read all of them."""
+        """Whether there are several partitions, all on one server, so that one script can read them."""
         return self._is_joint
 
     async def joint_range(

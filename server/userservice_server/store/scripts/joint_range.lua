@@ -16,7 +16,7 @@
 local call, is_descending, stop, count = redis.call, ARGV[2] == 'REV', ARGV[4], tonumber(ARGV[5])
 local partitions = #KEYS / 3
 
--- Returns true if rows or index of a partition exist without the other one.
+-- Returns true if a partition has only one of rows and index.
 local function is_incomplete()
   local existing = call('EXISTS', unpack(KEYS, 1, 2 * partitions))
   if existing == 2 * partitions then
@@ -39,9 +39,10 @@ if is_incomplete() then
   return STORE_CHANGED
 end
 
--- Each read of a partition has this number of records. More would often be read in vain, fewer need more reads.
+-- Each read of a partition has this number of records. A larger block reads unused records, a smaller one needs more
+-- reads.
 local block = math.ceil(math.sqrt(count))
-local replies, places, heads = {}, {}, {} -- by partition; a head is the next id, negative if ids decrease
+local replies, places, heads = {}, {}, {} -- by partition; a head is its next id, negated if ids decrease
 local heap, size = {}, 0 -- partitions with further records, the one with the smallest head on top
 
 local function set_head(partition, place)
@@ -60,7 +61,7 @@ local function read(partition, start)
   set_head(partition, 1)
 end
 
--- Moves the partition at a place of the heap down to where it belongs.
+-- Moves the partition at this place of the heap down until no child has a smaller head.
 local function sink(place)
   local partition = heap[place]
   local head = heads[partition]

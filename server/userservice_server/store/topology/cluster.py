@@ -113,8 +113,8 @@ class ClusterServers:
     def _is_same(self, found: SlotMap) -> bool:
         """Returns whether a map has a node in common with the last map.
 
-        The address of a lost node can be given to a node of another cluster. If a seed leads to another cluster and no
-        node of the last map is found, then an operator has replaced the cluster.
+        The address of a lost node can be given to a node of another cluster, whose map must not be used. But if a seed
+        leads to another cluster and no node of the last map is found, an operator has replaced the cluster.
         """
         return not self._node_ids or not self._node_ids.isdisjoint(found.node_ids)
 
