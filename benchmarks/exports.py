@@ -1,9 +1,9 @@
 """`python -m benchmarks.exports`: measures `userservice users export` and `users import`.
 
-Prints, for each format: users/s, users per second of CPU time of the command (all of it, with its start), and its peak
-memory, as medians of rounds in an order that changes. Then imports the files into empty stores with --restore, and
-exports these stores again: the result must be the same as the file, byte for byte (a Parquet file: row for row). Each
-user has other metadata, because the client keeps the text of short values that it meets often.
+Prints, for each format: the medians of users/s and of users per second of CPU time of the command (including its
+start), and the largest peak memory. The order of the formats changes in each round. Then imports the files into empty
+stores with --restore, and exports these stores again: the result must be the same as the file, byte for byte (a Parquet
+file: row for row). Each user has other metadata, because the client keeps the texts of frequent short values.
 """
 
 import argparse
@@ -32,12 +32,12 @@ _MIB = 1 << 20
 
 
 class _Cost(NamedTuple):
-    """What a command needed.
+    """Time, CPU time and memory of a command.
 
     Attributes:
         seconds: the time from its start to its end.
         cpu_seconds: the CPU time, of user and system.
-        peak: the most memory in use, in bytes.
+        peak: the maximum memory in use, in bytes.
     """
 
     seconds: float
@@ -68,7 +68,7 @@ async def _fill(address: str, count: int) -> None:
 
 
 def _run(address: str, *arguments: str | Path) -> _Cost:
-    """Runs the command users."""
+    """Runs `userservice users`."""
     command = [sys.executable, "-m", "userservice", "users", *map(str, arguments), "--address", address]
     started = time.perf_counter()
     with Path(os.devnull).open("wb") as null:
@@ -93,7 +93,7 @@ def _show(what: str, count: int, costs: Sequence[_Cost], size: int) -> None:
 
 @contextmanager
 def _service(folder: Path) -> Iterator[str]:
-    """Runs a service with an empty store; returns its address."""
+    """Runs a service with an empty store; yields its address."""
     folder.mkdir()
     with stores.running(folder) as store, programs.service("service", store.url, folder) as service:
         yield f"127.0.0.1:{service.port}"

@@ -1,8 +1,9 @@
 """`python -m benchmarks.held_loop FILE serve …`: the service, which measures the turns of its event loop.
 
 SIGUSR1 begins a measurement; SIGUSR2 ends it and writes the result to FILE as JSON. In a turn, the event loop runs the
-callbacks that are ready; other calls wait until it ends. The CPU time of its thread is measured, so that other programs
-on the machine do not count. Meanwhile the event loop never sleeps, so this service is not used for other figures.
+callbacks that are ready; other calls wait until the turn ends. The CPU time of the loop's thread is measured, so that
+other programs on the machine do not count. During a measurement, the event loop never sleeps, so this service is not
+used for other figures.
 """
 
 import asyncio

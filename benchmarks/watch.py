@@ -56,7 +56,7 @@ async def _turn(url: str, *, is_on: bool) -> None:
 
 
 class _Written(NamedTuple):
-    """When users were added: the time of each call, and of its reply, by user_id."""
+    """When users were added: by user_id, the time of the call and the time of its reply."""
 
     called: dict[str, float]
     replied: dict[str, float]

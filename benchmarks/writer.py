@@ -1,7 +1,7 @@
-"""`python -m benchmarks.writer PORT RATE SECONDS PREFIX`: adds users at a constant rate, over plain connections.
+"""`python -m benchmarks.writer PORT RATE SECONDS PREFIX`: adds users at a constant rate, without grpcio.
 
 At most ``_IN_FLIGHT`` calls run at a time, so the rate is lower if the service is slower. Prints as JSON when each call
-was sent, and when its reply arrived (``monotonic``). All requests are encoded before the first is sent.
+was sent, and when its reply arrived (``time.monotonic``). All requests are encoded before the first one is sent.
 """
 
 import gc
@@ -17,7 +17,7 @@ from loadgen.h2load import grpc_frame
 from loadgen.http2 import AnswerReader, Connection, Request, header_block
 from userservice.v1.user_service_pb2 import AddUserRequest
 
-_CONNECTIONS = 8  # so that each of several workers gets some
+_CONNECTIONS = 8  # enough for each worker to get some of them
 _IN_FLIGHT = 256
 _ANSWER_SECONDS = 60.0
 
@@ -39,7 +39,7 @@ def _requests(prefix: str, count: int) -> list[Request]:
 
 
 class _Writer:
-    """Sends the calls, and notes their times.
+    """Sends the calls and records their times.
 
     Attributes:
         sent: when each call was sent.
