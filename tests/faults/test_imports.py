@@ -43,7 +43,7 @@ def contents(address: str) -> dict[str, str]:
 
 
 class Progress:
-    """How many rows are acknowledged."""
+    """The number of acknowledged rows."""
 
     offset = 0
 
@@ -125,7 +125,7 @@ async def imported(address: str, count: int, mode: Any, progress: Progress, faul
     async def source() -> AsyncIterator[dict[str, Any]]:
         for number, row in enumerate(rows(count)):
             if number == count - 500:
-                await asyncio.to_thread(faults.join)  # so that all faults meet the import
+                await asyncio.to_thread(faults.join)  # so that all faults happen during the import
             yield row
 
     async with UserManager(address, timeout=60) as users:

@@ -59,7 +59,7 @@ def _divisible() -> Iterator[tuple[Network, DivisibleCluster]]:
 
 
 async def divide(network: Network, cluster: DivisibleCluster, case: Case, number: int, others: ChainedUpdates) -> None:
-    """Cuts off a master with a service until a replica has taken its place and executes writes of the other service."""
+    """Cuts off a master and a service until a replica is promoted and, if possible, executes other writes."""
     victim = (await asyncio.to_thread(lambda: cluster.masters))[number % 3]
     replicas = await asyncio.to_thread(cluster.replicas_of, victim)
     ranges = await asyncio.to_thread(cluster.ranges_of, victim)

@@ -25,7 +25,7 @@ class Cluster:
         backend: which server the nodes run.
         masters: number of masters.
         replicas: number of replicas of each master.
-        node_timeout_ms: milliseconds after which a node that does not answer is considered as lost.
+        node_timeout_ms: milliseconds after which a node that does not answer is considered lost.
         tls: options for certificates and keys; the nodes then use TLS among themselves and accept TLS from clients.
         append_only: whether the nodes keep their data on disk.
         options: more options of the nodes.
@@ -78,11 +78,11 @@ class Cluster:
         return self._tls_ports[node] or node.port or 0
 
     def shown_port(self, node: Store) -> int:
-        """The port that CLUSTER SLOTS contains, for connections without TLS."""
+        """The port of a node in the reply to CLUSTER SLOTS over connections without TLS."""
         return node.port or 0
 
     def restart_elsewhere(self) -> None:
-        """Ends all nodes, and starts them with their data at new addresses, as a scheduler of containers does."""
+        """Kills all nodes and starts them with their data at new addresses, as a scheduler of containers does."""
         for node in self.nodes:
             node.kill()
         for node in self.nodes:

@@ -12,7 +12,7 @@ from harness.clusters import Cluster
 from harness.ports import free_port
 from harness.stores import Store
 
-NODES = "127.0.0.1"  # nodes connect to nodes at this address; each node connects from an address of its own
+NODES = "127.0.0.1"  # the address of all nodes for other nodes; each node connects from an address of its own
 CLIENTS = ("127.0.0.2", "127.0.0.3")
 """Addresses at which clients connect to the nodes; each is a place of its own in the network."""
 
@@ -23,7 +23,7 @@ class _Link:
 
     Attributes:
         places: the places at both ends.
-        is_cut: whether the ends are on different sides; nothing is delivered any more.
+        is_cut: whether the ends are or were on different sides; nothing is delivered any more.
     """
 
     places: tuple[str, str]
@@ -38,8 +38,8 @@ class _Link:
 class Network:
     """Forwards ports between places.
 
-    While the network is divided, what is sent to the other side is discarded without an error, as if packets were lost.
-    Afterwards, these connections are aborted.
+    While the network is divided, data for the other side are discarded without an error, as if packets were lost. When
+    the division ends, the connections between the sides are aborted.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class Network:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # transports part with their sockets
+        await asyncio.sleep(0)  # transports close their sockets in the next turn of the event loop
 
     def __enter__(self) -> Self:
         return self

@@ -20,9 +20,9 @@ class ObservedReads:
     """Reads users that are updated by ``ChainedUpdates``, and compares the values with the acknowledged updates.
 
     Attributes:
-        counts: by service, the reads, the failed reads, and two kinds of values: those older than an update that was
-            acknowledged before the read ("outdated"), and those of an update that was not acknowledged yet when the
-            read returned ("unconfirmed").
+        counts: by service, the numbers of reads, of failed reads, of values that are older than an update that was
+            acknowledged before the read ("outdated"), and of values of an update that was not acknowledged yet when
+            the read returned ("unconfirmed").
     """
 
     def __init__(self, services: Mapping[str, Stubs], updates: list[ChainedUpdates], dice: random.Random) -> None:
@@ -62,5 +62,5 @@ class ObservedReads:
             self._is_ending = True
 
     def vanished(self) -> Counter[str]:
-        """Returns by service how many reads returned an update that was never acknowledged; call it at the end."""
+        """Returns, by service, how many reads returned an update that was never acknowledged; for use at the end."""
         return Counter(name for name, user_id, etag in self._unconfirmed if etag not in self._confirmed[user_id])

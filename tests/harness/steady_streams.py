@@ -15,8 +15,8 @@ from userservice import UserManager, UserServiceError
 from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
 
 STREAMS = sized(8, 40)  # concurrent
-WRITES = sized(200, 2000)  # a second, in addition to those whose outcomes are compared
-_CHUNKS = 3  # after which a stream is cancelled and resumed
+WRITES = sized(200, 2000)  # per second, in addition to the writes whose outcomes are compared
+_CHUNKS = 3  # a stream is cancelled after this number of chunks and resumed
 _LONGEST_OUTAGE = 60.0
 
 
@@ -50,7 +50,7 @@ async def resumed_stream(stubs: Stubs, chunk_size: int, chunks: int = 0) -> list
 
 
 async def client_stream(address: str, chunk_size: int) -> list[str]:
-    """Reads all users with clients: each reads some chunks, and the next one continues from the cursor of the last."""
+    """Reads all users with several clients; each reads some chunks, from the cursor of the previous client on."""
     found: list[str] = []
     cursor, deadline = 0, time.monotonic() + _LONGEST_OUTAGE
     while True:
@@ -64,7 +64,7 @@ async def client_stream(address: str, chunk_size: int) -> list[str]:
                         break
             if not cursor:
                 return found
-        except UserServiceError:  # the client has repeated the call until its limit
+        except UserServiceError:  # the retries of the client did not succeed
             assert time.monotonic() < deadline
 
 
@@ -74,7 +74,7 @@ async def streaming(
 ) -> AsyncIterator[Counter[str]]:
     """Streams all users again and again; counts the streams, and users that were missing, repeated or out of order.
 
-    One stream of four is cancelled after every 3 chunks and resumed from its cursor; another one is read by clients.
+    One of four streams is cancelled after every 3 chunks and resumed from its cursor; another one is read by clients.
     """
     counts: Counter[str] = Counter()
     places = {user_id: place for place, user_id in enumerate(expected)}

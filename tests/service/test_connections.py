@@ -93,7 +93,7 @@ def test_tls(tls_port: int, certificates: Certificates) -> None:
 
 
 def test_commands_read_many_replies_at_once_over_tls(tls_port: int, certificates: Certificates) -> None:
-    """Commands use the event loop of asyncio, which reads several records of TLS into one buffer."""
+    """Commands use asyncio's event loop, which reads several TLS records into one buffer."""
     url = f"rediss://:{PASSWORD}@localhost:{tls_port}/0?ssl_ca_certs={certificates.authority}"
     result = command("reindex", environment={"USERSERVICE_REDIS_URL": url})
     assert (result.code, result.err) == (0, "")

@@ -1,4 +1,4 @@
-"""Lists of a store whose partitions are all on one server: a script merges the first ranges there."""
+"""Lists of a store whose partitions are all on one server: a script on this server merges small ranges."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ TABLES = Keys("userservice", PARTITIONS).all_users()
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[Store, Service]]:
-    """A store with users of an import, whose ids form dense runs in each partition, and single users after it."""
+    """A store with imported users, whose ids follow each other in each partition, and with users added one by one."""
     with Store() as store, Service("--partitions", str(PARTITIONS), redis_url=store.url) as service:
         with SyncUserManager(service.address) as users:
             users.import_users({"user_id": f"imported{number}"} for number in range(COUNT - 20))
@@ -32,7 +32,7 @@ def running() -> Iterator[tuple[Store, Service]]:
 
 
 def ids_of(store: Store) -> list[int]:
-    """Returns the ids of all users, as they are in the store."""
+    """Returns the ids of all users in the store, in order."""
     with store.client() as client:
         return sorted(int(score) for table in TABLES for _, score in client.zrange(table.rows, 0, -1, withscores=True))
 
@@ -44,7 +44,7 @@ def calls_of(store: Store, command: str) -> int:
 
 
 def learn_the_size_of_records(users: UserServiceStub) -> None:
-    """Reads pages until the service expects records of their size; until then, it reads fewer at once."""
+    """Reads pages until the service estimates the size of a record; until then, it reads fewer records at once."""
     for _ in range(10):
         users.ListUsers(ListUsersRequest(limit=100))
 
@@ -87,7 +87,7 @@ def test_a_stream_and_its_continuation_are_in_the_order_of_ids(running: tuple[St
 
 
 def test_a_page_is_read_by_two_scripts(running: tuple[Store, Service]) -> None:
-    """Other pages are not read ahead."""
+    """Later pages are not read ahead."""
     store, service = running
     with connect_blocking(service.address) as stubs:
         learn_the_size_of_records(stubs.users)
@@ -131,7 +131,7 @@ def test_pages_are_rejected_if_a_partition_was(fault: str) -> None:
 
 
 def test_a_server_whose_scripts_cannot_use_several_partitions() -> None:
-    """As behind a proxy that hides the shards of a cluster. Here: a cluster of one node, which may not be asked."""
+    """Simulates a proxy that hides the shards of a cluster: a cluster of one node, whose user may not run INFO."""
     port = free_port()
     with Store("redis", port=port, options=["--cluster-enabled", "yes", "--cluster-port", str(free_port())]) as store:
         with store.client() as client:

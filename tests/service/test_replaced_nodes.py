@@ -1,4 +1,4 @@
-"""All nodes of a cluster return at new addresses: the service finds them by the addresses in its URL."""
+"""All nodes of a cluster restart at new addresses: the service finds them by the addresses in its URL."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ async def until_readable(stubs: Stubs, added: Mapping[str, User]) -> None:
 
 
 async def test_nodes_at_new_addresses_are_found_by_the_seeds() -> None:
-    """The first seed is lost; the second is a name that leads to another node; other servers get the old addresses."""
+    """The first seed is lost, the second leads to another node afterwards, and other servers get the old addresses."""
     with (
         Cluster("valkey", append_only=True, node_timeout_ms=1000) as cluster,
         Proxy(cluster.nodes[0].port or 0) as name,

@@ -1,4 +1,7 @@
-"""TLS and ACL users with the documented permissions, on a cluster and with Sentinels. The wheel's Valkey has no TLS."""
+"""TLS and ACL users with the documented permissions, on a cluster and with Sentinels.
+
+The tests use Redis, because the embedded Valkey has no TLS.
+"""
 
 import asyncio
 import contextlib
@@ -41,11 +44,11 @@ pytestmark = pytest.mark.long
 
 PASSWORD = "canary-of-passwords"  # noqa: S105 - guards nothing
 DOCUMENTS = [Path(__file__).parents[2] / "docs" / name for name in ("operations.md", "topologies.md")]
-SCRIPTS, FEED, CLUSTER = range(3)  # the documented lines for the user of the service
+SCRIPTS, FEED, CLUSTER = range(3)  # the documented lines of permissions for the user of the service
 
 
 def documented(user: str) -> list[list[str]]:
-    """Returns the rules in each line of the documents for an ACL user."""
+    """Returns the rules of an ACL user in the docs: a list for each line."""
     lines = [line for document in DOCUMENTS for line in document.read_text().splitlines()]
     start = f"ACL SETUSER {user} "
     return [line.removeprefix(start).replace("PASSWORD", PASSWORD).split() for line in lines if line.startswith(start)]
@@ -192,7 +195,7 @@ def test_a_missing_permission_is_rejected_with_one_line(cluster: Cluster, files:
 
 
 def test_a_revoked_wait_is_named() -> None:
-    """The log must not say that replicas are missing."""
+    """The log must name the permission and not report missing replicas."""
     with contextlib.ExitStack() as closing:
         stores = [closing.enter_context(Store("redis", port=free_port())) for _ in range(2)]
         with stores[1].client() as client:
