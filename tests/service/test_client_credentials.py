@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -306,7 +307,8 @@ def test_calls_above_the_rate_wait_for_the_delay_of_the_service(site: Site, kind
             client.call("get", "ada")
         with pytest.raises(RateLimitedError) as raised:  # noqa: PT012 - the first of these calls may succeed
             for _ in range(60):
-                client.call("get", "ada", timeout=0.02)
+                with suppress(DeadlineExceededError):  # on a busy machine
+                    client.call("get", "ada", timeout=0.02)
     assert raised.value.retry_delay
 
 
