@@ -209,7 +209,33 @@ async def test_a_host_name_that_resolves_to_another_address(tmp_path: Path) -> N
                 assert names(await read_chunks(stubs)) == ["ada", "bob"]
 
 
-async def test_a_new_connection_is_checked_before_calls_use_it() -> None:
+async def test_calls_do_not_use_a_server_that_may_evict_users() -> None:
+    """The connections are lost, and the address then leads to a copy of the store on an unsuitable server."""
+    with (
+        Store(port=free_port()) as ours,
+        Store(port=free_port(), options=["--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"]) as other,
+        Proxy(ours.port or 0) as proxy,
+        Service(redis_url=proxy.url) as service,
+        ours.client() as source,
+        other.client() as client,
+    ):
+        async with connect(service.address) as stubs:
+            await add_users(stubs, ["ada"])
+            for key in source.scan_iter():
+                client.restore(key, 0, source.dump(key))
+            copy, before, proxy.target = everything(client), proxy.accepted, other.port or 0
+            proxy.cut_all()
+            await asyncio.to_thread(until, lambda: proxy.accepted > before)
+            for _ in range(20):
+                assert await outcome(stubs, "bob") == "STORE_UNAVAILABLE"
+            assert everything(client) == copy
+
+            proxy.target = ours.port or 0
+            assert await seconds_until_a_write_succeeds(stubs, "bob") < RECOVERY
+    assert any("allkeys-lru" in line.get("reason", "") for line in log_of_outages(service))
+
+
+async def test_writes_are_rejected_after_a_new_connection_leads_to_another_layout() -> None:
     """The connections are lost, and the address then leads to a store of another layout."""
     with (
         Store(port=free_port()) as ours,
@@ -225,9 +251,13 @@ async def test_a_new_connection_is_checked_before_calls_use_it() -> None:
             before, proxy.target = proxy.accepted, other.port or 0
             proxy.cut_all()
             await asyncio.to_thread(until, lambda: proxy.accepted > before)
+            # If a probe was under way when the connections were lost, the store is unavailable at first.
+            found = await outcome(stubs, "bob")
+            while found == "STORE_UNAVAILABLE":
+                found = await outcome(stubs, "bob")
             for _ in range(20):
-                # If a probe was under way when the connections were lost, the store is unavailable at first.
-                assert await outcome(stubs, "bob") in ("STORE_CHANGED", "STORE_UNAVAILABLE")
+                assert found == "STORE_CHANGED"
+                found = await outcome(stubs, "bob")
             await health_is(service, "NOT_SERVING")
             assert everything(client) == {b"userservice:layout": layout}
 
