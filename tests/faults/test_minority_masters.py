@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import pytest
 from harness.chained_updates import ChainedUpdates
 from harness.connections import Stubs, connect
-from harness.networks import CLIENTS, DivisibleCluster, Network, divisible_cluster
+from harness.divisible_clusters import DivisibleCluster, divisible_cluster
+from harness.networks import CLIENTS, Network
 from harness.observed_reads import ObservedReads
 from harness.population import add_users
 from harness.services import Service

@@ -1,16 +1,15 @@
-"""A network on loopback that can be divided: the nodes of a cluster and clients are on one side or on the other."""
+"""A network on loopback that can be divided: servers and clients are on one side or on the other."""
 
 import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from harness.clusters import Cluster
+from harness.both_ways import until_one_ends
 from harness.ports import free_port
-from harness.stores import Store
 
 NODES = "127.0.0.1"  # the address of all nodes for other nodes; each node connects from an address of its own
 CLIENTS = ("127.0.0.2", "127.0.0.3")
@@ -80,16 +79,7 @@ class Network:
                 return
             far_reader, far_writer = await asyncio.open_connection(NODES, target)
             link.writers.append(far_writer)
-            directions = [
-                asyncio.create_task(_forward(link, reader, far_writer)),
-                asyncio.create_task(_forward(link, far_reader, writer)),
-            ]
-            try:
-                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for direction in directions:
-                    direction.cancel()
-                await asyncio.gather(*directions, return_exceptions=True)
+            await until_one_ends(_forward(link, reader, far_writer), _forward(link, far_reader, writer))
         finally:
             link.abort()
             self._links.discard(link)
@@ -140,50 +130,3 @@ async def _forward(link: _Link, reader: asyncio.StreamReader, writer: asyncio.St
         if not link.is_cut:
             writer.write(data)
             await writer.drain()
-
-
-class DivisibleCluster(Cluster):
-    """A cluster in a network that can be divided."""
-
-    def __init__(self, backend: str, network: Network, *, masters: int, replicas: int, node_timeout_ms: int) -> None:
-        self._network = network
-        self._ports: dict[Store, int] = {}
-        self.places: dict[Store, str] = {}
-        super().__init__(backend, masters=masters, replicas=replicas, node_timeout_ms=node_timeout_ms)
-
-    def started(self, *options: str) -> Store:
-        place = f"127.0.1.{len(self.places) + 1}"
-        port, bus_port = free_port(), free_port()
-        announced, announced_bus = (self._network.listen(place, target) for target in (port, bus_port))
-        own = [
-            *("--bind-source-addr", place, "--cluster-port", str(bus_port), "--cluster-announce-ip", NODES),
-            *("--cluster-announce-port", str(announced), "--cluster-announce-bus-port", str(announced_bus)),
-            # A client connects to all nodes at the host at which it has reached the first one.
-            *("--cluster-preferred-endpoint-type", "unknown-endpoint", *options),
-        ]
-        node = Store(self.backend, port=port, options=[*self._options, *own])
-        self._bus_ports[node], self._ports[node], self.places[node] = announced_bus, announced, place
-        return self._closing.enter_context(node)
-
-    def port_of(self, node: Store) -> int:
-        return self._ports[node]
-
-    def shown_port(self, node: Store) -> int:
-        return self._ports[node]
-
-    def url_at(self, host: str) -> str:
-        """The URL for clients at one of the addresses for clients."""
-        return f"redis-cluster://{','.join(f'{host}:{self.port_of(node)}' for node in self.nodes[:3])}"
-
-
-@contextlib.contextmanager
-def divisible_cluster(
-    backend: str, *, masters: int, replicas: int, node_timeout_ms: int
-) -> Iterator[tuple[Network, DivisibleCluster]]:
-    with (
-        Network() as network,
-        DivisibleCluster(
-            backend, network, masters=masters, replicas=replicas, node_timeout_ms=node_timeout_ms
-        ) as cluster,
-    ):
-        yield network, cluster

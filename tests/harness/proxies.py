@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from harness.both_ways import until_one_ends
+
 Rule = Callable[[bytes], bool]
 
 
@@ -126,16 +128,12 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
         self._writers |= {writer, far_writer}
         losing, holding = asyncio.Event(), asyncio.Event()
-        directions = [
-            asyncio.create_task(self._forward_requests(reader, far_writer, losing, holding)),
-            asyncio.create_task(self._forward_replies(far_reader, writer, losing, holding)),
-        ]
         try:
-            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            await until_one_ends(
+                self._forward_requests(reader, far_writer, losing, holding),
+                self._forward_replies(far_reader, writer, losing, holding),
+            )
         finally:
-            for direction in directions:
-                direction.cancel()
-            await asyncio.gather(*directions, return_exceptions=True)
             far_writer.close()
             if not self._stopping.is_set():
                 self._writers -= {writer, far_writer}
