@@ -185,12 +185,7 @@ class _Reader:
     """Reads one list from the store; each read starts after the last record of the previous read.
 
     Args:
-        store: the store to read.
-        source: the records of the list.
-        size: maximum number of records in a response.
-        cursor: the list starts after this id.
-        reads: schedules the reads.
-        memory: limits the size of the reads.
+        store, source, size, cursor, reads, memory: see ``pages``.
         needed: number of records after which nothing is read ahead.
 
     Attributes:

@@ -21,7 +21,7 @@
 --   STORE_CHANGED                       this is another store, or it has lost the rows or the index
 local call, unpacked, rows, emails = redis.call, struct.unpack, KEYS[3], KEYS[5]
 local after, most, limit, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local MOST = ARGV[3] -- as text, which a command need not convert
+local most_text = ARGV[3] -- a command need not convert texts
 local FIRST_KEY = 6
 
 local function id_of(member)
@@ -30,7 +30,7 @@ end
 
 -- Returns up to `most` members with this key, which are ordered by id; leaves out ids up to `after` if there are many.
 local function members_of(email_key)
-  local found = call('ZRANGE', emails, email_key, email_key, 'BYSCORE', 'LIMIT', '0', MOST)
+  local found = call('ZRANGE', emails, email_key, email_key, 'BYSCORE', 'LIMIT', '0', most_text)
   if #found < most or id_of(found[most]) > after then
     return found
   end
