@@ -60,6 +60,11 @@ async def seconds_until_a_write_succeeds(stubs: Stubs, user_id: str) -> float:
     return time.monotonic() - started
 
 
+def copy_keys(source: Any, target: Any) -> None:
+    for key in source.scan_iter():
+        target.restore(key, 0, source.dump(key))
+
+
 def log_of_outages(service: Service) -> list[dict[str, Any]]:
     return [line for line in service.log_lines_with("userservice.store") if line["message"].startswith("store ")]
 
@@ -221,8 +226,7 @@ async def test_calls_do_not_use_a_server_that_may_evict_users() -> None:
     ):
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada"])
-            for key in source.scan_iter():
-                client.restore(key, 0, source.dump(key))
+            copy_keys(source, client)
             copy, before, proxy.target = everything(client), proxy.accepted, other.port or 0
             proxy.cut_all()
             await asyncio.to_thread(until, lambda: proxy.accepted > before)
@@ -236,30 +240,37 @@ async def test_calls_do_not_use_a_server_that_may_evict_users() -> None:
 
 
 async def test_writes_are_rejected_after_a_new_connection_leads_to_another_layout() -> None:
-    """The connections are lost, and the address then leads to a store of another layout."""
+    """The connections are lost, and the address then leads to a copy of the store whose layout was changed."""
     with (
         Store(port=free_port()) as ours,
         Store(port=free_port()) as other,
         Proxy(ours.port or 0) as proxy,
         Service(redis_url=proxy.url) as service,
+        ours.client() as source,
         other.client() as client,
     ):
-        layout = {b"version": b"99", b"partitions": b"1"}
-        client.hset("userservice:layout", mapping=layout)
         async with connect(service.address) as stubs:
             await add_users(stubs, ["ada"])
-            before, proxy.target = proxy.accepted, other.port or 0
-            proxy.cut_all()
-            await asyncio.to_thread(until, lambda: proxy.accepted > before)
-            # If a probe was under way when the connections were lost, the store is unavailable at first.
-            found = await outcome(stubs, "bob")
-            while found == "STORE_UNAVAILABLE":
-                found = await outcome(stubs, "bob")
+            copy_keys(source, client)
+            client.hset("userservice:layout", "version", 99)
+            copy = everything(client)
+
+            async def write_until_rejected(user_id: str) -> None:
+                """Some writes wait for the new connection; others find no connection."""
+                while (found := await outcome(stubs, user_id)) != "STORE_CHANGED":
+                    assert found in ("OK", "USER_ALREADY_EXISTS", "STORE_UNAVAILABLE")
+
+            async with asyncio.TaskGroup() as writers:
+                for number in range(20):
+                    writers.create_task(write_until_rejected(f"writer{number}"))
+                await asyncio.sleep(0.05)
+                proxy.target = other.port or 0
+                proxy.cut_all()
             for _ in range(20):
-                assert found == "STORE_CHANGED"
-                found = await outcome(stubs, "bob")
+                assert await outcome(stubs, "bob") == "STORE_CHANGED"
+            assert (await stubs.users.GetUser(GetUserRequest(user_id="ada"))).user.user_id == "ada"
             await health_is(service, "NOT_SERVING")
-            assert everything(client) == {b"userservice:layout": layout}
+            assert everything(client) == copy
 
             proxy.target = ours.port or 0
             assert await seconds_until_a_write_succeeds(stubs, "bob") < RECOVERY

@@ -48,6 +48,10 @@ class LayoutError(UnsuitableStoreError):
     """The store has another layout, or required keys are missing."""
 
 
+class OtherLayoutError(LayoutError):
+    """The store has another version or another number of partitions. Scripts check the store id, but not these."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity(StoreIdentity):
     """Identifies the store that the server expects.
@@ -184,14 +188,14 @@ class StoreLayout:
             self.fault = ""
 
     def check_numbers(self, version: bytes | None, partitions: bytes | None) -> None:
-        """Raises LayoutError if one of the numbers in the layout is another one; None: the field does not exist."""
+        """Raises OtherLayoutError if one of the numbers in the layout differs; None: the field does not exist."""
         for name, value, known in (
             ("version", version, LAYOUT_VERSIONS),
             ("partitions", partitions, (self._partitions,)),
         ):
             if value is not None and value not in [b"%d" % number for number in known]:
                 wanted = " or ".join(map(str, known))
-                raise LayoutError(
+                raise OtherLayoutError(
                     f"the store has layout {name} {value.decode(errors='replace')}, this service needs {wanted}"
                 )
 

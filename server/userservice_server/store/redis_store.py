@@ -26,6 +26,7 @@ from userservice_server.store.identity import (
     Check,
     Identity,
     LayoutError,
+    OtherLayoutError,
     StoreLayout,
     checked,
     foreign_cursor,
@@ -151,13 +152,18 @@ class RedisStore:
 
     async def _settle_over(self, send: Send) -> None:
         """Identifies the store over a new connection. A fault of the layout raises no error if the store was in use."""
+        known_fault = self._layout.fault
         try:
             if self.identity is UNKNOWN:
                 await self._choose_partitions(send)
             await self._settle([send] * ROUTES)
-        except LayoutError:
+        except LayoutError as error:
             if self.identity is UNKNOWN:
                 raise
+            if isinstance(error, OtherLayoutError) and not known_fault:
+                # Scripts would not detect the other layout. Writes that wait for connections must therefore fail;
+                # later writes are rejected because of the fault (see `write`).
+                self.distrust()
 
     async def _can_read_jointly(self, send: Send) -> bool:
         """Returns whether a script can use keys of several partitions: not if a proxy hides the shards of a cluster."""
