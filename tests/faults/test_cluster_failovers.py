@@ -15,9 +15,9 @@ from harness.population import add_users
 from harness.services import Service
 from harness.sizing import sized
 from harness.steady_adds import SteadyAdds
+from harness.steady_imports import SteadyImports
 from harness.steady_streams import STREAMS, WRITES, disorder, resumed_stream, streaming
 from harness.waiting import until
-from harness.writing import SteadyWrites
 
 from userservice_server.check import check
 from userservice_server.store.keys import Keys
@@ -61,29 +61,35 @@ async def test_streams_and_writes_while_masters_are_killed(
     expected = sorted(added, key=lambda user_id: added[user_id].id)
     figures = []
     adds = SteadyAdds(stubs, "k")
-    with SteadyWrites(service.port, WRITES, expected, [], dice) as others:
-        started = time.monotonic()
-        async with streaming(stubs, service.address, expected, dice) as counts, adds.running():
-            for number in range(FAILOVERS):
-                await asyncio.sleep(0.5)
-                victim = cluster.masters[number % 3]
-                replica = cluster.replicas_of(victim)[0]
-                adds.longest = 0.0
-                await asyncio.to_thread(victim.kill)
-                await asyncio.to_thread(until, lambda replica=replica: cluster.is_master(replica), 20)
-                await adds.another()
-                await asyncio.sleep(1.0)
-                figures.append(round(adds.longest, 2))
-                await asyncio.to_thread(victim.start)
-                await asyncio.to_thread(cluster.settle, 1)
-        rate = others.succeeded / (time.monotonic() - started)
+    imports = SteadyImports(service.address, expected, WRITES)
+    started = time.monotonic()
+    async with (
+        streaming(stubs, service.address, expected, dice) as counts,
+        imports.running(),
+        adds.running(),
+    ):
+        for number in range(FAILOVERS):
+            await asyncio.sleep(0.5)
+            victim = cluster.masters[number % 3]
+            replica = cluster.replicas_of(victim)[0]
+            adds.longest = 0.0
+            await asyncio.to_thread(victim.kill)
+            await asyncio.to_thread(until, lambda replica=replica: cluster.is_master(replica), 20)
+            await adds.another()
+            await asyncio.sleep(1.0)
+            figures.append(round(adds.longest, 2))
+            await asyncio.to_thread(victim.start)
+            await asyncio.to_thread(cluster.settle, 1)
+        rate = imports.applied / (time.monotonic() - started)
     print(  # noqa: T201 - the figure
-        f"kill -9: {dict(counts)}, longest add of each failover in s: {figures}, {rate:.0f} other writes/s, "
-        f"{dict(others.done)}"
+        f"kill -9: {dict(counts)}, longest add of each failover in s: {figures}, {imports.applied} imported rows, "
+        f"{rate:.0f}/s, {imports.broken} imports not continued"
     )
     assert counts["streams"] >= STREAMS
     assert counts["by clients"]
     assert disorder(counts) == {}
+    assert imports.applied
+    assert imports.failed == 0
     assert max(figures) <= LONGEST_OUTAGE
     found = await resumed_stream(stubs, 1000)
     assert len(found) == len(set(found))

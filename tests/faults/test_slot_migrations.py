@@ -13,9 +13,9 @@ from harness.population import add_users
 from harness.services import Service
 from harness.sizing import FULL, sized
 from harness.steady_adds import SteadyAdds
+from harness.steady_imports import SteadyImports
 from harness.steady_streams import WRITES, disorder, resumed_stream, streaming
 from harness.stores import Store
-from harness.writing import SteadyWrites
 
 from userservice_server.check import check
 from userservice_server.store.keys import Keys
@@ -75,28 +75,29 @@ async def test_slots_move_to_a_new_master_under_load(
     target = await asyncio.to_thread(cluster.add_master)
     adds = SteadyAdds(stubs, "a")
     updates = ChainedUpdates(stubs, {user_id: added[user_id] for user_id in expected[:UPDATED]})
-    with SteadyWrites(service.port, WRITES, expected[UPDATED:], [], dice) as others:
-        async with (
-            streaming(stubs, service.address, expected, dice, STREAMS) as counts,
-            adds.running(),
-            updates.running(),
-        ):
-            await adds.another()
-            updates.outage(expected)
-            adds.longest = 0.0
-            started, before = time.monotonic(), others.succeeded
-            moved = await asyncio.to_thread(move, cluster, sources, target)
-            seconds = time.monotonic() - started
-            rate = (others.succeeded - before) / seconds
-            slowest = max(updates.outage(expected), adds.longest)
-            streams_while_moving = counts["streams"]
-            adds.longest = 0.0
-            await asyncio.sleep(seconds)  # the control run
-            control = max(updates.outage(expected), adds.longest)
+    imports = SteadyImports(service.address, expected[UPDATED:], WRITES)
+    async with (
+        streaming(stubs, service.address, expected, dice, STREAMS) as counts,
+        imports.running(),
+        adds.running(),
+        updates.running(),
+    ):
+        await adds.another()
+        updates.outage(expected)
+        adds.longest = 0.0
+        started, before = time.monotonic(), imports.applied
+        moved = await asyncio.to_thread(move, cluster, sources, target)
+        seconds = time.monotonic() - started
+        rate = (imports.applied - before) / seconds
+        slowest = max(updates.outage(expected), adds.longest)
+        streams_while_moving = counts["streams"]
+        adds.longest = 0.0
+        await asyncio.sleep(seconds)  # the control run
+        control = max(updates.outage(expected), adds.longest)
     writes = len(adds.acknowledged) + updates.acknowledged
     print(  # noqa: T201 - the figure
-        f"CLUSTER MIGRATESLOTS: {moved} of 16 partitions moved in {seconds:.1f} s, {dict(counts)}, {writes} writes and "
-        f"{rate:.0f} other writes/s, {dict(others.done)}, "
+        f"CLUSTER MIGRATESLOTS: {moved} of 16 partitions moved in {seconds:.1f} s, {dict(counts)}, {writes} single "
+        f"writes, {imports.applied} imported rows, {rate:.0f}/s while slots moved, "
         f"slowest write {slowest:.3f} s, without a migration {control:.3f} s, failed attempts {adds.reasons}"
         f"{dict(updates.failed)}"
     )
@@ -105,11 +106,13 @@ async def test_slots_move_to_a_new_master_under_load(
     assert disorder(counts) == {}
     assert counts["streams"] >= STREAMS
     assert counts["resumed"]
+    assert imports.applied
     assert counts["by clients"]
     assert streams_while_moving
     # No attempt failed, so none failed after the retries of a client either.
     assert (adds.reasons, dict(updates.failed)) == (set(), {})
     assert (updates.lost, updates.unrecorded) == (0, 0)
+    assert (imports.failed, imports.broken, await imports.missing(stubs)) == (0, 0, [])
     assert slowest < SLOWEST
     found = [user_id for user_id in await resumed_stream(stubs, 1000) if not user_id.startswith("new")]
     assert sorted(found) == sorted([*added, *adds.acknowledged])

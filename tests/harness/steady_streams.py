@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager
 import grpc
 
 from harness.connections import Stubs
-from harness.sizing import sized
+from harness.sizing import FULL, sized
 from userservice import UserManager, UserServiceError
 from userservice.v1.user_service_pb2 import ListUsersChunkedRequest
 
 STREAMS = sized(8, 40)  # concurrent
-WRITES = sized(200, 2000)  # per second, in addition to the writes whose outcomes are compared
+WRITES = sized(200, 2000)  # per second, in addition to single calls
+_PAUSE = 0.05 if FULL else 0.001  # seconds after each chunk, so that 40 streams leave CPU time to the writes
+_CHUNK_SIZES = (50, 200, 500) if FULL else (20, 50, 200)
 _CHUNKS = 3  # a stream is cancelled after this number of chunks and resumed
 _LONGEST_OUTAGE = 60.0
 
@@ -43,7 +45,7 @@ async def resumed_stream(stubs: Stubs, chunk_size: int, chunks: int = 0) -> list
                 if received == chunks:
                     call.cancel()
                     break
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(_PAUSE)
         except grpc.aio.AioRpcError:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
@@ -62,6 +64,7 @@ async def client_stream(address: str, chunk_size: int) -> list[str]:
                     cursor, received = users.next_cursor, received + 1
                     if received == _CHUNKS:
                         break
+                    await asyncio.sleep(_PAUSE)
             if not cursor:
                 return found
         except UserServiceError:  # the retries of the client did not succeed
@@ -82,7 +85,7 @@ async def streaming(
 
     async def read(kind: int) -> None:
         while not is_over:
-            size = dice.choice([20, 50, 200])
+            size = dice.choice(_CHUNK_SIZES)
             is_by_client, chunks = kind == 3, _CHUNKS if kind == 1 else 0
             read = await (client_stream(address, size) if is_by_client else resumed_stream(stubs, size, chunks))
             found = [user_id for user_id in read if user_id in places]
