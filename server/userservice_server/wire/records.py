@@ -30,6 +30,7 @@ TOTAL_SIZE_TAG = b"\x18"  # field 3, varint, of a listing response
 # The largest records, in bytes, whose frame has a length of one byte, and of two bytes. Three bytes reach 2 MiB.
 _SHORT, _MIDDLE = 2 + 0x7F, 3 + 0x3FFF
 _KEY_HEADS = tuple(KEY_TAG + varint(length) for length in range(257))  # tag and length, by the length of the key
+_FRAMES = tuple(FRAME_TAG + varint(length) for length in range(2048))  # tag and length of most views
 
 
 class CorruptRecordError(Exception):
@@ -38,8 +39,15 @@ class CorruptRecordError(Exception):
 
 def frame(message: Message) -> bytes:
     """Encodes a whole entity as a record."""
-    body = message.SerializeToString()
-    return FRAME_TAG + varint(len(body)) + body
+    return framed([message.SerializeToString()])[0]
+
+
+def framed(bodies: Sequence[bytes]) -> list[bytes]:
+    """Returns records, given their encoded entities."""
+    try:
+        return [_FRAMES[len(body)] + body for body in bodies]
+    except IndexError:
+        return [FRAME_TAG + varint(len(body)) + body for body in bodies]
 
 
 def key_field(key: str) -> bytes:

@@ -1,6 +1,8 @@
 """Views are cut from the bytes of records; protobuf, which decodes and encodes, must give the same views."""
 
-from typing import Any
+import subprocess
+import sys
+from typing import Any, cast
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
@@ -13,7 +15,7 @@ from userservice.v1.session_pb2 import Session
 from userservice.v1.user_pb2 import User
 from userservice.v1.view_pb2 import View
 from userservice_server.wire.projection import cut_of
-from userservice_server.wire.records import CorruptRecordError, frame, record_id
+from userservice_server.wire.records import CorruptRecordError, frame, framed, record_id
 
 UUID = "01a209c4-7c7f-7378-a9ab-a1b07df0dd89"
 VIEWS = [View.VIEW_BASIC, View.VIEW_ID]
@@ -78,6 +80,15 @@ def test_a_view_equals_the_record_without_the_other_fields(view: "View.ValueType
     assert [record_id(each) for each in views] == [entity.id for entity in stored]
 
 
+@given(st.lists(users, min_size=1, max_size=4) | st.lists(sessions, min_size=1, max_size=4))
+def test_the_view_basic_keeps_fields_of_newer_versions(stored: list[Any]) -> None:
+    newer = b"\xa2\x06\x03new\xa8\x06\x07"  # the fields 100 and 101
+    cut = cut_of(type(stored[0]), View.VIEW_BASIC)
+    assert cut is not None
+    views = cut(framed([entity.SerializeToString() + newer for entity in stored]))
+    assert views == framed([decoded_view(entity, View.VIEW_BASIC).SerializeToString() + newer for entity in stored])
+
+
 @pytest.mark.parametrize("view", [View.VIEW_FULL, View.VIEW_UNSPECIFIED])
 def test_the_full_view_is_the_record_itself(view: "View.ValueType") -> None:
     assert cut_of(User, view) is None
@@ -92,3 +103,59 @@ def test_a_record_that_no_service_writes_is_corrupt(view: "View.ValueType", reco
     assert cut is not None
     with pytest.raises(CorruptRecordError):
         cut([record])
+
+
+@pytest.mark.parametrize("missing", ["id", "uuid", "updated_at"])
+def test_the_view_basic_of_a_record_without_a_field_that_every_record_has_is_corrupt(missing: str) -> None:
+    user = whole_user()
+    user.ClearField(cast(Any, missing))
+    with pytest.raises(CorruptRecordError):
+        basic([frame(user)])
+
+
+@given(st.data())
+def test_a_record_that_is_cut_off_is_corrupt(data: st.DataObject) -> None:
+    record, other = frame(whole_user()), frame(whole_user())
+    length = data.draw(st.integers(0, len(record) - 1))
+    for records in ([record[:length]], [record[:length], other], [other, record[:length]]):
+        with pytest.raises(CorruptRecordError):
+            basic(records)
+
+
+def test_a_record_whose_frame_contains_the_next_record_is_corrupt() -> None:
+    user, other = whole_user().SerializeToString(), frame(whole_user())
+    record = framed([user + other])[0].removesuffix(other)
+    with pytest.raises(CorruptRecordError):
+        basic([record, other])
+
+
+def test_the_view_basic_of_many_large_records_needs_little_memory() -> None:
+    program = """
+import resource
+from userservice.v1.user_pb2 import User
+from userservice.v1.view_pb2 import View
+from userservice_server.wire.projection import cut_of
+from userservice_server.wire.records import frame
+
+user = User(user_id="ada", id=7, uuid="-" * 36)
+user.metadata["k"] = "x" * 60_000
+user.created_at.seconds = user.updated_at.seconds = 1
+records = [frame(user)] * 1500
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(cut_of(User, View.VIEW_BASIC)(records)) == 1500
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, timeout=60)
+    assert int(done.stdout) < 32 << 10  # KiB; the records have 88 MiB
+
+
+def whole_user() -> User:
+    user = User(user_id="ada", id=26 << 42, uuid=UUID, email="ada@mail.example", metadata=struct({"k": 1}), etag="abc")
+    user.created_at.seconds = user.updated_at.seconds = 1
+    return user
+
+
+def basic(records: list[bytes]) -> list[bytes]:
+    cut = cut_of(User, View.VIEW_BASIC)
+    assert cut is not None
+    return cut(records)
