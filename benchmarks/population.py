@@ -1,8 +1,11 @@
 """Generates the users of the benchmark: the same users in each run, about 250 bytes per record, in several scripts."""
 
+from collections.abc import Iterator
 from functools import cache
 from random import Random
 from typing import Any
+
+from google.protobuf.json_format import MessageToDict
 
 from userservice.v1.user_service_pb2 import AddUserRequest
 
@@ -48,3 +51,9 @@ def users(count: int, start: int = 0) -> list[AddUserRequest]:
         user.email = f"{user.user_id}@mail.example"
         made.append(user)
     return made
+
+
+def mappings(count: int) -> Iterator[dict[str, Any]]:
+    """Returns the first ``count`` users as rows of an import."""
+    for user in users(count):
+        yield MessageToDict(user, preserving_proto_field_name=True)

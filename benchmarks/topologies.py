@@ -6,39 +6,29 @@ figures are. They are measured in turns, in an order that changes with each roun
 """
 
 import argparse
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
-from google.protobuf.json_format import MessageToDict
-from redis import Redis
-from redis.exceptions import ConnectionError  # noqa: A004 - as redis-py names it
 
 from benchmarks import programs, stores
+from benchmarks.clusters import cluster
 from benchmarks.cpu import cpu_nanoseconds
-from benchmarks.errors import BenchError
-from benchmarks.population import user_id, users
+from benchmarks.population import mappings, user_id
 from loadgen import h2load
 from userservice import SyncUserManager
 from userservice.v1 import user_service_pb2 as pb
 from userservice.v1.user_service_pb2_grpc import UserServiceStub
-from userservice_server.embedded.store import server_program
 
 _ONE, _SIXTEEN, _CLUSTER, _CONTROL = "1 partition", "16 partitions", "cluster", "control"
-_MASTERS, _SLOTS = 3, 16384
+_MASTERS = 3
 _PARTS = 16
 _STREAM = "UserService/ListUsersChunked"
-_START_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,82 +99,18 @@ def _cases(calls: int) -> dict[str, _Case]:
     }
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-@contextmanager
-def _node(folder: Path) -> Iterator[tuple[Any, int, int]]:
-    """Runs a node of a cluster; returns a client, its port and the port of its bus."""
-    port, bus = _free_port(), _free_port()
-    folder.mkdir()
-    command = [server_program(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    process = subprocess.Popen(
-        [*command, "--cluster-enabled", "yes", "--cluster-port", str(bus)], stdout=subprocess.DEVNULL
-    )
-    with process:
-        try:
-            yield Redis(port=port, protocol=2), port, bus
-        finally:
-            process.terminate()
-
-
-def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise BenchError(f"the cluster did not start within {_START_SECONDS:g} s")
-        time.sleep(0.05)
-
-
-def _answers(node: Any) -> bool:
-    try:
-        return bool(node.ping())
-    except ConnectionError:
-        return False
-
-
-def _is_complete(node: Any) -> bool:
-    info: bytes = node.execute_command("CLUSTER", "INFO")
-    return b"cluster_state:ok" in info
-
-
-@contextmanager
-def _cluster(folder: Path) -> Iterator[str]:
-    """Runs a cluster without replicas; returns its URL."""
-    with ExitStack() as running:
-        nodes = [running.enter_context(_node(folder / f"node{number}")) for number in range(_MASTERS)]
-        (_, first_port, first_bus), *_ = nodes
-        for number, (node, _, _) in enumerate(nodes):
-            _await(partial(_answers, node))
-            first, end = number * _SLOTS // _MASTERS, (number + 1) * _SLOTS // _MASTERS
-            node.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-            node.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            node.execute_command("CLUSTER", "MEET", "127.0.0.1", first_port, first_bus)
-        for node, _, _ in nodes:
-            _await(partial(_is_complete, node))
-        yield f"redis-cluster://127.0.0.1:{first_port}"
-
-
-def _rows(count: int) -> Iterator[dict[str, object]]:
-    for user in users(count):
-        yield MessageToDict(user, preserving_proto_field_name=True)
-
-
 @contextmanager
 def _services(folder: Path, count: int) -> Iterator[dict[str, programs.Program]]:
     """Runs the services on stores with the same users."""
     with ExitStack() as running:
         urls = {name: running.enter_context(stores.running(folder / name)).url for name in (_ONE, _SIXTEEN, _CONTROL)}
-        urls[_CLUSTER] = running.enter_context(_cluster(folder))
+        urls[_CLUSTER] = running.enter_context(cluster(folder, _MASTERS)).url
         services = {}
         for name, url in urls.items():
             options = ("--partitions", "16") if name == _SIXTEEN else ()
             services[name] = running.enter_context(programs.service(name, url, folder, *options))
             with SyncUserManager(f"127.0.0.1:{services[name].port}", timeout=60) as manager:
-                manager.import_users(_rows(count))
+                manager.import_users(mappings(count))
         yield services
 
 
