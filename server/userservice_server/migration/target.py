@@ -1,6 +1,5 @@
 """The target of a migration: an empty store, or one that an interrupted migration has begun to fill."""
 
-import secrets
 import time
 from collections.abc import Sequence
 from itertools import chain
@@ -10,13 +9,13 @@ from userservice_server.check.reading import Reader
 from userservice_server.config import ConfigError
 from userservice_server.migration.session_counts import sessions_by_partition
 from userservice_server.migration.source import KNOWN_VERSIONS, Source, User
+from userservice_server.store.feed import new_epoch
 from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, Keys
 from userservice_server.wire.changes import Position
 from userservice_server.wire.emails import UNICODE_VERSION, index_member, key_of_record
 from userservice_server.wire.ids import MAX_ID, PARTITIONS, id_at
 from userservice_server.wire.records import record_key
 
-_EPOCH_BYTES = 8
 _INCOMPLETE = 0  # the version of the layout of a store that is not complete
 
 
@@ -112,7 +111,7 @@ class Target:
             return ()
         entries, seconds = source.feed
         limits = ("feed_entries", max(1, entries // self.keys.partitions), "feed_seconds", seconds)
-        return ("feed", secrets.token_hex(_EPOCH_BYTES), *limits)
+        return ("feed", new_epoch(), *limits)
 
     def _layout(self, source: Source) -> tuple[bytes | str | int, ...]:
         return (

@@ -23,6 +23,11 @@ _EPOCH_BYTES = 8
 _READ_BYTES = 256 << 10  # of users in one reply; one more user can exceed it
 
 
+def new_epoch() -> str:
+    """Returns a random name for a new feed. Resume tokens contain the epoch, so tokens of other feeds are detected."""
+    return secrets.token_hex(_EPOCH_BYTES)
+
+
 class FeedSettings(NamedTuple):
     """The limits of the feed.
 
@@ -152,7 +157,7 @@ class RedisFeed:
         """
         await self._store.check_feed_permissions()
         (present,) = await self._store.layout_fields("feed")
-        epoch, is_new = present or secrets.token_hex(_EPOCH_BYTES).encode(), present is None
+        epoch, is_new = present or new_epoch().encode(), present is None
         if is_new:
             await self._store.raise_version()
             await asyncio.sleep(pause)
