@@ -206,14 +206,17 @@ class _Run:
             except BaseException:
                 if self._applied:
                     again = f" with --import-id {self._import_id}" if self._options["is_new"] else ""
-                    streams.note(f"{self._applied} rows are applied; the same command{again} continues the import")
+                    streams.note(
+                        f"at least {self._applied} rows are applied; the same command{again} continues the import"
+                    )
                 raise
         return status
 
     def _advance(self, status: ImportStatus) -> None:
         if self._applied is None and status.offset:
             streams.note(
-                f"import {self._import_id} continues at row {status.offset + 1}; --new would start a new import"
+                f"import {self._import_id}: an earlier run has applied {status.offset} rows, which are not applied "
+                "again; --new would start a new import"
             )
         if self._progress is not None:
             self._progress.advance(status.offset - (self._applied or 0), self._total)

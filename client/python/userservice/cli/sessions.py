@@ -84,13 +84,15 @@ def get_session(*, user_id: str, session_id: str, output: str) -> None:
 )
 @click.argument("user_id", required=False)
 @click.argument("session_id", required=False)
-@click.option("--ttl", type=float, metavar="SECONDS", help="Time after which the session expires.")
+@click.option("--ttl", type=float, metavar="SECONDS", help="Seconds after which the session expires.")
 @click.option(
     "--expire-time",
     metavar="TIME",
     help="Time at which the session expires, such as 2027-01-31T12:00:00Z; not with --ttl.",
 )
-@click.option("--idle-ttl", type=float, metavar="SECONDS", help="Time without a touch after which the session expires.")
+@click.option(
+    "--idle-ttl", type=float, metavar="SECONDS", help="Seconds without a touch after which the session expires."
+)
 @write_options
 @output_option
 @connection_options
