@@ -2,11 +2,12 @@
 
 -- Encodes a number as a protobuf varint.
 local function varint(number)
-  local encoded = {}
-  while number > 127 do
-    encoded[#encoded + 1] = string.char(number % 128 + 128)
-    number = math.floor(number / 128)
+  if number < 128 then
+    return string.char(number)
   end
-  encoded[#encoded + 1] = string.char(number)
-  return table.concat(encoded)
+  local rest = math.floor(number / 128)
+  if rest < 128 then
+    return string.char(number % 128 + 128, rest)
+  end
+  return string.char(number % 128 + 128) .. varint(rest)
 end

@@ -98,27 +98,45 @@ local next_id = math.max(id_of_now() + partition, last + PARTITIONS)
 local newest = last
 local in_use = {} -- user_ids and ids of earlier rows of this script
 local old_records, entries, records = {}, {}, {}
+local entry_count, record_count = 0, 0
 local added, skipped = 0, 0
-local changes = {}
+local is_fed, changes = has_feed(), {}
 local email_keys, without_email = {}, {} -- pairs of key and member; members of users whose address was removed
 
-local function note_email(id_text, email_key)
-  if email_key ~= '' then
-    email_keys[#email_keys + 1] = email_key
-    email_keys[#email_keys + 1] = email_member(id_text)
-  else
-    without_email[#without_email + 1] = email_member(id_text)
+-- Returns the varint of an id. Most ids of a script differ only in their first two bytes; the other bytes are kept.
+local upper, encoded_upper
+local function id_varint(id)
+  local middle = math.floor(id / 128)
+  local high = math.floor(middle / 128)
+  if high == 0 then
+    return varint(id)
+  elseif high ~= upper then
+    upper, encoded_upper = high, varint(high)
+  end
+  return string.char(id % 128 + 128, middle % 128 + 128) .. encoded_upper
+end
+
+local function note_change(kind, id)
+  if is_fed then
+    changes[#changes + 1] = change_of(kind, id)
   end
 end
 
-local function put(user_id, id_text, record, email_key)
-  entries[#entries + 1] = user_id
-  entries[#entries + 1] = id_text
-  records[#records + 1] = id_text
-  records[#records + 1] = record
+local function note_email(id, email_key)
+  if email_key ~= '' then
+    email_keys[#email_keys + 1] = email_key
+    email_keys[#email_keys + 1] = email_member(id)
+  end
+end
+
+-- `id` may be a number: redis.call encodes whole numbers up to MAX_ID with all digits, faster than string.format.
+local function put(user_id, id, record, email_key)
+  entries[entry_count + 1], entries[entry_count + 2] = user_id, id
+  records[record_count + 1], records[record_count + 2] = id, record
+  entry_count, record_count = entry_count + 2, record_count + 2
   in_use[user_id] = true
-  changes[#changes + 1] = change_of(USER_ADDED, id_text)
-  note_email(id_text, email_key)
+  note_change(USER_ADDED, id)
+  note_email(id, email_key)
 end
 
 for row = 1, #user_ids do
@@ -129,10 +147,13 @@ for row = 1, #user_ids do
       return CONFLICT
     end
     old_records[#old_records + 1] = old
-    records[#records + 1] = id
-    records[#records + 1] = new
-    changes[#changes + 1] = change_of(USER_UPDATED, id)
+    records[record_count + 1], records[record_count + 2] = id, new
+    record_count = record_count + 2
+    note_change(USER_UPDATED, id)
     note_email(id, email_key)
+    if email_key == '' then
+      without_email[#without_email + 1] = email_member(id)
+    end
   elseif id or in_use[user_id] then
     if if_exists == 'CONFLICT' then
       return CONFLICT
@@ -151,8 +172,11 @@ for row = 1, #user_ids do
       added = added + 1
     end
   else
-    local body = KEY_TAG .. varint(#user_id) .. user_id .. ID_TAG .. varint(next_id) .. new
-    put(user_id, format('%.0f', next_id), FRAME_TAG .. varint(#body) .. body, email_key)
+    local length, encoded_id = varint(#user_id), id_varint(next_id)
+    local size = #KEY_TAG + #length + #user_id + #ID_TAG + #encoded_id + #new
+    -- one concatenation, because each one copies the record
+    local record = FRAME_TAG .. varint(size) .. KEY_TAG .. length .. user_id .. ID_TAG .. encoded_id .. new
+    put(user_id, next_id, record, email_key)
     newest, next_id = next_id, next_id + PARTITIONS
     added = added + 1
   end
