@@ -11,7 +11,7 @@ from contextvars import ContextVar, Token
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased
 from opentelemetry.trace import (
     NonRecordingSpan,
     Span,
@@ -102,10 +102,6 @@ class CallSpans:
         self._follows_callers = follows_callers
         # Every sampler that OTEL_TRACES_SAMPLER names and that depends on parents rejects an unsampled parent.
         self._skips_unsampled = isinstance(tracer.sampler, ParentBased)
-        # The sampler of calls without a parent, without a search for the parent: 1.9 instead of 2.5 µs for a call that
-        # is rejected. OpenTelemetry does not publish the attribute.
-        root = getattr(tracer.sampler, "_root", None) if self._skips_unsampled else None
-        self._root_sampler: Sampler = root or tracer.sampler
 
     def of_method(self, method: str) -> Start:
         """Returns a function that starts the spans of a method, given by its full name."""
@@ -139,7 +135,7 @@ class CallSpans:
         if parent is None or not self._follows_callers:
             # Sampled here first: the tracer creates an object even for a call that is not recorded.
             trace_id = self._ids.generate_trace_id()
-            result = self._root_sampler.should_sample(_ROOT, trace_id, name, SpanKind.SERVER, attributes)
+            result = self._tracer.sampler.should_sample(_ROOT, trace_id, name, SpanKind.SERVER, attributes)
             if result.decision is Decision.DROP:
                 return None
             self._ids.next_trace_id = trace_id
