@@ -1,4 +1,7 @@
-"""A copy of all users, made by a snapshot and its changes, equals the store after cuts and restarts during writes."""
+"""A copy of all users, made by a snapshot and its changes, equals the store after cuts and restarts during writes.
+
+FAULTS=full: for 10 minutes, with at least 50 cuts and 20 restarts.
+"""
 
 import asyncio
 import contextlib
@@ -11,6 +14,7 @@ from harness.mirrors import Mirror
 from harness.population import fill
 from harness.ports import free_port
 from harness.services import Service
+from harness.sizing import FULL, sized
 from harness.stores import Store
 
 from userservice import User, UserManager
@@ -19,8 +23,10 @@ pytestmark = pytest.mark.long
 
 USERS = 2000
 WRITERS = 6
-RESTARTS = 3  # of the service (SIGKILL) and of the store, each
-PAUSE = 1.2  # seconds between two restarts
+RESTARTS = sized(3, 10)  # of the service (SIGKILL) and of the store, each
+PAUSE = 30.0 if FULL else 1.2  # seconds between two restarts
+LONGEST_WATCH = sized(60, 2000)  # messages until a watch is cut
+CUTS = sized(RESTARTS, 50)  # at least this number
 
 
 class CutMirror(Mirror):
@@ -35,7 +41,7 @@ class CutMirror(Mirror):
         choose = random.Random(3)  # noqa: S311
         while True:
             async with UserManager(address, timeout=60) as manager:
-                await self.follow(manager, choose.randrange(1, 60))
+                await self.follow(manager, choose.randrange(1, LONGEST_WATCH))
             self.cuts += 1
 
 
@@ -69,6 +75,7 @@ async def all_users(address: str) -> dict[str, User]:
         return {user.user_id: user async for users in manager.list_chunked() for user in users}
 
 
+@pytest.mark.timeout(sized(300, 900))
 async def test_a_mirror_equals_the_store_after_cuts_and_restarts() -> None:
     mirror, listen = CutMirror(), f"127.0.0.1:{free_port()}"
     with Store(append_only=True, options=("--appendfsync", "always")) as store, contextlib.ExitStack() as running:
@@ -93,4 +100,5 @@ async def test_a_mirror_equals_the_store_after_cuts_and_restarts() -> None:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
     assert len(mirror.snapshot) == len(set(mirror.snapshot)) > USERS // 2  # no user twice, across all cuts
-    assert mirror.cuts > RESTARTS
+    print(f"{len(expected)} users, {mirror.cuts} cuts, {2 * RESTARTS} restarts")  # noqa: T201 - the figure
+    assert mirror.cuts > CUTS
