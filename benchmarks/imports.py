@@ -81,7 +81,7 @@ def script_rate(store: Store, prefix: str, count: int) -> float:
     store_id, import_id = store.redis.get(_TABLE.store_id), str(uuid4()).encode()
     keys = (_TABLE.store_id, _TABLE.layout, _TABLE.rows, _TABLE.index)
     own = (_TABLE.import_prefix + import_id, _TABLE.import_errors_prefix + import_id)
-    every_key = (*keys, _TABLE.last_id, *own, _TABLE.emails, _TABLE.feed)
+    every_key = (*keys, _TABLE.last_id, *own, *_TABLE.email_index, _TABLE.feed)
     store.redis.execute_command("EVAL", scripts.IMPORT_OPEN.text, 5, *keys, own[0], store_id, "0" * 32, 0)
     places = struct.pack(f"<{_ROWS_PER_SCRIPT}H", *range(_ROWS_PER_SCRIPT))
     commands = []

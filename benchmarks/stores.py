@@ -63,7 +63,7 @@ class Store:
         arguments = (LAYOUT_VERSION, 1, secrets.token_hex(16), "", MAINTAINED_LAYOUT_VERSION, UNICODE_VERSION)
         _, store_id, _ = self.redis.execute_command("EVAL", scripts.CREATE.text, len(keys), *keys, *arguments)
         self.redis.script_load(scripts.ADD.text)
-        of_table = (_TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.request_prefix, _TABLE.emails, _TABLE.feed)
+        of_table = (_TABLE.rows, _TABLE.index, _TABLE.last_id, _TABLE.request_prefix, *_TABLE.email_index, _TABLE.feed)
         of_add = (_TABLE.store_id, _TABLE.layout, *of_table)
         head = ("EVALSHA", scripts.ADD.sha1, len(of_add), *of_add, store_id)
         for start in range(0, count, _BATCH):
@@ -123,7 +123,7 @@ class Store:
 
     def memory_of_emails(self) -> int:
         """Returns the bytes of memory of the e-mail index."""
-        return int(self.redis.memory_usage(_TABLE.emails, samples=0) or 0)
+        return sum(int(self.redis.memory_usage(key, samples=0) or 0) for key in _TABLE.email_index)
 
     def memory_taken(self) -> int:
         """Returns the bytes of memory that the users take in the store."""

@@ -19,6 +19,7 @@ from userservice.v1.session_service_pb2 import AddSessionRequest
 from userservice.v1.user_pb2 import User
 from userservice_server.check import check
 from userservice_server.config import ConfigError
+from userservice_server.wire.emails import email_key, index_member
 
 P = "userservice:{0}:"
 IMPORT, STATE = P + "import:12345678-1234-1234-1234-123456789abc", "0 0 0 0 0 0\n" + "a" * 32
@@ -262,19 +263,41 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         ["there is an e-mail index, but the layout says that there is none"],
     ),
     "no user in the e-mail index": (
-        lambda client, users: client.zrem(P + "emails", users["last"].id.to_bytes(7)),
+        lambda client, users: client.zremrangebyscore(P + "emails", users["last"].id, users["last"].id),
         ["row {newest}: the e-mail index has no entry for this user"],
     ),
     "a user under another address in the e-mail index": (
-        lambda client, users: client.zadd(P + "emails", {users["last"].id.to_bytes(7): 1}),
+        lambda client, users: (
+            client.zremrangebyscore(P + "emails", users["last"].id, users["last"].id),
+            client.zadd(P + "emails", {(1).to_bytes(7): users["last"].id}),
+        ),
         ["row {newest}: the e-mail index has a wrong entry"],
     ),
     "the e-mail index has an entry too many": (
-        lambda client, users: client.zadd(P + "emails", {(users["last"].id + 1).to_bytes(7): 1, b"x": 1}),
+        lambda client, users: (
+            client.zadd(P + "emails", {(1).to_bytes(7): users["last"].id + 1, (2).to_bytes(7): 0}),
+            client.zadd(P + "shared_emails", {(users["last"].id + 2).to_bytes(7): 2, b"x": 2}),
+        ),
         [
             "e-mail index entry {newest+1}: there is no user with this id",
+            "e-mail index entry {newest+2}: there is no user with this id",
             "e-mail index entry (not an id): there is no user with this id",
         ],
+    ),
+    "a shared key of one user in the e-mail index": (
+        lambda client, users: (
+            client.zremrangebyscore(P + "emails", users["last"].id, users["last"].id),
+            client.zadd(P + "emails", {index_member(email_key("ada@x")): 0}),
+            client.zadd(P + "shared_emails", {users["last"].id.to_bytes(7): email_key("ada@x")}),
+        ),
+        ["a key of the e-mail index is marked as shared, but not shared"],
+    ),
+    "a shared key in the e-mail index without its mark": (
+        lambda client, users: (
+            client.zremrangebyscore(P + "emails", users["last"].id, users["last"].id),
+            client.zadd(P + "shared_emails", {users["last"].id.to_bytes(7): email_key("ada@x")}),
+        ),
+        ["e-mail index entry {newest}: its key is not marked as shared"],
     ),
     "a layout with more to it": (
         lambda client, _: client.hset("userservice:layout", "shards", 2),
@@ -291,6 +314,7 @@ def as_written(finding: str, users: dict[str, User]) -> str:
         "{u7+64}": users["u7"].id + 64,
         "{newest}": users["last"].id,
         "{newest+1}": users["last"].id + 1,
+        "{newest+2}": users["last"].id + 2,
     }
     for place, value in places.items():
         finding = finding.replace(place, str(value))

@@ -29,10 +29,11 @@ from userservice_server.check import check
 from userservice_server.store.email_index import EmailIndex
 from userservice_server.store.redis_store import RedisStore
 from userservice_server.store.topology.single import SingleServer
-from userservice_server.wire.emails import UNICODE_VERSION, email_key, index_member, normalized
+from userservice_server.wire.emails import UNICODE_VERSION, email_key, index_member
 from userservice_server.wire.records import record_key
 
-LAYOUT, EMAILS = "userservice:layout", "userservice:{0}:emails"
+LAYOUT, EMAILS, SHARED_EMAILS = "userservice:layout", "userservice:{0}:emails", "userservice:{0}:shared_emails"
+SAME = index_member(email_key("same@x"))
 
 on_every_topology = pytest.mark.parametrize(
     "backend",
@@ -136,9 +137,8 @@ async def test_a_user_with_another_address_is_never_returned(stubs: Stubs, store
     """Keys of addresses are not unique, and an index can be damaged."""
     added = (await stubs.users.AddUser(AddUserRequest(user_id="ada", email="ada@x"))).user
     with store.client() as client:
-        client.zadd(
-            EMAILS, {index_member(added.id): email_key(normalized("bob@x")), index_member(64): email_key("ada@x")}
-        )
+        client.delete(EMAILS)
+        client.zadd(EMAILS, {index_member(email_key("bob@x")): added.id, index_member(email_key("eve@x")): 64})
     assert await found(stubs, "bob@x") == []
     assert set(await asyncio.to_thread(findings, store)) == {
         f"row {added.id}: the e-mail index has a wrong entry",
@@ -163,7 +163,7 @@ def write_older_store(store: Store, count: int) -> None:
     with store.client() as client, client.pipeline() as together:  # what a service may have created before
         together.hdel(LAYOUT, "email_index", "email_unicode")
         together.hset(LAYOUT, "version", 1)
-        together.delete(EMAILS)
+        together.delete(EMAILS, SHARED_EMAILS)
         together.execute()
 
 
@@ -205,7 +205,7 @@ async def test_an_older_store_gets_the_index_while_users_are_written(
         await EmailIndex(opened[0]).build(interrupt, pause=0.1)
     assert "is being built" in await rejected(stubs)
     with store.client() as client:
-        assert client.hmget(LAYOUT, "version", "email_index") == [b"2", b"building"]
+        assert client.hmget(LAYOUT, "version", "email_index") == [b"2", b"filling"]
     progress: list[list[int]] = [[], []]
     builds = [EmailIndex(each).build(own.append, pause=0) for each, own in zip(opened, progress, strict=True)]
     assert any(await asyncio.gather(*builds))
@@ -215,7 +215,7 @@ async def test_an_older_store_gets_the_index_while_users_are_written(
     assert await asyncio.to_thread(findings, store) == []
     assert "early" in await found(stubs, "early@x")
     with store.client() as client:
-        assert client.hgetall(LAYOUT).items() >= {b"email_index": b"ready", b"version": b"2"}.items()
+        assert client.hgetall(LAYOUT).items() >= {b"email_index": b"complete", b"version": b"2"}.items()
         assert not client.hexists(LAYOUT, "email_done")
     assert not await EmailIndex(opened[0]).build(lambda _: None)
 
@@ -250,7 +250,7 @@ async def test_a_user_that_is_changed_while_it_is_indexed(
     [
         pytest.param({"version": 1}, id="a failover loses the start"),
         pytest.param(
-            {"email_index": "building", "email_unicode": "9.0.0", "email_done": "0"}, id="an older Python begins anew"
+            {"email_index": "filling", "email_unicode": "9.0.0", "email_done": "0"}, id="an older Python begins anew"
         ),
     ],
 )
@@ -266,15 +266,75 @@ async def test_an_index_that_loses_its_start_is_built_from_the_start(
             with store.client() as client:
                 client.hdel(LAYOUT, "email_index", "email_unicode", "email_done")
                 client.hset(LAYOUT, mapping=left)
-                client.delete(EMAILS)
+                client.delete(EMAILS, SHARED_EMAILS)
 
     async with asyncio.timeout(30):
         assert await EmailIndex(opened[0]).build(lose, pause=0)
     assert is_lost
     assert await asyncio.to_thread(findings, store) == []
     with store.client() as client:
-        assert client.hmget(LAYOUT, "version", "email_index") == [b"2", b"ready"]
-        assert client.zcard(EMAILS) == 1000
+        assert client.hmget(LAYOUT, "version", "email_index") == [b"2", b"complete"]
+        assert (client.zcard(EMAILS), client.zcard(SHARED_EMAILS)) == (1, 1000)
+
+
+async def test_the_index_of_several_users_of_one_address(stubs: Stubs, store: Store) -> None:
+    """The index has a key that several users have in another form, until only one of them is left."""
+    user_ids = ["ada", "bob", "cy"]
+    for user_id in user_ids:
+        await stubs.users.AddUser(AddUserRequest(user_id=user_id, email="same@x"))
+    with store.client() as client:
+        assert (client.zscore(EMAILS, SAME), client.zcard(SHARED_EMAILS)) == (0, 3)
+    assert await found(stubs, "same@x") == user_ids
+    await stubs.users.UpdateUser(UpdateUserRequest(user_id="ada", first_name="Ada"))
+    await import_users(stubs, imports.ON_DUPLICATE_MERGE, [User(user_id="dee", email="same@x"), User(user_id="bob")])
+    assert await found(stubs, "same@x") == [*user_ids, "dee"]
+    await stubs.users.DeleteUser(DeleteUserRequest(user_id="bob"))
+    await stubs.users.UpdateUser(UpdateUserRequest(user_id="cy", email="new@x"))
+    assert await found(stubs, "same@x", "new@x") == ["ada", "cy", "dee"]
+    assert await asyncio.to_thread(findings, store) == []
+    await import_users(stubs, imports.ON_DUPLICATE_REPLACE, [User(user_id="dee", email="new@x")])
+    with store.client() as client:
+        assert client.zscore(EMAILS, SAME) >= 64, "only one user is left"
+        assert client.zcard(SHARED_EMAILS) == 2
+    assert await found(stubs, "same@x", "new@x") == ["ada", "cy", "dee"]
+    for user_id in ("ada", "cy", "dee"):
+        await stubs.users.DeleteUser(DeleteUserRequest(user_id=user_id))
+    with store.client() as client:
+        assert not client.exists(EMAILS, SHARED_EMAILS)
+
+
+async def test_rows_of_one_import_with_one_address(stubs: Stubs, store: Store) -> None:
+    await stubs.users.AddUser(AddUserRequest(user_id="ada", email="same@x"))
+    await stubs.users.AddUser(AddUserRequest(user_id="bob", email="old@x"))
+    users = [User(user_id=f"u{number}", email="new@x" if number % 2 else "same@x") for number in range(6)]
+    changed = [User(user_id="ada", email="old@x"), User(user_id="bob", email="new@x")]
+    await import_users(stubs, imports.ON_DUPLICATE_REPLACE, [*users[:3], *changed, *users[3:]])
+    assert await found(stubs, "old@x") == ["ada"]
+    assert await found(stubs, "same@x") == ["u0", "u2", "u4"]
+    assert await found(stubs, "new@x") == ["bob", "u1", "u3", "u5"]
+    assert await asyncio.to_thread(findings, store) == []
+
+
+@pytest.mark.parametrize("state", ["ready", "building"])
+async def test_an_index_of_an_earlier_form_is_not_used_until_it_is_built_again(
+    stubs: Stubs, store: Store, state: str
+) -> None:
+    """Before the first release with an index, its members were the ids of users, and its scores were the keys."""
+    added = (await stubs.users.AddUser(AddUserRequest(user_id="ada", email="ada@x"))).user
+    with store.client() as client:
+        client.delete(EMAILS)
+        client.zadd(EMAILS, {index_member(added.id): email_key("ada@x")})
+        client.hset(LAYOUT, mapping={"email_index": state, "email_done": str(added.id)})
+    assert "does not exist; an operator can build it with userservice reindex" in await rejected(stubs)
+    await stubs.users.AddUser(AddUserRequest(user_id="bob", email="ada@x"))
+    await stubs.users.UpdateUser(UpdateUserRequest(user_id="ada", first_name="Ada"))
+    assert await asyncio.to_thread(findings, store) == ["the e-mail index has an earlier form; run userservice reindex"]
+    opened = RedisStore(SingleServer(store.url), key_prefix="userservice", timeout=5)
+    await opened.open()
+    assert await EmailIndex(opened).build(lambda _: None, pause=0)
+    await opened.close()
+    assert await found(stubs, "ada@x") == ["ada", "bob"]
+    assert await asyncio.to_thread(findings, store) == []
 
 
 @pytest.mark.long
@@ -283,11 +343,11 @@ async def test_the_command_builds_the_index_again_for_a_newer_version_of_unicode
     with store.client() as client:
         assert client.hmget(LAYOUT, "version", "email_index", "email_unicode") == [
             b"2",
-            b"ready",
+            b"complete",
             UNICODE_VERSION.encode(),
         ]
         client.hset(LAYOUT, "email_unicode", "9.0.0")
-        client.zadd(EMAILS, {index_member(64): 1, b"damaged": 2})
+        client.zadd(EMAILS, {index_member(1): 64, b"damaged": 128})
     assert "older version of Unicode" in await rejected(stubs)
     done = await asyncio.to_thread(command, "reindex", "--redis-url", store.url)
     assert (done.code, done.out, done.err) == (0, "the e-mail index is complete\n", "")
@@ -300,7 +360,7 @@ async def test_the_command_builds_the_index_again_for_a_newer_version_of_unicode
     assert (await asyncio.to_thread(command, "reindex", "--again", "--redis-url", store.url)).code == 0
     assert await found(stubs, "ada@x") == ["ada"]
     with store.client() as client:
-        client.hset(LAYOUT, mapping={"email_unicode": "99.0.0", "email_index": "building"})
+        client.hset(LAYOUT, mapping={"email_unicode": "99.0.0", "email_index": "filling"})
     done = await asyncio.to_thread(command, "reindex", "--redis-url", store.url)
     assert (done.code, done.out) == (2, "")
     assert "later version of Unicode" in done.err
@@ -345,7 +405,7 @@ async def test_the_index_of_several_partitions_is_built() -> None:
             assert (await asyncio.to_thread(command, "reindex", "--redis-url", store.url)).code == 0
             assert len(await found(stubs, "ada@x")) == 50
             with store.client() as client:
-                assert client.hget(LAYOUT, "email_index") == b"ready"
+                assert client.hget(LAYOUT, "email_index") == b"complete"
                 [layout, *_] = client.scan_iter("userservice:{*layout")
                 client.hdel(layout, "email_index")
             found_faults = await asyncio.to_thread(findings, store)

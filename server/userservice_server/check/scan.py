@@ -25,6 +25,7 @@ ROLES = {
     "session_expiry": b"zset",
     "feed": b"stream",
     "emails": b"zset",
+    "shared_emails": b"zset",
     "sessions": b"zset",
     "session_ids": b"hash",
     "request": b"string",

@@ -18,7 +18,10 @@ MOVED = "moved"
 # Kinds of keys that a migration copies or creates again, and those that it refuses. A migration also refuses any other
 # kind of key, and any other field of the layout.
 _OF_SESSIONS = frozenset({"session_count", "sessions", "session_ids", "session_expiry", "expiry"})
-COPIED = frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request", "feed", "emails"}) | _OF_SESSIONS
+COPIED = (
+    frozenset({"layout", "users", "user_ids", "last_id", "store_id", "request", "feed", "emails", "shared_emails"})
+    | _OF_SESSIONS
+)
 OF_IMPORTS = frozenset({"import", "import_errors"})
 FEED_FIELDS = (b"feed", b"feed_entries", b"feed_seconds")
 INDEX_FIELDS = (b"email_index", b"email_unicode", b"email_done")

@@ -7,12 +7,13 @@ from itertools import chain
 from userservice_server.check.layout import partitions_without_layout
 from userservice_server.check.reading import Reader
 from userservice_server.config import ConfigError
+from userservice_server.migration.emails import index_emails
 from userservice_server.migration.session_counts import sessions_by_partition
 from userservice_server.migration.source import KNOWN_VERSIONS, Source, User
 from userservice_server.store.feed import new_epoch
-from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, Keys
+from userservice_server.store.keys import COMPLETE, MAINTAINED_LAYOUT_VERSION, Keys
 from userservice_server.wire.changes import Position
-from userservice_server.wire.emails import UNICODE_VERSION, index_member, key_of_record
+from userservice_server.wire.emails import UNICODE_VERSION
 from userservice_server.wire.ids import MAX_ID, PARTITIONS, id_at
 from userservice_server.wire.records import record_key
 
@@ -61,8 +62,6 @@ class Target:
             table, sessions = self.keys.users(user.user_id), self.keys.sessions(user.user_id)
             record, number = user.row
             commands += [("ZADD", table.rows, number, record), ("HSET", table.index, user.user_id, number)]
-            if (email_key := key_of_record(record)) is not None:
-                commands.append(("ZADD", table.emails, str(email_key), index_member(int(number))))
             for session, session_number in user.sessions:
                 commands.append(("ZADD", sessions.rows, session_number, session))
                 commands.append(("HSET", sessions.index, record_key(session), session_number))
@@ -70,6 +69,7 @@ class Target:
             if user.ends:
                 commands.append(("ZADD", table.expiry_queue, user.ends[0][1], number))
         self._reader.read(commands)
+        index_emails(self._reader, [(self.keys.users(user.user_id), *user.row) for user in users])
         self._reader.read([("HSET", self._progress, str(partition), users[-1].row[1])])
 
     def add_request(self, request_id: bytes, content: bytes, milliseconds: int) -> None:
@@ -118,5 +118,5 @@ class Target:
             *("version", MAINTAINED_LAYOUT_VERSION),
             *("partitions", self.keys.partitions),
             *("store_id", source.store_id),
-            *("email_index", "ready", "email_unicode", UNICODE_VERSION),
+            *("email_index", COMPLETE, "email_unicode", UNICODE_VERSION),
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from userservice_server.errors import IndexNotReadyError, StoreChangedError
 from userservice_server.store import scripts
-from userservice_server.store.keys import MAINTAINED_LAYOUT_VERSION, NOTICE_SECONDS, Table
+from userservice_server.store.keys import COMPLETE, FILLING, MAINTAINED_LAYOUT_VERSION, NOTICE_SECONDS, Table
 from userservice_server.store.redis_store import RedisStore, optional_number, parsed_version
 from userservice_server.wire.emails import UNICODE_VERSION, key_of_record
 from userservice_server.wire.outcomes import Code
@@ -51,23 +51,23 @@ class EmailIndex:
         started = [await self._start(table, again=again) for table in self._store.tables.all_users()]
         # Set the version again, because the feed may have been turned off meanwhile.
         await self._store.raise_version()
-        if not any(started) and state == b"ready":
+        if not any(started) and state == COMPLETE:
             return False
-        await self._note_state("building")
+        await self._note_state(FILLING)
         done = 0
         for table, is_started in zip(self._store.tables.all_users(), started, strict=True):
             if is_started:
                 done = await self._fill(table, done, progress, pause)
-        await self._note_state("ready")
+        await self._note_state(COMPLETE)
         return True
 
     async def _announce(self, pause: float) -> None:
         """Makes servers of an earlier version stop writing, before the first partition has an index."""
         await self._store.raise_version()
         await asyncio.sleep(pause)
-        await self._note_state("building")  # from now on, turning the feed off does not lower the version
+        await self._note_state(FILLING)  # from now on, turning the feed off does not lower the version
 
-    async def _note_state(self, state: str) -> None:
+    async def _note_state(self, state: bytes) -> None:
         """Writes the state into the layout of a store with several partitions; one partition has no other layout."""
         if len(self._store.tables.all_users()) > 1:
             await self._store.set_layout(
@@ -77,8 +77,8 @@ class EmailIndex:
     async def _start(self, table: Table, *, again: bool) -> bool:
         """Starts the index of a partition, or continues; returns False if it is complete."""
         arguments = (UNICODE_VERSION, int(again))
-        reply = await self._store.run_write(scripts.INDEX_START, table, (table.emails,), arguments)
-        return bool(_checked(reply) == b"building")
+        reply = await self._store.run_write(scripts.INDEX_START, table, table.email_index, arguments)
+        return bool(_checked(reply) == FILLING)
 
     async def _fill(self, table: Table, done: int, progress: Progress, pause: float) -> int:
         """Adds the users of a partition that are not indexed; returns ``done`` plus the number of users."""
@@ -89,7 +89,7 @@ class EmailIndex:
             reply = await self._store.run_write(
                 scripts.INDEX_FILL,
                 table,
-                (table.rows, table.emails, table.feed),
+                (table.rows, *table.email_index, table.feed),
                 (UNICODE_VERSION, after, stop, *users),
             )
             state, version, reached = _checked(reply)
@@ -101,7 +101,7 @@ class EmailIndex:
                 await self._start(table, again=False)
                 after, stop, users = b"0", b"0", []
                 continue
-            if state != b"building":
+            if state != FILLING:
                 return done
             if reached == stop:
                 done += len(users) // 3

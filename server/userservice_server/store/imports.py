@@ -44,7 +44,7 @@ class RedisImports:
     async def apply(self, table: ports.Table, import_id: str, rows: ImportRows) -> Reply:
         """Applies rows and records their offset, both in one atomic step."""
         own = own_table(table)
-        redis_keys = (own.rows, own.index, own.last_id, *_import_keys(own, import_id), own.emails)
+        redis_keys = (own.rows, own.index, own.last_id, *_import_keys(own, import_id), *own.email_index)
         reply = await self._store.write(scripts.IMPORT, own, redis_keys, self._arguments(own, rows))
         return self._parsed(lambda: _reply(reply))
 

@@ -17,6 +17,8 @@ LAYOUT_VERSION = 1
 MAINTAINED_LAYOUT_VERSION = 2
 """The version of the layout of a store with a feed or an e-mail index, which earlier servers would not maintain."""
 LAYOUT_VERSIONS = (LAYOUT_VERSION, MAINTAINED_LAYOUT_VERSION)
+FILLING, COMPLETE = b"filling", b"complete"
+"""The states of an e-mail index in the layout."""
 NOTICE_SECONDS = 2.0  # within this time, servers of an earlier version detect the new version of the layout
 MAX_PARTITIONS = ids.PARTITIONS
 
@@ -32,7 +34,8 @@ class Table:
     layout: bytes  # key of the layout; every write checks that it exists
     session_count: bytes  # key of the number of sessions in the partition
     expiry_queue: bytes  # the users of the partition who have sessions that expire
-    emails: bytes  # key of the e-mail index of the partition
+    emails: bytes  # e-mail index of the partition: the users by the keys of their addresses
+    shared_emails: bytes  # e-mail index of the partition: the users of keys that several users have
     feed: bytes  # key of the feed of changes of the partition, and name of the channel that announces entries
     request_prefix: bytes  # the start of the keys of idempotency records
     import_prefix: bytes  # the start of the keys of imports
@@ -41,6 +44,11 @@ class Table:
     owner: str = ""  # the user_id, if the records are the sessions of a user
     owner_index: bytes = b""
     session_expiry: bytes = b""  # when the sessions of the owner expire
+
+    @property
+    def email_index(self) -> tuple[bytes, bytes]:
+        """The keys of the e-mail index of the partition."""
+        return self.emails, self.shared_emails
 
 
 def own_table(table: ports.Table) -> Table:
@@ -100,6 +108,7 @@ class Keys:
             session_count=users.session_count,
             expiry_queue=users.expiry_queue,
             emails=users.emails,
+            shared_emails=users.shared_emails,
             feed=users.feed,
             request_prefix=users.request_prefix,
             import_prefix=users.import_prefix,
@@ -121,6 +130,7 @@ class Keys:
             session_count=f"{tag}:session_count".encode(),
             expiry_queue=f"{tag}:expiry".encode(),
             emails=f"{tag}:emails".encode(),
+            shared_emails=f"{tag}:shared_emails".encode(),
             feed=f"{tag}:feed".encode(),
             request_prefix=f"{tag}:request:".encode(),
             import_prefix=f"{tag}:import:".encode(),

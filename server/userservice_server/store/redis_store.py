@@ -33,7 +33,15 @@ from userservice_server.store.identity import (
     is_pair,
     known_identity,
 )
-from userservice_server.store.keys import LAYOUT_VERSION, MAINTAINED_LAYOUT_VERSION, Keys, Table, own_table
+from userservice_server.store.keys import (
+    COMPLETE,
+    FILLING,
+    LAYOUT_VERSION,
+    MAINTAINED_LAYOUT_VERSION,
+    Keys,
+    Table,
+    own_table,
+)
 from userservice_server.store.links import LAYOUT, ROUTES, Links, LinkSettings, OneServer
 from userservice_server.store.partitioned_layout import PartitionedLayout
 from userservice_server.store.partitions import CLUSTER_PARTITIONS, PARTITION_COUNTS
@@ -44,7 +52,7 @@ from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
 from userservice_server.store.sweeping import sweep_all
 from userservice_server.store.topology import Topology
 from userservice_server.store.topology.cluster import ClusterServers
-from userservice_server.wire.emails import UNICODE_VERSION, key_of_new, key_of_record
+from userservice_server.wire.emails import UNICODE_VERSION, index_member, key_of_new, key_of_record
 from userservice_server.wire.expiry import MICROSECONDS_A_SECOND
 from userservice_server.wire.outcomes import Code, Outcome
 
@@ -390,9 +398,9 @@ class RedisStore:
         """Finds users of a partition by the keys of their e-mail addresses."""
         own, expected = own_table(table), known_identity(identity)
         expected.check_cursor(query.after)
-        redis_keys = (own.store_id, own.layout, own.rows, own.index, own.emails)
+        redis_keys = (own.store_id, own.layout, own.rows, own.index, *own.email_index)
         limits = (query.after, query.most_of_one, query.limit, query.most_bytes)
-        arguments: tuple[bytes | int, ...] = (expected.store_id, *limits, *query.keys)
+        arguments: tuple[bytes | int, ...] = (expected.store_id, *limits, *map(index_member, query.keys))
         reply = await self._observed(self._bulk[own.partition], scripts.FIND, redis_keys, arguments)
         if isinstance(reply, bytes):
             raise StoreChangedError.during_read()
@@ -413,7 +421,7 @@ class RedisStore:
     ) -> Outcome:
         """Applies ``verdict`` if ``old`` is still the record; returns CONFLICT with the present record if not."""
         own = own_table(table)
-        more_keys = _owner_and_expiry(own) or (own.emails,)
+        more_keys = _owner_and_expiry(own) or own.email_index
         redis_keys = (own.rows, own.index, _request_key(own, idempotency_key), *more_keys)
         is_new_user = verdict.code is Code.DONE and not own.owner
         email_key = optional_number(key_of_record(verdict.payload)) if is_new_user else ""
@@ -735,13 +743,10 @@ class RedisStore:
 
 def _check_index(state: bytes, version: bytes) -> None:
     """Raises IndexNotReadyError if the e-mail index is not complete, or was built for an older version of Unicode."""
-    if state != b"ready":
-        what = (
-            "is being built; retry later"
-            if state
-            else "does not exist; an operator can build it with userservice reindex"
-        )
-        raise IndexNotReadyError(f"the e-mail index {what}")
+    if state == FILLING:
+        raise IndexNotReadyError("the e-mail index is being built; retry later")
+    if state != COMPLETE:  # also if the index has an earlier form
+        raise IndexNotReadyError("the e-mail index does not exist; an operator can build it with userservice reindex")
     if version != _UNICODE and parsed_version(version) < parsed_version(_UNICODE):
         raise IndexNotReadyError(
             "the e-mail index was built for an older version of Unicode; "
@@ -776,14 +781,14 @@ def _owner_and_expiry(table: Table) -> tuple[bytes, ...]:
 def _owner_keys(table: Table) -> tuple[bytes, ...]:
     """Returns the keys that adding or removing a session needs, or those that adding a user needs."""
     if not table.owner:
-        return (table.emails,)
+        return table.email_index
     return (table.owner_index, table.session_count, table.session_expiry, table.expiry_queue)
 
 
 def _owned_keys(sessions: Table) -> tuple[bytes, ...]:
     """Returns the keys that removing a user needs, given the table of its sessions."""
     expiry = (sessions.session_expiry, sessions.expiry_queue)
-    return (sessions.rows, sessions.index, sessions.session_count, *expiry, sessions.emails)
+    return (sessions.rows, sessions.index, sessions.session_count, *expiry, *sessions.email_index)
 
 
 def optional_number(number: int | None) -> int | str:

@@ -12,10 +12,13 @@ from hashlib import blake2b
 from userservice_server.wire.records import UUID_FIELD_BYTES, UUID_HEAD, CorruptRecordError, id_end, uuids_of
 from userservice_server.wire.varint import read_varint
 
+SHARED = 0
+"""The score of a key that several users have, instead of the id of its user."""
+
 UNICODE_VERSION = unicodedata.unidata_version
 """The version of Unicode that defines ``normalized``. A later version can change the form of some addresses."""
 
-MEMBER_BYTES = 7  # of an id
+MEMBER_BYTES = 7  # of the key of an address, or of an id
 _HASH_BYTES, _UNUSED_BITS = 7, 3  # 53 bits remain, which a score represents exactly
 _EMAIL_TAG = b"\x22"  # field 4, length-delimited
 _ONE_BYTE = 0x80  # a length below this number has one byte
@@ -41,9 +44,9 @@ def email_key(form: str) -> int:
     return int.from_bytes(digest, "big") >> _UNUSED_BITS
 
 
-def index_member(record_id: int) -> bytes:
-    """Returns the member of the index for a user with this id."""
-    return record_id.to_bytes(MEMBER_BYTES, "big")
+def index_member(number: int) -> bytes:
+    """Returns the member of the index for the key of an address, or for the id of a user."""
+    return number.to_bytes(MEMBER_BYTES, "big")
 
 
 def email_in(record: bytes) -> str:

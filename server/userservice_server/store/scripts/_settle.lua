@@ -54,7 +54,7 @@ local function create()
     redis.call('SET', last_id_key, string.format('%.0f', first + partition))
   end
   local fields = { 'version', ARGV[5], 'partitions', partitions, 'store_id', new_id, 'lowest_id', lowest }
-  redis.call('HSET', layout, 'email_index', 'ready', 'email_unicode', ARGV[6], unpack(fields))
+  redis.call('HSET', layout, 'email_index', 'complete', 'email_unicode', ARGV[6], unpack(fields))
   return { 'created', new_id, lowest }
 end
 

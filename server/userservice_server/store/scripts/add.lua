@@ -22,7 +22,7 @@
 -- KEYS[8]  session count; left out if the records have no owner
 -- KEYS[9]  expiry of the owner's sessions; left out if the records have no owner
 -- KEYS[10] expiry queue; left out if the records have no owner
--- then     e-mail index of the partition, if the records have no owner; feed of the partition
+-- then     both sets of the e-mail index, if the records have no owner; feed of the partition
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  key of the record: user_id or session_id
@@ -104,8 +104,8 @@ local record = FRAME_TAG .. varint(#body) .. body
 local changes = { ended_id and expired_change(rows, ended_id, owner_id) or nil }
 changes[#changes + 1] = change_of(owner_id and SESSION_ADDED or USER_ADDED, id, owner_id)
 append_changes(changes)
-if ARGV[10] ~= '' then
-  index_email(id, ARGV[10])
+if ARGV[10] ~= '' and has_email_index() then
+  add_email(id, ARGV[10], user_of(ARGV[10]))
 end
 if owner_id then
   count_sessions(KEYS[8], owner_id, 'added', 1)

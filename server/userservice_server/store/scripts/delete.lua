@@ -18,7 +18,7 @@
 -- KEYS[6…9]   if the records have an owner: index of the owner's table, session count, expiry of the owner's sessions,
 --             expiry queue
 -- KEYS[6…10]  if the records have no owner: rows and index of the table of sessions that the record owns, session count,
---             expiry of these sessions, expiry queue; then e-mail index of the partition
+--             expiry of these sessions, expiry queue; then both sets of the e-mail index
 -- then        feed of the partition
 --
 -- ARGV[1]     expected store id
@@ -61,7 +61,9 @@ if verdict == DONE then
   local owner_id = owner ~= '' and (redis.call('HGET', KEYS[6], owner) or 0)
   append_changes({ change_of(owner == '' and USER_DELETED or SESSION_DELETED, id, owner_id, key) })
   if owner == '' then
-    index_email(id, '')
+    if has_email_index() then
+      remove_email(id)
+    end
     count_sessions(KEYS[8], id, 'removed', redis.call('ZCARD', KEYS[6]))
     redis.call('UNLINK', KEYS[6], KEYS[7], KEYS[9])
     redis.call('ZREM', KEYS[10], id)

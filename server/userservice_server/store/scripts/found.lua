@@ -22,6 +22,6 @@ if redis.call('EXISTS', layout) == 0 then
   end
   local lowest = string.format('%.0f', first + PARTITIONS)
   redis.call('HSET', layout, 'version', ARGV[1], 'partitions', ARGV[2], 'store_id', ARGV[3], 'lowest_id', lowest)
-  redis.call('HSET', layout, 'email_index', 'ready', 'email_unicode', ARGV[4], 'creating', '1')
+  redis.call('HSET', layout, 'email_index', 'complete', 'email_unicode', ARGV[4], 'creating', '1')
 end
 return redis.call('HMGET', layout, 'store_id', 'lowest_id', 'partitions')

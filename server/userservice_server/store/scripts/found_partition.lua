@@ -25,7 +25,7 @@ end
 -- The clocks of the nodes differ, and no id may be below the lowest id of the store.
 local first = math.max(id_of_now(), tonumber(ARGV[4]) - PARTITIONS)
 redis.call('HSET', KEYS[1], 'version', ARGV[1], 'partitions', ARGV[2], 'store_id', ARGV[3])
-redis.call('HSET', KEYS[1], 'email_index', 'ready', 'email_unicode', ARGV[6])
+redis.call('HSET', KEYS[1], 'email_index', 'complete', 'email_unicode', ARGV[6])
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('SET', KEYS[5], string.format('%.0f', first + tonumber(ARGV[5])))
 redis.call('HSET', KEYS[6], 'covered', string.format('%.0f', MAX_ID), 'added', 0, 'removed', 0)

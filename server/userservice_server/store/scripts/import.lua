@@ -17,8 +17,9 @@
 -- KEYS[5]  last id of the partition
 -- KEYS[6]  state of the import
 -- KEYS[7]  row errors of the import
--- KEYS[8]  e-mail index of the partition
--- KEYS[9]  feed of the partition
+-- KEYS[8]  e-mail index: users by the keys of their addresses
+-- KEYS[9]  e-mail index: users of shared keys
+-- KEYS[10] feed of the partition
 --
 -- ARGV[1]   expected store id
 -- ARGV[2]   number of the partition
@@ -101,7 +102,8 @@ local old_records, entries, records = {}, {}, {}
 local entry_count, record_count = 0, 0
 local added, skipped = 0, 0
 local is_fed, changes = has_feed(), {}
-local email_keys, without_email = {}, {} -- pairs of key and member; members of users whose address was removed
+local new_ids, new_keys = {}, {} -- ids of new users with an address, and the keys of their addresses
+local updated = {} -- pairs of the id of an updated user and the key of its address
 
 -- Returns the varint of an id. Most ids of a script differ only in their first two bytes; the other bytes are kept.
 local upper, encoded_upper
@@ -122,10 +124,33 @@ local function note_change(kind, id)
   end
 end
 
-local function note_email(id, email_key)
-  if email_key ~= '' then
-    email_keys[#email_keys + 1] = email_key
-    email_keys[#email_keys + 1] = email_member(id)
+-- Adds the new users to the e-mail index, and changes the keys of the updated users. Nearly all new addresses are those
+-- of no other user: one command adds all these users.
+local function index_emails()
+  local emails, members, unshared, used = KEYS[#KEYS - 2], {}, {}, {}
+  for position = 1, #new_keys do
+    members[position] = email_member(new_keys[position])
+  end
+  local present = #members > 0 and call('ZMSCORE', emails, unpack(members)) or {}
+  local shared = {} -- positions
+  for position = 1, #members do
+    local member = members[position]
+    if present[position] or used[member] then
+      shared[#shared + 1] = position
+    else
+      used[member] = true
+      unshared[#unshared + 1] = new_ids[position]
+      unshared[#unshared + 1] = member
+    end
+  end
+  if #unshared > 0 then
+    call('ZADD', emails, unpack(unshared))
+  end
+  for _, position in ipairs(shared) do
+    add_email(new_ids[position], new_keys[position], user_of(new_keys[position]))
+  end
+  for _, user in ipairs(updated) do
+    replace_email(user[1], user[2])
   end
 end
 
@@ -136,7 +161,10 @@ local function put(user_id, id, record, email_key)
   entry_count, record_count = entry_count + 2, record_count + 2
   in_use[user_id] = true
   note_change(USER_ADDED, id)
-  note_email(id, email_key)
+  if email_key ~= '' then
+    new_ids[#new_ids + 1] = id
+    new_keys[#new_keys + 1] = email_key
+  end
 end
 
 for row = 1, #user_ids do
@@ -150,10 +178,7 @@ for row = 1, #user_ids do
     records[record_count + 1], records[record_count + 2] = id, new
     record_count = record_count + 2
     note_change(USER_UPDATED, id)
-    note_email(id, email_key)
-    if email_key == '' then
-      without_email[#without_email + 1] = email_member(id)
-    end
+    updated[#updated + 1] = { id, email_key }
   elseif id or in_use[user_id] then
     if if_exists == 'CONFLICT' then
       return CONFLICT
@@ -188,12 +213,7 @@ end
 if writes then
   append_changes(changes)
   if has_email_index() then
-    if #without_email > 0 then
-      call('ZREM', KEYS[#KEYS - 1], unpack(without_email))
-    end
-    if #email_keys > 0 then
-      call('ZADD', KEYS[#KEYS - 1], unpack(email_keys))
-    end
+    index_emails()
   end
   if #old_records > 0 then
     call('ZREM', rows, unpack(old_records))

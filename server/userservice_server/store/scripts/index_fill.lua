@@ -7,8 +7,9 @@
 -- KEYS[1]  store id of the partition
 -- KEYS[2]  layout of the partition
 -- KEYS[3]  rows of the users
--- KEYS[4]  e-mail index
--- KEYS[5]  feed of the partition; not used (_emails.lua expects it)
+-- KEYS[4]  e-mail index: users by the keys of their addresses
+-- KEYS[5]  e-mail index: users of shared keys
+-- KEYS[6]  feed of the partition; not used (_emails.lua expects it)
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  version of Unicode
@@ -19,7 +20,7 @@
 -- Returns:
 --   a list         state, Unicode version and progress after this step, or, if nothing was written, those in the layout
 --   STORE_CHANGED  this is another store; nothing was written
-local call, layout, rows, emails = redis.call, KEYS[2], KEYS[3], KEYS[4]
+local call, layout, rows = redis.call, KEYS[2], KEYS[3]
 local FIRST_USER, USER_ARGUMENTS = 5, 3
 
 if call('GET', KEYS[1]) ~= ARGV[1] or call('EXISTS', layout) == 0 then
@@ -30,7 +31,7 @@ local function progress()
   return { found[1] or '', found[2] or '', found[3] or '0' }
 end
 local found = progress()
-if found[1] ~= 'building' or found[2] ~= ARGV[2] or found[3] ~= ARGV[3] then
+if found[1] ~= 'filling' or found[2] ~= ARGV[2] or found[3] ~= ARGV[3] then
   return found
 end
 for position = FIRST_USER, #ARGV, USER_ARGUMENTS do
@@ -38,11 +39,11 @@ for position = FIRST_USER, #ARGV, USER_ARGUMENTS do
   local record = call('ZRANGE', rows, id, id, 'BYSCORE')[1]
   -- A user that was changed since the process has read it is in the index: the script that changed it added it.
   if email_key ~= '' and record and redis.sha1hex(record) == digest then
-    call('ZADD', emails, email_key, email_member(id))
+    add_email(id, email_key, user_of(email_key))
   end
 end
 if ARGV[4] == '' then
-  call('HSET', layout, 'email_index', 'ready')
+  call('HSET', layout, 'email_index', 'complete')
   call('HDEL', layout, 'email_done')
 else
   call('HSET', layout, 'email_done', ARGV[4])

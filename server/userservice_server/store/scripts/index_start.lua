@@ -5,15 +5,16 @@
 --
 -- KEYS[1]  store id of the partition
 -- KEYS[2]  layout of the partition
--- KEYS[3]  e-mail index
+-- KEYS[3]  e-mail index: users by the keys of their addresses
+-- KEYS[4]  e-mail index: users of shared keys
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  version of Unicode
 -- ARGV[3]  1: build the index again, even if it is complete
 --
 -- Returns:
---   building       the index must be filled
---   ready          the index is complete
+--   filling        the index must be filled
+--   complete       the index is complete
 --   STORE_CHANGED  this is another store; nothing was written
 local layout = KEYS[2]
 
@@ -21,9 +22,10 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('EXISTS', layout) == 0 th
   return STORE_CHANGED
 end
 local state, version = unpack(redis.call('HMGET', layout, 'email_index', 'email_unicode'))
-if state and version == ARGV[2] and not (state == 'ready' and ARGV[3] == '1') then
+local is_continued = state == 'filling' or (state == 'complete' and ARGV[3] ~= '1')
+if is_continued and version == ARGV[2] then
   return state
 end
-redis.call('UNLINK', KEYS[3])
-redis.call('HSET', layout, 'email_index', 'building', 'email_unicode', ARGV[2], 'email_done', '0')
-return 'building'
+redis.call('UNLINK', KEYS[3], KEYS[4])
+redis.call('HSET', layout, 'email_index', 'filling', 'email_unicode', ARGV[2], 'email_done', '0')
+return 'filling'

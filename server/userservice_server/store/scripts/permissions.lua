@@ -10,7 +10,7 @@ local key = ARGV[1]
 local needed = {
   { 'EXISTS', key }, { 'GET', key }, { 'PEXPIRE', key, 1 }, { 'SET', key, '' }, { 'TIME' }, { 'UNLINK', key },
   { 'HDEL', key, '' }, { 'HEXISTS', key, '' }, { 'HGET', key, '' }, { 'HMGET', key, '' }, { 'HSET', key, '', '' },
-  { 'ZADD', key, 0, '' }, { 'ZCARD', key }, { 'ZRANK', key, '' }, { 'ZRANGE', key, 0, 0 }, { 'ZREM', key, '' },
+  { 'ZADD', key, 0, '' }, { 'ZCARD', key }, { 'ZMSCORE', key, '' }, { 'ZRANK', key, '' }, { 'ZRANGE', key, 0, 0 }, { 'ZREM', key, '' },
   { 'ZREMRANGEBYSCORE', key, 0, 0 }, { 'ZSCORE', key, '' },
 }
 if ARGV[2] ~= '' then

@@ -16,7 +16,7 @@
 -- KEYS[5]  idempotency record
 -- KEYS[6]  index of the owner's table; left out if the records have no owner
 -- KEYS[7]  expiry of the owner's sessions; left out if the records have no owner
--- then     e-mail index of the partition, if the records have no owner; feed of the partition
+-- then     both sets of the e-mail index, if the records have no owner; feed of the partition
 --
 -- ARGV[1]  expected store id
 -- ARGV[2]  key of the record
@@ -66,8 +66,8 @@ if verdict:sub(1, 1) == DONE then
     local owner_id = owner ~= '' and (redis.call('HGET', owner_index, owner) or 0)
     append_changes({ change_of(owner == '' and USER_UPDATED or SESSION_UPDATED, id, owner_id) })
   end
-  if owner == '' then
-    index_email(id, ARGV[9])
+  if owner == '' and has_email_index() then
+    replace_email(id, ARGV[9])
   end
   redis.call('ZREM', rows, old)
   redis.call('ZADD', rows, id, verdict:sub(2))
