@@ -176,7 +176,7 @@ class RedisStore:
     async def _can_read_jointly(self, send: Send) -> bool:
         """Returns whether a script can use keys of several partitions: not if a proxy hides the shards of a cluster."""
         try:
-            await run(send, scripts.JOINT_ENDS, [table.rows for table in self._keys.all_users()], ("", "-inf"))
+            await run(send, scripts.JOINT_ENDS, [table.rows for table in self._keys.all_users()], ("first", ""))
         except ClusterCrossSlotError:
             return False
         return True
@@ -524,7 +524,7 @@ class RedisStore:
     async def joint_ends(self, *, descending: bool, end: int) -> Ends:
         """Returns the number of users of all partitions, and the newest user up to ``end``, or the oldest user."""
         redis_keys = [table.rows for table in self._keys.all_users()]
-        arguments = ("", "-inf") if descending else ("REV", end or "+inf")
+        arguments = ("first", "") if descending else ("last", end or "")
         size, record = await self._observed(self._bulk[LAYOUT], scripts.JOINT_ENDS, redis_keys, arguments)
         return Ends(size, [record] if record else [])
 
