@@ -2,22 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from userservice.v1.view_pb2 import View
 from userservice_server.domain.change_ports import FeedHandle
-from userservice_server.domain.feed import Feed, FeedChange, Slice, read_slice
+from userservice_server.domain.feed import SESSIONS, USERS, Feed, Slice, read_slice
 from userservice_server.domain.snapshots import Snapshots
 from userservice_server.errors import InvalidFieldsError, StoreUnavailableError, Violation, WatchTokenExpiredError
-from userservice_server.wire.changes import USER_DELETED, response
+from userservice_server.wire.changes import response
 from userservice_server.wire.watch_tokens import Reached, Token
-
-USERS, SESSIONS = 1, 2
-"""The kinds of records that a watch reports, as bits."""
-
-MESSAGE_BYTES = 128 << 10  # of changes in one message; one more change can exceed it
 
 
 class Message(NamedTuple):
@@ -212,9 +207,11 @@ class Watch:
             await self._feed.store.read(partition, self._handle, self._reached[partition], 0)
 
     async def _wait_until(self, due: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(due):
-                await self._news.wait()
+        timer = asyncio.get_running_loop().call_at(due, self._news.set)  # takes a third of the time of asyncio.timeout
+        try:
+            await self._news.wait()
+        finally:
+            timer.cancel()
 
     async def _next(self, partition: int) -> Slice | None:
         """Returns the next changes of a partition; None if there are none at present."""
@@ -239,24 +236,7 @@ class Watch:
         """Yields the changes in lists of bounded size, and moves the position in the partition past each list."""
         after, seen = self._reached[partition]
         seen = max(seen, found.seen)
-        batch: list[bytes] = []
-        size = 0
-        for change in found.changes:
-            if change.entry.position <= after or not self._reports(change):
-                continue
-            encoded = change.encode(self._options.view)
-            batch.append(encoded)
-            size += len(encoded)
-            if size >= MESSAGE_BYTES:
-                self._reached[partition] = Reached(change.entry.position, seen)
-                yield batch
-                batch, size = [], 0
+        for changes, end in found.batches(after, self._options.kinds, self._options.view):
+            self._reached[partition] = Reached(end, seen)
+            yield changes
         self._reached[partition] = Reached(found.end, seen)
-        if batch:
-            yield batch
-
-    def _reports(self, change: FeedChange) -> bool:
-        """Returns whether the watch reports a change: deletions of users always, because they cover the sessions."""
-        if change.is_of_session:
-            return self.with_sessions
-        return bool(self._options.kinds & USERS) or change.entry.kind == USER_DELETED

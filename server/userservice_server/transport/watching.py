@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from userservice.v1.user_watch_pb2 import WatchKind, WatchUsersRequest
+from userservice_server.domain.feed import SESSIONS, USERS
 from userservice_server.domain.validation import Checker
-from userservice_server.domain.watches import SESSIONS, USERS, Watches, WatchOptions
+from userservice_server.domain.watches import Watches, WatchOptions
 from userservice_server.errors import ServerShuttingDownError
 from userservice_server.transport.call import Call
 from userservice_server.transport.drain import Drain

@@ -8,6 +8,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -63,6 +64,11 @@ class Token:
 
     def encode(self) -> str:
         """Returns the token as text."""
+        if self.cursor is None:
+            return _of_changes(self.feed, self.kinds, tuple(self.reached))
+        return self._encoded()
+
+    def _encoded(self) -> str:
         base_time = min(each.position.time for each in self.reached)
         base_number = min(each.position.number for each in self.reached)
         in_snapshot = self.cursor is not None
@@ -105,6 +111,12 @@ class Token:
             return None
         after = session_cursor - 1 if session_cursor else None
         return cls(feed, kinds, reached, cursor, after)
+
+
+@lru_cache(maxsize=8)
+def _of_changes(feed: bytes, kinds: int, reached: tuple[Reached, ...]) -> str:
+    """Encodes the token after a snapshot. Watches without a backlog need the same token one after the other."""
+    return Token(feed, kinds, reached)._encoded()  # noqa: SLF001 - of this module
 
 
 def _numbers(content: bytes, position: int) -> Iterator[int]:
