@@ -3,6 +3,8 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +14,7 @@ from harness.connections import Stubs, connect
 from harness.failures import failure_of
 from harness.feeds import SESSIONS, USERS, Watching, brief, feed_off, feed_on, rest_of, start, watching
 from harness.mirrors import Mirror
-from harness.population import add_users
+from harness.population import add_users, struct
 from harness.services import Service
 from harness.stores import Store
 from harness.topologies import SHORT, TOPOLOGIES
@@ -29,7 +31,7 @@ from userservice.v1.session_service_pb2 import (
 from userservice.v1.user_pb2 import User
 from userservice.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest, UpdateUserRequest
 from userservice.v1.user_watch_pb2 import Change, WatchUsersResponse
-from userservice.v1.view_pb2 import VIEW_ID
+from userservice.v1.view_pb2 import VIEW_BASIC, VIEW_FULL, VIEW_ID
 from userservice_server.check import check
 from userservice_server.store.keys import Keys
 from userservice_server.wire.watch_tokens import Reached, Token, feed_digest
@@ -91,6 +93,34 @@ async def test_changes_arrive_in_order_with_the_present_records(watched: Stubs) 
     assert (changes[6].user_id, changes[6].id) == ("ada", changes[0].user.id)
     revisions = [change.revision for change in changes]
     assert revisions == sorted(set(revisions))
+
+
+@on_every_topology
+async def test_concurrent_watches_receive_their_own_kinds_views_and_tokens(watched: Stubs) -> None:
+    options: list[dict[str, Any]] = [
+        {"view": view, "kinds": kinds}
+        for view in (VIEW_FULL, VIEW_BASIC, VIEW_ID)
+        for kinds in ([USERS], [SESSIONS], [USERS, SESSIONS], [USERS])
+    ]
+    async with AsyncExitStack() as stack:
+        watches = [await stack.enter_async_context(watching(watched, now=True, **each)) for each in options]
+        await watched.users.AddUser(AddUserRequest(user_id="ada", email="a@example.com", metadata=struct({"k": 1})))
+        await watched.sessions.AddSession(AddSessionRequest(user_id="ada", session_id="s1", metadata=struct({"k": 1})))
+        await watched.users.DeleteUser(DeleteUserRequest(user_id="ada"))
+        await asyncio.gather(*(watch.until(partial(is_deleted, watch)) for watch in watches))
+    for watch, each in zip(watches, options, strict=True):
+        for change in watch.changes:
+            is_of_session, record = change.HasField("session"), change.session if change.session.id else change.user
+            assert not record.id or (SESSIONS if is_of_session else USERS) in each["kinds"]
+            assert bool(record.metadata) == (record.id > 0 and each["view"] == VIEW_FULL)
+            assert bool(record.uuid) == (record.id > 0 and each["view"] != VIEW_ID)
+        token = Token.parse(watch.token)
+        assert token is not None
+        assert token.kinds == sum(each["kinds"])
+
+
+def is_deleted(watch: Watching) -> bool:
+    return any(brief(change)[0] == "USER_DELETED" for change in watch.changes)
 
 
 class Writer:
