@@ -1,9 +1,9 @@
 """`python -m benchmarks.watch`: measures the feed of changes and WatchUsers.
 
-Prints, for 1 and 100 watches during writes at a constant rate, how many changes were lost; the delay at 1000 writes/s;
-the bytes of an entry in the store; the CPU time that service and store take for a write while the feed is on,
-relative to a feed that is off, in interleaved rounds; and the memory of a watch that is not read. The store has the
-options of the embedded store (fsync always).
+Prints, for 1 and 100 watches during writes at a constant rate, by AddUser and by ImportUsers, how many changes were
+lost; the delay at 1000 writes/s; the bytes of an entry in the store; the CPU time that service and store take for a
+write while the feed is on, relative to a feed that is off, in interleaved rounds; and the memory of a watch that is not
+read. The store has the options of the embedded store (fsync always).
 """
 
 import argparse
@@ -33,6 +33,7 @@ from userservice_server.process.store_opening import open_store
 from userservice_server.store.feed import FeedSettings, RedisFeed
 from userservice_server.store.keys import Keys
 
+_WRITERS = {"AddUser": "benchmarks.writer", "ImportUsers": "benchmarks.importer"}
 _FEED = Keys("userservice", 1).all_users()[0].feed
 _CALLERS = 64
 _STALLED = 20  # watches
@@ -67,10 +68,9 @@ class _Written(NamedTuple):
         return len(self.replied) / (max(self.replied.values()) - min(self.called.values()))
 
 
-async def _write(address: str, prefix: str, rate: float, seconds: float) -> _Written:
-    """Adds users at a constant rate, or at a lower rate if the service is slower; see ``benchmarks.writer``."""
-    port = address.rpartition(":")[2]
-    command = (sys.executable, "-m", "benchmarks.writer", port, str(rate), str(seconds), prefix)
+async def _write(program: str, port: int, prefix: str, rate: float, seconds: float) -> _Written:
+    """Adds users at a constant rate, or at a lower rate if the service is slower, with one of ``_WRITERS``."""
+    command = (sys.executable, "-m", program, str(port), str(rate), str(seconds), prefix)
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         output, _ = await process.communicate()
@@ -86,18 +86,20 @@ async def _write(address: str, prefix: str, rate: float, seconds: float) -> _Wri
     return _Written(called, replied)
 
 
-async def _followed(address: str, watches: int, view: str, rate: float, seconds: float) -> tuple[_Written, Any]:
+async def _followed(
+    port: int, writer: str, watches: int, view: str, rate: float, seconds: float
+) -> tuple[_Written, Any]:
     """Writes while another process watches; returns what was written, and what ``benchmarks.watchers`` prints."""
-    prefix = f"{view.lower()}-{watches}-{rate:.0f}"
+    prefix = f"{writer}-{view}-{watches}-{rate:.0f}".lower()
     pipe = asyncio.subprocess.PIPE
-    command = (sys.executable, "-m", "benchmarks.watchers", address, str(watches), view)
+    command = (sys.executable, "-m", "benchmarks.watchers", str(port), str(watches), view)
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 30)
     try:
         if process.stdin is None or process.stdout is None:
             raise AssertionError("both are pipes")
         if await process.stdout.readline() != b"ready\n":
             raise BenchError("the watches did not start")
-        written = await _write(address, prefix, rate, seconds)
+        written = await _write(_WRITERS[writer], port, prefix, rate, seconds)
         process.stdin.write(b"%d\n" % len(written.replied))
         await process.stdin.drain()
         return written, json.loads(await process.stdout.readline() or "{}")
@@ -112,24 +114,25 @@ def _percentiles(seconds: Sequence[float]) -> str:
     return f"p50 {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms"
 
 
-async def _losses(service: Program, address: str, watches: Sequence[int], rate: float, seconds: float) -> int:
+async def _losses(service: Program, writer: str, watches: Sequence[int], rate: float, seconds: float) -> int:
     """Prints how many changes were lost; returns their number."""
     total = 0
     for count in watches:
         before = service.cpu_seconds()
-        written, found = await _followed(address, count, "VIEW_ID", rate, seconds)
-        taken = (service.cpu_seconds() - before) / len(written.replied) * 1e6
+        written, found = await _followed(service.port, writer, count, "VIEW_ID", rate, seconds)
+        taken = (service.cpu_seconds() - before) * 1e6
         total += found["lost"]
         sys.stdout.write(
-            f"{written.rate:,.0f} writes/s for {seconds:.0f} s, watches: {count}: "
+            f"{written.rate:,.0f} writes/s by {writer} for {seconds:.0f} s, watches: {count}: "
             f"{found['lost']} of {count * len(written.replied):,} changes lost; {_delays(written, found['arrived'])}; "
-            f"{taken:.0f} us of CPU of the service per write\n"
+            f"CPU of the service: {taken / len(written.replied):.0f} us per write, "
+            f"{taken / found['messages']:.0f} us per message\n"
         )
     return total
 
 
-async def _delay(address: str, rate: float, seconds: float) -> None:
-    written, found = await _followed(address, 1, "VIEW_FULL", rate, seconds)
+async def _delay(service: Program, rate: float, seconds: float) -> None:
+    written, found = await _followed(service.port, "AddUser", 1, "VIEW_FULL", rate, seconds)
     sys.stdout.write(f"delay at {written.rate:,.0f} writes/s: {_delays(written, found['arrived'])}\n")
 
 
@@ -214,8 +217,9 @@ async def _measure(store: Store, service: Program, arguments: argparse.Namespace
     await _turn(store.url, is_on=True)
     lost = 0
     for rate in arguments.rate:
-        lost += await _losses(service, address, arguments.watches, rate, arguments.seconds)
-    await _delay(address, arguments.delay_rate, arguments.seconds)
+        for writer in _WRITERS:
+            lost += await _losses(service, writer, arguments.watches, rate, arguments.seconds)
+    await _delay(service, arguments.delay_rate, arguments.seconds)
     sys.stdout.write(f"bytes of an entry: {_entry_bytes(store):.1f}\n")
     if arguments.workers == 1:  # the CPU time of one process can be read more precisely
         await _cost(store, service, address, arguments.rounds, arguments.writes)

@@ -1,89 +1,141 @@
-"""`python -m benchmarks.watchers ADDRESS COUNT VIEW`: follows changes with many watches, and prints what arrived.
+"""`python -m benchmarks.watchers PORT COUNT VIEW`: follows changes with many watches, and prints what arrived.
 
 Prints ``ready`` when all watches have started. Then reads one line: the number of users that were added meanwhile.
-Prints as JSON how many changes are missing, over all watches, and when each user arrived at the first watch
-(``monotonic``). Messages are decoded at the end, so that this process takes little CPU time.
+Prints as JSON how many changes are missing and how many messages with changes arrived, over all watches, and when each
+user arrived at the first watch (``monotonic``). While changes arrive, this process only reads frames, without grpcio,
+so that it takes little CPU time; it decodes the messages when no more of them arrive.
 """
 
-import asyncio
+import gc
 import json
+import select
 import sys
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grpc.aio
-
+from loadgen.h2load import grpc_frame
+from loadgen.http2 import Connection, header_block
 from userservice.v1.user_watch_pb2 import WatchUsersRequest, WatchUsersResponse
 from userservice.v1.view_pb2 import View
 
-_METHOD = "/userservice.v1.UserService/WatchUsers"
-_PER_CHANNEL = 20
-_IDLE_SECONDS = 15.0  # after which a missing change is lost; the server reads at least every second
+_PER_CONNECTION = 20
+_QUIET_SECONDS = 2.0  # without a change, after which the messages are decoded; the server reads at least every second
+_IDLE_SECONDS = 15.0  # after which a missing change is lost
+_HEARTBEAT_BYTES = 256  # the largest message that is taken for a heartbeat
+_GRPC_HEAD_BYTES = 5
 
 
 class _Watch:
-    """One watch, and its messages with their times.
+    """The frames of one watch, with the times of their arrival.
 
     Attributes:
         users: when each user arrived.
+        messages: number of messages with changes.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, view: "View.ValueType") -> None:
+    def __init__(self) -> None:
         self.users: dict[str, float] = {}
-        self._messages: list[tuple[float, bytes]] = []
-        encode = WatchUsersRequest.SerializeToString
-        self._call: Any = channel.unary_stream(_METHOD, encode)(
-            WatchUsersRequest(now=True, view=view, heartbeat_seconds=1)
-        )
+        self.messages = 0
+        self._frames: list[tuple[float, bytes]] = []
+        self._rest = bytearray()
 
-    async def begin(self) -> None:
-        await self._call.read()
+    @property
+    def has_begun(self) -> bool:
+        """Whether a message has arrived."""
+        return bool(self._frames)
 
-    async def read(self) -> None:
-        while isinstance(message := await self._call.read(), bytes):
-            self._messages.append((time.monotonic(), message))
+    def add(self, now: float, content: bytes) -> None:
+        self._frames.append((now, content))
 
     def decode(self) -> int:
         """Decodes the messages; returns how many users have arrived."""
-        messages, self._messages = self._messages, []
-        for arrived, message in messages:
-            for change in WatchUsersResponse.FromString(message).changes:
+        for arrived, message in self._messages():
+            changes = WatchUsersResponse.FromString(message).changes
+            self.messages += bool(changes)
+            for change in changes:
                 self.users.setdefault(change.user.user_id, arrived)
         return len(self.users)
 
+    def _messages(self) -> Iterator[tuple[float, bytes]]:
+        """Yields the complete messages, with the times of their last frames; drops the frames."""
+        frames, self._frames = self._frames, []
+        for arrived, content in frames:
+            self._rest += content
+            while len(self._rest) >= _GRPC_HEAD_BYTES:
+                end = _GRPC_HEAD_BYTES + int.from_bytes(self._rest[1:_GRPC_HEAD_BYTES], "big")
+                if len(self._rest) < end:
+                    break
+                yield arrived, bytes(self._rest[_GRPC_HEAD_BYTES:end])
+                del self._rest[:end]
 
-async def _decoded(watches: list[_Watch], expected: int) -> None:
-    """Waits until all watches have all users, or until none arrives for a long time."""
-    last, changed_at = -1, time.monotonic()
-    while (found := sum(watch.decode() for watch in watches)) < expected * len(watches):
-        if found != last:
-            last, changed_at = found, time.monotonic()
-        if time.monotonic() > changed_at + _IDLE_SECONDS:
-            return
-        await asyncio.sleep(0.2)
+
+class _Watches:
+    """Reads watches over several connections.
+
+    Attributes:
+        watches: the watches.
+        changed_at: when the last change arrived.
+    """
+
+    def __init__(self, port: int, count: int, view: "View.ValueType") -> None:
+        self.watches: list[_Watch] = []
+        self.changed_at = time.monotonic()
+        self._by_stream: dict[Connection, dict[int, _Watch]] = {}
+        request = grpc_frame(WatchUsersRequest(now=True, view=view, heartbeat_seconds=1))
+        block = header_block("UserService/WatchUsers")
+        for start in range(0, count, _PER_CONNECTION):
+            connection = Connection(port, keeps_data=True)
+            streams = self._by_stream[connection] = {}
+            for _ in range(start, min(count, start + _PER_CONNECTION)):
+                connection.socket.sendall(connection.request(block, request))
+                streams[connection.stream] = _Watch()
+            self.watches += streams.values()
+
+    def read(self, seconds: float, *others: int) -> bool:
+        """Reads what arrives within this time; returns whether one of the other files can be read."""
+        by_socket: dict[Any, Connection] = {connection.socket: connection for connection in self._by_stream}
+        ready, _, _ = select.select([*by_socket, *others], (), (), seconds)
+        for connection in [by_socket[each] for each in ready if each in by_socket]:
+            frames = list(connection.frames())
+            now = time.monotonic()
+            for frame in frames:
+                if frame.ends_call:
+                    raise SystemExit("a watch has ended")
+                if frame.is_data:
+                    self._by_stream[connection][frame.stream].add(now, frame.payload)
+                    if frame.length > _HEARTBEAT_BYTES:
+                        self.changed_at = now
+        return any(each in others for each in ready)
+
+    def decoded(self, expected: int) -> Sequence[_Watch]:
+        """Returns the watches when all of them have all users, or when none arrives for a long time."""
+        quiet = _QUIET_SECONDS
+        while True:
+            while time.monotonic() < self.changed_at + quiet:
+                self.read(quiet / 10)
+            found = sum(watch.decode() for watch in self.watches)
+            if found == expected * len(self.watches) or quiet >= _IDLE_SECONDS:
+                return self.watches
+            quiet = _IDLE_SECONDS
 
 
-async def _main(address: str, count: str, view: str) -> None:
-    async with AsyncExitStack() as stack:
-        channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]))
-            for _ in range(-(-int(count) // _PER_CHANNEL))
-        ]
-        watches = [_Watch(channels[number % len(channels)], View.Value(view)) for number in range(int(count))]
-        await asyncio.gather(*(watch.begin() for watch in watches))
-        reading = [asyncio.create_task(watch.read()) for watch in watches]
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        expected = int(await asyncio.to_thread(sys.stdin.readline))
-        await _decoded(watches, expected)
-        for task in reading:
-            if task.done():
-                task.result()
-            task.cancel()
-        lost = sum(expected - len(watch.users) for watch in watches)
-        sys.stdout.write(json.dumps({"lost": lost, "arrived": watches[0].users}) + "\n")
+def _main(port: str, count: str, view: str) -> None:
+    reading = _Watches(int(port), int(count), View.Value(view))
+    while not all(watch.has_begun for watch in reading.watches):
+        reading.read(1)
+    gc.collect()
+    gc.disable()  # a collection would delay reads
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while not reading.read(1, sys.stdin.fileno()):
+        pass
+    expected = int(sys.stdin.readline())
+    watches = reading.decoded(expected)
+    lost = sum(expected - len(watch.users) for watch in watches)
+    messages = sum(watch.messages for watch in watches)
+    sys.stdout.write(json.dumps({"lost": lost, "messages": messages, "arrived": watches[0].users}) + "\n")
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:]))
+    _main(*sys.argv[1:])

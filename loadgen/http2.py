@@ -63,7 +63,7 @@ class Frame:
     flags: int
     stream: int
     length: int
-    payload: bytes  # of HEADERS frames only; empty for other frames
+    payload: bytes  # of HEADERS frames, and of DATA frames if the connection keeps data; else empty
 
     @property
     def is_data(self) -> bool:
@@ -83,9 +83,12 @@ class Connection:
         port: port of the server on 127.0.0.1.
         window: flow-control window in bytes, of the connection and of each stream.
         stream_window: flow-control window of each stream, if it differs from ``window``.
+        keeps_data: whether frames contain the content of messages.
     """
 
-    def __init__(self, port: int, window: int = LARGEST_WINDOW, stream_window: int | None = None) -> None:
+    def __init__(
+        self, port: int, window: int = LARGEST_WINDOW, stream_window: int | None = None, *, keeps_data: bool = False
+    ) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), _TIMEOUT_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         on_a_stream = window if stream_window is None else stream_window
@@ -96,6 +99,7 @@ class Connection:
         self.socket.sendall(greeting)
         self.stream = -1
         self._received = bytearray()
+        self._kept = {_HEADERS, _DATA} if keeps_data else {_HEADERS}
 
     def request(self, header_block: bytes, body: bytes) -> bytes:
         """Returns the frames of the next call."""
@@ -123,7 +127,7 @@ class Connection:
             elif kind in {_RST_STREAM, _GOAWAY}:
                 raise LoadError("the server reset a stream or closed the connection")
             stream = int.from_bytes(received[position + 5 : position + _HEAD_BYTES], "big")
-            payload = bytes(received[position + _HEAD_BYTES : end]) if kind == _HEADERS else b""
+            payload = bytes(received[position + _HEAD_BYTES : end]) if kind in self._kept else b""
             yield Frame(kind, flags, stream, length, payload)
             position = end
         del received[:position]
