@@ -1,9 +1,14 @@
 """`python -m benchmarks.imports`: measures ImportUsers.
 
-Prints, for interleaved rounds: users/s of an import, of AddUser with 64 callers (both through the asyncio client), and
-of the import script, which the benchmark calls directly in the store; the p99 of GetUser alone and during an import at
-half its rate; the longest turns of the event loop during imports of several kinds (benchmarks/held_loop.py); and the
-memory of client and service. The store has the options of the embedded store (fsync always).
+The parts, which can also be measured one by one (--parts):
+
+- rates: users/s of an import, of AddUser with 64 callers (both through the asyncio client), and of the import script,
+  which the benchmark calls directly in the store, in interleaved rounds;
+- latency: the p99 of GetUser alone and beside an import at half its rate (benchmarks/import_latency.py);
+- memory: the memory of client and service during a long import;
+- turns: the longest turns of the event loop during imports of several kinds (benchmarks/held_loop.py).
+
+The store has the options of the embedded store (fsync always).
 """
 
 import argparse
@@ -17,17 +22,18 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from google.protobuf.json_format import MessageToDict
 from hiredis import pack_command
 
-from benchmarks import programs, stores
+from benchmarks import import_latency, programs, stores
 from benchmarks.errors import BenchError
-from benchmarks.population import user_id, users
+from benchmarks.import_latency import Served
+from benchmarks.population import import_rows, users
+from benchmarks.programs import Program
 from benchmarks.stores import Store
 from userservice import SyncUserManager, UserManager
 from userservice.imports import OnDuplicate
@@ -41,19 +47,8 @@ _CALLERS = 64
 _ROWS_PER_SCRIPT = 200
 _SCRIPTS_AHEAD = 4
 _LARGE = 60_000  # bytes
-_GETS = 1500
-_GET_PAUSE = 0.004
+_PARTS = ("rates", "latency", "memory", "turns")
 _TABLE = Keys("userservice", 1).all_users()[0]
-
-
-def _rows(prefix: str, count: int) -> list[dict[str, Any]]:
-    """Returns the users of the benchmark under other user_ids, as mappings."""
-    rows = []
-    for number, user in enumerate(users(count)):
-        metadata = MessageToDict(user.metadata)
-        names = {"email": user.email, "first_name": user.first_name, "last_name": user.last_name}
-        rows.append({"user_id": f"{prefix}-{number:08d}", **names, "metadata": metadata})
-    return rows
 
 
 async def _import(manager: UserManager, rows: list[dict[str, Any]]) -> float:
@@ -122,67 +117,12 @@ def _content(user: Any) -> bytes:
     return made.SerializeToString()[len(key_field(user.user_id)) :]
 
 
-async def _get_p99(manager: UserManager) -> float:
-    """Returns the p99 in milliseconds of one caller with pauses."""
-    took = []
-    for number in range(_GETS):
-        started = time.perf_counter()
-        await manager.get(user_id(number % 1000))
-        took.append(time.perf_counter() - started)
-        await asyncio.sleep(_GET_PAUSE)
-    return statistics.quantiles(took, n=100)[98] * 1000
-
-
-async def _throttled(prefix: str, rate: float, stop: asyncio.Event) -> AsyncIterator[dict[str, Any]]:
-    prototypes = _rows(prefix, 1000)
-    started, sent = time.perf_counter(), 0
-    while not stop.is_set():
-        for row in prototypes[sent % 1000 : sent % 1000 + 100]:
-            yield {**row, "user_id": f"{prefix}-{sent}"}
-            sent += 1
-        await asyncio.sleep(max(0.0, started + sent / rate - time.perf_counter()))
-
-
-async def _latency(address: str, rate: float, prefix: str) -> tuple[float, float]:
-    """Returns the p99 of GetUser alone, and during an import at this rate by another process."""
-    async with UserManager(address) as manager:
-        alone = await _get_p99(manager)
-        command = [sys.executable, "-m", "benchmarks.imports", "--throttle", address, str(rate), prefix]
-        importer = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
-        try:
-            await asyncio.sleep(1)
-            during = await _get_p99(manager)
-        finally:
-            await importer.communicate(b"stop")
-    return alone, during
-
-
-async def _latencies(address: str, rate: float, rounds: int) -> None:
-    found = [await _latency(address, rate, f"t{number}") for number in range(rounds)]
-    alone, during = (statistics.median(values) for values in zip(*found, strict=True))
-    ratio = statistics.median(one / other for other, one in found)
-    sys.stdout.write(
-        f"p99 of GetUser: {alone:.1f} ms alone, {during:.1f} ms during an import at half rate: x {ratio:.1f}\n"
-    )
-
-
-async def _throttle(address: str, rate: float, prefix: str) -> None:
-    """Imports at this rate until standard input ends."""
-    stop = asyncio.Event()
-    async with UserManager(address) as manager:
-        running = asyncio.create_task(manager.import_users(_throttled(prefix, rate, stop)))
-        await asyncio.to_thread(sys.stdin.read)
-        stop.set()
-        status = await running
-    sys.stderr.write(f"throttled import: {status.added} rows\n")
-
-
 async def _rounds(address: str, store: Store, rounds: int, size: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"import": [], "add": [], "script": []}
     for number in range(rounds):
         async with UserManager(address) as manager:
-            found["import"].append(await _import(manager, _rows(f"i{number}", size)))
-            found["add"].append(await _add(manager, _rows(f"a{number}", size // 10)))
+            found["import"].append(await _import(manager, import_rows(f"i{number}", size)))
+            found["add"].append(await _add(manager, import_rows(f"a{number}", size // 10)))
         found["script"].append(script_rate(store, f"s{number}", size // _ROWS_PER_SCRIPT * _ROWS_PER_SCRIPT))
         sys.stderr.write(f"{ {name: round(rates[-1]) for name, rates in found.items()} }\n")
     return found
@@ -203,7 +143,7 @@ async def _memory(address: str, pid: int, count: int) -> None:
             shown.append(f"{status.offset:,}: service {_resident(pid):.0f}, client {_resident('self'):.0f} MiB")
 
     def source() -> Iterator[dict[str, Any]]:
-        prototypes = _rows("m", 1000)
+        prototypes = import_rows("m", 1000)
         for number in range(count):
             yield {**prototypes[number % 1000], "user_id": f"memory-{number}"}
 
@@ -216,7 +156,7 @@ async def _memory(address: str, pid: int, count: int) -> None:
 
 def _kinds(count: int) -> Iterator[tuple[str, OnDuplicate, list[dict[str, Any]]]]:
     """Yields imports: a name, what they do with a user that exists, and their rows."""
-    rows = _rows("held", count)
+    rows = import_rows("held", count)
     yield "new users", "FAIL", rows
     yield "users that exist", "FAIL", rows
     yield "merged users", "MERGE", [{**row, "metadata": {"merged": True}} for row in rows]
@@ -250,33 +190,48 @@ def _turns(address: str, pid: int, file: Path, rows: list[dict[str, Any]], mode:
     return found
 
 
+async def _rates(address: str, store: Store, rounds: int, size: int) -> None:
+    """Prints the rates of imports, of AddUser and of the script."""
+    rates = {kind: statistics.median(found) for kind, found in (await _rounds(address, store, rounds, size)).items()}
+    for kind, rate in rates.items():
+        sys.stdout.write(f"{kind:8} {rate:10,.0f} users/s\n")
+    sys.stdout.write(f"import relative to add: {rates['import'] / rates['add']:.1f}\n")
+    sys.stdout.write(f"import relative to the script: {rates['import'] / rates['script']:.2f}\n")
+
+
+async def _latency(served: Served, rounds: int, size: int) -> None:
+    """Prints the p99 of GetUser beside an import at half its rate."""
+    async with UserManager(served.address) as manager:
+        rate = statistics.median([await _import(manager, import_rows(f"l{number}", size)) for number in range(3)])
+    await import_latency.measure(served, rate / 2, rounds)
+
+
+async def _parts(arguments: argparse.Namespace, store: Store, service: Program, folder: Path) -> None:
+    """Measures the parts that use one service."""
+    served = Served(f"127.0.0.1:{service.port}", (service.pid, store.pid), folder)
+    if "rates" in arguments.parts:
+        await _rates(served.address, store, arguments.rounds, arguments.rows)
+    if "latency" in arguments.parts:
+        await _latency(served, arguments.latency_rounds, arguments.rows)
+    if "memory" in arguments.parts:
+        await _memory(served.address, service.pid, arguments.memory_rows)
+
+
 def main() -> None:
     """Starts a store and a service, and measures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.imports", description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="the parts to measure; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the medians are printed")
     parser.add_argument("--rows", type=int, default=20_000, help="rows of one import")
     parser.add_argument("--latency-rounds", type=int, default=3, help="rounds of the p99 of GetUser")
     parser.add_argument("--memory-rows", type=int, default=1_000_000, help="rows of the import for the memory")
-    parser.add_argument("--throttle", nargs=3, metavar=("ADDRESS", "RATE", "PREFIX"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.throttle:
-        address, rate, prefix = arguments.throttle
-        asyncio.run(_throttle(address, float(rate), prefix))
-        return
     with tempfile.TemporaryDirectory(prefix="userservice-bench-") as name, stores.running(Path(name)) as store:
         store.fill(1000)
         with programs.service("service", store.url, Path(name)) as service:
-            address = f"127.0.0.1:{service.port}"
-            found = asyncio.run(_rounds(address, store, arguments.rounds, arguments.rows))
-            rates = {kind: statistics.median(values) for kind, values in found.items()}
-            for kind, rate in rates.items():
-                sys.stdout.write(f"{kind:8} {rate:10,.0f} users/s\n")
-            sys.stdout.write(f"import relative to add: {rates['import'] / rates['add']:.1f}\n")
-            sys.stdout.write(f"import relative to the script: {rates['import'] / rates['script']:.2f}\n")
-            asyncio.run(_latencies(address, rates["import"] / 2, arguments.latency_rounds))
-            if arguments.memory_rows:
-                asyncio.run(_memory(address, service.pid, arguments.memory_rows))
-        _held(store, Path(name), arguments.rows)
+            asyncio.run(_parts(arguments, store, service, Path(name)))
+        if "turns" in arguments.parts:
+            _held(store, Path(name), arguments.rows)
 
 
 if __name__ == "__main__":

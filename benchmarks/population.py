@@ -57,3 +57,8 @@ def mappings(count: int) -> Iterator[dict[str, Any]]:
     """Returns the first ``count`` users as rows of an import."""
     for user in users(count):
         yield MessageToDict(user, preserving_proto_field_name=True)
+
+
+def import_rows(prefix: str, count: int) -> list[dict[str, Any]]:
+    """Returns the users of the benchmark under other user_ids, as mappings."""
+    return [{**row, "user_id": f"{prefix}-{number:08d}"} for number, row in enumerate(mappings(count))]

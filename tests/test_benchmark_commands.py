@@ -17,6 +17,22 @@ MISSED = 1  # the exit code if a figure does not reach its goal
 @pytest.mark.parametrize(
     ("arguments", "figure"),
     [
+        (
+            [
+                "imports",
+                "--parts",
+                "rates",
+                "memory",
+                "turns",
+                "--rounds",
+                "1",
+                "--rows",
+                "1000",
+                "--memory-rows",
+                "5000",
+            ],
+            "import relative to add",
+        ),
         (["metrics", "--rounds", "1", "--calls", "64", "--users", "1000"], "scrape"),
         (["session_expiry", "--sessions", "2000", "--seconds", "1", "--touches", "100"], " 0 expired sessions shown"),
         (["shared_reads", "--rounds", "1", "--clients", "asyncio"], "service µs"),
