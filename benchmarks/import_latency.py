@@ -1,8 +1,8 @@
 """`python -m benchmarks.imports --parts latency`: measures the p99 of GetUser beside other work.
 
 The other work is a throttled import, or its stand-in: an unrelated process, which uses neither the service nor the
-store, but the same CPU time, and flushes files as often. The p99 beside the stand-in is a lower limit of the p99 beside
-an import: the machine causes it, and no change of the import can reduce it.
+store, but the same CPU time, and flushes files as often. The scheduler and the disk cause the p99 beside the stand-in,
+so an import that uses this CPU time cannot be expected to have a lower p99.
 """
 
 import argparse
