@@ -124,19 +124,22 @@ local function note_change(kind, id)
   end
 end
 
--- Adds the new users to the e-mail index, and changes the keys of the updated users. Nearly all new addresses are those
--- of no other user: one command adds all these users.
+-- Adds the new users to the e-mail index, and changes the keys of the updated users. One command adds all new users whose
+-- keys no other user has, and one command adds those whose keys are shared already.
 local function index_emails()
-  local emails, members, unshared, used = KEYS[#KEYS - 2], {}, {}, {}
+  local emails, shared = email_sets()
+  local members, used, unshared, of_shared, others = {}, {}, {}, {}, {}
   for position = 1, #new_keys do
     members[position] = email_member(new_keys[position])
   end
   local present = #members > 0 and call('ZMSCORE', emails, unpack(members)) or {}
-  local shared = {} -- positions
   for position = 1, #members do
     local member = members[position]
-    if present[position] or used[member] then
-      shared[#shared + 1] = position
+    if present[position] and tonumber(present[position]) == SHARED then
+      of_shared[#of_shared + 1] = new_keys[position]
+      of_shared[#of_shared + 1] = email_member(new_ids[position])
+    elseif present[position] or used[member] then
+      others[#others + 1] = position
     else
       used[member] = true
       unshared[#unshared + 1] = new_ids[position]
@@ -146,7 +149,10 @@ local function index_emails()
   if #unshared > 0 then
     call('ZADD', emails, unpack(unshared))
   end
-  for _, position in ipairs(shared) do
+  if #of_shared > 0 then
+    call('ZADD', shared, unpack(of_shared))
+  end
+  for _, position in ipairs(others) do
     add_email(new_ids[position], new_keys[position], user_of(new_keys[position]))
   end
   for _, user in ipairs(updated) do
