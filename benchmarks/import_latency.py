@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.cpu import cpu_seconds
-from benchmarks.population import import_rows, user_id
+from benchmarks.population import import_rows, named, user_id
 from userservice import UserManager
 
 _GETS = 1500
@@ -109,7 +109,7 @@ async def _rows(prefix: str, rate: float, stop: asyncio.Event) -> AsyncIterator[
     started, sent = time.perf_counter(), 0
     while not stop.is_set():
         for row in prototypes[sent % 1000 : sent % 1000 + 100]:
-            yield {**row, "user_id": f"{prefix}-{sent}"}
+            yield named(row, f"{prefix}-{sent}")
             sent += 1
         await asyncio.sleep(max(0.0, started + sent / rate - time.perf_counter()))
 

@@ -33,7 +33,9 @@ def _batches(prefix: str, count: int) -> list[bytes]:
         for number in range(offset, min(count, offset + _ROWS)):
             row = rows[number % len(rows)]
             name = user_id(prefix, number)
-            batch.users.append(User(user_id=name, email=row.email, first_name=row.first_name, last_name=row.last_name))
+            batch.users.append(
+                User(user_id=name, email=f"{name}@mail.example", first_name=row.first_name, last_name=row.last_name)
+            )
         made.append(ImportUsersRequest(batch=batch).SerializeToString())
     return made
 

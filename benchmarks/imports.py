@@ -32,7 +32,7 @@ from hiredis import pack_command
 from benchmarks import import_latency, programs, stores
 from benchmarks.errors import BenchError
 from benchmarks.import_latency import Served
-from benchmarks.population import import_rows, users
+from benchmarks.population import import_rows, named, users
 from benchmarks.programs import Program
 from benchmarks.stores import Store
 from userservice import SyncUserManager, UserManager
@@ -83,8 +83,10 @@ def script_rate(store: Store, prefix: str, count: int) -> float:
     for start in range(0, count, _ROWS_PER_SCRIPT):
         arguments = [store_id, 0, start, start + _ROWS_PER_SCRIPT, "FAIL", 1, 0, b"", b"", 0, 0, 0, places, 0]
         for number, user in enumerate(users(_ROWS_PER_SCRIPT, start), start):
+            user_id = f"{prefix}-{number:08d}"
+            user.email = f"{user_id}@mail.example"
             content = _content(user)
-            arguments += (f"{prefix}-{number:08d}", b"", content, key_of_new(content) or "")
+            arguments += (user_id, b"", content, key_of_new(content) or "")
         commands.append(pack_command(("EVALSHA", scripts.IMPORT.sha1, len(every_key), *every_key, *arguments)))
     connection = store.redis.connection_pool.get_connection()
     started = time.perf_counter()
@@ -145,7 +147,7 @@ async def _memory(address: str, pid: int, count: int) -> None:
     def source() -> Iterator[dict[str, Any]]:
         prototypes = import_rows("m", 1000)
         for number in range(count):
-            yield {**prototypes[number % 1000], "user_id": f"memory-{number}"}
+            yield named(prototypes[number % 1000], f"memory-{number}")
 
     async with UserManager(address) as manager:
         started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Generates the users of the benchmark: the same users in each run, about 250 bytes per record, in several scripts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from random import Random
 from typing import Any
@@ -60,5 +60,10 @@ def mappings(count: int) -> Iterator[dict[str, Any]]:
 
 
 def import_rows(prefix: str, count: int) -> list[dict[str, Any]]:
-    """Returns the users of the benchmark under other user_ids, as mappings."""
-    return [{**row, "user_id": f"{prefix}-{number:08d}"} for number, row in enumerate(mappings(count))]
+    """Returns the users of the benchmark under other user_ids and addresses, as mappings."""
+    return [named(row, f"{prefix}-{number:08d}") for number, row in enumerate(mappings(count))]
+
+
+def named(row: Mapping[str, Any], user_id: str) -> dict[str, Any]:
+    """Returns a copy of a row with another user_id, and an address that no other user has."""
+    return {**row, "user_id": user_id, "email": f"{user_id}@mail.example"}

@@ -31,8 +31,9 @@ def _requests(prefix: str, count: int) -> list[Request]:
     block, rows, made = header_block("UserService/AddUser"), users(min(count, 1000)), []
     for number in range(count):
         row = rows[number % len(rows)]
+        name = user_id(prefix, number)
         request = AddUserRequest(
-            user_id=user_id(prefix, number), email=row.email, first_name=row.first_name, last_name=row.last_name
+            user_id=name, email=f"{name}@mail.example", first_name=row.first_name, last_name=row.last_name
         )
         made.append(Request(block, grpc_frame(request)))
     return made
