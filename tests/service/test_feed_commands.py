@@ -18,6 +18,7 @@ from harness.services import Service, clean_environment
 from harness.stores import Store
 from harness.waiting import until
 
+from userservice import UserAlreadyExistsError, UserManager
 from userservice.v1.session_service_pb2 import AddSessionRequest, RevokeUserSessionsRequest
 from userservice.v1.user_service_pb2 import AddUserRequest
 from userservice_server.check import check
@@ -178,3 +179,11 @@ async def test_check_finds_damage_in_the_feed(store: Store, service: Service) ->
         client.delete(FEED)
     found = {finding.what for finding in check(store.url, "userservice", 5).findings}
     assert "the feed of changes of partition 0 is missing" in found
+
+
+async def test_an_add_of_a_user_who_exists_is_rejected_while_the_feed_is_on(store: Store, service: Service) -> None:
+    await feed_on(store.url)
+    async with UserManager(service.address) as manager:
+        await manager.add(user_id="ada")
+        with pytest.raises(UserAlreadyExistsError):
+            await manager.add(user_id="ada")

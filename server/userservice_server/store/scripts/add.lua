@@ -47,8 +47,8 @@
 --   WRONG_CLOCK              the next id would be above MAX_ID
 --   {any outcome}            that the idempotency record of this request holds
 local rows, index, last_id_key, request_key, owner_index = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local expiry_key, ends_at = KEYS[9], ARGV[8]
 local key, head, tail, fingerprint, partition, owner = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local expiry_key, ends_at = owner ~= '' and KEYS[9], ARGV[8]
 
 -- The clock keeps ids growing after a failover that lost the last id; the last id keeps them growing if the clock is
 -- set back.
