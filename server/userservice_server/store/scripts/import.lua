@@ -160,9 +160,10 @@ local function index_emails()
   end
 end
 
--- `id` may be a number: redis.call encodes whole numbers up to MAX_ID with all digits, faster than string.format.
+-- `id` may be a number. It is a text in the index, because Redis 7.2.0 to 7.2.4 shorten numbers that end with zeros to an
+-- exponent (1.5e+14). A score may be such a text.
 local function put(user_id, id, record, email_key)
-  entries[entry_count + 1], entries[entry_count + 2] = user_id, id
+  entries[entry_count + 1], entries[entry_count + 2] = user_id, format('%.0f', id)
   records[record_count + 1], records[record_count + 2] = id, record
   entry_count, record_count = entry_count + 2, record_count + 2
   in_use[user_id] = true
