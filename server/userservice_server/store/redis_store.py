@@ -169,9 +169,10 @@ class RedisStore:
             if self.identity is UNKNOWN:
                 raise
             if isinstance(error, OtherLayoutError) and not known_fault:
-                # Scripts would not detect the other layout. Writes that wait for connections must therefore fail;
-                # later writes are rejected because of the fault (see `write`).
+                # Scripts do not detect another layout, so writes that wait for connections must fail. Later writes are
+                # rejected because of the fault (see `write`), so the next connection serves reads.
                 self.distrust()
+                raise
 
     async def _can_read_jointly(self, send: Send) -> bool:
         """Returns whether a script can use keys of several partitions: not if a proxy hides the shards of a cluster."""
