@@ -47,7 +47,7 @@ class Node:
             return False
 
     def known_nodes(self) -> int:
-        """Returns how many nodes this node can use; 0 if it does not know the masters of all slots."""
+        """Returns the number of nodes that this node has accepted; 0 while some slots have no master."""
         info: bytes = self.client.execute_command("CLUSTER", "INFO")
         if b"cluster_state:ok" not in info:
             return 0

@@ -1,8 +1,8 @@
 """`python -m benchmarks.imports --parts latency`: measures the p99 of GetUser beside other work.
 
-The other work is a throttled import, or its stand-in: an unrelated process, which uses neither the service nor the
-store, but the same CPU time, and flushes files as often. The scheduler and the disk cause the p99 beside the stand-in,
-so an import that uses this CPU time cannot be expected to have a lower p99.
+The other work is a throttled import, or its stand-in: an unrelated process that uses the same CPU time and flushes a
+file as often, but uses neither the service nor the store. The scheduler and the disk cause the p99 beside the stand-in,
+so no lower p99 can be expected beside an import that uses this CPU time.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from userservice import UserManager
 _GETS = 1500
 _GET_PAUSE = 0.004
 _SETTLE = 1.0  # seconds until the import has its rate
-_SCRIPT_ROWS = 200  # that the service applies with one script, which the store flushes
-_SCRIPT_BYTES = 120_000  # that the store appends to its file for one script
+_SCRIPT_ROWS = 200  # rows that the service applies with one script; the store flushes once for each script
+_SCRIPT_BYTES = 120_000  # bytes that the store appends to its file for one script
 
 
 class Served(NamedTuple):
@@ -142,7 +142,7 @@ async def _stand_in(path: str, rate: str, cpu_seconds_per_row: str) -> None:
 
 
 def main() -> None:
-    """Runs what is measured beside GetUser."""
+    """Runs the throttled import or its stand-in."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.import_latency", description=__doc__)
     parser.add_argument("work", choices=("throttle", "stand-in"))
     parser.add_argument("arguments", nargs=3)

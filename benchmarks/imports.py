@@ -4,7 +4,7 @@ The parts, which can also be measured one by one (--parts):
 
 - rates: users/s of an import, of AddUser with 64 callers (both through the asyncio client), and of the import script,
   which the benchmark calls directly in the store, in interleaved rounds;
-- latency: the p99 of GetUser alone and beside an import at half its rate (benchmarks/import_latency.py);
+- latency: the p99 of GetUser alone and beside an import at half of its full rate (benchmarks/import_latency.py);
 - memory: the memory of client and service during a long import;
 - turns: the longest turns of the event loop during imports of several kinds (benchmarks/held_loop.py).
 
@@ -202,7 +202,7 @@ async def _rates(address: str, store: Store, rounds: int, size: int) -> None:
 
 
 async def _latency(served: Served, rounds: int, size: int) -> None:
-    """Prints the p99 of GetUser beside an import at half its rate."""
+    """Prints the p99 of GetUser beside an import at half of its full rate."""
     async with UserManager(served.address) as manager:
         rate = statistics.median([await _import(manager, import_rows(f"l{number}", size)) for number in range(3)])
     await import_latency.measure(served, rate / 2, rounds)

@@ -54,7 +54,7 @@ def users(count: int, start: int = 0) -> list[AddUserRequest]:
 
 
 def mappings(count: int) -> Iterator[dict[str, Any]]:
-    """Returns the first ``count`` users as rows of an import."""
+    """Yields the first ``count`` users as rows of an import."""
     for user in users(count):
         yield MessageToDict(user, preserving_proto_field_name=True)
 

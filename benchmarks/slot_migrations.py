@@ -1,8 +1,8 @@
-"""`python -m benchmarks.slot_migrations`: the slowest call while slots move between the masters of a Valkey cluster.
+"""`python -m benchmarks.slot_migrations`: measures the slowest call while slots of a Valkey cluster move.
 
-A mixed load of single calls runs at a constant rate on a service with 16 partitions. During one half of the loads, a
-third of the slots of every master moves to a fourth master and back (CLUSTER MIGRATESLOTS); during the other half
-(control), nothing moves. All loads last equally long. A latency begins at the time at which the call was due.
+A mixed load of single calls runs at a constant rate on a service with 16 partitions. In half of the loads, a third of
+the slots of each master moves to a fourth master and back (CLUSTER MIGRATESLOTS); in the other half (control), nothing
+moves. All loads have the same duration. The latency of a call begins at the time at which the call was due.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Prints ``ready`` when all watches have started. Then reads one line: the number of users that were added meanwhile.
 Prints as JSON how many changes are missing and how many messages with changes arrived, over all watches, and when each
-user arrived at the first watch (``monotonic``). While changes arrive, this process only reads frames, without grpcio,
-so that it takes little CPU time; it decodes the messages when no more of them arrive.
+user arrived at the first watch (``time.monotonic``). While changes arrive, this process only reads frames, without
+grpcio, so that it takes little CPU time. It decodes the messages when no more changes arrive.
 """
 
 import gc
@@ -20,9 +20,9 @@ from userservice.v1.user_watch_pb2 import WatchUsersRequest, WatchUsersResponse
 from userservice.v1.view_pb2 import View
 
 _PER_CONNECTION = 20
-_QUIET_SECONDS = 2.0  # without a change, after which the messages are decoded; the server reads at least every second
-_IDLE_SECONDS = 15.0  # after which a missing change is lost
-_HEARTBEAT_BYTES = 256  # the largest message that is taken for a heartbeat
+_QUIET_SECONDS = 2.0  # time without a change until the messages are decoded; the server reads at least every second
+_IDLE_SECONDS = 15.0  # time without a change until missing changes count as lost
+_HEARTBEAT_BYTES = 256  # the largest message that counts as a heartbeat
 _GRPC_HEAD_BYTES = 5
 
 
@@ -101,7 +101,7 @@ class _Watches:
             now = time.monotonic()
             for frame in frames:
                 if frame.ends_call:
-                    raise SystemExit("a watch has ended")
+                    raise SystemExit("the service ended a watch; see its log")
                 if frame.is_data:
                     self._by_stream[connection][frame.stream].add(now, frame.payload)
                     if frame.length > _HEARTBEAT_BYTES:
@@ -109,7 +109,7 @@ class _Watches:
         return any(each in others for each in ready)
 
     def decoded(self, expected: int) -> Sequence[_Watch]:
-        """Returns the watches when all of them have all users, or when none arrives for a long time."""
+        """Returns the watches when all of them have received all users, or when no change arrives for a long time."""
         quiet = _QUIET_SECONDS
         while True:
             while time.monotonic() < self.changed_at + quiet:

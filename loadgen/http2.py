@@ -63,7 +63,7 @@ class Frame:
     flags: int
     stream: int
     length: int
-    payload: bytes  # of HEADERS frames, and of DATA frames if the connection keeps data; else empty
+    payload: bytes  # of HEADERS frames, and of DATA frames if the connection keeps data; otherwise empty
 
     @property
     def is_data(self) -> bool:
@@ -83,7 +83,7 @@ class Connection:
         port: port of the server on 127.0.0.1.
         window: flow-control window in bytes, of the connection and of each stream.
         stream_window: flow-control window of each stream, if it differs from ``window``.
-        keeps_data: whether frames contain the content of messages.
+        keeps_data: whether DATA frames keep their payload.
     """
 
     def __init__(

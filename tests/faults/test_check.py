@@ -290,7 +290,7 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
             client.zadd(P + "emails", {index_member(email_key("ada@x")): 0}),
             client.zadd(P + "shared_emails", {users["last"].id.to_bytes(7): email_key("ada@x")}),
         ),
-        ["a key of the e-mail index is marked as shared, but not shared"],
+        ["a key of the e-mail index is marked as shared, but has fewer than two users"],
     ),
     "a shared key in the e-mail index without its mark": (
         lambda client, users: (

@@ -1,6 +1,6 @@
 """A copy of all users, made by a snapshot and its changes, equals the store after cuts and restarts during writes.
 
-FAULTS=full: for 10 minutes, with at least 50 cuts and 20 restarts.
+FAULTS=full: for 10 minutes, with more than 50 cuts and with 20 restarts.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ WRITERS = 6
 RESTARTS = sized(3, 10)  # of the service (SIGKILL) and of the store, each
 PAUSE = 30.0 if FULL else 1.2  # seconds between two restarts
 LONGEST_WATCH = sized(60, 2000)  # messages until a watch is cut
-CUTS = sized(RESTARTS, 50)  # at least this number
+CUTS = sized(RESTARTS, 50)  # there must be more cuts
 
 
 class CutMirror(Mirror):

@@ -1,7 +1,7 @@
 """Imports users at a steady rate while a store fails over or moves slots.
 
-The service shares two cores with its store and its clients, so single calls would not reach thousands of writes per
-second beside other work.
+The service shares two cores with its store and its clients, so single calls do not reach thousands of writes per second
+beside other work.
 """
 
 import asyncio

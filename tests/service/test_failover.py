@@ -256,7 +256,7 @@ async def test_writes_are_rejected_after_a_new_connection_leads_to_another_layou
             copy = everything(client)
 
             async def write_until_rejected(user_id: str) -> None:
-                """Some writes wait for the new connection; others find no connection."""
+                """Writes until STORE_CHANGED. Some writes wait for the new connection, others find no connection."""
                 while (found := await outcome(stubs, user_id)) != "STORE_CHANGED":
                     assert found in ("OK", "USER_ALREADY_EXISTS", "STORE_UNAVAILABLE")
 

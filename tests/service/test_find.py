@@ -278,7 +278,7 @@ async def test_an_index_that_loses_its_start_is_built_from_the_start(
 
 
 async def test_the_index_of_several_users_of_one_address(stubs: Stubs, store: Store) -> None:
-    """The index has a key that several users have in another form, until only one of them is left."""
+    """The second set contains the users of a shared key, until only one of them is left."""
     user_ids = ["ada", "bob", "cy"]
     for user_id in user_ids:
         await stubs.users.AddUser(AddUserRequest(user_id=user_id, email="same@x"))
@@ -319,7 +319,7 @@ async def test_rows_of_one_import_with_one_address(stubs: Stubs, store: Store) -
 async def test_an_index_of_an_earlier_form_is_not_used_until_it_is_built_again(
     stubs: Stubs, store: Store, state: str
 ) -> None:
-    """Before the first release with an index, its members were the ids of users, and its scores were the keys."""
+    """In the earlier form, members are the ids of users, and scores are the keys of their addresses."""
     added = (await stubs.users.AddUser(AddUserRequest(user_id="ada", email="ada@x"))).user
     with store.client() as client:
         client.delete(EMAILS)

@@ -16,9 +16,10 @@ from userservice_server.wire.emails import (
 from userservice_server.wire.ids import MAX_ID
 from userservice_server.wire.records import CorruptRecordError
 
-_BOTH = 2  # keys exist; also the least number of users of a shared key
+_BOTH = 2  # keys exist
+_SEVERAL = 2  # the smallest number of users of a shared key
 _FIELDS = ("email_index", "email_unicode")
-_NO_NUMBER = -1  # of a damaged member; no key, id or score
+_NO_NUMBER = -1  # stands for a damaged member; no key, id or score has this value
 
 Row = tuple[bytes, float]  # a record and its score
 Command = tuple[bytes | str | int, ...]
@@ -90,7 +91,7 @@ def _keys_of(row: bytes) -> list[int]:
 
 
 def _check_keys(reader: Reader, report: Report, table: Table) -> None:
-    """Checks that each key has a user, and that several users have each shared key."""
+    """Checks that the user of each key exists, and that each key that is marked as shared has several users."""
     for entries in batches(reader.members(table.emails), PAGE):
         found = reader.read([_users_of(table, member, int(score)) for member, score in entries])
         for (member, score), users in zip(entries, found, strict=True):
@@ -101,7 +102,7 @@ def _check_keys(reader: Reader, report: Report, table: Table) -> None:
             if still is None or float(still) != score or len(now) >= _least_users(score):
                 continue
             if score == SHARED:
-                report.find("a key of the e-mail index is marked as shared, but not shared", table.emails)
+                report.find("a key of the e-mail index is marked as shared, but has fewer than two users", table.emails)
             else:
                 report.find(f"e-mail index entry {score:.0f}: there is no user with this id", table.emails)
 
@@ -111,11 +112,11 @@ def _users_of(table: Table, member: bytes, score: int) -> Command:
     if score != SHARED:
         return ("ZRANGE", table.rows, score, score, "BYSCORE", "LIMIT", 0, 1)
     key = _number(member)
-    return ("ZRANGE", table.shared_emails, key, key, "BYSCORE", "LIMIT", 0, _BOTH)
+    return ("ZRANGE", table.shared_emails, key, key, "BYSCORE", "LIMIT", 0, _SEVERAL)
 
 
 def _least_users(score: float) -> int:
-    return _BOTH if score == SHARED else 1
+    return _SEVERAL if score == SHARED else 1
 
 
 def _check_shared(reader: Reader, report: Report, table: Table) -> None:

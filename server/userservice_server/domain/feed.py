@@ -66,7 +66,7 @@ class FeedChange:
     def is_reported(self, kinds: int) -> bool:
         """Returns whether a watch of these kinds reports the change.
 
-        It always reports deletions of users, because they cover the sessions.
+        A watch always reports deletions of users, because they cover the sessions.
         """
         if self.is_of_session:
             return bool(kinds & SESSIONS)
@@ -92,8 +92,8 @@ class Batch(NamedTuple):
     """The changes of one message.
 
     Attributes:
-        changes: the encoded changes; an element can be several of them.
-        end: the position that a watch has reached with them.
+        changes: the encoded changes; an element can contain several changes.
+        end: the position that a watch has reached after the batch.
     """
 
     changes: Sequence[bytes]
@@ -111,8 +111,8 @@ class Slice:
         changes: the changes, in order.
         has_sessions: whether changes of sessions are included.
         bytes: estimated memory.
-        shared: the batches that watches share, by kinds and view; None if only one watch delivers the slice, so that it
-            keeps no encoded changes in memory.
+        shared: the batches that watches share, by kinds and view; None if only one watch delivers the slice, because
+            the slice then need not keep encoded changes in memory.
     """
 
     after: Position
@@ -129,7 +129,7 @@ class Slice:
             return self._batches(after, kinds, view)
         batches = self.shared.get((kinds, view))
         if batches is None:
-            # With 100 watches, half of the CPU time was spent on selecting and joining the same changes for each watch.
+            # Without sharing, 100 watches use half of the CPU time to select and join the same changes for each watch.
             joined = [Batch([b"".join(changes)], end) for changes, end in self._batches(after, kinds, view)]
             batches = self.shared[kinds, view] = joined
         return batches

@@ -1,4 +1,4 @@
-"""Builds the e-mail index of the target of a migration, as scripts/_emails.lua maintains it."""
+"""Builds the e-mail index of the target of a migration, in the form that scripts/_emails.lua maintains."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ Command = tuple[bytes | str | int, ...]
 
 
 def index_emails(reader: Reader, rows: Iterable[tuple[Table, bytes, bytes]]) -> None:
-    """Adds users to the index, given their tables, records and ids; can be repeated. No one else writes the index."""
+    """Adds users to the index, given their tables, records and ids. Can be repeated, but not run concurrently."""
     wanted: dict[tuple[Table, int], set[int]] = {}
     for table, record, record_id in rows:
         if (email_key := key_of_record(record)) is not None:
@@ -23,7 +23,7 @@ def index_emails(reader: Reader, rows: Iterable[tuple[Table, bytes, bytes]]) -> 
         if score is None and len(users) == 1:
             commands.append(("ZADD", table.emails, *users, index_member(email_key)))
         elif users != {known}:
-            # The mark is written last, so that an interrupted run is repeated.
+            # The mark is written last. After an interruption, the next run therefore adds these users again.
             commands += [("ZADD", table.shared_emails, email_key, index_member(user)) for user in users]
             commands.append(("ZADD", table.emails, SHARED, index_member(email_key)))
     reader.read(commands)

@@ -24,7 +24,7 @@ _READ_BYTES = 256 << 10  # of users in one reply; one more user can exceed it
 
 
 def new_epoch() -> str:
-    """Returns a random name for a new feed. Resume tokens contain the epoch, so tokens of other feeds are detected."""
+    """Returns a random epoch for a feed that is turned on, so that resume tokens of earlier epochs are detected."""
     return secrets.token_hex(_EPOCH_BYTES)
 
 

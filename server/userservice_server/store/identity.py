@@ -49,7 +49,7 @@ class LayoutError(UnsuitableStoreError):
 
 
 class OtherLayoutError(LayoutError):
-    """The store has another version or another number of partitions. Scripts check the store id, but not these."""
+    """The layout has another version or number of partitions. Scripts check the store id, but not these numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class StoreLayout:
             self.fault = ""
 
     def check_numbers(self, version: bytes | None, partitions: bytes | None) -> None:
-        """Raises OtherLayoutError if one of the numbers in the layout differs; None: the field does not exist."""
+        """Raises OtherLayoutError if this service does not support one of the numbers; None: the field is absent."""
         for name, value, known in (
             ("version", version, LAYOUT_VERSIONS),
             ("partitions", partitions, (self._partitions,)),

@@ -34,8 +34,8 @@ class Table:
     layout: bytes  # key of the layout; every write checks that it exists
     session_count: bytes  # key of the number of sessions in the partition
     expiry_queue: bytes  # the users of the partition who have sessions that expire
-    emails: bytes  # e-mail index of the partition: the users by the keys of their addresses
-    shared_emails: bytes  # e-mail index of the partition: the users of keys that several users have
+    emails: bytes  # key of the first set of the e-mail index: the users by the keys of their addresses
+    shared_emails: bytes  # key of the second set of the e-mail index: the users of shared keys
     feed: bytes  # key of the feed of changes of the partition, and name of the channel that announces entries
     request_prefix: bytes  # the start of the keys of idempotency records
     import_prefix: bytes  # the start of the keys of imports
@@ -47,7 +47,7 @@ class Table:
 
     @property
     def email_index(self) -> tuple[bytes, bytes]:
-        """The keys of the e-mail index of the partition."""
+        """The keys of both sets of the e-mail index, as the scripts expect them."""
         return self.emails, self.shared_emails
 
 

@@ -1,10 +1,11 @@
-"""Cuts the view BASIC out of encoded records: removes their metadata, by protobuf's compiled code.
+"""Cuts the view BASIC out of encoded records: removes their metadata with protobuf's compiled code.
 
 A list cuts a thousand records for each response. A loop in Python takes 0.9 µs for a record of 260 bytes; a message
-class that is made for this purpose takes 0.35 µs. The class divides a record into its fields, but decodes none of them:
+class that is created for this purpose takes 0.35 µs. The class divides a record into its fields, but does not decode
+them:
 
-- The fields up to updated_at are bytes, except for the id. They have explicit presence, so that they are encoded again
-  as they were stored.
+- The fields up to updated_at, except the id, have the type bytes. They have explicit presence, so that they are encoded
+  again as they were stored.
 - Metadata and the field after it, created_at, are the members of a oneof. The parser keeps only the last member that it
   reads, so created_at displaces the metadata.
 - Fields after updated_at, also those of newer versions of the service, are unknown to the class. Protobuf keeps unknown
@@ -24,8 +25,8 @@ from google.protobuf.message_factory import GetMessageClass
 from userservice_server.wire.records import FRAME_TAG, CorruptRecordError, framed
 
 _PACKAGE = "userservice.wire"
-# Records that are cut at once: they are in memory three times. Parts of 256 KiB take a fifth less CPU time in a stream
-# than a read of 1 MiB as a whole, and less than parts of 64 and 128 KiB.
+# The size of the records that are cut at once; a cut holds them in memory three times. In a stream, blocks of 256 KiB
+# take a fifth less CPU time than whole reads of 1 MiB, and also less than blocks of 64 and 128 KiB.
 _MOST_BYTES = 256 << 10
 
 
@@ -55,7 +56,7 @@ def cut_of(entity: Descriptor, optional: frozenset[str]) -> Callable[[Sequence[b
 
 
 def _classes(entity: Descriptor, optional: frozenset[str]) -> tuple[Any, Any]:
-    """Returns two classes for joined records: their elements are messages without metadata, and bytes."""
+    """Returns two message classes for joined records; the elements are messages without metadata, or bytes."""
     schema = FileDescriptorProto(name=f"{entity.name}.proto", package=_PACKAGE, syntax="proto2")
     record = schema.message_type.add(name="Record")
     record.oneof_decl.add(name="created_at_displaces_metadata")
@@ -70,7 +71,7 @@ def _classes(entity: Descriptor, optional: frozenset[str]) -> tuple[Any, Any]:
             label=FieldDescriptorProto.LABEL_REPEATED,
             type_name=f".{_PACKAGE}.Record" if kind == FieldDescriptorProto.TYPE_MESSAGE else None,
         )
-    pool = DescriptorPool()  # of its own, because the names are not unique among all messages of the process
+    pool = DescriptorPool()  # a separate pool, because each entity has messages with the same names
     pool.Add(schema)
     records, bodies = (pool.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in ("Records", "Bodies"))
     return GetMessageClass(records), GetMessageClass(bodies)

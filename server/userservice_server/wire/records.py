@@ -30,7 +30,7 @@ TOTAL_SIZE_TAG = b"\x18"  # field 3, varint, of a listing response
 # The largest records, in bytes, whose frame has a length of one byte, and of two bytes. Three bytes reach 2 MiB.
 _SHORT, _MIDDLE = 2 + 0x7F, 3 + 0x3FFF
 _KEY_HEADS = tuple(KEY_TAG + varint(length) for length in range(257))  # tag and length, by the length of the key
-_FRAMES = tuple(FRAME_TAG + varint(length) for length in range(2048))  # tag and length of most views
+_FRAMES = tuple(FRAME_TAG + varint(length) for length in range(2048))  # tag and length; for most views
 
 
 class CorruptRecordError(Exception):

@@ -115,7 +115,7 @@ class Token:
 
 @lru_cache(maxsize=8)
 def _of_changes(feed: bytes, kinds: int, reached: tuple[Reached, ...]) -> str:
-    """Encodes the token after a snapshot. Watches without a backlog need the same token one after the other."""
+    """Encodes a token without a cursor. The cache serves watches that are not behind, which have equal tokens."""
     return Token(feed, kinds, reached)._encoded()  # noqa: SLF001 - of this module
 
 

@@ -146,7 +146,7 @@ assert len(cut_of(User, View.VIEW_BASIC)(records)) == 1500
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, timeout=60)
-    assert int(done.stdout) < 32 << 10  # KiB; the records have 88 MiB
+    assert int(done.stdout) < 32 << 10  # KiB; the records take 88 MiB
 
 
 def whole_user() -> User:

@@ -215,8 +215,8 @@ class _Run:
     def _advance(self, status: ImportStatus) -> None:
         if self._applied is None and status.offset:
             streams.note(
-                f"import {self._import_id}: an earlier run has applied {status.offset} rows, which are not applied "
-                "again; --new would start a new import"
+                f"import {self._import_id}: an earlier run has applied {status.offset} rows, which are skipped; "
+                "use --new to start a new import"
             )
         if self._progress is not None:
             self._progress.advance(status.offset - (self._applied or 0), self._total)

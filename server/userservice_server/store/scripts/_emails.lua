@@ -1,10 +1,10 @@
 -- Maintains the e-mail index of a partition. Shared by the scripts that write users; needs KEYS as below.
 --
--- The index has two sorted sets. The member of the first is the key of an address (wire/emails.py) in 7 bytes, and its
--- score is the id of the user with this key, or SHARED if several users have this key. The second contains only these
--- users: the member is the id of a user in 7 bytes, and the score is the key of its address. The layout of a store
--- without an index has no field `email_index`, and nothing is written. In all these scripts, KEYS[2] is the layout, and
--- the last keys are the first set, the second set, and the feed.
+-- The index has two sorted sets. In the first set, a member is the key of an address (wire/emails.py) in 7 bytes, and
+-- its score is the id of the user with this key, or SHARED if several users have this key. The second set contains the
+-- users of shared keys: a member is the id of a user in 7 bytes, and its score is the key of the user's address. The
+-- layout of a store without an index has no field `email_index`, and nothing is written. In all these scripts, KEYS[2]
+-- is the layout, and the last three keys are the first set, the second set, and the feed.
 local SHARED = 0
 
 -- Returns the member for the key of an address, or for the id of a user.
@@ -22,12 +22,12 @@ local function has_email_index()
   return redis.call('HEXISTS', KEYS[2], 'email_index') == 1
 end
 
--- Returns the id of the user with this key, SHARED, or nil.
+-- Returns the id of the user with this key, SHARED if several users have this key, or nil if no user has it.
 local function user_of(email_key)
   return tonumber(redis.call('ZSCORE', (email_sets()), email_member(email_key)) or '')
 end
 
--- Adds a user, who is not in the index under another key; `present` is the result of user_of.
+-- Adds a user who is not in the index under another key; `present` is what user_of returns for the key.
 local function add_email(id, email_key, present)
   local emails, shared = email_sets()
   if not present then
@@ -40,7 +40,7 @@ local function add_email(id, email_key, present)
   end
 end
 
--- Removes a user, whose key need not be known.
+-- Removes a user from the index; the caller need not know the key of the user.
 local function remove_email(id)
   local emails, shared = email_sets()
   if redis.call('ZREMRANGEBYSCORE', emails, id, id) > 0 then
@@ -60,7 +60,7 @@ local function remove_email(id)
   end
 end
 
--- Replaces the key of a user by another key; '' if the user has no address (any more).
+-- Replaces the key of a user. If the user has no address, the key is ''.
 local function replace_email(id, email_key)
   if email_key == '' then
     remove_email(id)
@@ -73,7 +73,7 @@ local function replace_email(id, email_key)
     is_own = tonumber(redis.call('ZSCORE', shared, email_member(id)) or '') == tonumber(email_key)
   end
   if not is_own then
-    remove_email(id) -- does not change `present`, because the user has another key
+    remove_email(id) -- `present` stays valid, because the user is in the index under another key or not at all
     add_email(id, email_key, present)
   end
 end

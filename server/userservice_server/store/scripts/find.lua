@@ -24,7 +24,7 @@ local call, unpacked, rows, shared = redis.call, struct.unpack, KEYS[3], KEYS[6]
 local after, most, limit, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local FIRST_KEY, SHARED = 6, 0
 
--- Returns the id or the key of which a member consists.
+-- Returns the number in a member: an id or a key.
 local function number_of(member)
   return (unpacked('>I7', member))
 end

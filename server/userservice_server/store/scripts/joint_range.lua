@@ -90,8 +90,8 @@ local records, number = {}, 0
 while size > 0 and number < count do
   local partition = heap[1]
   local reply, place, head = replies[partition], places[partition], nil
-  -- All records up to the next head come from this partition; there are many if an import added them. Taking them at
-  -- once saves 11 to 14 % of the time of the script.
+  -- All records up to the next head come from this partition; after an import, these are often several records. Taking
+  -- them at once saves 11 to 14 % of the time of the script.
   local next_head = math.min(heads[heap[2]] or math.huge, heads[heap[3]] or math.huge)
   repeat
     number = number + 1
