@@ -299,6 +299,20 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         ),
         ["e-mail index entry {newest}: its key is not marked as shared"],
     ),
+    "scores in the e-mail index that are not ids": (
+        lambda client, users: (
+            client.zremrangebyscore(P + "emails", users["last"].id, users["last"].id),
+            client.zadd(P + "emails", {(1).to_bytes(7): "+inf", (2).to_bytes(7): "-inf", (3).to_bytes(7): 0.5}),
+            client.zadd(P + "shared_emails", {users["last"].id.to_bytes(7): "+inf"}),
+        ),
+        [
+            "row {newest}: the e-mail index has a wrong entry",
+            "e-mail index entry inf: there is no user with this id",
+            "e-mail index entry -inf: there is no user with this id",
+            "e-mail index entry 0: there is no user with this id",
+            "e-mail index entry {newest}: its key is not marked as shared",
+        ],
+    ),
     "a layout with more to it": (
         lambda client, _: client.hset("userservice:layout", "shards", 2),
         ["the layout has 1 unknown fields"],

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from userservice_server.check.reading import PAGE, Reader, batches
+from userservice_server.check.reading import NO_NUMBER, PAGE, Reader, batches, number_of
 from userservice_server.check.report import Report
 from userservice_server.store.keys import COMPLETE, FILLING, Keys, Table
 from userservice_server.wire.emails import (
@@ -19,7 +19,6 @@ from userservice_server.wire.records import CorruptRecordError
 _BOTH = 2  # keys exist
 _SEVERAL = 2  # the smallest number of users of a shared key
 _FIELDS = ("email_index", "email_unicode")
-_NO_NUMBER = -1  # stands for a damaged member; no key, id or score has this value
 
 Row = tuple[bytes, float]  # a record and its score
 Command = tuple[bytes | str | int, ...]
@@ -77,12 +76,12 @@ def _differing(reader: Reader, table: Table, rows: Sequence[Row], *, is_same_ver
 
 def _entries_of(table: Table, score: float) -> tuple[Command, Command]:
     """Returns the commands that read all keys under which a user is indexed."""
-    own = int(score)
+    own = number_of(score)
     return ("ZRANGE", table.emails, own, own, "BYSCORE"), ("ZSCORE", table.shared_emails, index_member(own))
 
 
 def _keys_in(members: Sequence[bytes], shared: bytes | float | None) -> list[int]:
-    return [*map(_number, members), *([] if shared is None else [int(float(shared))])]
+    return [*map(_number, members), *([] if shared is None else [number_of(shared)])]
 
 
 def _keys_of(row: bytes) -> list[int]:
@@ -93,11 +92,11 @@ def _keys_of(row: bytes) -> list[int]:
 def _check_keys(reader: Reader, report: Report, table: Table) -> None:
     """Checks that the user of each key exists, and that each key that is marked as shared has several users."""
     for entries in batches(reader.members(table.emails), PAGE):
-        found = reader.read([_users_of(table, member, int(score)) for member, score in entries])
+        found = reader.read([_users_of(table, member, number_of(score)) for member, score in entries])
         for (member, score), users in zip(entries, found, strict=True):
             if len(users) >= _least_users(score):
                 continue
-            again = [("ZSCORE", table.emails, member), _users_of(table, member, int(score))]
+            again = [("ZSCORE", table.emails, member), _users_of(table, member, number_of(score))]
             still, now = reader.read(again, at_once=True)
             if still is None or float(still) != score or len(now) >= _least_users(score):
                 continue
@@ -145,8 +144,12 @@ def _user_and_mark(table: Table, member: bytes, score: float) -> tuple[Command, 
     """Returns the commands that read the user of an entry of a shared key, and the mark of the key."""
     own = _number(member)
     user: Command = ("ZRANGE", table.rows, own, own, "BYSCORE", "LIMIT", 0, 1)
-    return user, ("ZSCORE", table.emails, index_member(int(score)) if 0 <= score <= MAX_ID else b"")
+    return user, ("ZSCORE", table.emails, _member_of(number_of(score)))
+
+
+def _member_of(number: int) -> bytes:
+    return b"" if number == NO_NUMBER else index_member(number)
 
 
 def _number(member: bytes) -> int:
-    return int.from_bytes(member, "big") if len(member) == MEMBER_BYTES else _NO_NUMBER
+    return int.from_bytes(member, "big") if len(member) == MEMBER_BYTES else NO_NUMBER

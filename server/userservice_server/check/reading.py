@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 from redis import Redis
 
 from userservice_server.check.connecting import Servers
+from userservice_server.wire.ids import MAX_ID
 
 PAGE = 256  # records per read, at most 16 MiB
+NO_NUMBER = -1  # stands for a damaged number; no key, id or score has this value
 _MOST_DIGITS = 20  # more than the service writes; int() rejects thousands of digits
 
 T = TypeVar("T")
@@ -80,6 +82,15 @@ def _replies(client: Redis, commands: list[Sequence[bytes | str | float]], *, at
 def number(text: bytes) -> int | None:
     """Returns the whole number in ``text``, or None if ``text`` is not a number that the service writes."""
     return int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else None
+
+
+def number_of(score: bytes | float) -> int:
+    """Returns the number in a score of an index, or ``NO_NUMBER`` if the score is not a whole number up to MAX_ID.
+
+    Only foreign programs write such scores; ``int`` would fail at infinity and round fractions.
+    """
+    value = float(score)
+    return int(value) if 0 <= value <= MAX_ID and value.is_integer() else NO_NUMBER
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
