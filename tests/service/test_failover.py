@@ -239,13 +239,29 @@ async def test_calls_do_not_use_a_server_that_may_evict_users() -> None:
     assert any("allkeys-lru" in line.get("reason", "") for line in log_of_outages(service))
 
 
-async def test_writes_are_rejected_after_a_new_connection_leads_to_another_layout() -> None:
-    """The connections are lost, and the address then leads to a copy of the store whose layout was changed."""
+@contextlib.contextmanager
+def primary(replicas: int) -> Iterator[Store]:
+    """Runs a store with replicas that have its data."""
+    with Store(port=free_port(), options=["--repl-diskless-sync-delay", "0"]) as store, contextlib.ExitStack() as kept:
+        for _ in range(replicas):
+            replica = Store(port=free_port(), options=["--replicaof", "127.0.0.1", str(store.port)])
+            kept.enter_context(replica)
+            with replica.client() as client:
+                until(lambda client=client: client.info("replication")["master_link_status"] == "up")  # type: ignore[misc]
+        yield store
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+async def test_writes_are_rejected_after_a_new_connection_leads_to_another_layout(replicas: int) -> None:
+    """The connections are lost, and the address then leads to a copy of the store whose layout was changed.
+
+    Writes that wait for replicas have a connection of their own.
+    """
     with (
-        Store(port=free_port()) as ours,
+        primary(replicas) as ours,
         Store(port=free_port()) as other,
         Proxy(ours.port or 0) as proxy,
-        Service(redis_url=proxy.url) as service,
+        Service("--wait-replicas", str(replicas), "--store-timeout", "2", redis_url=proxy.url) as service,
         ours.client() as source,
         other.client() as client,
     ):

@@ -48,6 +48,10 @@ _NOT_YET = object()  # the parser returns this while a reply is incomplete
 _numbers = itertools.count(1)
 
 
+class UnfitForWaitingError(Exception):
+    """Raised by ``admit``: the commands that wait for the connection must fail, but later commands may use it."""
+
+
 @dataclass(slots=True, eq=False)
 class _Batch:
     """Commands that are sent in one write.
@@ -160,7 +164,8 @@ class SharedConnection:
 
     Args:
         make_connection: returns a new, unconnected connection of redis-py, which does the handshake.
-        admit: checks the server over a new connection while commands wait; if it raises, the connection is closed.
+        admit: checks the server over a new connection while commands wait. If it raises UnfitForWaitingError, these
+            commands fail; if it raises another exception, the connection is closed.
         timeout: limit in seconds for connecting and for each reply; then the connection is closed.
         quiet_turns: a batch is sent after this number of turns of the event loop without a new command.
         long_replies: whether the timeout of a reply starts again whenever bytes arrive. A store that is still sending a
@@ -169,6 +174,9 @@ class SharedConnection:
         rejected: may send a command that was rejected without being executed to another server of a cluster.
         replicas: number of replicas that must confirm the writes of a batch before its replies are delivered (WAIT).
             All writes of a batch wait together. The replies of a batch that is not confirmed in time fail.
+
+    Attributes:
+        is_fit_for_waiting: whether commands that waited for another connection may be sent over this one.
     """
 
     def __init__(
@@ -192,6 +200,7 @@ class SharedConnection:
         self._rejected = rejected
         self._replicas = replicas
         self._was_connected = False
+        self.is_fit_for_waiting = True
         self._loop = asyncio.get_running_loop()
         self._next: _Batch | None = None  # not sent yet
         self._unanswered: deque[_Batch] = deque()
@@ -243,7 +252,8 @@ class SharedConnection:
         """Closes the connection as soon as the commands sent over it are answered.
 
         Args:
-            successor: sends the commands that wait for this connection to be made; None: these commands fail.
+            successor: sends the commands that wait for this connection to be made, if it is fit for them; otherwise,
+                these commands fail.
 
         Returns:
             A task that ends when the connection is closed, or None if the connection is closed already.
@@ -251,7 +261,7 @@ class SharedConnection:
         self._closed = True
         if self._transport is None:
             unsent = self._next
-            if unsent is not None and successor is not None:
+            if unsent is not None and successor is not None and successor.is_fit_for_waiting:
                 self._next = None
                 for command, reply in zip(unsent.commands, unsent.futures, strict=True):
                     successor.resend(command, reply)
@@ -305,17 +315,23 @@ class SharedConnection:
         self, transport: asyncio.WriteTransport, replies: _Replies, task: "asyncio.Task[None] | None"
     ) -> None:
         """Lets calls use the connection once the server has passed the checks."""
+        self.is_fit_for_waiting = True
         try:
             await self._admit(partial(self._send_ahead, transport))
+        except UnfitForWaitingError as unfit:
+            self.is_fit_for_waiting = False
+            waiting, self._next = self._next, None
+            if waiting is not None:
+                waiting.fail(unfit.__cause__)
         except Exception as unfit:  # noqa: BLE001 - as in _live, which raises it again
             replies.connection_lost(unfit)
-        else:
-            if self._task is task:  # False if the connection was reset in the same turn
-                self._transport = transport
-                if self._events is not None and self._was_connected:
-                    self._events.reconnected()
-                self._was_connected = True
-                self._flush()
+            return
+        if self._task is task:  # False if the connection was reset in the same turn
+            self._transport = transport
+            if self._events is not None and self._was_connected:
+                self._events.reconnected()
+            self._was_connected = True
+            self._flush()
 
     def _send_ahead(self, transport: asyncio.WriteTransport, *command: bytes | str | int) -> "asyncio.Future[Any]":
         """Sends a command of the checks before the commands that wait for the checks."""

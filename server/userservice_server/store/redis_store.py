@@ -18,7 +18,7 @@ from userservice_server.errors import IndexNotReadyError, StoreChangedError, Sto
 from userservice_server.store import scripts
 from userservice_server.store.clock_fence import raise_last_ids
 from userservice_server.store.cluster_links import ClusterNodes
-from userservice_server.store.connection import Send
+from userservice_server.store.connection import Send, UnfitForWaitingError
 from userservice_server.store.events import StoreEvents
 from userservice_server.store.failures import UnsuitableStoreError, unavailable
 from userservice_server.store.identity import (
@@ -159,8 +159,7 @@ class RedisStore:
                 self._start_looking()
 
     async def _settle_over(self, send: Send) -> None:
-        """Identifies the store over a new connection. A fault of the layout raises no error if the store was in use."""
-        known_fault = self._layout.fault
+        """Identifies the store over a new connection. If the store was in use, a fault of the layout closes nothing."""
         try:
             if self.identity is UNKNOWN:
                 await self._choose_partitions(send)
@@ -168,11 +167,10 @@ class RedisStore:
         except LayoutError as error:
             if self.identity is UNKNOWN:
                 raise
-            if isinstance(error, OtherLayoutError) and not known_fault:
-                # Scripts do not detect another layout, so writes that wait for connections must fail. Later writes are
-                # rejected because of the fault (see `write`), so the next connection serves reads.
-                self.distrust()
-                raise
+            if isinstance(error, OtherLayoutError):
+                # Scripts do not detect another layout, so writes that wait for the connection must fail. Later writes
+                # are rejected because of the fault (see `write`), and reads may use the connection.
+                raise UnfitForWaitingError from error
 
     async def _can_read_jointly(self, send: Send) -> bool:
         """Returns whether a script can use keys of several partitions: not if a proxy hides the shards of a cluster."""
@@ -583,7 +581,7 @@ class RedisStore:
         )
 
     async def sweep(self) -> int:
-        """Removes some of the expired sessions, in all partitions that are available; returns their number."""
+        """Removes some of the expired sessions, in all available partitions; see ``sweep_all``."""
         return await sweep_all(self._keys, self.identity.store_id, self._bulk, self._writes)
 
     async def write(
