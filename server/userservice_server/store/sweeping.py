@@ -15,8 +15,8 @@ from userservice_server.store.keys import Keys, Table
 from userservice_server.store.running import run
 from userservice_server.wire.records import record_key
 
-_USERS_PER_STEP = 20
-_SESSIONS_PER_STEP = 200  # removing them takes about a millisecond, in which the store does nothing else
+_USERS_PER_STEP = 100
+_SESSIONS_PER_STEP = 500  # removing them takes about 2.5 ms, in which the store does nothing else
 
 
 async def sweep_all(keys: Keys, store_id: bytes, reads: Sequence[Send], writes: Sequence[Send]) -> int:
@@ -29,32 +29,33 @@ async def sweep_all(keys: Keys, store_id: bytes, reads: Sequence[Send], writes: 
         writes: the same for writes.
 
     Returns:
-        The number of removed sessions.
+        The number of users whose sessions were examined; 0 if no session has expired. It also counts users whose
+        sessions were touched, and have not expired: the step moves them to a later place in the queue.
 
     Raises:
-        StoreUnavailableError: no session was removed, because a partition is unavailable.
+        StoreUnavailableError: no user was examined, because a partition is unavailable.
     """
     tables = keys.all_users()
     queued = await asyncio.gather(
         *(reads[table.partition]("EXISTS", table.expiry_queue) for table in tables), return_exceptions=True
     )
-    removed, failure = 0, None
+    examined, failure = 0, None
     for table, found in zip(tables, queued, strict=True):
         try:
             if isinstance(found, BaseException):
                 raise found
             if found:
                 # In turn, so that other commands run between the steps if the partitions are on one server.
-                removed += await _sweep(keys, table, store_id, reads[table.partition], writes[table.partition])
+                examined += await _sweep(keys, table, store_id, reads[table.partition], writes[table.partition])
         except StoreUnavailableError as error:  # the other partitions must not wait for this one
             failure = error
-    if failure is not None and not removed:
+    if failure is not None and not examined:
         raise failure
-    return removed
+    return examined
 
 
 async def _sweep(keys: Keys, users: Table, store_id: bytes, read: Send, write: Send) -> int:
-    """Removes some of the expired sessions of a partition; returns their number."""
+    """Removes some of the expired sessions of a partition; returns the number of users that were examined."""
     redis_keys: list[bytes] = [users.expiry_queue, users.rows]
     due: Sequence[bytes | None] = await run(read, scripts.DUE, redis_keys, (_USERS_PER_STEP,))
     if not due:
@@ -71,4 +72,4 @@ async def _sweep(keys: Keys, users: Table, store_id: bytes, read: Send, write: S
         arguments += [user_id, user or b""]
     redis_keys.append(users.feed)
     removed: int = await run(write, scripts.SWEEP, redis_keys, arguments)
-    return max(removed, 0)
+    return 0 if removed < 0 else len(due) // 2
