@@ -13,6 +13,10 @@ from harness.stores import Store
 from userservice import SyncUserManager
 from userservice.v1.user_service_pb2 import CountUsersRequest, ListUsersChunkedRequest, ListUsersRequest
 from userservice.v1.user_service_pb2_grpc import UserServiceStub
+from userservice_server.config import Store as StoreSettings
+from userservice_server.domain.ports import TableRead
+from userservice_server.errors import StoreChangedError
+from userservice_server.process.store_opening import open_store
 from userservice_server.store.keys import Keys
 
 PARTITIONS = 16
@@ -107,6 +111,36 @@ def test_a_page_of_one_partition_reads_nothing_ahead() -> None:
         for _ in range(5):
             assert len(stubs.users.ListUsers(ListUsersRequest(limit=100)).users) == 100
         assert calls_of(store, "zrange") - before == 5 * 2, "the newest user, and one range"
+
+
+@pytest.mark.parametrize(("fault", "count"), [("lost", 5), ("replaced", 200)])
+async def test_a_read_of_several_ranges_is_rejected_if_the_store_was(fault: str, count: int) -> None:
+    """Streams read so after their first users. With 5 users, most partitions are empty."""
+    with Store() as store, store.client() as client:
+        service = Service("--partitions", str(PARTITIONS), redis_url=store.url)
+        with service, SyncUserManager(service.address) as users:
+            users.import_users({"user_id": f"user{number}"} for number in range(count))
+        settings = StoreSettings(redis_url=store.url, partitions=PARTITIONS)
+        service_store = await open_store(settings, lambda: False, lambda: None, 5, None)
+        try:
+            reads = [TableRead(table, 0, count) for table in service_store.tables.all_users()]
+
+            async def read() -> int:
+                ranges = await service_store.ranges(
+                    reads, service_store.identity, is_resumed=False, descending=False, end=0
+                )
+                return sum(map(len, ranges)) // 2
+
+            assert await read() == count
+            if fault == "lost":
+                client.delete(next(table.rows for table in TABLES if client.exists(table.rows)))
+            else:
+                for table in TABLES:
+                    client.set(table.store_id, "of another store")
+            with pytest.raises(StoreChangedError):
+                await read()
+        finally:
+            await service_store.close()
 
 
 @pytest.mark.parametrize("fault", ["lost", "replaced"])

@@ -9,7 +9,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Protocol, TypeVar
 
-from userservice_server.domain.ports import Ends, RecordStore, StoreIdentity, Table
+from userservice_server.domain.ports import Ends, RecordStore, StoreIdentity, Table, TableRead
 from userservice_server.errors import StoreUnavailableError
 from userservice_server.wire.ids import MAX_ID
 
@@ -215,7 +215,8 @@ class MergedTables:
         wanted = math.ceil(mean + _DEVIATIONS * math.sqrt(mean))
         missing = {part: wanted - len(part.keys) for part in self._iter_unread() if len(part.keys) < wanted}
         while True:
-            await self._read(missing, identity, is_resumed=is_resumed)
+            if missing:
+                await self._read(missing, identity, is_resumed=is_resumed)
             is_resumed = False
             # The records of all tables were read up to this key.
             bound = min((part.stop for part in self._iter_unread()), default=_NO_BOUND)
@@ -256,20 +257,11 @@ class MergedTables:
 
     async def _read(self, counts: Mapping[_Part, int], identity: StoreIdentity, *, is_resumed: bool) -> None:
         """Reads the next records of tables."""
-        replies = [
-            self._store.range(
-                part.table,
-                part.read_to,
-                count,
-                identity,
-                is_resumed=is_resumed,
-                descending=self.descending,
-                with_ids=True,
-                end=self._end,
-            )
-            for part, count in counts.items()
-        ]
-        for (part, count), reply in zip(counts.items(), await asyncio.gather(*replies), strict=True):
+        reads = [TableRead(part.table, part.read_to, count) for part, count in counts.items()]
+        replies = await self._store.ranges(
+            reads, identity, is_resumed=is_resumed, descending=self.descending, end=self._end
+        )
+        for (part, count), reply in zip(counts.items(), replies, strict=True):
             part.take(reply, count, descending=self.descending)
 
     def _taken(self, count: int, bound: bytes) -> list[bytes]:

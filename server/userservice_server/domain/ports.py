@@ -91,6 +91,14 @@ class Ends(NamedTuple):
     record: list[bytes]
 
 
+class TableRead(NamedTuple):
+    """A range of a table to read: up to ``most`` records after the id ``after``, in the order of the list."""
+
+    table: "Table"
+    after: int
+    most: int
+
+
 class Tables(Protocol):
     """The tables of a store."""
 
@@ -206,17 +214,23 @@ class RecordStore(Protocol):
         *,
         is_resumed: bool = False,
         descending: bool = False,
-        with_ids: bool = False,
         end: int = 0,
     ) -> "Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
 
-        If ``descending``, it reads ids below ``after`` instead, the largest first; 0 starts at the newest record. With
-        ``with_ids``, each record is followed by its id in decimal digits. If ``end`` is not 0, it reads no ids above
-        ``end``; not together with ``descending``.
+        If ``descending``, it reads ids below ``after`` instead, the largest first; 0 starts at the newest record. If
+        ``end`` is not 0, it reads no ids above ``end``; not together with ``descending``.
 
         Raises StoreChangedError, or sets it in the future, if the store is not the one of ``identity``, if
         ``is_resumed`` and ``after`` is a cursor of another store, or if ``end`` is one.
+        """
+
+    async def ranges(
+        self, reads: Sequence[TableRead], identity: StoreIdentity, *, is_resumed: bool, descending: bool, end: int
+    ) -> list[list[bytes]]:
+        """Reads ranges of several tables, as ``range`` does; each record is followed by its id, as scores are written.
+
+        Raises the errors of ``range``.
         """
 
     def newest(self, table: Table, end: int = 0) -> "Future[list[bytes]]":

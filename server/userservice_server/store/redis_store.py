@@ -59,6 +59,7 @@ from userservice_server.wire.outcomes import Code, Outcome
 logger = logging.getLogger("userservice.store")
 
 _OF_A_CLUSTER = "the server is part of a cluster; use redis-cluster://HOST:PORT"
+_WITH_IDS = "WITHSCORES"  # the score of a record is its id
 _CLOCK_LOG_SECONDS = 60.0  # between two log lines about the store's clock
 _UNICODE = UNICODE_VERSION.encode()
 
@@ -453,7 +454,6 @@ class RedisStore:
         *,
         is_resumed: bool = False,
         descending: bool = False,
-        with_ids: bool = False,
         end: int = 0,
     ) -> "asyncio.Future[list[bytes]]":
         """Starts to read up to ``count`` records with ids above ``after``, in the order of their ids.
@@ -465,20 +465,27 @@ class RedisStore:
             identity: the store that these records, and all replies to earlier commands, must come from.
             is_resumed: whether ``after`` is a cursor that a caller sent, perhaps of another store.
             descending: whether to read ids below ``after`` instead, the largest first; 0 starts at the newest record.
-            with_ids: whether each record is followed by its id.
             end: the largest id to read, which a caller sent; 0: no limit. Only if not ``descending``.
         """
-        own, expected = own_table(table), known_identity(identity)
+        read = ports.TableRead(table, after, count)
+        return self._range(read, known_identity(identity), is_resumed=is_resumed, descending=descending, end=end)
+
+    def _range(
+        self,
+        read: ports.TableRead,
+        expected: Identity,
+        *extra: str,
+        is_resumed: bool,
+        descending: bool,
+        end: int,
+    ) -> "asyncio.Future[list[bytes]]":
+        """Starts to read a range; ``extra`` are more options of ZRANGE."""
+        own, after = own_table(read.table), read.after
         if is_resumed:
             expected.check_cursor(after)
         expected.check_cursor(end)
         send = self._bulk[own.partition]
-        scores = ("WITHSCORES",) if with_ids else ()
-        if descending:
-            start = f"({after}" if after else "+inf"
-            reply = send("ZRANGE", own.rows, start, "-inf", "BYSCORE", "REV", "LIMIT", 0, count, *scores)
-        else:
-            reply = send("ZRANGE", own.rows, f"({after}", end or "+inf", "BYSCORE", "LIMIT", 0, count, *scores)
+        reply = send(*_range_command(read, descending=descending, end=end), *extra)
         checks = [
             Check(send("GET", own.store_id), partial(eq, expected.store_id), StoreChangedError.during_read),
             # Scripts always write both keys. If the rows were lost, a store with users would look empty.
@@ -487,15 +494,70 @@ class RedisStore:
         # The record of a cursor is in one of the partitions only, so this needs a store with one partition.
         if is_resumed and after <= expected.doubtful_until and self._keys.partitions == 1:
             checks.append(Check(send("ZRANGE", own.rows, after, after, "BYSCORE"), bool, foreign_cursor))
-        records = checked(reply, checks)
+        return self._reported(checked(reply, checks))
+
+    def _reported(self, records: "asyncio.Future[T]") -> "asyncio.Future[T]":
+        """Returns the future of a read of ranges, and reports the read to ``events``."""
         if self.events is not None:
             records.add_done_callback(partial(_report_range, self.events, time.perf_counter()))
         return records
+
+    async def ranges(
+        self,
+        reads: Sequence[ports.TableRead],
+        identity: StoreIdentity,
+        *,
+        is_resumed: bool,
+        descending: bool,
+        end: int,
+    ) -> list[list[bytes]]:
+        """Reads ranges of several tables; each record is followed by its id. See ``range``."""
+        expected = known_identity(identity)
+        for read in reads if is_resumed else ():
+            expected.check_cursor(read.after)
+        expected.check_cursor(end)
+        if self._is_joint:
+            return await self._joint_ranges(
+                [_range_command(read, descending=descending, end=end) for read in reads], expected
+            )
+        options = {"is_resumed": is_resumed, "descending": descending}
+        return await asyncio.gather(*(self._range(read, expected, _WITH_IDS, end=end, **options) for read in reads))
+
+    async def _joint_ranges(
+        self, commands: Sequence[tuple[bytes | str | int, ...]], expected: Identity
+    ) -> list[list[bytes]]:
+        """Reads ranges of partitions of one server, with one check of the store for all of them.
+
+        The checks of single ranges take a quarter of the time of a read of 2000 users.
+        """
+        send = self._bulk[LAYOUT]
+        ranges = [send(*command, _WITH_IDS) for command in commands]
+        # A server is replaced as a whole, so the store id of one partition is enough.
+        store_id = send("GET", self._keys.all_users()[0].store_id)
+        existing = send("EXISTS", *self._joint_pairs)
+        *found, stored, number = await self._reported(asyncio.gather(*ranges, store_id, existing))
+        if stored != expected.store_id:
+            raise StoreChangedError.during_read()
+        if number < len(self._joint_pairs):  # a partition is empty, or has lost one of its keys
+            verdict = await run(send, scripts.JOINT_CHECK, self._joint_keys, (expected.store_id,))
+            if verdict == Code.STORE_CHANGED.value:
+                raise StoreChangedError.during_read()
+        return found
 
     @property
     def is_joint(self) -> bool:
         """Whether there are several partitions, all on one server, so that one script can read them."""
         return self._is_joint
+
+    @property
+    def _joint_pairs(self) -> list[bytes]:
+        """The rows and the index of each partition."""
+        return [key for table in self._keys.all_users() for key in (table.rows, table.index)]
+
+    @property
+    def _joint_keys(self) -> list[bytes]:
+        """The keys of ``scripts/_joint.lua``."""
+        return [*self._joint_pairs, *(table.store_id for table in self._keys.all_users())]
 
     async def joint_range(
         self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool, descending: bool, end: int
@@ -509,12 +571,9 @@ class RedisStore:
             bounds = ("REV", f"({after}" if after else "+inf", "-inf")
         else:
             bounds = ("", f"({after}", str(end or "+inf"))
-        tables = self._keys.all_users()
-        redis_keys = [key for table in tables for key in (table.rows, table.index)]
-        redis_keys += [table.store_id for table in tables]
         arguments = (expected.store_id, *bounds, count)
         reply: list[bytes] | bytes = await self._observed(
-            self._bulk[LAYOUT], scripts.JOINT_RANGE, redis_keys, arguments
+            self._bulk[LAYOUT], scripts.JOINT_RANGE, self._joint_keys, arguments
         )
         if isinstance(reply, bytes):
             raise StoreChangedError.during_read()
@@ -758,8 +817,17 @@ def parsed_version(text: bytes) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(b".") if part.isdigit())
 
 
-def _report_range(events: StoreEvents, started: float, records: "asyncio.Future[list[bytes]]") -> None:
-    """Reports the read of a range, unless its list has ended before the reply."""
+def _range_command(read: ports.TableRead, *, descending: bool, end: int) -> tuple[bytes | str | int, ...]:
+    """Returns the command that reads a range; see ``RedisStore.range``."""
+    rows = own_table(read.table).rows
+    if descending:
+        start = f"({read.after}" if read.after else "+inf"
+        return ("ZRANGE", rows, start, "-inf", "BYSCORE", "REV", "LIMIT", 0, read.most)
+    return ("ZRANGE", rows, f"({read.after}", end or "+inf", "BYSCORE", "LIMIT", 0, read.most)
+
+
+def _report_range(events: StoreEvents, started: float, records: "asyncio.Future[Any]") -> None:
+    """Reports the read of a range, or of several ranges, unless its list has ended before the reply."""
     if records.cancelled():
         return
     seconds, error = time.perf_counter() - started, records.exception()

@@ -3,13 +3,14 @@
 import asyncio
 import math
 import random
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userservice_server.domain.merging import MergedTables
-from userservice_server.domain.ports import RecordStore, StoreIdentity, Table
+from userservice_server.domain.ports import RecordStore, StoreIdentity, Table, TableRead
 
 IDENTITY = StoreIdentity()
 
@@ -22,7 +23,7 @@ def score(number: int) -> bytes:
 class Tables:
     """A store with tables of ids; a record is its id in decimal digits.
 
-    Counts the ranges that it was asked for, and the rounds: ranges requested in the same turn of the event loop.
+    Counts the ranges that it was asked for, and the rounds: ranges that were requested together.
     """
 
     identity = IDENTITY
@@ -30,43 +31,29 @@ class Tables:
 
     def __init__(self, tables: list[list[int]]) -> None:
         self.tables = tables
-        self.ranges = 0
-        self.rounds = 0
-        self._is_in_round = False
+        self.range_count = 0
+        self.round_count = 0
         self.read = 0
 
-    def range(
-        self,
-        table: Any,
-        after: int,
-        count: int,
-        identity: StoreIdentity,
-        *,
-        is_resumed: bool,
-        descending: bool,
-        with_ids: bool,
-        end: int,
-    ) -> "asyncio.Future[list[bytes]]":
+    async def ranges(
+        self, reads: Sequence[TableRead], identity: StoreIdentity, *, is_resumed: bool, descending: bool, end: int
+    ) -> list[list[bytes]]:
+        assert reads
         assert identity is IDENTITY
-        assert with_ids
         assert not end
         assert isinstance(is_resumed, bool)
-        if descending:
-            found = [number for number in reversed(self.tables[table]) if not after or number < after][:count]
-        else:
-            found = [number for number in self.tables[table] if number > after][:count]
-        self.ranges += 1
-        self.read += len(found)
-        if not self._is_in_round:
-            self._is_in_round = True
-            self.rounds += 1
-            asyncio.get_running_loop().call_soon(self._end_round)
-        reply: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        reply.set_result([part for number in found for part in (b"%d" % number, score(number))])
-        return reply
-
-    def _end_round(self) -> None:
-        self._is_in_round = False
+        replies = []
+        for table, after, most in reads:
+            numbers = self.tables[cast("int", table)]
+            if descending:
+                found = [number for number in reversed(numbers) if not after or number < after][:most]
+            else:
+                found = [number for number in numbers if number > after][:most]
+            self.read += len(found)
+            replies.append([part for number in found for part in (b"%d" % number, score(number))])
+        self.range_count += len(reads)
+        self.round_count += 1
+        return replies
 
 
 def merged(store: Tables, *, descending: bool = False) -> MergedTables:
@@ -136,7 +123,7 @@ def test_a_range_reads_few_more_records_than_it_returns() -> None:
         dice.choice(tables).append(number)
 
     store = read_half(tables, count)
-    assert store.ranges <= 12 * parts, "rounds that return too little"
+    assert store.range_count <= 12 * parts, "rounds that return too little"
     assert store.read <= 16_000 + parts * (4 * math.sqrt(count / parts) + 4)
 
 
@@ -148,7 +135,7 @@ def test_a_range_of_dense_runs_takes_few_rounds() -> None:
         tables[dice.randrange(parts)].extend(range(start, start + 400))
 
     store = read_half(tables, count)
-    assert store.rounds <= 10 * 3
+    assert store.round_count <= 10 * 3
     assert store.read <= 2.5 * 16_000
 
 
