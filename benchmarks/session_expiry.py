@@ -72,13 +72,18 @@ def _sweep(store: stores.Store, folder: Path, users: int, sessions: int, seconds
     sys.stdout.write(f"{swept:.1f} ms ({swept / calm:.2f} x)\n")
 
 
+def _writes(store: stores.Store) -> int:
+    """Returns the number of records that were replaced; each replacement removes the earlier record."""
+    return int(store.redis.info("commandstats").get("cmdstat_zrem", {"calls": 0})["calls"])
+
+
 async def _touch_one(store: stores.Store, address: str, rate: float, seconds: float) -> None:
     async with SessionManager(address) as manager:
         owner, session_id = user_id(0), "one"
         await manager.add(user_id=owner, session_id=session_id, idle_ttl=_WRITTEN_IDLE_TTL)
-        before = store.redis.info("commandstats")["cmdstat_zrem"]["calls"]
+        before = _writes(store)
         done = await at_rate(rate, lasting(seconds), lambda: manager.touch(owner, session_id))
-        writes = store.redis.info("commandstats")["cmdstat_zrem"]["calls"] - before
+        writes = _writes(store) - before
     sys.stdout.write(f"{len(done)} touches of one session in {seconds:.0f} s: {writes} writes\n")
 
 
