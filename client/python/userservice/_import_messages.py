@@ -79,7 +79,7 @@ def _encoded_user(row: object, *, restore: bool) -> bytes:
         raise row
     if isinstance(row, User):
         return bytes(row)
-    if not isinstance(row, Mapping):
+    if not isinstance(row, (dict, Mapping)):  # dict first, because the check of the abstract class is slow
         raise TypeError(f"a row must be a mapping of fields or a User, not {type(row).__name__}")
     if restore:
         return bytes(_user(row))
