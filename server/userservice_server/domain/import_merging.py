@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 from userservice.v1.user_pb2 import User
 from userservice_server.domain.entities import renew, stamp_new
-from userservice_server.domain.import_rows import TURN_ROWS, Row, StatusField
+from userservice_server.domain.import_rows import Row, StatusField
 from userservice_server.domain.patch import Patch
 from userservice_server.domain.users import MUTABLE_FIELDS
 from userservice_server.errors import InvalidFieldsError
 from userservice_server.wire.imports import framed_row_error
 from userservice_server.wire.records import decode, frame, key_field
+
+_TURN_ROWS = 8  # rows between two turns of the event loop
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ async def planned(rows: Sequence[Row], records: Mapping[str, bytes], *, whole: b
     plan = Plan()
     users: dict[str, User] = {}
     for place, row in enumerate(rows, 1):
-        if place % TURN_ROWS == 0:
+        if place % _TURN_ROWS == 0:
             await asyncio.sleep(0)  # other calls run
         if row.error:
             plan.rejected.append((row.number, row.error))
@@ -65,7 +67,7 @@ async def planned(rows: Sequence[Row], records: Mapping[str, bytes], *, whole: b
         users[row.user_id] = changed
         plan.changed += 1
     for place, (user_id, user) in enumerate(users.items(), 1):
-        if place % TURN_ROWS == 0:
+        if place % _TURN_ROWS == 0:
             await asyncio.sleep(0)
         plan.rows.append(_written(user_id, user, records.get(user_id, b"")))
     return plan

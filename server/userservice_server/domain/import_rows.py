@@ -23,7 +23,8 @@ from userservice_server.wire.records import frame, key_field
 StatusField = Callable[[ServiceError], bytes]
 """Encodes an error as the field ``status`` of a RowError."""
 
-TURN_ROWS, _TURN_BYTES = 16, 32 << 10  # rows, and their bytes, between two turns of the event loop
+_TURN_ROWS, _TURN_BYTES = 16, 32 << 10  # rows, and their bytes, between two turns of the event loop
+_ERROR_BYTES = 8 << 10  # the error of an invalid row takes as much time as a row with this number of bytes
 _SHORT_BYTES = 256  # no text of a user that is this short exceeds its limit
 _SHORT_EMAIL, _SHORT_NAME = 80, 64  # characters; each has at most 4 bytes
 _UUID_TAG, _ETAG_TAG = b"\x1a\x24", b"\x52\x0c"  # fields 3 and 10 of User, with the lengths of a UUID and an etag
@@ -76,9 +77,10 @@ class RowDecoder:
         decoded: list[Row] = []  # since the last turn
         size = 0
         for index in range(max(offset, first), offset + len(users)):
-            decoded.append(self._row(index, users[index - offset]))
-            size += len(users[index - offset])
-            if len(decoded) == TURN_ROWS or size >= _TURN_BYTES:
+            row = self._row(index, users[index - offset])
+            decoded.append(row)
+            size += len(users[index - offset]) + (_ERROR_BYTES if row.error else 0)
+            if len(decoded) == _TURN_ROWS or size >= _TURN_BYTES:
                 rows += self._finished(decoded)
                 decoded, size = [], 0
                 await asyncio.sleep(0)  # other calls run

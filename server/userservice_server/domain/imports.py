@@ -39,7 +39,7 @@ from userservice_server.errors import (
     UserNotFoundError,
     Violation,
 )
-from userservice_server.wire.imports import MAX_ROW_ERRORS
+from userservice_server.wire.imports import MAX_ROW_ERRORS, index_in
 
 _SCRIPT_ROWS = 200  # rows in one script; commands of other callers can run between two scripts
 _IF_EXISTS: dict[int, IfExists] = {ON_DUPLICATE_FAIL: IfExists.FAIL, ON_DUPLICATE_SKIP: IfExists.SKIP}
@@ -256,7 +256,7 @@ class Import:
                 return []
         part.state = reply.state
         rejected = plan.rejected if plan else [(row.number, row.error) for row in rows if row.error]
-        return sorted((*rejected, *((_index_of(error), error) for error in reply.errors)))
+        return sorted((*rejected, *((index_in(error), error) for error in reply.errors)))
 
 
 def _fill(response: ImportUsersResponse | GetImportResponse, state: ImportState) -> None:
@@ -267,11 +267,6 @@ def _fields(options: Options) -> Fields:
     if options.restore:
         return Fields.ALL
     return Fields.CALLERS if options.on_duplicate in CHANGING else Fields.NEW
-
-
-def _index_of(framed: bytes) -> int:
-    errors = ImportUsersResponse.FromString(framed).row_errors
-    return errors[0].index
 
 
 def _chunks(rows: Sequence[Row], start: int, stop: int) -> list[tuple[Sequence[Row], int, int]]:

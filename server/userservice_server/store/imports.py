@@ -1,5 +1,6 @@
 """Applies the rows of imports in Redis; domain/import_ports.py describes the interface."""
 
+import asyncio
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from userservice_server.wire.emails import key_of_new, key_of_record
 from userservice_server.wire.outcomes import Code
 
 T = TypeVar("T")
+
+_TURN_ROWS = 64  # rows between two turns of the event loop
 
 _OPENINGS = {Code.EXISTS.value: Opening.NOT_EMPTY, Code.REQUEST_ID_REUSED.value: Opening.OTHER_MODE}
 _ENDS = {Code.CONFLICT.value: Applied.CONFLICT, Code.NOT_FOUND.value: Applied.NOT_FOUND}
@@ -45,10 +48,12 @@ class RedisImports:
         """Applies rows and records their offset, both in one atomic step."""
         own = own_table(table)
         redis_keys = (own.rows, own.index, own.last_id, *_import_keys(own, import_id), *own.email_index)
-        reply = await self._store.write(scripts.IMPORT, own, redis_keys, self._arguments(own, rows))
+        arguments = [*self._options(own, rows), *await _row_arguments(rows.rows)]
+        reply = await self._store.write(scripts.IMPORT, own, redis_keys, arguments)
         return self._parsed(lambda: _reply(reply))
 
-    def _arguments(self, own: Table, rows: ImportRows) -> list[bytes | str | int]:
+    def _options(self, own: Table, rows: ImportRows) -> list[bytes | str | int]:
+        """Returns the arguments of the script before those of the rows."""
         places = struct.pack(f"<{len(rows.indexes)}H", *(index - rows.start for index in rows.indexes))
         added, merged, replaced = rows.counts
         arguments: list[bytes | str | int] = [own.partition, rows.start, rows.stop, rows.if_exists.value]
@@ -56,10 +61,6 @@ class RedisImports:
         arguments.append(len(rows.rejected))
         for rejected in rows.rejected:
             arguments += rejected
-        for user_id, old, new in rows.rows:
-            is_record = bool(old)  # see ImportRows.rows
-            email_key = (key_of_record if is_record else key_of_new)(new)
-            arguments += (user_id, old, new, optional_number(email_key))
         return arguments
 
     async def read(self, table: ports.Table, import_id: str, lowest: int, limit: int) -> RowErrors | None:
@@ -77,6 +78,18 @@ class RedisImports:
         except (KeyError, TypeError, ValueError):
             self._store.distrust()
             raise
+
+
+async def _row_arguments(rows: Sequence[tuple[str, bytes, bytes]]) -> list[bytes | str | int]:
+    """Returns the arguments of the script for the rows."""
+    arguments: list[bytes | str | int] = []
+    for place, (user_id, old, new) in enumerate(rows, 1):
+        is_record = bool(old)  # see ImportRows.rows
+        email_key = (key_of_record if is_record else key_of_new)(new)
+        arguments += (user_id, old, new, optional_number(email_key))
+        if place % _TURN_ROWS == 0:
+            await asyncio.sleep(0)  # other calls run
+    return arguments
 
 
 def _import_keys(own: Table, import_id: str) -> tuple[bytes, bytes]:

@@ -23,7 +23,7 @@ from userservice.v1.user_import_pb2 import (
     RowError,
 )
 from userservice.v1.user_pb2 import User
-from userservice_server.wire.varint import varint
+from userservice_server.wire.varint import read_varint, varint
 
 TTL_SECONDS = 7 * 24 * 3600  # the API promises 7 days after the last batch
 MAX_ROW_ERRORS = 10_000  # of an import, in the store
@@ -47,6 +47,12 @@ def framed_row_error(index: int, encoded_status_field: bytes) -> bytes:
     """Encodes a RowError as an element of the field ``row_errors`` of a response."""
     body = INDEX_TAG + varint(index) + encoded_status_field
     return ROW_ERRORS_TAG + varint(len(body)) + body
+
+
+def index_in(framed: bytes) -> int:
+    """Returns the index of a RowError that ``framed_row_error`` or the import script has encoded."""
+    _, body = read_varint(framed, len(ROW_ERRORS_TAG))
+    return read_varint(framed, body + len(INDEX_TAG))[0]
 
 
 def _file(source: FileDescriptor) -> FileDescriptorProto:
