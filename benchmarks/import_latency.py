@@ -3,6 +3,9 @@
 The other work is a throttled import, or its stand-in: an unrelated process that uses the same CPU time and flushes a
 file as often, but uses neither the service nor the store. The scheduler and the disk cause the p99 beside the stand-in,
 so no lower p99 can be expected beside an import that uses this CPU time.
+
+The p99 of ECHO, sent directly to the store, is measured too. ECHO waits only while the store executes a script or
+flushes its writes, so no caller can have a lower p99, whatever the service does.
 """
 
 import argparse
@@ -12,64 +15,77 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
 
 from benchmarks.cpu import cpu_seconds
 from benchmarks.population import import_rows, named, user_id
 from userservice import UserManager
 
-_GETS = 1500
-_GET_PAUSE = 0.004
+_CALLS = 1500
+_PAUSE = 0.004  # seconds between two calls
 _SETTLE = 1.0  # seconds until the import has its rate
 _SCRIPT_ROWS = 200  # rows that the service applies with one script; the store flushes once for each script
 _SCRIPT_BYTES = 120_000  # bytes that the store appends to its file for one script
 
 
 class Served(NamedTuple):
-    """A service and its store: the address, the ids of both processes, and the folder of the files of the store."""
+    """A service and its store: the address, the ids of both processes, and the URL and the folder of the store."""
 
     address: str
+    store_url: str
     pids: tuple[int, int]
     folder: Path
 
 
 class _Rounds:
-    """The figures of all rounds: the p99 of GetUser in milliseconds, alone, during an import, beside the stand-in."""
+    """The p99 of all rounds in milliseconds: of GetUser, and of ECHO in the store."""
 
     def __init__(self) -> None:
         self.alone: list[float] = []
         self.during: list[float] = []
         self.beside: list[float] = []
+        self.echo_alone: list[float] = []
+        self.echo_during: list[float] = []
 
     def print(self) -> None:
         """Prints the medians."""
         alone, during, beside = map(statistics.median, (self.alone, self.during, self.beside))
-        of_import, of_stand_in = self._ratio(self.during), self._ratio(self.beside)
+        of_import, of_stand_in = _ratio(self.during, self.alone), _ratio(self.beside, self.alone)
         sys.stdout.write(
             f"p99 of GetUser: {alone:.1f} ms alone, {during:.1f} ms during an import at half rate: x {of_import:.1f}; "
             f"{beside:.1f} ms beside an unrelated process with the same CPU time and flushes: x {of_stand_in:.1f}\n"
         )
+        alone, during = map(statistics.median, (self.echo_alone, self.echo_during))
+        sys.stdout.write(
+            f"p99 of ECHO, sent directly to the store: {alone:.1f} ms alone, {during:.1f} ms during the import: "
+            f"x {_ratio(self.echo_during, self.echo_alone):.1f}\n"
+        )
 
-    def _ratio(self, values: Sequence[float]) -> float:
-        return statistics.median(value / alone for value, alone in zip(values, self.alone, strict=True))
+
+def _ratio(values: Sequence[float], base: Sequence[float]) -> float:
+    return statistics.median(value / alone for value, alone in zip(values, base, strict=True))
 
 
 async def measure(served: Served, rate: float, rounds: int) -> None:
     """Prints the p99 of GetUser alone, during an import of ``rate`` rows per second, and beside its stand-in."""
     found = _Rounds()
-    async with UserManager(served.address) as manager:
+    async with UserManager(served.address) as manager, Redis.from_url(served.store_url) as store:
         for number in range(rounds):
             before = _cpu(served.pids)
             found.alone.append(await _get_p99(manager))
             of_gets = _cpu(served.pids) - before
+            found.echo_alone.append(await _echo_p99(store))
             async with _beside("throttle", served.address, str(rate), f"t{number}") as importer:
                 pids = (*served.pids, importer)
                 before, started = _cpu(pids), time.perf_counter()
                 found.during.append(await _get_p99(manager))
                 per_row = (_cpu(pids) - before - of_gets) / (time.perf_counter() - started) / rate
+                found.echo_during.append(await _echo_p99(store))
             with tempfile.NamedTemporaryFile(dir=served.folder) as file:
                 async with _beside("stand-in", file.name, str(rate), str(per_row)):
                     found.beside.append(await _get_p99(manager))
@@ -82,13 +98,21 @@ def _cpu(pids: Sequence[int]) -> float:
 
 
 async def _get_p99(manager: UserManager) -> float:
-    """Returns the p99 in milliseconds of one caller with pauses."""
+    return await _p99(lambda number: manager.get(user_id(number % 1000)))
+
+
+async def _echo_p99(store: Redis) -> float:
+    return await _p99(lambda _: store.echo("text"))
+
+
+async def _p99(call: Callable[[int], Awaitable[object]]) -> float:
+    """Returns the p99 in milliseconds of one caller with pauses; ``call`` gets the number of the call."""
     took = []
-    for number in range(_GETS):
+    for number in range(_CALLS):
         started = time.perf_counter()
-        await manager.get(user_id(number % 1000))
+        await call(number)
         took.append(time.perf_counter() - started)
-        await asyncio.sleep(_GET_PAUSE)
+        await asyncio.sleep(_PAUSE)
     return statistics.quantiles(took, n=100)[98] * 1000
 
 

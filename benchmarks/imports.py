@@ -210,7 +210,7 @@ async def _latency(served: Served, rounds: int, size: int) -> None:
 
 async def _parts(arguments: argparse.Namespace, store: Store, service: Program, folder: Path) -> None:
     """Measures the parts that use one service."""
-    served = Served(f"127.0.0.1:{service.port}", (service.pid, store.pid), folder)
+    served = Served(f"127.0.0.1:{service.port}", store.url, (service.pid, store.pid), folder)
     if "rates" in arguments.parts:
         await _rates(served.address, store, arguments.rounds, arguments.rows)
     if "latency" in arguments.parts:
