@@ -299,6 +299,15 @@ DAMAGES: dict[str, tuple[Damage, list[str]]] = {
         ),
         ["e-mail index entry {newest}: its key is not marked as shared"],
     ),
+    "a row whose score is not a whole number": (
+        lambda client, users: client.zincrby(P + "users", 0.5, row_of(client, users["u7"])),
+        [
+            "row {u7}: the id is not a whole number",
+            "row {u7}: the record contains another id: {u7}",
+            "row {u7}: the index has another id for its key: {u7}",
+            "index entry {u7}: there is no row with this id",
+        ],
+    ),
     "scores in the e-mail index that are not ids": (
         lambda client, users: (
             client.zremrangebyscore(P + "emails", users["last"].id, users["last"].id),

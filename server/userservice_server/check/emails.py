@@ -13,7 +13,6 @@ from userservice_server.wire.emails import (
     index_member,
     key_of_record,
 )
-from userservice_server.wire.ids import MAX_ID
 from userservice_server.wire.records import CorruptRecordError
 
 _BOTH = 2  # keys exist
@@ -53,7 +52,7 @@ def _check_users(reader: Reader, report: Report, table: Table, *, is_same_versio
     """Checks that each user with an address is indexed under its key, and under no other key."""
     for page in reader.pages(table.rows):
         # The class Tables reports scores that are not ids.
-        rows = [(row, float(score)) for row, score in page if 0 < float(score) <= MAX_ID]
+        rows = [(row, float(score)) for row, score in page if number_of(score) > 0]
         for row, score in _differing(reader, table, rows, is_same_version=is_same_version):
             # Read again in one step, because the user may have been changed between the reads.
             commands = [("ZSCORE", table.rows, row), *_entries_of(table, score)]
