@@ -20,7 +20,7 @@ from userservice_server.process.loop_monitor import LoopMonitor
 from userservice_server.process.sampling import Sources, sample_process, sample_store
 from userservice_server.process.stopping import Stop
 from userservice_server.process.store_opening import open_store
-from userservice_server.process.sweeping import sweep_sessions
+from userservice_server.process.sweeping import Sweeper
 from userservice_server.process.tracing import start_tracing
 from userservice_server.process.wiring import SERVICE_NAMES, bind, make_server
 from userservice_server.store.events import combined
@@ -163,7 +163,7 @@ async def _serve_store(
     supervising = asyncio.create_task(supervision.run())
     watching = asyncio.create_task(_until_ended(ended))
     stopped = asyncio.create_task(stop.wait())
-    sweeping = None if config.process.read_only else asyncio.create_task(sweep_sessions(store))
+    sweeping = None if config.process.read_only else asyncio.create_task(Sweeper(store).run())
     trimming = None if config.process.read_only else asyncio.create_task(trim_feed(store))
     sampling = _sampling(metrics, monitor, store, feed, audit_log, callers, tracing) if metrics else None
     logger.info("serving", extra={"port": port} if config.listen.socket is None else {"address": config.listen.address})

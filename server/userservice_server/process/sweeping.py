@@ -9,31 +9,62 @@ from userservice_server.store.redis_store import RedisStore
 
 _IDLE_SECONDS = 1.0  # pause if nothing has expired; no pause is longer
 # Pauses between two steps, in durations of a step. While the store executes a step and flushes it to its disk, other
-# calls wait. The sweeper only frees memory, so it usually takes so little of the time that the p99 of other calls stays
-# almost as it is. If expired sessions remain for an hour, for example because many sessions expire, it hurries.
+# calls wait. Removing expired sessions is not urgent, so it usually takes so little of the time that the p99 of other
+# calls stays almost as it is. It hurries if a session has been expired for an hour, because many sessions expire.
 _REST, _HURRIED_REST = 99, 3
 _HURRY_AFTER = 3600.0  # seconds
 
 logger = logging.getLogger("userservice.sessions")
 
 
-async def sweep_sessions(store: RedisStore) -> None:
-    """Removes expired sessions until it is cancelled."""
-    is_failing = False
-    done_at = time.monotonic()  # when no expired session was left
-    while True:
-        started, examined = time.monotonic(), 0
+class Sweeper:
+    """Removes expired sessions.
+
+    Args:
+        store: the store of the sessions.
+    """
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self._is_failing = False
+
+    async def run(self) -> None:
+        """Removes expired sessions until it is cancelled."""
+        while True:
+            has_worked = False
+            for partition in await self._sweepable():
+                if (pause := await self._step(partition)) > 0:
+                    has_worked = True
+                    await asyncio.sleep(pause)
+            if not has_worked:
+                await asyncio.sleep(_IDLE_SECONDS)
+
+    async def _sweepable(self) -> list[int]:
         try:
-            examined = await store.sweep()
-            is_failing = False
-            if not examined:
-                done_at = started
+            return await self._store.sweepable()
         except ServiceError:
-            pass  # the supervision of the store logs why it is unavailable
+            return []
+        except Exception as error:  # noqa: BLE001 - as in _step
+            self._report(error)
+            return []
+
+    async def _step(self, partition: int) -> float:
+        """Does a step in a partition; returns the pause that must follow, or 0 if nothing has expired."""
+        started = time.monotonic()
+        try:
+            step = await self._store.sweep(partition)
+            self._is_failing = False
+        except ServiceError:
+            return 0  # the supervision of the store logs why it is unavailable
         except Exception as error:  # noqa: BLE001 - a fault of the sweeper must not end the service
-            if not is_failing:
-                logger.error("expired sessions cannot be removed", extra={"cause": type(error).__name__})  # noqa: TRY400
-            is_failing = True
-        now = time.monotonic()
-        rest = _REST if now < done_at + _HURRY_AFTER else _HURRIED_REST
-        await asyncio.sleep(min(rest * (now - started), _IDLE_SECONDS) if examined else _IDLE_SECONDS)
+            self._report(error)
+            return 0
+        if not step.users:
+            return 0
+        rest = _HURRIED_REST if step.overdue > _HURRY_AFTER else _REST
+        return min(rest * (time.monotonic() - started), _IDLE_SECONDS)
+
+    def _report(self, error: Exception) -> None:
+        if not self._is_failing:
+            logger.error("expired sessions cannot be removed", extra={"cause": type(error).__name__})
+        self._is_failing = True

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from userservice_server.process.sweeping import sweep_sessions
+from userservice_server.process.sweeping import Sweeper
 from userservice_server.store import scripts
 from userservice_server.store.keys import Keys
 from userservice_server.store.partitions import slot_of
 from userservice_server.store.redis_store import RedisStore
-from userservice_server.store.sweeping import sweep_all
+from userservice_server.store.sweeping import Step, sweep
 
 
 async def test_all_keys_of_a_step_are_in_one_slot_also_if_a_user_is_missing() -> None:
@@ -26,52 +26,52 @@ async def test_all_keys_of_a_step_are_in_one_slot_also_if_a_user_is_missing() ->
             steps.append(command[3 : 3 + command[2]])
             reply.set_result(0)
         else:
-            reply.set_result(1 if command[0] == "EXISTS" else [b"64", None])
+            reply.set_result([b"2500000", b"64", None])
         return reply
 
-    assert await sweep_all(keys, b"store", [send] * 16, [send] * 16) == 16
+    for table in keys.all_users():
+        assert await sweep(keys, table, b"store", send, send) == Step(1, 2.5)
     assert len(steps) == 16
     for table, redis_keys in zip(keys.all_users(), steps, strict=True):
         assert {slot_of(key) for key in redis_keys} == {slot_of(table.rows)}
 
 
 class Steps:
-    """A store in which each step takes some seconds and examines some users; notes the pauses after the steps."""
+    """A store of one partition in which each step takes some seconds; notes the pauses after the steps."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: Sequence[tuple[float, int]]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: Sequence[tuple[float, Step]]) -> None:
         self.now = 0.0
         self.pauses: list[float] = []
-        self._steps: Iterator[tuple[float, int]] = iter(steps)
+        self._steps: Iterator[tuple[float, Step]] = iter(steps)
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(asyncio, "sleep", self.pause)
 
-    async def sweep(self) -> int:
-        taken, examined = next(self._steps, (0.0, -1))
-        if examined < 0:
+    async def sweepable(self) -> list[int]:
+        return [0]
+
+    async def sweep(self, _partition: int) -> Step:
+        taken, step = next(self._steps, (0.0, None))
+        if step is None:
             raise asyncio.CancelledError
         self.now += taken
-        return examined
+        return step
 
     async def pause(self, seconds: float) -> None:
         self.now += seconds
         self.pauses.append(round(seconds, 6))
 
 
-async def pauses(monkeypatch: pytest.MonkeyPatch, steps: Sequence[tuple[float, int]]) -> list[float]:
+async def test_the_sweeper_pauses_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a hundredth of the time, or a quarter if a session has been expired for an hour."""
+    steps = [
+        (0.001, Step()),
+        (0.001, Step(5, 3000)),
+        (0.005, Step(5, 3000)),
+        (0.5, Step(5, 3000)),
+        (0.1, Step(5, 4000)),
+        (0.001, Step(5, 3000)),
+    ]
     store = Steps(monkeypatch, steps)
     with pytest.raises(asyncio.CancelledError):
-        await sweep_sessions(cast("RedisStore", store))
-    return store.pauses
-
-
-async def test_the_sweeper_takes_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert await pauses(monkeypatch, [(0.001, 0), (0.001, 5), (0.005, 5), (0.5, 5)]) == [1.0, 0.099, 0.495, 1.0]
-
-
-async def test_the_sweeper_hurries_after_an_hour_until_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = await pauses(monkeypatch, [*[(0.1, 9)] * 3300, (0.1, 0), (0.1, 9)])
-    hurried = [pause for pause in found if pause == 0.3]
-    assert found[:3000] == [1.0] * 3000
-    assert hurried == found[-2 - len(hurried) : -2]
-    assert hurried
-    assert found[-2:] == [1.0, 1.0]
+        await Sweeper(cast("RedisStore", store)).run()
+    assert store.pauses == [1.0, 0.099, 0.495, 1.0, 0.3, 0.099]
