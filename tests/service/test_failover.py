@@ -290,6 +290,7 @@ async def test_writes_are_rejected_after_a_new_connection_leads_to_another_layou
 
             proxy.target = ours.port or 0
             assert await seconds_until_a_write_succeeds(stubs, "bob") < RECOVERY
+            assert everything(client) == copy
     # If a probe was under way when the connections were lost, the log says this first.
     assert any("layout version 99" in line.get("reason", "") for line in log_of_outages(service))
 

@@ -228,7 +228,9 @@ class RecordStore(Protocol):
     async def ranges(
         self, reads: Sequence[TableRead], identity: StoreIdentity, *, is_resumed: bool, descending: bool, end: int
     ) -> list[list[bytes]]:
-        """Reads ranges of several tables, as ``range`` does; each record is followed by its id, as scores are written.
+        """Reads ranges of several tables, as ``range`` does; each record is followed by its id.
+
+        The store may write an id with an exponent (1.5e+14).
 
         Raises the errors of ``range``.
         """

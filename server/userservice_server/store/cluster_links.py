@@ -157,7 +157,7 @@ class ClusterNodes:
         self._routes[position] = _Route(self._slots[position], node)
         self.calls[position] = node.pair.calls.send
         self.bulk[position] = node.pair.bulk.send
-        self.writes[position] = node.pair.writes.send
+        self.writes[position] = node.pair.writes.send_write
 
     def _node(self, address: Address) -> _Node:
         """Returns the node at an address; adds it if it is new."""

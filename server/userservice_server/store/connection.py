@@ -48,8 +48,8 @@ _NOT_YET = object()  # the parser returns this while a reply is incomplete
 _numbers = itertools.count(1)
 
 
-class UnfitForWaitingError(Exception):
-    """Raised by ``admit``: the commands that wait for the connection must fail, but later commands may use it."""
+class UnfitForWritesError(Exception):
+    """Raised by ``admit``: the connection may be used for reads, but not for writes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -164,8 +164,8 @@ class SharedConnection:
 
     Args:
         make_connection: returns a new, unconnected connection of redis-py, which does the handshake.
-        admit: checks the server over a new connection while commands wait. If it raises UnfitForWaitingError, these
-            commands fail; if it raises another exception, the connection is closed.
+        admit: checks the server over a new connection while commands wait. If it raises UnfitForWritesError, these
+            commands fail, because they may be writes; if it raises another exception, the connection is closed.
         timeout: limit in seconds for connecting and for each reply; then the connection is closed.
         quiet_turns: a batch is sent after this number of turns of the event loop without a new command.
         long_replies: whether the timeout of a reply starts again whenever bytes arrive. A store that is still sending a
@@ -176,7 +176,7 @@ class SharedConnection:
             All writes of a batch wait together. The replies of a batch that is not confirmed in time fail.
 
     Attributes:
-        is_fit_for_waiting: whether commands that waited for another connection may be sent over this one.
+        is_fit_for_writes: whether ``send_write`` sends commands.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class SharedConnection:
         self._rejected = rejected
         self._replicas = replicas
         self._was_connected = False
-        self.is_fit_for_waiting = True
+        self.is_fit_for_writes = True
         self._loop = asyncio.get_running_loop()
         self._next: _Batch | None = None  # not sent yet
         self._unanswered: deque[_Batch] = deque()
@@ -218,6 +218,15 @@ class SharedConnection:
         """
         reply = self._loop.create_future()
         self._add(pack_command(command), reply)  # type: ignore[arg-type]  # its stub allows tuples of one only
+        return reply
+
+    def send_write(self, *command: bytes | str | int) -> "asyncio.Future[Any]":
+        """As ``send``, for a command that may write; it fails if the connection is not fit for writes."""
+        if self.is_fit_for_writes:
+            return self.send(*command)
+        reply = self._loop.create_future()
+        reply.set_exception(unavailable(None))
+        reply.exception()  # marks it as retrieved, in case nobody awaits it
         return reply
 
     def resend(self, command: bytes, reply: "asyncio.Future[Any]", *, asking: bool = False) -> None:
@@ -252,8 +261,7 @@ class SharedConnection:
         """Closes the connection as soon as the commands sent over it are answered.
 
         Args:
-            successor: sends the commands that wait for this connection to be made, if it is fit for them; otherwise,
-                these commands fail.
+            successor: sends the commands that wait for this connection to be made; None: these commands fail.
 
         Returns:
             A task that ends when the connection is closed, or None if the connection is closed already.
@@ -261,7 +269,7 @@ class SharedConnection:
         self._closed = True
         if self._transport is None:
             unsent = self._next
-            if unsent is not None and successor is not None and successor.is_fit_for_waiting:
+            if unsent is not None and successor is not None:
                 self._next = None
                 for command, reply in zip(unsent.commands, unsent.futures, strict=True):
                     successor.resend(command, reply)
@@ -314,19 +322,20 @@ class SharedConnection:
     async def _open(
         self, transport: asyncio.WriteTransport, replies: _Replies, task: "asyncio.Task[None] | None"
     ) -> None:
-        """Lets calls use the connection once the server has passed the checks."""
-        self.is_fit_for_waiting = True
+        """Lets calls use the connection once the server has been checked."""
+        unfit = None
         try:
             await self._admit(partial(self._send_ahead, transport))
-        except UnfitForWaitingError as unfit:
-            self.is_fit_for_waiting = False
-            waiting, self._next = self._next, None
-            if waiting is not None:
-                waiting.fail(unfit.__cause__)
-        except Exception as unfit:  # noqa: BLE001 - as in _live, which raises it again
-            replies.connection_lost(unfit)
+        except UnfitForWritesError as error:
+            unfit = error
+        except Exception as error:  # noqa: BLE001 - as in _live, which raises it again
+            replies.connection_lost(error)
             return
         if self._task is task:  # False if the connection was reset in the same turn
+            self.is_fit_for_writes = unfit is None
+            if unfit is not None and self._next is not None:
+                self._next.fail(unfit.__cause__)
+                self._next = None
             self._transport = transport
             if self._events is not None and self._was_connected:
                 self._events.reconnected()

@@ -90,7 +90,7 @@ class Pair:
             await connection.send("ECHO", "")
 
     async def probe(self, probe: Probe, partition: int) -> None:
-        """Checks that the server executes writes; raises StoreUnavailableError if not."""
+        """Checks that the server executes writes, and is fit for them; raises StoreUnavailableError if not."""
         # One after the other: while Redis delays writes (CLIENT PAUSE WRITE, as in a planned failover), the probe waits
         # on the first connection, and reads on the second connection continue.
         for connection in self.lines:
@@ -100,6 +100,8 @@ class Pair:
                 raise unavailable(error) from error
             if answer not in (0, 1):  # the reply belongs to another command
                 connection.reset()
+                raise unavailable(None)
+            if not connection.is_fit_for_writes:
                 raise unavailable(None)
 
     def reset(self) -> None:
@@ -208,7 +210,7 @@ class OneServer:
         self._pair = pair
         self.calls[:] = [pair.calls.send] * ROUTES
         self.bulk[:] = [pair.bulk.send] * ROUTES
-        self.writes[:] = [pair.writes.send] * ROUTES
+        self.writes[:] = [pair.writes.send_write] * ROUTES
 
     async def open(self) -> None:
         """Connects to the server."""

@@ -18,7 +18,7 @@ from userservice_server.errors import IndexNotReadyError, StoreChangedError, Sto
 from userservice_server.store import scripts
 from userservice_server.store.clock_fence import raise_last_ids
 from userservice_server.store.cluster_links import ClusterNodes
-from userservice_server.store.connection import Send, UnfitForWaitingError
+from userservice_server.store.connection import Send, UnfitForWritesError
 from userservice_server.store.events import StoreEvents
 from userservice_server.store.failures import UnsuitableStoreError, unavailable
 from userservice_server.store.identity import (
@@ -49,7 +49,7 @@ from userservice_server.store.running import run
 from userservice_server.store.scripts import Script
 from userservice_server.store.server_checks import check_permissions, check_server, explaining
 from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
-from userservice_server.store.sweeping import sweep_all
+from userservice_server.store.sweeping import Step, sweep, with_queue
 from userservice_server.store.topology import Topology
 from userservice_server.store.topology.cluster import ClusterServers
 from userservice_server.wire.emails import UNICODE_VERSION, index_member, key_of_new, key_of_record
@@ -147,8 +147,9 @@ class RedisStore:
     async def _check(self, send: Send) -> None:
         """Checks over a new connection whether the server is suitable, and identifies the store on it.
 
-        Creates a new store in an empty Redis. Raises the errors of ``open``, except if the store loses keys while the
-        server is running: reads then continue where possible, and writes are rejected (see ``write``).
+        Creates a new store in an empty Redis. Raises UnfitForWritesError, and the errors of ``open``, except if the
+        store loses keys while the server is running: reads then continue where possible, and writes are rejected (see
+        ``write``).
         """
         self._checked += 1
         with explaining(in_cluster=self._is_cluster):
@@ -160,7 +161,10 @@ class RedisStore:
                 self._start_looking()
 
     async def _settle_over(self, send: Send) -> None:
-        """Identifies the store over a new connection. If the store was in use, a fault of the layout closes nothing."""
+        """Identifies the store over a new connection.
+
+        If the store was in use, other faults of the layout than OtherLayoutError raise nothing: reads may continue.
+        """
         try:
             if self.identity is UNKNOWN:
                 await self._choose_partitions(send)
@@ -168,10 +172,8 @@ class RedisStore:
         except LayoutError as error:
             if self.identity is UNKNOWN:
                 raise
-            if isinstance(error, OtherLayoutError):
-                # Scripts do not detect another layout, so writes that wait for the connection must fail. Later writes
-                # are rejected because of the fault (see `write`), and reads may use the connection.
-                raise UnfitForWaitingError from error
+            if isinstance(error, OtherLayoutError):  # scripts do not detect another layout
+                raise UnfitForWritesError from error
 
     async def _can_read_jointly(self, send: Send) -> bool:
         """Returns whether a script can use keys of several partitions: not if a proxy hides the shards of a cluster."""
@@ -517,47 +519,37 @@ class RedisStore:
             expected.check_cursor(read.after)
         expected.check_cursor(end)
         if self._is_joint:
-            return await self._joint_ranges(
-                [_range_command(read, descending=descending, end=end) for read in reads], expected
-            )
+            commands = [_range_command(read, descending=descending, end=end) for read in reads]
+            found = await self._joint_ranges(commands, expected)
+            if found is not None:
+                return found
         options = {"is_resumed": is_resumed, "descending": descending}
         return await asyncio.gather(*(self._range(read, expected, _WITH_IDS, end=end, **options) for read in reads))
 
     async def _joint_ranges(
         self, commands: Sequence[tuple[bytes | str | int, ...]], expected: Identity
-    ) -> list[list[bytes]]:
+    ) -> list[list[bytes]] | None:
         """Reads ranges of partitions of one server, with one check of the store for all of them.
 
-        The checks of single ranges take a quarter of the time of a read of 2000 users.
+        One check for each range would take a quarter of the time of a read of 2000 users.
+
+        Returns:
+            The ranges; None if a partition is empty or has lost one of its keys, which this check cannot distinguish.
         """
-        send = self._bulk[LAYOUT]
+        send, tables = self._bulk[LAYOUT], self._keys.all_users()
         ranges = [send(*command, _WITH_IDS) for command in commands]
         # A server is replaced as a whole, so the store id of one partition is enough.
-        store_id = send("GET", self._keys.all_users()[0].store_id)
-        existing = send("EXISTS", *self._joint_pairs)
+        store_id = send("GET", tables[0].store_id)
+        existing = send("EXISTS", *(key for table in tables for key in (table.rows, table.index)))
         *found, stored, number = await self._reported(asyncio.gather(*ranges, store_id, existing))
         if stored != expected.store_id:
             raise StoreChangedError.during_read()
-        if number < len(self._joint_pairs):  # a partition is empty, or has lost one of its keys
-            verdict = await run(send, scripts.JOINT_CHECK, self._joint_keys, (expected.store_id,))
-            if verdict == Code.STORE_CHANGED.value:
-                raise StoreChangedError.during_read()
-        return found
+        return found if number == 2 * len(tables) else None
 
     @property
     def is_joint(self) -> bool:
         """Whether there are several partitions, all on one server, so that one script can read them."""
         return self._is_joint
-
-    @property
-    def _joint_pairs(self) -> list[bytes]:
-        """The rows and the index of each partition."""
-        return [key for table in self._keys.all_users() for key in (table.rows, table.index)]
-
-    @property
-    def _joint_keys(self) -> list[bytes]:
-        """The keys of ``scripts/_joint.lua``."""
-        return [*self._joint_pairs, *(table.store_id for table in self._keys.all_users())]
 
     async def joint_range(
         self, after: int, count: int, identity: StoreIdentity, *, is_resumed: bool, descending: bool, end: int
@@ -571,9 +563,12 @@ class RedisStore:
             bounds = ("REV", f"({after}" if after else "+inf", "-inf")
         else:
             bounds = ("", f"({after}", str(end or "+inf"))
+        tables = self._keys.all_users()
+        redis_keys = [key for table in tables for key in (table.rows, table.index)]
+        redis_keys += [table.store_id for table in tables]
         arguments = (expected.store_id, *bounds, count)
         reply: list[bytes] | bytes = await self._observed(
-            self._bulk[LAYOUT], scripts.JOINT_RANGE, self._joint_keys, arguments
+            self._bulk[LAYOUT], scripts.JOINT_RANGE, redis_keys, arguments
         )
         if isinstance(reply, bytes):
             raise StoreChangedError.during_read()
@@ -639,9 +634,14 @@ class RedisStore:
             await self.write(scripts.REVOKE, own, redis_keys, (own.owner, kept, idempotency_key.fingerprint))
         )
 
-    async def sweep(self) -> int:
-        """Removes some of the expired sessions, in all available partitions; see ``sweep_all``."""
-        return await sweep_all(self._keys, self.identity.store_id, self._bulk, self._writes)
+    async def sweepable(self) -> list[int]:
+        """Returns the numbers of the available partitions in which sessions may have expired."""
+        return await with_queue(self._keys, self._bulk)
+
+    async def sweep(self, partition: int) -> Step:
+        """Removes some of the expired sessions of a partition."""
+        table, reads, writes = self._keys.all_users()[partition], self._bulk[partition], self._writes[partition]
+        return await sweep(self._keys, table, self.identity.store_id, reads, writes)
 
     async def write(
         self, script: Script, table: Table, redis_keys: Sequence[bytes], arguments: Sequence[bytes | str | int]

@@ -1,5 +1,4 @@
 #!lua flags=no-writes
---@include _joint.lua
 --@constants STORE_CHANGED
 -- Returns the next records of several partitions of one server in the order of their ids.
 --
@@ -17,7 +16,26 @@
 local call, is_descending, stop, count = redis.call, ARGV[2] == 'REV', ARGV[4], tonumber(ARGV[5])
 local partitions = #KEYS / 3
 
-if is_changed_joint_store(ARGV[1]) then
+-- Returns true if a partition has only one of rows and index.
+local function is_incomplete()
+  local existing = call('EXISTS', unpack(KEYS, 1, 2 * partitions))
+  if existing == 2 * partitions then
+    return false
+  end
+  for partition = 1, partitions do
+    if call('EXISTS', KEYS[2 * partition - 1], KEYS[2 * partition]) == 1 then
+      return true
+    end
+  end
+  return false
+end
+
+for partition = 1, partitions do
+  if call('GET', KEYS[2 * partitions + partition]) ~= ARGV[1] then
+    return STORE_CHANGED
+  end
+end
+if is_incomplete() then
   return STORE_CHANGED
 end
 
