@@ -4,8 +4,8 @@ The other work is a throttled import, or its stand-in: an unrelated process that
 file as often, but uses neither the service nor the store. The scheduler and the disk cause the p99 beside the stand-in,
 so no lower p99 can be expected beside an import that uses this CPU time.
 
-The p99 of ECHO, sent directly to the store, is measured too. ECHO waits only while the store executes a script or
-flushes its writes, so no caller can have a lower p99, whatever the service does.
+The p99 of ECHO, sent directly to the store, is measured too. It shows how long calls wait for the store alone: while
+the store executes a script or flushes its writes.
 """
 
 import argparse

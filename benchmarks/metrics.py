@@ -4,7 +4,7 @@ Three services run on one store, one of them with metrics, and are measured in t
 round. The third one, the control, has no metrics either: its ratio shows how exact the figures are. The goals are for
 the CPU time of the serving process, which other programs on the machine affect less than the rate; both are printed.
 Rounds are short, because the speed of a machine drifts: turns that follow each other within a second see the same
-speed, and the median of many rounds is exact.
+speed, so the median of their ratios varies little.
 """
 
 import argparse
@@ -160,7 +160,7 @@ def main() -> int:
     """Returns the exit code: 0 if all figures are as they should be, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__)
     parser.add_argument("--rounds", type=int, default=150)
-    parser.add_argument("--calls", type=int, default=200, help="unary calls in each round; streams are 1 % of them")
+    parser.add_argument("--calls", type=int, default=200, help="unary calls in each round")
     parser.add_argument("--users", type=int, default=50_000)
     arguments = parser.parse_args()
     return 0 if _report(*_measure(arguments.rounds, arguments.calls, arguments.users)) else 1

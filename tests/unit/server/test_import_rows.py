@@ -59,7 +59,7 @@ async def test_other_calls_run_while_changes_are_planned() -> None:
     async with counted_turns() as turns:
         plan = await planned(rows, {}, whole=False, status_field=lambda _: b"")
         assert plan.added == 200
-        assert turns() >= 2 * (200 // 16), "rows are merged, and then the users are encoded"
+        assert turns() >= 2 * (200 // 8), "rows are merged, and then the users are encoded"
 
 
 async def test_applied_rows_are_not_decoded_again() -> None:
