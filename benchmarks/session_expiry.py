@@ -28,11 +28,11 @@ _SESSIONS_OF_A_USER = 100
 _TOUCHED = 50  # sessions
 _WRITTEN_IDLE_TTL, _SHOWN_IDLE_TTL = 60, 1  # seconds
 _MICROSECONDS = 1_000_000
-_LONG_AGO = 1_600_000_000 * _MICROSECONDS
 
 
 def _add_expired(store: stores.Store, count: int) -> None:
-    """Adds expired sessions to the users of the store."""
+    """Adds expired sessions to the users of the store; an hour after their expiry, the sweeper would hurry."""
+    expired_at = int(time.time() - 1) * _MICROSECONDS
     for record in store.records():
         table, owner = _KEYS.sessions(record_key(record).decode()), record_id(record)
         of_user = min(count, _SESSIONS_OF_A_USER)
@@ -41,13 +41,13 @@ def _add_expired(store: stores.Store, count: int) -> None:
             rows, index = {}, {}
             for number in range(of_user):
                 session = session_pb2.Session(session_id=f"s{number}", id=number + 1, user_id=table.owner)
-                session.expire_time.FromMicroseconds(_LONG_AGO)
+                session.expire_time.FromMicroseconds(expired_at)
                 rows[frame(session)] = index[session.session_id] = session.id
             if rows:
                 pipeline.zadd(table.rows, rows)
                 pipeline.hset(table.index, mapping=index)
-                pipeline.zadd(table.session_expiry, dict.fromkeys(map(str, index.values()), _LONG_AGO))
-                pipeline.zadd(table.expiry_queue, {str(owner): _LONG_AGO})
+                pipeline.zadd(table.session_expiry, dict.fromkeys(map(str, index.values()), expired_at))
+                pipeline.zadd(table.expiry_queue, {str(owner): expired_at})
                 pipeline.hincrby(table.session_count, "added", of_user)
             pipeline.execute()
 
