@@ -82,12 +82,14 @@ class Writer:
         self._is_ending = False
 
     async def run(self) -> None:
-        while not self._is_ending:
+        while True:
             user_id, request_id = f"w{len(self.acknowledged)}", str(uuid4())
             while (found := await outcome(self._stubs, user_id, request_id)) != "OK":
                 self.reasons.add(found)
                 await asyncio.sleep(0.01)
             self.acknowledged.append(user_id)
+            if self._is_ending:  # not after the pause: `end` waits for one more write
+                return
             await asyncio.sleep(0.002)
 
     async def end(self) -> None:
