@@ -123,14 +123,12 @@ class _Writer:
             return
         fields = struct.fields
         for key, value in mapping.items():
-            if type(key) is str and key.isascii() and _is_set(fields[key], value):
-                continue
             if not isinstance(key, str):
                 self.refuse(path, f"keys must be strings, not {type(key).__name__}")
             elif not is_unicode(key):
                 self.refuse(f"{path}.{printable(key)}", "the key has a lone surrogate, which UTF-8 cannot encode")
-            else:
-                self._write(fields[key], value, f"{path}.{key}")
+            elif not _write_plain(fields[key], value):
+                self._write_other(fields[key], value, f"{path}.{key}")
         self._ancestors.pop()
 
     def _write_list(self, target: Value, items: Iterable[object], path: str) -> None:
@@ -138,7 +136,9 @@ class _Writer:
             return
         target.list_value.SetInParent()
         for index, item in enumerate(items):
-            self._write(target.list_value.values.add(), item, f"{path}[{index}]")
+            added = target.list_value.values.add()
+            if not _write_plain(added, item):
+                self._write_other(added, item, f"{path}[{index}]")
         self._ancestors.pop()
 
     def _enter(self, container: object, path: str) -> bool:
@@ -152,19 +152,18 @@ class _Writer:
         self._ancestors.append(id(container))
         return True
 
-    def _write(self, target: Value, value: object, path: str) -> None:
+    def _write_other(self, target: Value, value: object, path: str) -> None:
+        """Writes a value that `_write_plain` does not write, or collects the violation."""
         if value is None:
             target.null_value = 0  # type: ignore[assignment]  # NULL_VALUE, the only value of its enum
-        elif isinstance(value, bool):  # before int, because bool is a subclass of int
-            target.bool_value = value
         elif isinstance(value, str):
-            if is_unicode(value):
-                target.string_value = value
-            else:
-                self.refuse(path, "has a lone surrogate, which UTF-8 cannot encode")
+            self.refuse(path, "has a lone surrogate, which UTF-8 cannot encode")
+        elif isinstance(value, float) and not math.isfinite(value):
+            self.refuse(path, "must be a finite number: NaN and the infinities are not JSON")
         elif isinstance(value, (int, float)):
-            self._write_number(target, value, path)
-        elif isinstance(value, (dict, Mapping)):
+            # Every double of this size is an integer.
+            self.refuse(path, "a whole number must be within ±2^53, or it would be rounded; send it as a string")
+        elif isinstance(value, (dict, Mapping)):  # dict first, because the check of an abstract class is slow
             target.struct_value.SetInParent()
             self.write_object(target.struct_value, value, path)
         elif isinstance(value, (list, tuple)):
@@ -174,28 +173,23 @@ class _Writer:
                 path, f"must be None, bool, int, float, str, list, tuple or mapping, not {type(value).__name__}"
             )
 
-    def _write_number(self, target: Value, value: float, path: str) -> None:
-        if isinstance(value, float) and not math.isfinite(value):
-            self.refuse(path, "must be a finite number: NaN and the infinities are not JSON")
-        elif abs(value) > MAX_WHOLE_NUMBER:
-            # Every double of this size is an integer.
-            self.refuse(path, "a whole number must be within ±2^53, or it would be rounded; send it as a string")
-        else:
-            target.number_value = float(value)
 
+def _write_plain(target: Value, value: object) -> bool:
+    """Writes a valid text, bool or number; returns whether the value was written.
 
-def _is_set(target: Value, value: Any) -> bool:
-    """Writes a valid value of the most frequent kinds, with few calls, because imports write millions of them.
-
-    Returns False if it has written nothing.
+    Almost all values are of these kinds, and imports write millions of them. The path of a value, which only violations
+    and containers need, is therefore made later.
     """
-    kind = type(value)
-    if kind is str and value.isascii():
+    if isinstance(value, str):
+        if not is_unicode(value):
+            return False
         target.string_value = value
-    elif kind is bool:
+    elif isinstance(value, bool):  # before int, because bool is a subclass of int
         target.bool_value = value
-    elif kind in (int, float) and -MAX_WHOLE_NUMBER <= value <= MAX_WHOLE_NUMBER:  # False for NaN and infinities
-        target.number_value = value
+    elif isinstance(value, (int, float)):
+        if not -MAX_WHOLE_NUMBER <= value <= MAX_WHOLE_NUMBER:  # also NaN, which compares as False
+            return False
+        target.number_value = float(value)
     else:
         return False
     return True

@@ -211,7 +211,7 @@ def build_request(request: type[RequestT], fields: Mapping[str, object]) -> Requ
     texts = _text_fields(request.DESCRIPTOR)
     violations: list[FieldViolation] = []
     for name, value in fields.items():
-        if name in texts and type(value) is str and is_unicode(value):  # almost always, and faster
+        if name in texts and value is not None and not _wrong_text(value):  # almost always, and faster than `_set`
             setattr(message, name, value)
         elif name not in known:
             violations.append(
