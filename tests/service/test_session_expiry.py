@@ -26,6 +26,9 @@ from userservice.v1.session_service_pb2 import (
 )
 from userservice.v1.user_service_pb2 import DeleteUserRequest, GetUserSessionsRequest
 from userservice_server.check import check
+from userservice_server.config import Store as StoreSettings
+from userservice_server.process.store_opening import open_store
+from userservice_server.store.sweeping import Step
 from userservice_server.wire.expiry import MOST_SESSIONS
 from userservice_server.wire.records import frame
 
@@ -77,6 +80,24 @@ async def test_the_sweeper_removes_expired_sessions_and_nothing_else(stubs: Stub
         assert [session.session_id for session in left.sessions] == ["long", "endless"]
         assert client.hmget("userservice:{0}:session_count", "added", "removed") == [b"303", b"301"]
     assert findings(own_store) == []
+
+
+async def test_a_step_of_the_sweeper_returns_for_how_long_a_session_was_due(own_store: Store) -> None:
+    own_store.empty()
+    settings = StoreSettings(redis_url=own_store.url)
+    service_store = await open_store(settings, lambda: False, lambda: None, 5, None)
+    try:
+        assert await service_store.sweepable() == []
+        with own_store.client() as client:
+            client.zadd(QUEUE, {"64": int((time.time() - 5000) * 1e6)})  # of a user that does not exist any more
+            assert await service_store.sweepable() == [0]
+            step = await service_store.sweep(0)
+            assert step.users == 1
+            assert 5000 <= step.overdue < 5060
+            assert await service_store.sweep(0) == Step()
+            assert not client.exists(QUEUE)
+    finally:
+        await service_store.close()
 
 
 async def test_nothing_of_deleted_sessions_and_users_remains(stubs: Stubs, own_store: Store) -> None:

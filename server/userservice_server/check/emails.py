@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from userservice_server.check.reading import NO_NUMBER, PAGE, Reader, batches, number_of
+from userservice_server.check.reading import NO_NUMBER, PAGE, Reader, batches, number_in_score
 from userservice_server.check.report import Report
 from userservice_server.store.keys import COMPLETE, FILLING, Keys, Table
 from userservice_server.wire.emails import (
@@ -52,7 +52,7 @@ def _check_users(reader: Reader, report: Report, table: Table, *, is_same_versio
     """Checks that each user with an address is indexed under its key, and under no other key."""
     for page in reader.pages(table.rows):
         # The class Tables reports scores that are not ids.
-        rows = [(row, float(score)) for row, score in page if number_of(score) > 0]
+        rows = [(row, float(score)) for row, score in page if number_in_score(score) > 0]
         for row, score in _differing(reader, table, rows, is_same_version=is_same_version):
             # Read again in one step, because the user may have been changed between the reads.
             commands = [("ZSCORE", table.rows, row), *_entries_of(table, score)]
@@ -75,12 +75,12 @@ def _differing(reader: Reader, table: Table, rows: Sequence[Row], *, is_same_ver
 
 def _entries_of(table: Table, score: float) -> tuple[Command, Command]:
     """Returns the commands that read all keys under which a user is indexed."""
-    own = number_of(score)
+    own = number_in_score(score)
     return ("ZRANGE", table.emails, own, own, "BYSCORE"), ("ZSCORE", table.shared_emails, index_member(own))
 
 
 def _keys_in(members: Sequence[bytes], shared: bytes | float | None) -> list[int]:
-    return [*map(_number, members), *([] if shared is None else [number_of(shared)])]
+    return [*map(_number, members), *([] if shared is None else [number_in_score(shared)])]
 
 
 def _keys_of(row: bytes) -> list[int]:
@@ -91,11 +91,11 @@ def _keys_of(row: bytes) -> list[int]:
 def _check_keys(reader: Reader, report: Report, table: Table) -> None:
     """Checks that the user of each key exists, and that each key that is marked as shared has several users."""
     for entries in batches(reader.members(table.emails), PAGE):
-        found = reader.read([_users_of(table, member, number_of(score)) for member, score in entries])
+        found = reader.read([_users_of(table, member, number_in_score(score)) for member, score in entries])
         for (member, score), users in zip(entries, found, strict=True):
             if len(users) >= _least_users(score):
                 continue
-            again = [("ZSCORE", table.emails, member), _users_of(table, member, number_of(score))]
+            again = [("ZSCORE", table.emails, member), _users_of(table, member, number_in_score(score))]
             still, now = reader.read(again, at_once=True)
             if still is None or float(still) != score or len(now) >= _least_users(score):
                 continue
@@ -143,7 +143,7 @@ def _user_and_mark(table: Table, member: bytes, score: float) -> tuple[Command, 
     """Returns the commands that read the user of an entry of a shared key, and the mark of the key."""
     own = _number(member)
     user: Command = ("ZRANGE", table.rows, own, own, "BYSCORE", "LIMIT", 0, 1)
-    return user, ("ZSCORE", table.emails, _member_of(number_of(score)))
+    return user, ("ZSCORE", table.emails, _member_of(number_in_score(score)))
 
 
 def _member_of(number: int) -> bytes:

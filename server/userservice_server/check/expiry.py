@@ -5,7 +5,7 @@ from itertools import chain
 from google.protobuf.message import DecodeError
 
 from userservice.v1.session_pb2 import Session
-from userservice_server.check.reading import Reader, number, number_of
+from userservice_server.check.reading import Reader, number, number_in_score
 from userservice_server.check.report import Report
 from userservice_server.store.keys import Table
 from userservice_server.wire.records import decode
@@ -27,7 +27,7 @@ def _differences(reader: Reader, table: Table) -> list[str]:
     )
     ends = {number(session): float(score) for session, score in zip(scores[::2], scores[1::2], strict=True)}
     for row, score in chain.from_iterable(reader.pages(table.rows)):
-        session = number_of(score)
+        session = number_in_score(score)
         if _end(row) != ends.pop(session, None):
             found.append(f"session {session}: its record and session_expiry have different times of expiry")
     found += [f"session {session}: session_expiry has an entry without session" for session in ends]

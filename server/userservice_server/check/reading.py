@@ -84,10 +84,10 @@ def number(text: bytes) -> int | None:
     return int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
-def number_of(score: bytes | float) -> int:
-    """Returns the number in a score of an index, or ``NO_NUMBER`` if the score is not a whole number up to MAX_ID.
+def number_in_score(score: bytes | float) -> int:
+    """Returns the id or key that is a score, or ``NO_NUMBER`` if the score is not a whole number from 0 to MAX_ID.
 
-    Only foreign programs write such scores; ``int`` would fail at infinity and round fractions.
+    The service never writes a score that is infinite or has a fraction, but other programs may.
     """
     value = float(score)
     return int(value) if 0 <= value <= MAX_ID and value.is_integer() else NO_NUMBER

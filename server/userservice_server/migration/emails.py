@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from userservice_server.check.reading import Reader, number_of
+from userservice_server.check.reading import Reader
 from userservice_server.store.keys import Table
 from userservice_server.wire.emails import SHARED, index_member, key_of_record
 
@@ -18,7 +18,7 @@ def index_emails(reader: Reader, rows: Iterable[tuple[Table, bytes, bytes]]) -> 
     present = reader.read([("ZSCORE", table.emails, index_member(email_key)) for table, email_key in wanted])
     commands: list[Command] = []
     for ((table, email_key), ids), score in zip(wanted.items(), present, strict=True):
-        known = SHARED if score is None else number_of(score)
+        known = SHARED if score is None else int(float(score))
         users = ids if known == SHARED else {known, *ids}
         if score is None and len(users) == 1:
             commands.append(("ZADD", table.emails, *users, index_member(email_key)))

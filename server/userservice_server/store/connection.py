@@ -176,7 +176,7 @@ class SharedConnection:
             All writes of a batch wait together. The replies of a batch that is not confirmed in time fail.
 
     Attributes:
-        is_fit_for_writes: whether ``send_write`` sends commands.
+        write_fault: why ``send_write`` must not send commands; None: it may send them.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class SharedConnection:
         self._rejected = rejected
         self._replicas = replicas
         self._was_connected = False
-        self.is_fit_for_writes = True
+        self.write_fault: BaseException | None = None
         self._loop = asyncio.get_running_loop()
         self._next: _Batch | None = None  # not sent yet
         self._unanswered: deque[_Batch] = deque()
@@ -222,10 +222,10 @@ class SharedConnection:
 
     def send_write(self, *command: bytes | str | int) -> "asyncio.Future[Any]":
         """As ``send``, for a command that may write; it fails if the connection is not fit for writes."""
-        if self.is_fit_for_writes:
+        if self.write_fault is None:
             return self.send(*command)
         reply = self._loop.create_future()
-        reply.set_exception(unavailable(None))
+        reply.set_exception(unavailable(self.write_fault))
         reply.exception()  # marks it as retrieved, in case nobody awaits it
         return reply
 
@@ -323,18 +323,18 @@ class SharedConnection:
         self, transport: asyncio.WriteTransport, replies: _Replies, task: "asyncio.Task[None] | None"
     ) -> None:
         """Lets calls use the connection once the server has been checked."""
-        unfit = None
+        write_fault = None
         try:
             await self._admit(partial(self._send_ahead, transport))
         except UnfitForWritesError as error:
-            unfit = error
+            write_fault = error.__cause__ or error
         except Exception as error:  # noqa: BLE001 - as in _live, which raises it again
             replies.connection_lost(error)
             return
         if self._task is task:  # False if the connection was reset in the same turn
-            self.is_fit_for_writes = unfit is None
-            if unfit is not None and self._next is not None:
-                self._next.fail(unfit.__cause__)
+            self.write_fault = write_fault
+            if write_fault is not None and self._next is not None:
+                self._next.fail(write_fault)
                 self._next = None
             self._transport = transport
             if self._events is not None and self._was_connected:

@@ -101,8 +101,8 @@ class Pair:
             if answer not in (0, 1):  # the reply belongs to another command
                 connection.reset()
                 raise unavailable(None)
-            if not connection.is_fit_for_writes:
-                raise unavailable(None)
+            if connection.write_fault is not None:
+                raise unavailable(connection.write_fault)
 
     def reset(self) -> None:
         """Closes the connections after a reply that cannot be right."""

@@ -49,7 +49,7 @@ from userservice_server.store.running import run
 from userservice_server.store.scripts import Script
 from userservice_server.store.server_checks import check_permissions, check_server, explaining
 from userservice_server.store.sizes import Sizes, count_sessions, read_sizes
-from userservice_server.store.sweeping import Step, sweep, with_queue
+from userservice_server.store.sweeping import Step, partitions_with_queue, sweep
 from userservice_server.store.topology import Topology
 from userservice_server.store.topology.cluster import ClusterServers
 from userservice_server.wire.emails import UNICODE_VERSION, index_member, key_of_new, key_of_record
@@ -163,7 +163,8 @@ class RedisStore:
     async def _settle_over(self, send: Send) -> None:
         """Identifies the store over a new connection.
 
-        If the store was in use, other faults of the layout than OtherLayoutError raise nothing: reads may continue.
+        If the store was in use before, OtherLayoutError becomes UnfitForWritesError, and other faults of the layout
+        raise nothing, because reads may continue.
         """
         try:
             if self.identity is UNKNOWN:
@@ -469,25 +470,23 @@ class RedisStore:
             descending: whether to read ids below ``after`` instead, the largest first; 0 starts at the newest record.
             end: the largest id to read, which a caller sent; 0: no limit. Only if not ``descending``.
         """
-        read = ports.TableRead(table, after, count)
-        return self._range(read, known_identity(identity), is_resumed=is_resumed, descending=descending, end=end)
+        read, expected = ports.TableRead(table, after, count), known_identity(identity)
+        _check_cursors(expected, [read], is_resumed=is_resumed, end=end)
+        return self._range(read, expected, is_resumed=is_resumed, descending=descending, end=end)
 
     def _range(
         self,
         read: ports.TableRead,
         expected: Identity,
-        *extra: str,
+        *options: str,
         is_resumed: bool,
         descending: bool,
         end: int,
     ) -> "asyncio.Future[list[bytes]]":
-        """Starts to read a range; ``extra`` are more options of ZRANGE."""
+        """Starts to read a range, whose cursors were checked; ``options`` are further options of ZRANGE."""
         own, after = own_table(read.table), read.after
-        if is_resumed:
-            expected.check_cursor(after)
-        expected.check_cursor(end)
         send = self._bulk[own.partition]
-        reply = send(*_range_command(read, descending=descending, end=end), *extra)
+        reply = send(*_range_command(read, descending=descending, end=end), *options)
         checks = [
             Check(send("GET", own.store_id), partial(eq, expected.store_id), StoreChangedError.during_read),
             # Scripts always write both keys. If the rows were lost, a store with users would look empty.
@@ -515,16 +514,17 @@ class RedisStore:
     ) -> list[list[bytes]]:
         """Reads ranges of several tables; each record is followed by its id. See ``range``."""
         expected = known_identity(identity)
-        for read in reads if is_resumed else ():
-            expected.check_cursor(read.after)
-        expected.check_cursor(end)
+        _check_cursors(expected, reads, is_resumed=is_resumed, end=end)
         if self._is_joint:
             commands = [_range_command(read, descending=descending, end=end) for read in reads]
             found = await self._joint_ranges(commands, expected)
             if found is not None:
                 return found
-        options = {"is_resumed": is_resumed, "descending": descending}
-        return await asyncio.gather(*(self._range(read, expected, _WITH_IDS, end=end, **options) for read in reads))
+        ranges = (
+            self._range(read, expected, _WITH_IDS, is_resumed=is_resumed, descending=descending, end=end)
+            for read in reads
+        )
+        return await asyncio.gather(*ranges)
 
     async def _joint_ranges(
         self, commands: Sequence[tuple[bytes | str | int, ...]], expected: Identity
@@ -636,7 +636,7 @@ class RedisStore:
 
     async def sweepable(self) -> list[int]:
         """Returns the numbers of the available partitions in which sessions may have expired."""
-        return await with_queue(self._keys, self._bulk)
+        return await partitions_with_queue(self._keys, self._bulk)
 
     async def sweep(self, partition: int) -> Step:
         """Removes some of the expired sessions of a partition."""
@@ -815,6 +815,14 @@ def _check_index(state: bytes, version: bytes) -> None:
 def parsed_version(text: bytes) -> tuple[int, ...]:
     """Returns a version such as 15.1.0 as numbers."""
     return tuple(int(part) for part in text.split(b".") if part.isdigit())
+
+
+def _check_cursors(expected: Identity, reads: Sequence[ports.TableRead], *, is_resumed: bool, end: int) -> None:
+    """Raises StoreChangedError if the start or the end of a read is a cursor of another store."""
+    if is_resumed:
+        for read in reads:
+            expected.check_cursor(read.after)
+    expected.check_cursor(end)
 
 
 def _range_command(read: ports.TableRead, *, descending: bool, end: int) -> tuple[bytes | str | int, ...]:

@@ -35,7 +35,7 @@ class Step(NamedTuple):
     overdue: float = 0.0
 
 
-async def with_queue(keys: Keys, reads: Sequence[Send]) -> list[int]:
+async def partitions_with_queue(keys: Keys, reads: Sequence[Send]) -> list[int]:
     """Returns the numbers of the partitions that have an expiry queue; leaves out partitions that are unavailable."""
     tables = keys.all_users()
     queued = await asyncio.gather(

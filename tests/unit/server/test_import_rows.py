@@ -16,6 +16,7 @@ from userservice.v1.user_pb2 import User
 from userservice_server.domain.import_merging import planned
 from userservice_server.domain.import_rows import Fields, Row, RowDecoder
 from userservice_server.domain.imports import _chunks
+from userservice_server.store.imports import _row_arguments
 from userservice_server.transport.status import row_status
 from userservice_server.wire.ids import MAX_ID
 from userservice_server.wire.imports import status_field
@@ -52,6 +53,22 @@ async def test_other_calls_run_while_a_batch_is_decoded() -> None:
         assert len(rows) == 500
         assert small >= 500 // 16
         assert turns() - small >= 15, "large rows take as long as many small rows"
+
+
+async def test_other_calls_run_more_often_while_invalid_rows_are_decoded() -> None:
+    """The error of an invalid row takes several times as long as a valid row."""
+    async with counted_turns() as turns:
+        rows = await decoder().decode([User(user_id=" ").SerializeToString()] * 200, 0, 0)
+        assert all(row.error for row in rows)
+        assert turns() >= 200 // 4
+
+
+async def test_other_calls_run_while_the_arguments_of_a_script_are_made() -> None:
+    tail = User(uuid=str(uuid4()), email="ada@example.org").SerializeToString()
+    async with counted_turns() as turns:
+        arguments = await _row_arguments([(f"u{number}", b"", tail) for number in range(200)])
+        assert len(arguments) == 4 * 200
+        assert turns() >= 200 // 64
 
 
 async def test_other_calls_run_while_changes_are_planned() -> None:

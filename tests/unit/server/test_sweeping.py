@@ -37,7 +37,7 @@ async def test_all_keys_of_a_step_are_in_one_slot_also_if_a_user_is_missing() ->
 
 
 class Steps:
-    """A store of one partition in which each step takes some seconds; notes the pauses after the steps."""
+    """A store of two partitions in which each step takes some seconds; notes the pauses after the steps."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: Sequence[tuple[float, Step]]) -> None:
         self.now = 0.0
@@ -47,7 +47,7 @@ class Steps:
         monkeypatch.setattr(asyncio, "sleep", self.pause)
 
     async def sweepable(self) -> list[int]:
-        return [0]
+        return [0, 1]
 
     async def sweep(self, _partition: int) -> Step:
         taken, step = next(self._steps, (0.0, None))
@@ -62,7 +62,10 @@ class Steps:
 
 
 async def test_the_sweeper_pauses_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes a hundredth of the time, or a quarter if a session has been expired for an hour."""
+    """A step takes a hundredth of the time, or a quarter if a session has been expired for an hour.
+
+    A pause follows the step of each partition; a pause of a second follows if nothing has expired in any partition.
+    """
     steps = [
         (0.001, Step()),
         (0.001, Step(5, 3000)),
@@ -70,8 +73,10 @@ async def test_the_sweeper_pauses_between_steps(monkeypatch: pytest.MonkeyPatch)
         (0.5, Step(5, 3000)),
         (0.1, Step(5, 4000)),
         (0.001, Step(5, 3000)),
+        (0.001, Step()),
+        (0.001, Step()),
     ]
     store = Steps(monkeypatch, steps)
     with pytest.raises(asyncio.CancelledError):
         await Sweeper(cast("RedisStore", store)).run()
-    assert store.pauses == [1.0, 0.099, 0.495, 1.0, 0.3, 0.099]
+    assert store.pauses == [0.099, 0.495, 1.0, 0.3, 0.099, 1.0]
